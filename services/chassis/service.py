@@ -13,7 +13,7 @@ from prometheus_client import start_http_server
 
 from services.chassis import logs, metrics, tasks, telemetry
 from services.chassis.bus import Bus
-from services.chassis.bus.rights import RIGHTS
+from services.chassis.bus.access import RIGHTS
 from services.chassis.bus.topology import require_durability
 from services.chassis.errors import BusLost, Denied, SettingsError, Transient
 from services.chassis.logs import get_logger

@@ -181,12 +181,11 @@ def _is_of(process: int, folder: Path) -> bool:
 
 def _inherited(name: str) -> dict[str, str]:
     """The caller's environment without variables of other processes; of the seeds only the service's own."""
-    from services.chassis.bus.credentials import variable
-    from services.chassis.bus.rights import RIGHTS
+    from services.chassis.bus.access import RIGHTS, seed_variable
 
-    seeds = {variable(user): os.environ.get(variable(user)) for user in RIGHTS}
+    seeds = {seed_variable(user): os.environ.get(seed_variable(user)) for user in RIGHTS}
     others = {"ASI_LISTEN", "ASI_METRICS_LISTEN", *seeds}
-    own = seeds.get(variable(name))
+    own = seeds.get(seed_variable(name))
     environment = {key: value for key, value in os.environ.items() if key not in others}
     return environment | ({"ASI_NATS_NKEY_SEED": own} if own else {})
 

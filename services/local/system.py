@@ -15,7 +15,7 @@ from typing import Self
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.chassis.bus.credentials import variable
+from services.chassis.bus.access import seed_variable
 from services.chassis.errors import NotPossible, SettingsError
 from services.chassis.rpc import channel
 from services.local.processes import Broker, ServiceFailed, ServiceProcess, end_orphans, free_port
@@ -116,7 +116,7 @@ class System:
         environment = {f"ASI_{ADDRESSES[other].upper()}_ADDRESS": self._address(other) for other in ADDRESSES}
         if self.broker:
             environment |= {"ASI_NATS_MONITOR_URL": self.broker.monitor_url, "ASI_REQUIRE_DURABLE_BROKER": "true"}
-        guarded = variable(name) in os.environ  # then only the broker's administrator may create streams
+        guarded = seed_variable(name) in os.environ  # then only the broker's administrator may create streams
         return environment | {
             "ASI_NATS_URL": self.nats_url,
             "ASI_DATA_DIR": str(self.settings.data_dir.absolute()),

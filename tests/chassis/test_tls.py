@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from deploy.make_env import TLS
 from deploy.mongo_init import initiate
 from services.chassis.bus import Bus
-from services.chassis.bus.rights import ADMINISTRATOR
+from services.chassis.bus.access import ADMINISTRATOR
 from services.chassis.errors import SettingsError
 from services.chassis.rpc import Server, channel, is_transient
 from services.chassis.settings import ServiceSettings, load

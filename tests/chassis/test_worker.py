@@ -13,7 +13,7 @@ import pytest_asyncio
 from prometheus_client import REGISTRY
 
 from services.chassis.bus import Bus, Logged
-from services.chassis.bus.rights import ADMINISTRATOR
+from services.chassis.bus.access import ADMINISTRATOR
 from services.chassis.errors import Transient
 from services.chassis.events import Cause, body_of, first, follow
 from services.chassis.settings import ServiceSettings

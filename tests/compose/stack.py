@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.make_env import new_seeds, server_config
-from services.chassis.bus.credentials import variable
+from services.chassis.bus.access import seed_variable
 from services.local.processes import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -98,7 +98,7 @@ class Stack:
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ASI_")}
         return kept | {
-            **{variable(user): seed for user, seed in self.seeds.items()},
+            **{seed_variable(user): seed for user, seed in self.seeds.items()},
             "IMAGE_TAG": self.project,
             "NATS_CONF": str(self.folder / "nats.conf"),
             "CERTIFICATES": str(self.folder / "certificates"),

@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc.aio
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.chassis.bus.rights import ADMINISTRATOR
+from services.chassis.bus.access import ADMINISTRATOR
 from services.chassis.rpc import channel
 from services.chassis.settings import SERVICES
 from services.contracts import archive_pb2 as pb

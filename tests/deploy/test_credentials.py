@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from deploy.make_env import write
-from services.chassis.bus.credentials import public_key, variable
-from services.chassis.bus.rights import RIGHTS
+from services.chassis.bus.access import RIGHTS, public_key, seed_variable
 from services.chassis.errors import SettingsError
 
 
@@ -21,7 +20,7 @@ def test_every_user_gets_a_secret_and_the_server_only_public_keys(tmp_path: Path
     write(tmp_path, tls=False)
     config = (tmp_path / "nats.conf").read_text()
 
-    assert seeds(tmp_path).keys() == {variable(user) for user in RIGHTS}
+    assert seeds(tmp_path).keys() == {seed_variable(user) for user in RIGHTS}
     assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
     assert set(re.findall(r"nkey: (\w+)", config)) == {public_key(seed) for seed in seeds(tmp_path).values()}
     assert not [seed for seed in seeds(tmp_path).values() if seed in config]
@@ -37,7 +36,7 @@ def test_a_second_time_seeds_in_use_stay_and_rights_are_those_of_this_version(tm
     after = seeds(tmp_path)
 
     assert after.pop("IMAGE_TAG") == "v2"
-    assert after.pop(variable("judge")) != before.pop(variable("judge"))
+    assert after.pop(seed_variable("judge")) != before.pop(seed_variable("judge"))
     assert after == before
     assert "candidate.judged" in (tmp_path / "nats.conf").read_text()
     assert "handshake_first" in (tmp_path / "nats.conf").read_text()
@@ -45,7 +44,7 @@ def test_a_second_time_seeds_in_use_stay_and_rights_are_those_of_this_version(tm
 
 def test_a_seed_that_is_none_is_one_sentence(tmp_path: Path) -> None:
     """Not a server that refuses everybody."""
-    (tmp_path / ".env").write_text(f"{variable('judge')}=changeme\n")
+    (tmp_path / ".env").write_text(f"{seed_variable('judge')}=changeme\n")
 
     with pytest.raises(SettingsError, match="nkey seed"):
         write(tmp_path, tls=False)

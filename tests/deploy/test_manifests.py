@@ -13,8 +13,7 @@ import yaml
 from prometheus_client import REGISTRY
 
 from services.chassis import metrics
-from services.chassis.bus.credentials import variable
-from services.chassis.bus.rights import ADMINISTRATOR
+from services.chassis.bus.access import ADMINISTRATOR, seed_variable
 from services.chassis.bus.topology import EVENTS, topology
 from services.chassis.settings import SERVICES, ServiceSettings, load
 from services.engineer.settings import EngineerSettings
@@ -173,7 +172,7 @@ def test_services_take_every_variable_that_compose_gives_them(name: str) -> None
 
     assert settings.listen == given["ASI_LISTEN"]
     assert settings.create_streams is False
-    assert f"${{{variable(name)}:?" in compose()["services"][name]["environment"]["ASI_NATS_NKEY_SEED"]
+    assert f"${{{seed_variable(name)}:?" in compose()["services"][name]["environment"]["ASI_NATS_NKEY_SEED"]
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -214,7 +213,7 @@ def test_a_pod_sees_the_nats_user_of_its_own_service_only(workload: Manifest) ->
 
     assert all(one["secretRef"]["name"] == "asi-mind" for one in shared)
     if workload in SERVICE_PODS or user == ADMINISTRATOR:
-        assert secrets == [{"name": "asi-nats", "key": variable(user)}]
+        assert secrets == [{"name": "asi-nats", "key": seed_variable(user)}]
     else:
         assert not secrets
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.chassis.bus.credentials import variable
-from services.chassis.bus.rights import ADMINISTRATOR
+from services.chassis.bus.access import ADMINISTRATOR, seed_variable
 from services.chassis.settings import SERVICES
 from services.local.processes import ServiceProcess
 from tests.chassis.nats_server import NatsServer
@@ -30,7 +29,7 @@ def broker(tmp_path: Path) -> Iterator[NatsServer]:
 @pytest.mark.slow
 def test_a_run_beside_a_guarded_broker_hands_every_service_its_own_seed(broker: NatsServer, tmp_path: Path) -> None:
     """Before the streams are there, the sentence says how to get them."""
-    seeds = {variable(name): broker.seeds[name] for name in SERVICES}
+    seeds = {seed_variable(name): broker.seeds[name] for name in SERVICES}
     environment = bare_environment(tmp_path / "data", ASI_NATS_URL=broker.url, **seeds)
 
     def asi_arch(user: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -53,7 +52,7 @@ def test_a_run_beside_a_guarded_broker_hands_every_service_its_own_seed(broker: 
 def test_a_service_gets_its_own_seed_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An engineer runs strangers' programs: what it does not have, nobody can take from it."""
     for name in (*SERVICES, "console"):
-        monkeypatch.setenv(variable(name), f"SU-of-the-{name}")
+        monkeypatch.setenv(seed_variable(name), f"SU-of-the-{name}")
     engineer = ServiceProcess("engineer", {}, tmp_path / "engineer.log")
     engineer.start()
     assert engineer.process is not None

@@ -14,9 +14,8 @@ from nats.js import api
 
 from services.chassis import telemetry
 from services.chassis.bus import Logged
-from services.chassis.bus.credentials import connect_options, refusal
+from services.chassis.bus.access import API, connect_options, refusal
 from services.chassis.bus.delivery import FAILURES, Consumer, Denials, receive
-from services.chassis.bus.rights import API
 from services.chassis.bus.subjects import subject_of
 from services.chassis.bus.topology import (
     EVENTS,

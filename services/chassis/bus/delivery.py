@@ -17,7 +17,7 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerInfo
 
 from services.chassis import metrics
-from services.chassis.bus.rights import API
+from services.chassis.bus.access import API
 from services.chassis.bus.topology import ConsumerSpec
 from services.chassis.errors import BusLost, Denied, Transient
 from services.chassis.logs import get_logger

@@ -9,8 +9,7 @@ import pytest_asyncio
 from structlog.testing import capture_logs
 
 from services.chassis.bus import Bus
-from services.chassis.bus.credentials import public_key
-from services.chassis.bus.rights import ADMINISTRATOR, RIGHTS, inbox_of
+from services.chassis.bus.access import ADMINISTRATOR, RIGHTS, inbox_of, public_key
 from services.chassis.bus.subjects import fact_of
 from services.chassis.errors import Denied, SettingsError
 from services.chassis.events import Cause, first, follow
