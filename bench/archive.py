@@ -23,12 +23,13 @@ from pathlib import Path
 from bench.archive_runs import EMBEDDER, RUN, STRUCTURES, Log, embedding, imported, program, start, way
 from services.chassis.bus import Logged
 from services.chassis.events import Cause, body_of
+from services.domain.pool import BEYOND_THE_POOL
 from services.domain.structure import fingerprint
 from services.store.backends import open_archive
 from services.store.backends.indices import Sketched
 from services.store.port import Archive, Query
 from services.store.reactions import react
-from services.store.service import draw_seeds
+from services.store.steering import draw_seeds, parent_policy
 
 BATCH = 500
 WAYS = 2_000
@@ -119,7 +120,8 @@ async def measure(url: str) -> None:
 
     async def draw(number: int) -> None:
         row = await archive.run(RUN)
-        drawn = await draw_seeds(archive, row, some[number])
+        tree = await archive.tree(RUN) if parent_policy(row.settings) in BEYOND_THE_POOL else []
+        drawn = draw_seeds(row, tree, some[number])
         assert drawn is not None
         await archive.candidates(RUN, [drawn.parent.id, *(one.id for one in drawn.references)])
         await archive.recent_rejections(RUN, 10)

@@ -14,14 +14,11 @@ from services.contracts import candidate_pb2 as pb
 from services.domain.curves import (
     LEAST_COMPARED,
     MINIMUM_FINISHED,
-    Control,
-    DiscoveryScaling,
     StoppingReplay,
-    discovery_scaling,
     replay_quantiles,
     replay_stopping,
-    strongest_control,
 )
+from services.domain.scaling import Control, DiscoveryScaling, discovery_scaling, strongest_control
 from services.domain.zoo import baseline, baselines
 from services.report.rows import ABSENT, bounds, kind_name, seconds_of
 

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from services.contracts import candidate_pb2 as pb
-from services.domain.curves import LEAST_CORRELATED, Work, discovery_curve, partial_rank_correlation, stage_relation
+from services.domain.scaling import LEAST_CORRELATED, Work, discovery_curve, partial_rank_correlation, stage_relation
 from services.report import comparisons, compute
 from services.report.claims import by_effect, finding_of, name_in, outcome_of
 from services.report.dataset import (

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import asdict
 from functools import wraps
 from typing import Any
 
@@ -17,63 +17,12 @@ from services.archive.lessons import lessons_of
 from services.chassis.errors import NotFound, Transient
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2
-from services.domain import pool as pools
-from services.domain.pool import Draw, Entry, strategy
+from services.domain.pool import BEYOND_THE_POOL
 from services.domain.structure import fingerprint
+from services.store.backends.rows import columns, tree_node
 from services.store.ledger import RunLedger
-from services.store.port import SORTS, Archive, Near, Query, RunRow, WriterState
-from services.store.steering import policy_of
-
-
-def status(row: RunRow, counts: dict[int, int], best: pb.TreeNode | None) -> pb.RunStatus:
-    """The status of a run."""
-    state = row.state
-    return pb.RunStatus(
-        run=row.run,
-        settings=row.settings,
-        phase=state.phase,
-        states={state_name(number): count for number, count in counts.items()},
-        in_flight=len(state.in_flight),
-        proposals_ended=state.proposals_ended,
-        best=best,
-        spent=pb.Spent(
-            seconds=state.seconds(state.latest),
-            training_seconds=state.spent.training_seconds,
-            gpu_seconds=state.spent.gpu_seconds,
-            tokens=state.spent.tokens,
-            money=state.spent.money,
-            flops=state.spent.flops,
-        ),
-        started=_timestamp(state.started),
-        changed=_timestamp(state.latest),
-        sequence=row.changed,
-        stop_reason=state.reason,
-        dead_letters=row.dead_letters,
-        climbing=len(state.ladder.climbing),
-        origin=row.origin,
-    )
-
-
-def node(record: candidate_pb2.Candidate) -> pb.TreeNode:
-    """A candidate as a node of the tree; unmeasured values are absent."""
-    slim = pb.TreeNode(
-        id=record.id,
-        parent=record.proposal.parent,
-        name=record.proposal.name,
-        state=record.state,
-        stage=record.stage,
-        kind=record.kind,
-        number=record.request.number,
-    )
-    if record.verdict.HasField("fitness"):
-        slim.fitness = record.verdict.fitness.value
-    if record.training.HasField("loss"):
-        slim.loss = record.training.loss
-    if record.training.HasField("benchmark"):
-        slim.benchmark = record.training.benchmark
-    if record.training.seeds:
-        slim.parameters = record.training.seeds[0].measurements.parameters
-    return slim
+from services.store.port import SORTS, Archive, CandidateRow, Near, Query, RunRow, WriterState
+from services.store.steering import draw_seeds, parent_policy
 
 
 def slim(record: candidate_pb2.Candidate) -> candidate_pb2.Candidate:
@@ -94,37 +43,8 @@ def slim(record: candidate_pb2.Candidate) -> candidate_pb2.Candidate:
     return copy
 
 
-def state_name(number: int) -> str:
-    """The name of a state, as in "training"."""
-    return candidate_pb2.State.Name(candidate_pb2.State.ValueType(number)).removeprefix("STATE_").lower()
-
-
 def _timestamp(seconds: float) -> Timestamp:
     return Timestamp(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
-
-
-async def draw_seeds(archive: Archive, row: RunRow, candidate: str) -> Draw | None:
-    """Parent and references for `candidate`; None while nothing is scored.
-
-    Deterministic: the generator is seeded by the run's seed and the candidate's id.
-    """
-    name = "uniform" if row.settings.ablations.random_parent else row.settings.parent_policy or "paper"
-    policy = policy_of(row.settings)
-    members = pools.seeds(row.state.pool)
-    entries: Sequence[Entry] = members
-    if name in pools.BEYOND_THE_POOL:  # all scored candidates except ablations
-        entries = [
-            Entry(node.id, node.fitness, node.number, node.parent or None)
-            for node in await archive.tree(row.run)
-            if node.HasField("fitness") and node.kind != candidate_pb2.KIND_ABLATION
-        ]
-    if not entries:
-        return None
-    rng = random.Random(f"{row.settings.seed}:{candidate}")
-    if name == "paper":
-        return pools.draw(members, policy.pool, rng)
-    by_id = {entry.id: entry for entry in entries}
-    return pools.draw(members, policy.pool, rng, by_id[strategy(name).choose(entries, rng)])
 
 
 MAX_PER_PAGE = 500
@@ -177,9 +97,8 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
     async def GetCandidates(self, request: pb.GetCandidatesRequest, context: Context) -> pb.GetCandidatesReply:
         if len(request.candidates) > MAX_PER_PAGE:
             raise ValueError(f"candidates has {len(request.candidates)} ids; at most {MAX_PER_PAGE} are allowed")
-        return pb.GetCandidatesReply(
-            candidates=await self._archive.candidates(await self._name(request.run), request.candidates)
-        )
+        candidates = await self._archive.candidates(await self._name(request.run), request.candidates)
+        return pb.GetCandidatesReply(candidates=candidates)
 
     async def ListCandidates(self, request: pb.ListCandidatesRequest, context: Context) -> pb.ListCandidatesReply:
         query = _query(await self._name(request.run), request)
@@ -193,7 +112,8 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
 
     async def DrawSeeds(self, request: pb.DrawSeedsRequest, context: Context) -> pb.DrawSeedsReply:
         run = await self._run(request.run)
-        if draw := await draw_seeds(self._archive, run, request.candidate):
+        beyond = parent_policy(run.settings) in BEYOND_THE_POOL
+        if draw := draw_seeds(run, await self._archive.tree(run.run) if beyond else [], request.candidate):
             ids = [draw.parent.id, *(reference.id for reference in draw.references)]
             records = await self._archive.candidates(run.run, ids)
         else:  # nothing is scored, perhaps because no judge is reachable: start from a measured baseline
@@ -215,9 +135,8 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
 
     async def NearestPrograms(self, request: pb.NearestProgramsRequest, context: Context) -> pb.NearestReply:
         run = await self._name(request.run)
-        near = await self._archive.nearest_programs(
-            run, request.program, request.count or 5, getattr(request, "except")
-        )
+        except_id = getattr(request, "except")
+        near = await self._archive.nearest_programs(run, request.program, request.count or 5, except_id)
         return pb.NearestReply(near=_near(near))
 
     async def GetNeighbours(self, request: pb.NeighboursRequest, context: Context) -> pb.NeighboursReply:
@@ -322,9 +241,8 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
 
     async def Reserve(self, request: pb.ReserveRequest, context: Context) -> pb.ReserveReply:
         money = request.nanodollars if request.HasField("nanodollars") else None
-        return pb.ReserveReply(
-            reservation=await self._ledger.reserve(await self._name(request.run), request.tokens, money)
-        )
+        run = await self._name(request.run)
+        return pb.ReserveReply(reservation=await self._ledger.reserve(run, request.tokens, money))
 
     async def Settle(self, request: pb.SettleRequest, context: Context) -> pb.SettleReply:
         tokens = request.tokens if request.HasField("tokens") else None
@@ -366,14 +284,35 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         return run or (await self._run("")).run
 
     async def _status(self, row: RunRow) -> pb.RunStatus:
+        state = row.state
         best = await self._archive.list_candidates(Query(row.run, states=SCORED, kinds=COMPETING, limit=1))
         scored = [candidate for candidate in best.candidates if candidate.verdict.HasField("fitness")]
-        answer = status(row, await self._archive.state_counts(row.run), node(scored[0]) if scored else None)
-        answer.outage, answer.events = self._writer.outage, await self._archive.event_count(row.run)
-        for root in (await self._archive.baselines(row.run))[:1]:
-            if root.training.HasField("loss"):
-                answer.loss_of_root = root.training.loss
-        return answer
+        roots = [root.training for root in (await self._archive.baselines(row.run))[:1]]
+        losses = [training.loss for training in roots if training.HasField("loss")]
+        counts = await self._archive.state_counts(row.run)
+        return pb.RunStatus(
+            run=row.run,
+            settings=row.settings,
+            phase=state.phase,
+            states={
+                candidate_pb2.State.Name(candidate_pb2.State.ValueType(number)).removeprefix("STATE_").lower(): count
+                for number, count in counts.items()
+            },
+            in_flight=len(state.in_flight),
+            proposals_ended=state.proposals_ended,
+            best=tree_node(columns(CandidateRow(scored[0], 0))) if scored else None,
+            spent=pb.Spent(seconds=state.seconds(state.latest), **asdict(state.spent)),
+            started=_timestamp(state.started),
+            changed=_timestamp(state.latest),
+            sequence=row.changed,
+            stop_reason=state.reason,
+            dead_letters=row.dead_letters,
+            climbing=len(state.ladder.climbing),
+            origin=row.origin,
+            outage=self._writer.outage,
+            events=await self._archive.event_count(row.run),
+            loss_of_root=losses[0] if losses else None,
+        )
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
@@ -385,10 +324,8 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 
 def _near(neighbours: Sequence[Near]) -> list[pb.NearCandidate]:
     return [
-        pb.NearCandidate(
-            candidate=neighbour.candidate, similarity=neighbour.similarity, same_structure=neighbour.same_structure
-        )
-        for neighbour in neighbours
+        pb.NearCandidate(candidate=near.candidate, similarity=near.similarity, same_structure=near.same_structure)
+        for near in neighbours
     ]
 
 

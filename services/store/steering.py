@@ -1,18 +1,21 @@
-"""The policy of a run from its settings, and the effect of facts about a run: start, pause, resume, stop, fork.
+"""The policy of a run from its settings, parents drawn by it, and facts about a run: start, pause, resume, stop, fork.
 
 Pure.
 """
 
+import random
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
 from services.archive.policies import validate_policies, values_of
 from services.archive.scoring import costs_of_record, objectives_of
 from services.chassis.bus.subjects import fact_of
-from services.contracts import candidate_pb2, events_pb2
+from services.contracts import archive_pb2, candidate_pb2, events_pb2
+from services.domain import pool as pools
 from services.domain import run_state as facts
 from services.domain.ladder_settings import climb_of
-from services.domain.pool import PoolPolicy
+from services.domain.pool import Draw, Entry, PoolPolicy
 from services.domain.promotion import Result
 from services.domain.run import step
 from services.domain.run_state import CONTROLS, GOING_ON, Budget, RunPolicy, RunState
@@ -69,6 +72,34 @@ def promotable(
         flops=measurements.flops_per_token if measurements.HasField("flops_per_token") else None,
         costs=costs_of_record(candidate_pb2.Candidate(training=training), settings),
     )
+
+
+def parent_policy(settings: events_pb2.RunSettings) -> str:
+    """How parents are drawn, by name."""
+    return "uniform" if settings.ablations.random_parent else settings.parent_policy or "paper"
+
+
+def draw_seeds(row: RunRow, tree: Sequence[archive_pb2.TreeNode], candidate: str) -> Draw | None:
+    """Parent and references for `candidate`; None while nothing is scored.
+
+    `tree` holds all candidates of the run if its policy draws beyond the pool. Deterministic: the generator is seeded
+    by the run's seed and the candidate's id.
+    """
+    name, members = parent_policy(row.settings), pools.seeds(row.state.pool)
+    entries: Sequence[Entry] = members
+    if name in pools.BEYOND_THE_POOL:  # all scored candidates except ablations
+        entries = [
+            Entry(node.id, node.fitness, node.number, node.parent or None)
+            for node in tree
+            if node.HasField("fitness") and node.kind != candidate_pb2.KIND_ABLATION
+        ]
+    if not entries:
+        return None
+    policy, rng = policy_of(row.settings).pool, random.Random(f"{row.settings.seed}:{candidate}")
+    if name == "paper":
+        return pools.draw(members, policy, rng)
+    by_id = {entry.id: entry for entry in entries}
+    return pools.draw(members, policy, rng, by_id[pools.strategy(name).choose(entries, rng)])
 
 
 FACTS = ("run.paused", "run.resumed", "run.stopped", "run.forked")

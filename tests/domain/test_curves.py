@@ -1,133 +1,159 @@
-"""The discovery curve and the relation between stages."""
+"""Curve extrapolation: predictions on curves of known shape, and an honest replay."""
 
 import math
 import random
 
 import pytest
 
-from services.domain.curves import (
-    Work,
-    discovery_curve,
-    discovery_scaling,
-    partial_rank_correlation,
-    stage_relation,
-    strongest_control,
+from services.domain.curves import Curve, behind, fit, forecast, replay_quantiles, replay_stopping
+from services.domain.statistics import spearman
+
+
+def family(count: int, noise: float, seed: int = 0) -> list[Curve]:
+    """Curves floor + height · e^(−rate·share), each with its own numbers: fast starters need not end well."""
+    rng = random.Random(seed)
+    curves = []
+    for _ in range(count):
+        floor, rate = 1.5 + rng.gauss(0, 0.05), rng.uniform(3, 6)
+        losses = [floor + 3 * math.exp(-rate * step / 1000) + rng.gauss(0, noise) for step in range(10, 1001, 10)]
+        curves.append(Curve(tuple(range(10, 1001, 10)), tuple(losses), 1000))
+    return curves
+
+
+def cut(curve: Curve, share: float) -> Curve:
+    count = int(len(curve.steps) * share)
+    return Curve(curve.steps[:count], curve.losses[:count], curve.total)
+
+
+def test_regression_orders_unfinished_curves_better_than_their_loss() -> None:
+    """At 30% of the steps, on curves that it has not seen."""
+    model = fit(family(40, 0.01), 0.3)
+    fresh = family(40, 0.01, seed=1)
+    ends = [curve.level(1.0) for curve in fresh]
+
+    assert model is not None
+    predicted = spearman([model.predict(cut(curve, 0.3)) for curve in fresh], ends).rho
+    assert predicted > 0.6
+    assert predicted > spearman([curve.level(0.3) for curve in fresh], ends).rho + 0.03
+
+
+def hopeless(finished: list[Curve], unfinished: Curve, margin: float = 1.0, stopped: list[Curve] | None = None) -> bool:
+    told = forecast(finished, unfinished, 0.5, stopped or [])
+    assert told is not None
+    return told.hopeless(margin)
+
+
+def test_only_clearly_bad_runs_are_told_apart() -> None:
+    """The best of a family is never stopped, its worst is, and a margin protects those between."""
+    curves = sorted(family(30, 0.01), key=lambda curve: curve.level(1.0))
+    best, worst, rest = cut(curves[0], 0.5), cut(curves[-1], 0.5), curves[1:-1]
+
+    assert not hopeless(rest, best)
+    assert hopeless(rest, worst)
+    assert not hopeless(rest, worst, margin=1000)
+
+
+def test_nothing_is_told_too_early() -> None:
+    """Neither with few finished runs nor before the run has come to the fraction."""
+    curves = family(10, 0.01)
+
+    assert forecast(curves[:7], cut(curves[9], 0.5), 0.5) is None
+    assert forecast(curves[:9], cut(curves[9], 0.3), 0.5) is None
+    assert fit(curves[:7], 0.5) is None
+
+
+def test_estimates_of_stopped_runs_hold_the_median() -> None:
+    """Without them every stop would raise the bar for the next."""
+    curves = sorted(family(20, 0.0), key=lambda curve: curve.level(1.0))
+    middle = cut(curves[14], 0.5)
+
+    assert hopeless(curves[:14], middle)
+    assert not hopeless(curves[:14], middle, stopped=[cut(curves[19], 0.5)] * 20)
+
+
+def test_the_held_out_loss_is_the_end_where_it_was_measured() -> None:
+    """Candidates are compared by it, not by their training loss."""
+    scored = Curve((1, 2), (3.0, 2.0), 2, final=2.4)
+
+    assert (scored.ending, Curve((1, 2), (3.0, 2.0), 2).ending) == (2.4, 2.0)
+    with pytest.raises(ValueError, match="final"):
+        Curve((1, 2), (3.0, 2.0), 2, final=math.nan)
+
+
+def test_replay_saves_compute_and_counts_what_it_costs() -> None:
+    """On a family where the middle of the curve tells the end, steps are saved and no finalist lost."""
+    replay = replay_stopping(family(80, 0.005), 0.4, finalists=10)
+
+    assert 0.1 < replay.saved < 0.35
+    assert replay.lost == ()
+    assert len(replay.finalists) == 10
+    assert replay.saved == pytest.approx(0.6 * len(replay.stopped) / 80)
+
+
+def test_replay_shows_the_finalists_that_blind_stopping_loses() -> None:
+    """Where the early curve says nothing, the estimate must not flatter."""
+    rng = random.Random(2)
+    curves = [
+        Curve((100, 500, 1000), (rng.gauss(3, 1), rng.gauss(2, 0.5), rng.gauss(1.5, 0.1)), 1000) for _ in range(60)
+    ]
+    replay = replay_stopping(curves, 0.5, finalists=30, margin=0.0)
+
+    assert len(replay.lost) > 3
+
+
+def test_a_curve_with_few_points_uses_the_nearest() -> None:
+    """Published curves have a point every 500 steps."""
+    curve = Curve((500, 1000, 1500, 2000), (4.0, 3.0, 2.5, 2.25), 2000)
+
+    assert curve.level(1.0) == 2.25
+    assert curve.level(0.4) == 3.0
+    assert replay_stopping([], 0.5).saved == 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "losses", "total", "word"),
+    [
+        ((), (), 10, "as many"),
+        ((1, 1), (2.0, 2.0), 10, "increase"),
+        ((1,), (math.nan,), 10, "finite"),
+        ((11,), (1.0,), 10, "total"),
+    ],
 )
+def test_impossible_curves_are_refused(
+    steps: tuple[int, ...], losses: tuple[float, ...], total: int, word: str
+) -> None:
+    """A NaN must not become a prediction."""
+    with pytest.raises(ValueError, match=word):
+        Curve(steps, losses, total)
 
 
-def test_the_curve_counts_what_was_confirmed_against_all_compute() -> None:
-    """Work that led to nothing is paid for as well."""
-    curve = discovery_curve([Work(1.0), Work(2.0, "a"), Work(3.0), Work(1.0, "b"), Work(1.0, "c"), Work(5.0)])
-
-    assert curve.points == (("a", 3.0, 1), ("b", 7.0, 2), ("c", 8.0, 3))
-    assert curve.total == 13.0
-    assert curve.line is not None
-    assert curve.line.slope > 0
-    assert curve.line.band(5.0) is not None
+def test_the_fraction_is_a_share() -> None:
+    """Steps instead of a share are a likely mistake."""
+    with pytest.raises(ValueError, match="fraction"):
+        fit(family(6, 0.0), 500)
 
 
-def test_too_few_discoveries_are_no_line() -> None:
-    """And the curve says so."""
-    curve = discovery_curve([Work(1.0, "a"), Work(1.0, "b")])
+def test_quantiles_stop_the_worst_quarter_early_and_half_of_the_rest_later() -> None:
+    """The best of a family goes on, its worst ends at a quarter, the lower middle at half; too few stop nobody."""
+    curves = sorted(family(40, 0.0), key=lambda curve: curve.level(0.25))
+    first = behind(cut(curves[-1], 0.3), curves[:-1])
+    by_half = sorted(curves, key=lambda curve: curve.level(0.5))
+    later = behind(cut(by_half[25], 0.6), [one for one in curves if one is not by_half[25]])
 
-    assert curve.line is None
-    assert "2 of 3" in curve.unfitted
-    assert discovery_curve([Work(1.0)]).points == ()
-    assert "same moment" in discovery_curve([Work(1.0, "a"), Work(0.0, "b"), Work(0.0, "c")]).unfitted
-
-
-def test_the_line_has_the_slope_of_a_steady_laboratory() -> None:
-    """One discovery in two hours, with chance in between."""
-    rng = random.Random(3)
-    curve = discovery_curve([Work(rng.expovariate(0.5), f"c{n}") for n in range(400)])
-
-    assert curve.line is not None
-    assert curve.line.slope == pytest.approx(0.5, rel=0.1)
+    assert behind(cut(curves[0], 0.3), curves[1:]) is None
+    assert first is not None
+    assert first.fraction == 0.25
+    assert later is not None
+    assert behind(cut(curves[-1], 0.3), curves[:15]) is None
+    assert behind(cut(curves[-1], 0.2), curves[:-1]) is None
 
 
-def test_the_interval_of_a_correlation_holds_the_truth_as_often_as_it_says() -> None:
-    """Two stages with a known relation, 12 candidates each, 400 times."""
-    rng, true, held = random.Random(5), 0.7, 0
-    spearman_of_it = 6 / math.pi * math.asin(true / 2)
-    for _ in range(400):
-        earlier = [rng.gauss(0, 1) for _ in range(12)]
-        later = [true * one + math.sqrt(1 - true * true) * rng.gauss(0, 1) for one in earlier]
-        interval = stage_relation(earlier, later).interval
-        held += interval.low <= spearman_of_it <= interval.high
+def test_quantiles_save_a_third_and_keep_the_best() -> None:
+    """Over curves whose order is settled by a quarter of the steps."""
+    rng = random.Random(0)
+    curves = [Curve((25, 50, 100), (3 + level, 2 + level, 1 + level), 100) for level in rng.sample(range(200), 200)]
+    replay = replay_quantiles(curves)
 
-    assert 0.9 < held / 400 < 0.99
-
-
-def test_three_candidates_tell_no_relation() -> None:
-    """Nor do stages at which all are alike."""
-    with pytest.raises(ValueError, match="4 are needed"):
-        stage_relation([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
-    with pytest.raises(ValueError, match="never varies"):
-        stage_relation([1.0, 1.0, 1.0, 1.0], [1.0, 2.0, 3.0, 4.0])
-    with pytest.raises(ValueError, match="negative"):
-        discovery_curve([Work(-1.0)])
-
-
-def test_what_a_judge_adds_is_what_the_loss_does_not_tell() -> None:
-    """A judge that repeats the loss with noise of its own adds nothing; one who sees something else does."""
-    rng = random.Random(2)
-    losses = [rng.gauss(0, 1) for _ in range(400)]
-    unseen = [rng.gauss(0, 1) for _ in range(400)]
-    later = [loss + other for loss, other in zip(losses, unseen, strict=True)]
-    echo = [loss + rng.gauss(0, 0.5) for loss in losses]
-    insight = [other + rng.gauss(0, 0.5) for other in unseen]
-
-    assert abs(partial_rank_correlation(echo, later, losses) or 0) < 0.12
-    assert (partial_rank_correlation(insight, later, losses) or 0) > 0.7
-    assert partial_rank_correlation([1.0] * 400, later, losses) is None
-    assert partial_rank_correlation(losses, later, losses) is None
-
-
-def test_the_strongest_control_is_beaten_beyond_the_noise_between_seeds_alone() -> None:
-    """Two seeds of each control: one deviation of both, with two degrees of freedom."""
-    control = strongest_control({"a": [2.0, 2.02], "b": [1.9, 1.92]})
-
-    assert (control.name, control.noise.freedom) == ("b", 2)
-    assert control.loss == pytest.approx(1.91)
-    assert control.noise.deviation == pytest.approx(0.01 * math.sqrt(2))
-    assert control.reach() == pytest.approx(4.3027 * 0.01 * math.sqrt(2) * math.sqrt(1.5), rel=1e-3)
-    assert control.is_beaten(1.91 - control.reach() - 1e-6)
-    assert not control.is_beaten(1.91 - control.reach() + 1e-6)
-    assert control.reach(seeds=2) < control.reach()
-    assert strongest_control({"a": [2.0, 2.02], "b": [1.9]}, "a").loss == pytest.approx(2.01)
-    with pytest.raises(ValueError, match="'c'"):
-        strongest_control({"a": [2.0, 2.02]}, "c")
-
-
-def test_successes_at_a_steady_rate_grow_in_proportion_to_compute() -> None:
-    """Fifty runs with a success at every tenth training: the exponent is 1 within its interval."""
-    rng = random.Random(1)
-    found = discovery_scaling([[(1.0, rng.random() < 0.1) for _ in range(100)] for _ in range(50)])
-
-    assert found.exponent is not None
-    assert found.exponent_interval is not None
-    assert found.exponent_interval.low < 1 < found.exponent_interval.high
-    assert found.rate_interval.low < 0.1 < found.rate_interval.high
-    assert found.expected(100.0) == pytest.approx(found.successes / 50)
-
-
-def test_successes_that_become_rarer_have_an_exponent_below_one() -> None:
-    """The chance falls with the inverse root of what was spent: the count grows with the root."""
-    rng = random.Random(2)
-    found = discovery_scaling([[(1.0, rng.random() < 0.5 * n**-0.5) for n in range(1, 101)] for _ in range(50)])
-
-    assert found.exponent_interval is not None
-    assert found.exponent_interval.high < 0.7
-
-
-def test_too_few_successes_have_a_rate_but_no_exponent() -> None:
-    """None at all still bounds the rate: the rule of three, at both sides' 95 %."""
-    found = discovery_scaling([[(2.0, False)] * 50])
-
-    assert (found.successes, found.exponent, found.exponent_interval) == (0, None, None)
-    assert found.rate_interval.low == 0.0
-    assert found.rate_interval.high == pytest.approx(3.689 / 100, rel=1e-3)
-    with pytest.raises(ValueError, match="0 of 3"):
-        found.expected(1.0)
-    with pytest.raises(ValueError, match="nothing was spent"):
-        discovery_scaling([[]])
+    assert 0.25 < replay.saved < 0.45
+    assert replay.lost == ()
+    assert replay_quantiles([]).saved == 0

@@ -10,10 +10,10 @@ from services.chassis.rpc import Server
 from services.chassis.settings import ServiceSettings
 from services.contracts import archive_pb2_grpc
 from services.store.backends import open_archive
-from services.store.client import ArchiveClient
 from services.store.ledger import RunLedger
 from services.store.port import Archive, Queries
 from services.store.service import ArchiveService
+from tests.store.backends.archive_client import ArchiveClient
 from tests.store.backends.archive_urls import place
 
 BACKENDS = [

@@ -1,4 +1,4 @@
-"""The archive's queries over gRPC."""
+"""The archive's queries over gRPC, for the suite that every archive passes."""
 
 from __future__ import annotations
 
