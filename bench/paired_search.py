@@ -31,8 +31,8 @@ import numpy as np
 
 from services.domain import pool, zoo
 from services.domain.statistics import paired_test, power
+from services.domain.structure import fingerprint
 from services.llm.port import OFFLINE
-from services.mixers.surrogate import Observation
 from services.researcher.offline.search import Seed, propose_by_surrogate, propose_random
 
 Train = Callable[[str], float | None]
@@ -102,8 +102,11 @@ def measure_in_process(side: str, seed: int, candidates: int, baselines: Sequenc
     """One seat: draw a parent from a pool of the size that small runs have, propose, train, enter the pool."""
     begun = time.perf_counter()
     policy = pool.PoolPolicy(size=12, parents=4, references=3, cold_start=5, batch=3)
-    state, measured, history = pool.PoolState(), dict[str, Seed](), list[Observation]()
+    state, measured, proposed = pool.PoolState(), dict[str, Seed](), set[str]()
     losses: list[float | None] = []
+
+    def is_repeat(program: str) -> bool:
+        return fingerprint(program).digest in proposed
 
     def enter(candidate: Seed) -> None:
         nonlocal state
@@ -121,13 +124,12 @@ def measure_in_process(side: str, seed: int, candidates: int, baselines: Sequenc
         draw = pool.draw(pool.seeds(state), policy, rng)
         parent, references = measured[draw.parent.id], [measured[entry.id] for entry in draw.references]
         if side == "random":
-            proposal = propose_random(parent, references, history, rng)
+            proposal = propose_random(parent, references, rng, is_repeat)
         else:
-            proposal = propose_by_surrogate(parent, references, list(measured.values()), history, (), rng)
+            proposal = propose_by_surrogate(parent, references, list(measured.values()), (), rng, is_repeat)
         loss = train(proposal.program)
         losses.append(loss)
-        gain = None if loss is None else -loss - (measured[proposal.parent].fitness or 0.0)
-        history.append(Observation(proposal.moves, gain, proposal.structure))
+        proposed.add(fingerprint(proposal.program).digest)
         fitness = None if loss is None else -loss
         enter(Seed(f"c{number}", proposal.name, proposal.program, fitness, proposal.description))
     return Run(side, seed, tuple(losses), round(time.perf_counter() - begun, 1))

@@ -92,7 +92,6 @@ class Observation:
 
     moves: tuple[str, ...]
     gain: float | None
-    structure: str = ""  # `Mixer.structure()` of the candidate; empty where unknown
 
     def __post_init__(self) -> None:
         if self.gain is not None and not math.isfinite(self.gain):

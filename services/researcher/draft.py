@@ -37,6 +37,7 @@ class Context:
     board: tuple[pb.Candidate, ...] = ()  # the candidates measured so far
     lessons: tuple[archive_pb2.WeighedLesson, ...] = ()  # of the run's analyses, most certain first
     scale: checker_pb2.ScaleDescription | None = None
+    drafted: frozenset[str] = frozenset()  # digests of programs that other seats have just drafted
 
 
 @dataclass(frozen=True)

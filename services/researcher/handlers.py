@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.archive.records import Runs, record_for
 from services.chassis.errors import Rejected
@@ -188,7 +188,9 @@ class Researcher:
         self, proposer: Proposer, context: Context, refusals: list[Refusal], sound_drafts: list[_SoundDraft], job: Job
     ) -> None:
         """Make one draft, and add it to the refusals or the sound drafts. Raises Rejected after the last try."""
-        draft = await proposer.propose(context, refusals)
+        record = context.record
+        others = (key[1] for key, seat in self._drafted.items() if key[0] == record.run and seat != record.id)
+        draft = await proposer.propose(replace(context, drafted=frozenset(others)), refusals)
         space = context.parent.proposal.embedder
         vector = await self._spaces.motivation(draft.motivation, space, context.settings.mind, job)
         near = await neighbours(self._archive, context.record, draft.program, vector)

@@ -108,10 +108,10 @@ def local_surrogate(search: Search, first: int = 8, top: int = 5) -> Choice:
     return Choice(_highest_improvement(search, 1.0, near or None))
 
 
-def pool_surrogate(search: Search, first: int = 8, parents: int = 10, draws: int = 200) -> Choice:
-    """The highest expected improvement among many near and far children of the ten best, as in the offline mind.
+def pool_surrogate(search: Search, first: int = 8, top: int = 5, parents: int = 10, draws: int = 200) -> Choice:
+    """The highest expected improvement among neighbours of the best five and far children of the best ten.
 
-    The first choices are random far children of earlier ones.
+    This is the offline mind's default. The first choices are random far children of earlier ones.
     """
     ranked = search.ranked()
     if len(ranked) < first:
@@ -121,6 +121,9 @@ def pool_surrogate(search: Search, first: int = 8, parents: int = 10, draws: int
     for _ in range(draws):
         parent = search.rng.choice(ranked[:parents]).architecture
         children.setdefault(_walk(search, parent, search.rng.choice(WALKS)), parent)
+    for record in ranked[:top]:
+        for neighbour in search.neighbours(record.architecture):
+            children.setdefault(neighbour, record.architecture)
     untried = search.unseen(sorted(children))
     if not untried:
         return paper_pool(search)

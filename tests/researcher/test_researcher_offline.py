@@ -1,5 +1,7 @@
 """From candidate.requested to candidate.proposed without a language model, with neighbours behind real gRPC."""
 
+import json
+
 import pytest
 
 from services.chassis.bus import Bus
@@ -7,9 +9,12 @@ from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.structure import fingerprint, similarity
+from services.mixers.render import render
 from services.researcher.offline.proposer import NAME, RANDOM_NAME, OfflineProposer
+from tests.researcher.offline.compositions import composition
 from tests.researcher.researcher_fixtures import (
     LEAKS,
+    PARENT,
     PARENT_PROGRAM,
     PASSED,
     Archive,
@@ -86,6 +91,39 @@ async def test_a_structural_repeat_is_refused_without_a_check(bus: Bus) -> None:
     assert another.candidate_proposed.proposal.structure != event.candidate_proposed.proposal.structure
     assert "(c000009) up to names and layout" in another.candidate_proposed.proposal.novelty_history[0]
     assert len(neighbours.checker.asked) == 1
+
+
+async def test_programs_of_unfinished_seats_are_not_drafted_again(bus: Bus) -> None:
+    """The model's first choice is the same for every seat until one of them is measured."""
+    archive = Archive(settings_of(policies=[("search", "surrogate")]), [PARENT, *measured_compositions(9)])
+    structures = list[str]()
+    async with researcher(Neighbours(archive), OfflineProposer) as seat:
+        for number in range(20, 32):
+            (event,) = await seat.handle(bus, number=number)
+            proposal = event.candidate_proposed.proposal
+            assert "highest expected improvement" in proposal.motivation
+            assert not proposal.novelty_history
+            structures.append(proposal.structure)
+            archive.put(pb.Candidate(id=event.candidate, run="r1", kind=pb.KIND_PROPOSAL, proposal=proposal))
+
+    assert len(set(structures)) == len(structures)
+
+
+def measured_compositions(count: int) -> list[pb.Candidate]:
+    """Archived proposals with descriptions, each better than the one before."""
+    records = []
+    for number in range(count):
+        mixer = composition(number)
+        program = render(mixer, f"Net{number}")
+        record = pb.Candidate(
+            id=f"c{number + 2:06d}", run="r1", stage="tiny", kind=pb.KIND_PROPOSAL, state=pb.STATE_ARCHIVED,
+            training=pb.Training(loss=2.0 - 0.01 * number),
+            proposal=pb.Proposal(name=f"Net{number}", program=program, structure=fingerprint(program).digest),
+        )  # fmt: skip
+        record.proposal.description.update(json.loads(mixer.to_json()))
+        record.verdict.fitness.value = number
+        records.append(record)
+    return records
 
 
 async def test_a_draft_that_fails_the_check_is_followed_by_another(bus: Bus) -> None:

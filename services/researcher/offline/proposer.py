@@ -185,25 +185,26 @@ class OfflineProposer:
     def _proposal(self, context: Context, refused: set[str], rng: random.Random, search: str) -> OfflineProposal:
         parent = seed_of(context.parent)
         references = [seed_of(reference) for reference in context.references]
-        history = [
-            Observation(tuple(outcome.moves), outcome.gain if outcome.HasField("gain") else None, outcome.structure)
-            for outcome in context.history
-            if outcome.HasField("gain") or outcome.rejected
-        ]
-        if search == RANDOM:
-            return propose_random(parent, references, history, rng)
-        hints = [CognitionHint(entry.id, tuple(entry.components), entry.title) for entry in context.entries]
+        proposed = refused | context.drafted | {outcome.structure for outcome in context.history}
 
         def is_repeat(program: str) -> bool:
-            return fingerprint(program).digest in refused
+            return fingerprint(program).digest in proposed
 
+        if search == RANDOM:
+            return propose_random(parent, references, rng, is_repeat)
+        hints = [CognitionHint(entry.id, tuple(entry.components), entry.title) for entry in context.entries]
         if search != SURROGATE:
+            history = [
+                Observation(tuple(outcome.moves), outcome.gain if outcome.HasField("gain") else None)
+                for outcome in context.history
+                if outcome.HasField("gain") or outcome.rejected
+            ]
             return propose_offline(parent, references, history, hints, rng, is_repeat)
         records = {record.id: record for record in (*context.board, context.parent, *context.references)}
         measured = _scored(list(records.values()), context.settings, rng)
         names = [objective.name for objective in objectives_of(context.settings)]
         measure = f"a score of {', '.join(names)} under weights of its own" if names else "fitness"
-        return propose_by_surrogate(parent, references, measured, history, hints, rng, is_repeat, measure)
+        return propose_by_surrogate(parent, references, measured, hints, rng, is_repeat, measure)
 
 
 def _scored(records: Sequence[pb.Candidate], settings: RunSettings, rng: random.Random) -> list[Seed]:

@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from services.domain.components import VOCABULARY
@@ -126,6 +126,8 @@ DRAWS = 200
 """Children among which the surrogate chooses."""
 PARENTS = 10
 """The number of best measured mixers whose children are drawn."""
+NEIGHBOURHOODS = 5
+"""The number of best measured mixers whose children by one move are all considered besides."""
 WALKS = (1, 1, 2, 2, 3, 4, 6, 8)
 """Numbers of moves to a child of the surrogate. Children within three moves of one parent gave three times the regret
 (`asi-arch table compare`): the model also predicts distant mixers."""
@@ -159,7 +161,6 @@ class OfflineProposal:
     motivation: str
     program: str
     description: str
-    structure: str
     moves: tuple[str, ...]
     components: tuple[str, ...]
     ideas: tuple[Idea, ...]
@@ -181,15 +182,15 @@ def propose_offline(
     rng: random.Random,
     is_repeat: Callable[[str], bool] = lambda _: False,
 ) -> OfflineProposal:
-    """Propose a child of the parent whose structure is new to the archive.
+    """Propose a new child of the parent.
 
     Args:
         parent: without a description, that of its family or of DeltaNet is used, and named in the motivation.
         references: candidates for crossover; those without a description are not used.
-        history: every earlier candidate with its moves; their structures are never proposed again.
+        history: the moves of earlier candidates and their gains.
         cognition_hints: entries retrieved for the parent's shortcomings; moves that they suggest are preferred.
         rng: the only source of randomness.
-        is_repeat: whether the archive has a program's text, for callers with a finer test of identity.
+        is_repeat: whether a program was proposed before.
 
     Raises:
         SearchExhaustedError: no new architecture was found.
@@ -199,8 +200,7 @@ def propose_offline(
     entries = suggested(cognition_hints)
     bandit = Bandit.learned(history, entries)
     mates = [seed for seed in references if seed.description]
-    structures = {observation.structure for observation in history} | {start.structure()}
-    structures |= {Mixer.from_json(seed.description).structure() for seed in mates if seed.description}
+    structures = {start.structure(), *(Mixer.from_json(seed.description or "").structure() for seed in mates)}
     for _ in range(TRIES):
         child = _child(start, mates, bandit, rng)
         if child is None or child.mixer.structure() in structures:
@@ -216,13 +216,12 @@ def propose_by_surrogate(
     parent: Seed,
     references: Sequence[Seed],
     measured: Sequence[Seed],
-    history: Sequence[Observation],
     cognition_hints: Sequence[CognitionHint],
     rng: random.Random,
     is_repeat: Callable[[str], bool] = lambda _: False,
     measure: str = "fitness",
 ) -> OfflineProposal:
-    """Of many children of the best mixers, propose the one with the highest expected improvement under a surrogate.
+    """Of many near and far children of the best mixers, propose the one with the highest expected improvement.
 
     `measured` are the run's scored candidates; `measure` names the score. With too few descriptions for a model, a
     distant child is drawn at random. Other arguments and exceptions are those of `propose_offline`.
@@ -237,14 +236,17 @@ def propose_by_surrogate(
     entries = suggested(cognition_hints)
     blind = Bandit.learned((), entries)
     mates = [seed for seed in references if seed.description]
-    structures = {observation.structure for observation in history} | {mixer.structure() for mixer, _ in described}
-    structures |= {starting_point(seed)[0].structure() for seed in starts}
+    structures = {starting_point(parent)[0].structure(), *(mixer.structure() for mixer, _ in described)}
     children: dict[str, tuple[Seed, _Child]] = {}
     for _ in range(DRAWS if fits else TRIES):
         start = rng.choice(starts)
         child = _child(starting_point(start)[0], mates, blind, rng, rng.choice(WALKS if fits else FIRST_WALKS))
         if child is not None and (structure := child.mixer.structure()) not in structures:
             children.setdefault(structure, (start, child))
+    for start in ranked[:NEIGHBOURHOODS] if fits else ():
+        for child in _neighbours(start):
+            if (structure := child.mixer.structure()) not in structures:
+                children.setdefault(structure, (start, child))
     pool = list(children.values())
     fits = fits and bool(pool)
     expected: list[float] = []
@@ -266,16 +268,15 @@ def propose_by_surrogate(
 
 
 def propose_random(
-    parent: Seed, references: Sequence[Seed], history: Sequence[Observation], rng: random.Random
+    parent: Seed, references: Sequence[Seed], rng: random.Random, is_repeat: Callable[[str], bool] = lambda _: False
 ) -> OfflineProposal:
-    """Propose a child by random moves, as a control of the bandit and cognition. Repeats are refused as well.
+    """Propose a new child by random moves, as a control of the bandit and cognition.
 
     Raises:
         SearchExhaustedError: no new architecture was found.
         ValueError: the parent's description is invalid.
     """
-    unlearned = [replace(observation, moves=(), gain=None) for observation in history]
-    return propose_offline(parent, references, unlearned, (), rng)
+    return propose_offline(parent, references, (), (), rng, is_repeat)
 
 
 def starting_point(parent: Seed) -> tuple[Mixer, str | None]:
@@ -307,6 +308,14 @@ def _child(
     return child if child.steps or child.mate else None
 
 
+def _neighbours(start: Seed) -> Iterator[_Child]:
+    """All children by one move."""
+    origin = starting_point(start)[0]
+    for move in LIBRARY:
+        if (mixer := move.apply(origin)) is not None:
+            yield _Child(mixer, (Step(move),))
+
+
 def _proposal(
     child: _Child, parent: Seed, stand_in: str | None, bandit: Bandit, entries: dict[str, str], ground: str = ""
 ) -> OfflineProposal:
@@ -319,7 +328,6 @@ def _proposal(
         motivation=text,
         program=render(child.mixer, name, text),
         description=child.mixer.to_json(),
-        structure=child.mixer.structure(),
         moves=tuple(step.move.name for step in steps),
         components=components_of(child.mixer),
         ideas=ideas(steps, mate),

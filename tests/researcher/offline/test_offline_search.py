@@ -3,9 +3,12 @@
 import ast
 import random
 from collections import Counter
+from collections.abc import Callable, Collection
 
 import pytest
 
+from services.domain.structure import fingerprint
+from services.mixers.render import render
 from services.researcher.offline import (
     CATALOGUE,
     CognitionHint,
@@ -26,10 +29,24 @@ REFERENCE = Seed("c0002", "GatedDeltaNet", "", 0.6, CATALOGUE["gated_delta_net"]
 
 
 def proposal(
-    seed: int, history: tuple[Observation, ...] = (), hints: tuple[CognitionHint, ...] = ()
+    seed: int,
+    history: tuple[Observation, ...] = (),
+    hints: tuple[CognitionHint, ...] = (),
+    earlier: Collection[str] = (),
 ) -> OfflineProposal:
     """One proposal from DeltaNet."""
-    return propose_offline(PARENT, [REFERENCE], history, hints, random.Random(seed))
+    return propose_offline(PARENT, [REFERENCE], history, hints, random.Random(seed), is_repeat=repeats(earlier))
+
+
+def repeats(earlier: Collection[str]) -> Callable[[str], bool]:
+    """Whether a program has the structure of an earlier one."""
+    digests = {fingerprint(program).digest for program in earlier}
+    return lambda program: fingerprint(program).digest in digests
+
+
+def structure(child: OfflineProposal) -> str:
+    """That of the description."""
+    return Mixer.from_json(child.description).structure()
 
 
 def test_the_same_seed_gives_the_same_proposal() -> None:
@@ -39,20 +56,19 @@ def test_the_same_seed_gives_the_same_proposal() -> None:
 
 def test_children_differ_from_parent_references_and_earlier_ones() -> None:
     """Forty proposals in a row must be forty architectures."""
-    history: list[Observation] = []
+    children: list[OfflineProposal] = []
     for seed in range(40):
-        child = proposal(seed, tuple(history))
-        history.append(Observation(child.moves, 0.0, child.structure))
+        children.append(proposal(seed, earlier=[child.program for child in children]))
     known = {Mixer.from_json(seed.description or "").structure() for seed in (PARENT, REFERENCE)}
 
-    assert len({seen.structure for seen in history} | known) == 42
+    assert len({structure(child) for child in children} | known) == 42
 
 
 def test_a_proposal_describes_what_it_renders() -> None:
     """The description in the record is what the next generation starts from."""
     child = proposal(5)
 
-    assert Mixer.from_json(child.description).structure() == child.structure
+    assert render(Mixer.from_json(child.description), child.name, child.motivation) == child.program
     assert "class DeltaNet(nn.Module)" in child.program
     assert child.name in child.program
     ast.parse(child.program)
@@ -94,14 +110,6 @@ def test_moves_that_cognition_suggests_are_drawn_more_often_and_named_as_such() 
     assert {idea.origin for idea in origins} == {"cognition"}
 
 
-def test_random_proposals_ignore_what_paid_off() -> None:
-    """The control of the bandit must not learn."""
-    paid = tuple(Observation(("gated_value_skip",), 0.2) for _ in range(5))
-    drawn = [propose_random(PARENT, [REFERENCE], paid, random.Random(seed)) for seed in range(20)]
-
-    assert drawn == [propose_random(PARENT, [REFERENCE], (), random.Random(seed)) for seed in range(20)]
-
-
 def _mixes_heads(children: list[OfflineProposal]) -> int:
     return sum(any("head_mixing" in move for move in child.moves) for child in children)
 
@@ -141,8 +149,8 @@ def test_the_surrogate_chooses_children_that_blind_moves_rarely_hit() -> None:
         mixer = Mixer.from_json(child.description)
         return 0.3 * (mixer.output.gate != "none") + 0.2 * (mixer.output.skip != "none")
 
-    modelled = [propose_by_surrogate(PARENT, [], known, [], [], random.Random(seed)) for seed in range(6)]
-    blind = [propose_random(PARENT, [], [], random.Random(seed)) for seed in range(6)]
+    modelled = [propose_by_surrogate(PARENT, [], known, [], random.Random(seed)) for seed in range(6)]
+    blind = [propose_random(PARENT, [], random.Random(seed)) for seed in range(6)]
 
     assert sum(map(worth, modelled)) > 2 * sum(map(worth, blind))
     assert "expected improvement" in modelled[0].motivation
@@ -150,7 +158,7 @@ def test_the_surrogate_chooses_children_that_blind_moves_rarely_hit() -> None:
 
 def test_with_few_measured_descriptions_a_far_child_is_drawn_by_chance() -> None:
     """Seven points determine no model."""
-    few = propose_by_surrogate(PARENT, [REFERENCE], measured(7), [], [], random.Random(3))
+    few = propose_by_surrogate(PARENT, [REFERENCE], measured(7), [], random.Random(3))
 
     assert "too little is measured" in few.motivation
     assert len(few.moves) >= 3
@@ -158,7 +166,11 @@ def test_with_few_measured_descriptions_a_far_child_is_drawn_by_chance() -> None
 
 def test_a_surrogates_child_names_the_parent_that_was_modified() -> None:
     """Any of the best may be, not only the one that was drawn."""
-    parents = {propose_by_surrogate(PARENT, [], measured(30), [], [], random.Random(seed)).parent for seed in range(8)}
+    children: list[OfflineProposal] = []
+    for seed in range(8):
+        known, earlier = measured(30), repeats([child.program for child in children])
+        children.append(propose_by_surrogate(PARENT, [], known, [], random.Random(seed), earlier))
+    parents = {child.parent for child in children}
 
     assert len(parents) > 1
     assert parents <= {PARENT.candidate, *(seed.candidate for seed in measured(30))}
@@ -168,7 +180,7 @@ def test_the_surrogate_never_proposes_what_is_measured() -> None:
     """Ten in a row, each measured before the next."""
     known = measured(10)
     for seed in range(10):
-        child = propose_by_surrogate(PARENT, [REFERENCE], known, [], [], random.Random(seed))
+        child = propose_by_surrogate(PARENT, [REFERENCE], known, [], random.Random(seed))
         known.append(Seed(f"d{seed}", child.name, child.program, 0.5, child.description))
 
     structures = [Mixer.from_json(seed.description or "").structure() for seed in known[10:]]
