@@ -69,6 +69,11 @@ def order(seeds: Sequence[int]) -> list[tuple[Cell, int]]:
     return repeated + [(cell, seed) for seed in seeds for cell in shuffled[RELIABILITY_CELLS:]]
 
 
+def is_complete(record: Record | None, tasks: Sequence[str]) -> bool:
+    """Whether a training is on record with these trained tasks, or failed."""
+    return record is not None and (record.failure is not None or set(tasks) <= record.scores.keys())
+
+
 class Builder:
     """Runs trainings and appends their records to a file of this process."""
 
@@ -90,18 +95,26 @@ class Builder:
         for cell, seed in jobs:
             if time.monotonic() >= until or self.finished >= limit:
                 return
-            with self._lock(cell, seed) as free:
-                if free:
-                    self.finished += 1
-                    record = await self._train(cell, seed)
-                    append(self.file, record)
-                    outcome = record.failure or f"{record.loss:.4f}"
-                    sys.stdout.write(f"{cell.name} seed {seed}: {outcome} in {record.seconds:.1f} s\n")
-                    sys.stdout.flush()
+            with self._lock(cell, seed) as locked:
+                if not locked or is_complete(earlier := self.records().get((cell.name, self.name, seed)), self.tasks):
+                    continue
+                self.finished += 1
+                start, record = time.monotonic(), earlier or await self._train(cell, seed)
+                if not record.failure:
+                    record = replace(record, scores=await self._scores(record))
+                append(self.file, record)
+                scores = "".join(f", {task} {record.scores[task]:.3f}" for task in self.tasks if task in record.scores)
+                outcome = record.failure or f"{record.loss:.4f}{scores}"
+                sys.stdout.write(f"{cell.name} seed {seed}: {outcome} in {time.monotonic() - start:.1f} s\n")
+                sys.stdout.flush()
+
+    def records(self) -> dict[tuple[str, str, int], Record]:
+        """The records of all processes, by identity."""
+        return {record.key: record for record in read_all(self.folder)}
 
     @contextmanager
     def _lock(self, cell: Cell, seed: int) -> Iterator[bool]:
-        """Whether the training is free: neither running elsewhere nor on record. Locked inside the context.
+        """Lock a training for the time of the context. False if it is running elsewhere.
 
         Each training has a byte in the lock file. `_locked` excludes the other workers of this process, which share
         its file locks.
@@ -117,7 +130,7 @@ class Builder:
             return
         self._locked.add(offset)
         try:
-            yield (cell.name, self.name, seed) not in {record.key for record in read_all(self.folder)}
+            yield True
         finally:
             self._locked.discard(offset)
             fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, offset)
@@ -125,23 +138,26 @@ class Builder:
     async def _train(self, cell: Cell, seed: int) -> Record:
         start, chunks = time.monotonic(), list[Metrics]()
         try:
-            program = render(cell.mixer, "Cell")
-            result = await train(program, seed, self.scale, self.corpus, self.sandbox, on_progress=chunks.append)
+            result = await train(
+                render(cell.mixer, "Cell"), seed, self.scale, self.corpus, self.sandbox, on_progress=chunks.append
+            )
         except TrainingFailed as failed:
             return Record(
                 cell.name, self.name, seed, failure=f"{failed.kind}: {failed.message}"[:300],
                 seconds=round(time.monotonic() - start, 2), conditions=self.conditions,
             )  # fmt: skip
-        return replace(self._record(cell, seed, result, chunks), scores=await self._scores(cell.name, program, seed))
+        return self._record(cell, seed, result, chunks)
 
-    async def _scores(self, cell: str, program: str, seed: int) -> dict[str, float]:
+    async def _scores(self, record: Record) -> dict[str, float]:
         """The final accuracy in each trained task, and its mean over the measured steps; none where training fails."""
-        scores: dict[str, float] = {}
+        scores, program = dict(record.scores), render(find(record.cell).mixer, "Cell")
         for task in self.tasks:
+            if task in scores:
+                continue
             try:
-                result, _ = await train_on(TASKS[task], program, seed, self.sandbox)
+                result, _ = await train_on(TASKS[task], program, record.seed, self.sandbox)
             except TrainingFailed as failed:  # the loss on text counts all the same
-                sys.stdout.write(f"{cell} seed {seed}: no score in {task}: {failed.message}\n")
+                sys.stdout.write(f"{record.cell} seed {record.seed}: no score in {task}: {failed.message}\n")
                 continue
             scores[task] = round(result.accuracy, 5)
             scores[f"{task}, mean of the curve"] = round(fmean(accuracy for _, accuracy in result.curve), 5)
@@ -180,8 +196,12 @@ async def build(arguments: argparse.Namespace) -> int:
     until = time.monotonic() + arguments.hours * 3600
     async with Sandbox() as sandbox:
         builder = Builder(arguments.folder, name, scale, corpus, sandbox, arguments.tasks)
-        done = {record.key for record in read_all(arguments.folder)}
-        jobs = [(cell, seed) for cell, seed in order(arguments.seeds) if (cell.name, name, seed) not in done]
+        records = builder.records()
+        jobs = [
+            (cell, seed)
+            for cell, seed in order(arguments.seeds)
+            if not is_complete(records.get((cell.name, name, seed)), arguments.tasks)
+        ]
         sys.stdout.write(f"{len(jobs)} of {len(cells()) * len(arguments.seeds)} trainings at {name} are left\n")
         sys.stdout.flush()
         tasks = [asyncio.create_task(builder.work(jobs, until, arguments.limit)) for _ in range(arguments.workers)]
@@ -198,7 +218,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, required=True, help="where the records are appended")
     parser.add_argument("--scale", choices=SCALES, default="mini-half")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override of the scale")
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=[], help="tasks to train on after the text")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        choices=TASKS,
+        default=[],
+        help="tasks to train on besides the text; earlier records get the scores that they lack",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--workers", type=int, default=1, help="concurrent trainings in this process")
     parser.add_argument("--hours", type=float, default=1e6)

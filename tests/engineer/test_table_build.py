@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.engineer.table import RELIABILITY_CELLS, order
+from services.engineer.table import RELIABILITY_CELLS, is_complete, order
 from services.table.lattice import cells
 from services.table.table import Record, read_all
 
@@ -22,6 +22,17 @@ def test_the_order_has_every_training_once_and_every_seed_of_a_few_cells_first()
     assert len(jobs) == len({(cell.name, seed) for cell, seed in jobs}) == 3 * len(cells())
     assert [seed for _, seed in jobs[:6]] == [1, 2, 3, 1, 2, 3]
     assert {seed for _, seed in jobs[3 * RELIABILITY_CELLS : len(cells())]} == {1}
+
+
+def test_a_record_is_complete_with_all_tasks_or_with_a_failure() -> None:
+    """A later build with `--tasks` adds the scores that earlier records lack; a failed training has none."""
+    trained = Record("cell", "mini-half", 1, loss=2.0, scores={"copying": 0.5})
+
+    assert not is_complete(None, ())
+    assert is_complete(trained, ())
+    assert is_complete(trained, ("copying",))
+    assert not is_complete(trained, ("copying", "arithmetic"))
+    assert is_complete(Record("cell", "mini-half", 1, failure="diverged: NaN"), ("copying",))
 
 
 def build(folder: Path, *more: str) -> "subprocess.Popen[str]":

@@ -147,6 +147,7 @@ def query(
         ("parameters", number(record.parameters, ",")), ("FLOPs per token", number(record.flops_per_token, ",.0f")),
         ("tokens per CPU second", number(record.tokens_per_cpu_second, ",.0f")),
         ("CPU seconds", number(record.cpu_seconds, ".1f")),
+        *((task, f"accuracy {number(accuracy)}") for task, accuracy in record.scores.items()),
     ]))  # fmt: skip
 
 
