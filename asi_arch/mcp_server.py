@@ -25,7 +25,7 @@ INSTRUCTIONS = (
     "lower is better; fitness is a gain over the run's root baseline in units of its noise; what was not measured is "
     "null, and no score of one seed is a discovery. Begin with list_runs."
 )
-MOST = 200
+MAX_ROWS = 200
 
 
 def build(laboratory: Laboratory, allow_start: bool) -> MCPServer[Any]:
@@ -38,7 +38,7 @@ def build(laboratory: Laboratory, allow_start: bool) -> MCPServer[Any]:
 
     def list_candidates(run: str = "", limit: int = 30) -> list[dict[str, Any]]:
         """The candidates of a run (default: the newest), best fitness first."""
-        return [dict(row) for row in ranked(laboratory.rows(run))[: max(1, min(limit, MOST))]]
+        return [dict(row) for row in ranked(laboratory.rows(run))[: max(1, min(limit, MAX_ROWS))]]
 
     def get_candidate(candidate: str, run: str = "") -> dict[str, Any]:
         """One candidate by id or unique name: motivation, check, numbers, verdict, analysis. Without its program."""

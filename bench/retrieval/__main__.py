@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.analyst.cognition import Corpus, load
-from services.analyst.cognition.search import MOST, CorpusEmbedder, index, triggers
+from services.analyst.cognition.search import MAX_RESULTS, CorpusEmbedder, index, triggers
 from services.llm.embedder import Embedder, LocalEmbedder
 from services.llm.openai_embedder import endpoint_embedder
 
@@ -51,7 +51,7 @@ async def recall(corpus: Corpus, embedder: Embedder, count: int = 3) -> float:
     built = await index(corpus, embedder)
     found = 0
     for query in queries():
-        hits = await built.search(query.text, MOST, threshold=-1.0)
+        hits = await built.search(query.text, MAX_RESULTS, threshold=-1.0)
         best = list(dict.fromkeys(hit.knowledge.paper.reference for hit in hits))[:count]
         found += not query.papers.isdisjoint(best)
     return found / len(queries())

@@ -20,7 +20,7 @@ from services.contracts import candidate_pb2 as pb
 
 HELPS, HURTS, NEUTRAL = "helps", "hurts", "neutral"
 STANDARD_ERRORS = 2.0
-LEAST_QUOTED = 25  # characters; shorter sentences are not specific
+MIN_QUOTED = 25  # characters; shorter sentences are not specific
 CUT = "…"
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
@@ -80,7 +80,7 @@ def quotations(prompt: str, records: Iterable[pb.Candidate]) -> list[Quotation]:
     for record in records:
         for part, text in _parts(record.analysis):
             for sentence in _SENTENCE_END.split(" ".join(text.split())):
-                if len(sentence) < LEAST_QUOTED:
+                if len(sentence) < MIN_QUOTED:
                     continue
                 for place, excerpt in _occurrences(flat, sentence):
                     section = next((title for start, title in reversed(headings) if start <= place), "")
@@ -102,7 +102,7 @@ def _flattened(prompt: str) -> tuple[str, list[tuple[int, str]]]:
 
 def _occurrences(flat: str, sentence: str) -> Iterator[tuple[int, str]]:
     """The positions of a sentence, each with the quoted part."""
-    head = sentence[:LEAST_QUOTED]
+    head = sentence[:MIN_QUOTED]
     place = flat.find(head)
     while place >= 0:
         if flat.startswith(sentence, place):

@@ -15,8 +15,8 @@ import typer
 
 from services.report.rows import ABSENT, Node, Row, interval_text, number
 
-LEAST_NAME = 24
-NARROWEST_NAME = 8
+MIN_NAME = 24
+MIN_SHORTENED_NAME = 8
 GAP = "  "
 
 
@@ -103,13 +103,13 @@ class Column:
 def table(columns: Sequence[Column], dim: Sequence[bool] = ()) -> str:
     """Lines that fit the terminal. Columns without any value are left out, unless they have rank 0."""
     shown = [column for column in columns if not column.rank or any(cell not in (ABSENT, "") for cell in column.cells)]
-    while (excess := _excess(shown, LEAST_NAME)) > 0 and any(column.rank for column in shown):
+    while (excess := _excess(shown, MIN_NAME)) > 0 and any(column.rank for column in shown):
         shown.remove(max(shown, key=lambda column: column.rank))
-    excess = _excess(shown, NARROWEST_NAME if excess > 0 else LEAST_NAME, whole=True)
+    excess = _excess(shown, MIN_SHORTENED_NAME if excess > 0 else MIN_NAME, whole=True)
     widths = []
     for column in shown:
-        least = min(column.width, NARROWEST_NAME)
-        widths.append(max(least, column.width - excess) if column.flexible and excess > 0 else column.width)
+        minimum = min(column.width, MIN_SHORTENED_NAME)
+        widths.append(max(minimum, column.width - excess) if column.flexible and excess > 0 else column.width)
     head = GAP.join(_cell(column.title, column, size) for column, size in zip(shown, widths, strict=True))
     lines = [styled(head.rstrip(), bold=True), styled(GAP.join("─" * size for size in widths), dim=True)]
     for place, cells in enumerate(zip(*(column.cells for column in shown), strict=True)):
@@ -118,9 +118,9 @@ def table(columns: Sequence[Column], dim: Sequence[bool] = ()) -> str:
     return "\n".join(lines)
 
 
-def _excess(columns: Sequence[Column], least_name: int, whole: bool = False) -> int:
+def _excess(columns: Sequence[Column], min_name: int, whole: bool = False) -> int:
     """Characters by which a table is too wide with its flexible column shrunk, or at full size (`whole`)."""
-    sizes = [min(column.width, least_name) if column.flexible and not whole else column.width for column in columns]
+    sizes = [min(column.width, min_name) if column.flexible and not whole else column.width for column in columns]
     return sum(sizes) + len(GAP) * (len(sizes) - 1) - width()
 
 
@@ -190,7 +190,7 @@ def _best_first(nodes: Sequence[Node]) -> list[Node]:
 
 
 def _branch(node: Node, head: str, room: int, ids: int) -> str:
-    most = max(2, room - LEAST_NAME)  # a deep branch is drawn with its depth instead of all of its lines
+    most = max(2, room - MIN_NAME)  # a deep branch is drawn with its depth instead of all of its lines
     if len(head) > most:
         depth = f"{len(head) // 2}"
         head = f"{head[: most - len(depth) - 3]}…{depth} "

@@ -141,7 +141,7 @@ def forecast(
 
 QUANTILES = ((0.25, 0.75), (0.5, 0.5))
 """At a quarter of the steps the worst quarter is stopped, at half of them the worse half of the rest."""
-LEAST_COMPARED = 16
+MIN_COMPARED = 16
 """Quantiles need at least as many trainings."""
 
 
@@ -168,7 +168,7 @@ def behind(curve: Curve, earlier: Sequence[Curve]) -> Behind | None:
 
 
 def _behind(loss: float, earlier: Sequence[float], fraction: float, quantile: float) -> Behind | None:
-    if len(earlier) < LEAST_COMPARED:
+    if len(earlier) < MIN_COMPARED:
         return None
     bar = sorted(earlier)[min(len(earlier) - 1, int(quantile * len(earlier)))]
     return Behind(fraction, loss, quantile, bar, len(earlier)) if loss > bar else None

@@ -49,7 +49,7 @@ OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
         )
     }
 )
-MOST = 4
+MAX_OBJECTIVES = 4
 """Objectives of a run: with more, almost no candidate dominates another."""
 
 
@@ -61,8 +61,10 @@ def parse_objectives(text: str) -> tuple[Objective, ...]:
     for name in names:
         if name not in OBJECTIVES:
             raise ValueError(f"policy objectives: {name!r} is unknown; choose of {', '.join(OBJECTIVES)}")
-    if len(set(names)) < len(names) or not 2 <= len(names) <= MOST or names[0] != "loss":
-        raise ValueError(f"policy objectives must be loss and one to {MOST - 1} others, commas between, not {text!r}")
+    if len(set(names)) < len(names) or not 2 <= len(names) <= MAX_OBJECTIVES or names[0] != "loss":
+        raise ValueError(
+            f"policy objectives must be loss and one to {MAX_OBJECTIVES - 1} others, commas between, not {text!r}"
+        )
     return tuple(OBJECTIVES[name] for name in names)
 
 

@@ -19,9 +19,9 @@ from services.domain.statistics import (
     student_quantile,
 )
 
-LEAST_FITTED = 3
+MIN_FITTED = 3
 """Fewer discoveries determine no line."""
-LEAST_CORRELATED = 4
+MIN_CORRELATED = 4
 """Fisher's interval of a correlation needs one pair more than three."""
 
 
@@ -60,8 +60,8 @@ def discovery_curve(work: Sequence[Work]) -> DiscoveryCurve:
         spent += training.compute
         if training.confirmed is not None:
             points.append((training.confirmed, spent, len(points) + 1))
-    if len(points) < LEAST_FITTED:
-        why = f"{len(points)} of {LEAST_FITTED} confirmed discoveries that a line needs"
+    if len(points) < MIN_FITTED:
+        why = f"{len(points)} of {MIN_FITTED} confirmed discoveries that a line needs"
         return DiscoveryCurve(tuple(points), spent, None, why)
     try:
         line = linear_fit([x for _, x, _ in points], [float(count) for _, _, count in points])
@@ -122,7 +122,7 @@ class DiscoveryScaling:
         """The expected successes of one run up to ``compute``. Raises ``ValueError`` without an exponent."""
         power = self.exponent if exponent is None else exponent
         if power is None:
-            raise ValueError(f"{self.successes} of {LEAST_FITTED} successes that an exponent needs")
+            raise ValueError(f"{self.successes} of {MIN_FITTED} successes that an exponent needs")
         runs = len(self.totals)
         return self.successes / runs * math.pow(compute * runs / math.fsum(self.totals), power)
 
@@ -146,7 +146,7 @@ def discovery_scaling(runs: Sequence[Sequence[tuple[float, bool]]], level: float
     low = chi_square_quantile(tail, 2 * count) / 2
     high = chi_square_quantile(1 - tail, 2 * count + 2) / 2
     exponent, interval = None, None
-    if count >= LEAST_FITTED and math.fsum(logs) > 0:
+    if count >= MIN_FITTED and math.fsum(logs) > 0:
         exponent = count / math.fsum(logs)
         least, most = (chi_square_quantile(share, 2 * count) / (2 * count) for share in (tail, 1 - tail))
         interval = Interval(exponent * least, exponent * most, level)
@@ -159,8 +159,8 @@ def stage_relation(earlier: Sequence[float], later: Sequence[float], level: floa
 
     Raises ``ValueError`` for fewer than four candidates or a stage without variation.
     """
-    if len(earlier) < LEAST_CORRELATED:
-        raise ValueError(f"{len(earlier)} candidates were trained at both stages; {LEAST_CORRELATED} are needed")
+    if len(earlier) < MIN_CORRELATED:
+        raise ValueError(f"{len(earlier)} candidates were trained at both stages; {MIN_CORRELATED} are needed")
     correlation = spearman(earlier, later)
     rho = max(-1 + 1e-12, min(1 - 1e-12, correlation.rho))
     reach = normal_quantile((1 + level) / 2) * math.sqrt((1 + rho * rho / 2) / (correlation.count - 3))

@@ -23,6 +23,8 @@ from services.local.settings import ClientSettings, running_system
 
 REACH_SECONDS = 5.0
 NATS_PORT = 4222
+DISCONNECTED_SECONDS = 3.0
+"""Without a connection for longer than this, a follower of the log assumes that the broker has ended."""
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from services.archive.scoring import curves_of
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.curves import (
-    LEAST_COMPARED,
+    MIN_COMPARED,
     MINIMUM_FINISHED,
     StoppingReplay,
     replay_quantiles,
@@ -126,7 +126,7 @@ def replays(records: Sequence[pb.Candidate]) -> list[Replayed]:
     finalists = min(MAX_FINALISTS, max(1, len(whole) // SHARE_OF_FINALISTS))
     quantiles = [Replayed(None, len(whole), replay_quantiles(whole, finalists))]
     extrapolation = [Replayed(at, len(whole), replay_stopping(whole, at, finalists)) for at in FRACTIONS]
-    return (quantiles if len(whole) > LEAST_COMPARED else []) + extrapolation
+    return (quantiles if len(whole) > MIN_COMPARED else []) + extrapolation
 
 
 def stopped_in_the_run(records: Sequence[pb.Candidate]) -> str:

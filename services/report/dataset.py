@@ -143,7 +143,7 @@ def draw_line(axes: Axes, line: Line, start: float, end: float, unit: float = 1.
 
 
 MAX_MODELS, MAX_COMPONENTS = 30, 40
-LEAST_TAGGED, LEAST_GROUP = 12, 5
+MIN_TAGGED, MIN_GROUP = 12, 5
 ORIGINS = ("analysis", "cognition", "original")
 
 
@@ -191,9 +191,9 @@ def components(data: Dataset) -> Drawing:
     """What the best quarter is made of, and the rest, with how far fitness differs with and without each."""
     name, title = "figure-7-components", "Figure 7 · Components of the best against all others"
     tagged = [record for record in data.ranked if _components(record) and record.kind != pb.KIND_ABLATION]
-    if len(tagged) < LEAST_TAGGED:
-        return missing(name, title, f"{len(tagged)} scored candidates have components, of {LEAST_TAGGED} needed")
-    cut = max(LEAST_GROUP, len(tagged) // 4)
+    if len(tagged) < MIN_TAGGED:
+        return missing(name, title, f"{len(tagged)} scored candidates have components, of {MIN_TAGGED} needed")
+    cut = max(MIN_GROUP, len(tagged) // 4)
     best, others = tagged[:cut], tagged[cut:]
     counts = Counter(kind for record in tagged for kind in _components(record))
     cells = []
@@ -212,7 +212,7 @@ def components(data: Dataset) -> Drawing:
               "high")  # fmt: skip
     caption = (
         f"Shares of the best {len(best)} and of the other {len(others)} that have a component (Wilson's 95 % "
-        f"intervals), and the difference of mean fitness with and without it (Welch's; groups of {LEAST_GROUP} and "
+        f"intervals), and the difference of mean fitness with and without it (Welch's; groups of {MIN_GROUP} and "
         "more). The search chose what to combine, so this describes it; `asi-arch ablate` measures one component alone."
     )
     return Drawing(name, title, caption, None, header, tuple(cells))
@@ -222,9 +222,9 @@ def origins(data: Dataset) -> Drawing:
     """Where ideas came from, for the best quarter and the others."""
     name, title = "table-3-origins", "Table 3 · Where ideas came from"
     naming = [record for record in data.ranked if record.proposal.ideas]
-    if len(naming) < LEAST_TAGGED:
-        return missing(name, title, f"{len(naming)} scored candidates name origins of ideas, of {LEAST_TAGGED} needed")
-    cut = max(LEAST_GROUP, len(naming) // 4)
+    if len(naming) < MIN_TAGGED:
+        return missing(name, title, f"{len(naming)} scored candidates name origins of ideas, of {MIN_TAGGED} needed")
+    cut = max(MIN_GROUP, len(naming) // 4)
     cells: list[tuple[object, ...]] = []
     for group, records in (("best quarter", naming[:cut]), ("others", naming[cut:])):
         counts = Counter(idea.origin for record in records for idea in record.proposal.ideas)
@@ -280,7 +280,7 @@ def _share(count: int, total: int) -> tuple[float, float, float]:
 
 def _welch(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float] | None:
     """The difference of the means with Welch's 95 % interval; None for groups that are too small or do not vary."""
-    if min(len(ours), len(theirs)) < LEAST_GROUP or (min(ours) == max(ours) and min(theirs) == max(theirs)):
+    if min(len(ours), len(theirs)) < MIN_GROUP or (min(ours) == max(ours) and min(theirs) == max(theirs)):
         return None
     from scipy.stats import ttest_ind
 

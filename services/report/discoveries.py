@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from services.contracts import candidate_pb2 as pb
-from services.domain.scaling import LEAST_CORRELATED, Work, discovery_curve, partial_rank_correlation, stage_relation
+from services.domain.scaling import MIN_CORRELATED, Work, discovery_curve, partial_rank_correlation, stage_relation
 from services.report import comparisons, compute
 from services.report.claims import by_effect, finding_of, name_in, outcome_of
 from services.report.dataset import (
@@ -289,8 +289,8 @@ def predictors(data: Dataset) -> Drawing:
         and record.verdict.HasField("raw")
         and record.training.HasField("loss")
     ]
-    if len(verified) < LEAST_CORRELATED:
-        why = f"{len(verified)} of {LEAST_CORRELATED} candidates that it needs have a judgement and a verified loss"
+    if len(verified) < MIN_CORRELATED:
+        why = f"{len(verified)} of {MIN_CORRELATED} candidates that it needs have a judgement and a verified loss"
         return missing(name, title, why)
     later = [-after for _, after in verified]
     losses = [-record.training.loss for record, _ in verified]

@@ -31,8 +31,8 @@ from services.report.dataset import (
 from services.report.rows import final_train_loss, mean_curves, name_of, progress_of, seconds_of
 
 BLOCK = 50
-LEAST_COUNTED, LEAST_FITTED = 10, 5
-LEAST_BLOCKS, LEAST_IN_BLOCK = 3, 5
+MIN_COUNTED, MIN_FITTED = 10, 5
+MIN_BLOCKS, MIN_IN_BLOCK = 3, 5
 STRONG_CURVES, MAX_CURVES = 5, 400
 MAX_ROWS = 30
 
@@ -45,8 +45,8 @@ def count_against_compute(data: Dataset) -> Drawing:
         return missing(name, title, meaning)
     searched = [record for record in data.records if record.kind in (pb.KIND_PROPOSAL, pb.KIND_IMPORTED)]
     scored = [record for record in searched if is_better(record) is not None]
-    if len(scored) < LEAST_COUNTED:
-        why = f"{len(scored)} candidates can be compared with the root, of {LEAST_COUNTED} needed"
+    if len(scored) < MIN_COUNTED:
+        why = f"{len(scored)} candidates can be compared with the root, of {MIN_COUNTED} needed"
         return missing(name, title, why)
     hours = sum(seconds_of(record) for record in data.measured) / 3600
     spent, count, points = 0.0, 0, []
@@ -58,13 +58,13 @@ def count_against_compute(data: Dataset) -> Drawing:
     figure, axes = new_axes(x, "candidates better than the root")
     xs, counts = [at for _, at, _ in points], [float(number) for _, _, number in points]
     axes.step([0.0, *xs], [0.0, *counts], where="post", color=ACCENT, lw=2, label="counted")
-    if count >= LEAST_FITTED:
+    if count >= MIN_FITTED:
         line = linear_fit(xs, counts)
         draw_line(axes, line, xs[0], xs[-1])
         unit = "hour" if hours else "candidate"
         remark = f"The line rises by {line.slope:.3g} per {unit}; its band takes counts that only grow for independent."
     else:
-        remark = f"No line: {count} of {LEAST_FITTED} that a fit needs."
+        remark = f"No line: {count} of {MIN_FITTED} that a fit needs."
     style_counts(axes)
     without = "" if hours else " The records hold no compute, so the axis counts candidates."
     caption = (
@@ -105,11 +105,11 @@ def trends(data: Dataset) -> Drawing:
     series: list[tuple[str, list[tuple[int, float]]]] = []
     for label, value in SCORES:
         values = [(record.request.number, score) for record in records if (score := value(record)) is not None]
-        if len(values) >= LEAST_BLOCKS * LEAST_IN_BLOCK:
+        if len(values) >= MIN_BLOCKS * MIN_IN_BLOCK:
             series.append((label, values))
     if not series:
-        needed = LEAST_BLOCKS * LEAST_IN_BLOCK
-        return missing(name, title, f"no score is known for {needed} candidates, which {LEAST_BLOCKS} blocks need")
+        needed = MIN_BLOCKS * MIN_IN_BLOCK
+        return missing(name, title, f"no score is known for {needed} candidates, which {MIN_BLOCKS} blocks need")
     columns = min(3, len(series)) if len(series) % 2 else 2
     lines = -(-len(series) // columns)
     figure = Figure(figsize=(WIDTH, 2.5 * lines + 0.3), layout="constrained")
@@ -137,7 +137,7 @@ SCORES: tuple[tuple[str, Callable[[pb.Candidate], float | None]], ...] = (
 
 
 def _trend(axes: Axes, label: str, points: Sequence[tuple[int, float]]) -> list[tuple[object, ...]]:
-    size = BLOCK if len(points) >= LEAST_BLOCKS * BLOCK else max(LEAST_IN_BLOCK, len(points) // 6)
+    size = BLOCK if len(points) >= MIN_BLOCKS * BLOCK else max(MIN_IN_BLOCK, len(points) // 6)
     blocks = [points[start : start + size] for start in range(0, len(points) - size + 1, size)]
     rows: list[tuple[str, int, int, float, float, float, float, float]] = []
     for block in blocks:
@@ -235,8 +235,8 @@ def pool_over_time(data: Dataset) -> Drawing:
         record for record in data.scored if record.training.HasField("loss") and record.training.HasField("benchmark")
     ]
     size = max(1, data.status.settings.pool.size or 50)
-    if len(scored) < size + LEAST_COUNTED:
-        needed = size + LEAST_COUNTED
+    if len(scored) < size + MIN_COUNTED:
+        needed = size + MIN_COUNTED
         why = f"{len(scored)} candidates have loss, accuracy and fitness, of {needed} that a pool of {size} needs"
         return missing(name, title, why)
     step = BLOCK if len(scored) >= 4 * BLOCK else 1
@@ -261,10 +261,10 @@ def parameter_counts(data: Dataset) -> Drawing:
     name, title = "figure-8-parameters", "Figure 8 · Parameters by block of experiments"
     counted = [(record, record.training.seeds[0].measurements.parameters) for record in data.measured]
     counted = [(record, count) for record, count in counted if count]
-    if len(counted) < 2 * LEAST_IN_BLOCK:
-        return missing(name, title, f"{len(counted)} parameter counts are known, of {2 * LEAST_IN_BLOCK} needed")
-    size = BLOCK if len(counted) >= 2 * BLOCK else max(LEAST_IN_BLOCK, len(counted) // 4)
-    starts = [start for start in range(0, len(counted), size) if len(counted) - start >= LEAST_IN_BLOCK]
+    if len(counted) < 2 * MIN_IN_BLOCK:
+        return missing(name, title, f"{len(counted)} parameter counts are known, of {2 * MIN_IN_BLOCK} needed")
+    size = BLOCK if len(counted) >= 2 * BLOCK else max(MIN_IN_BLOCK, len(counted) // 4)
+    starts = [start for start in range(0, len(counted), size) if len(counted) - start >= MIN_IN_BLOCK]
     blocks = [[count for _, count in counted[start : start + size]] for start in starts]
     scale, unit = (1e6, "millions") if max(count for _, count in counted) > 5e6 else (1e3, "thousands")
     figure, axes = new_axes("block of experiments", f"parameters ({unit})", height=3)

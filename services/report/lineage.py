@@ -24,7 +24,7 @@ from services.table.analysis import effects
 MAX_NAMED, MAX_ROWS = 60, 30
 CHARACTERS = 100
 """That fit in the width of the tree: an inner node has those of one generation."""
-LEAST_NODES = 3
+MIN_NODES = 3
 NAMED = 20
 LINES = 26  # names that fit into a column beside the radial tree
 Point = tuple[float, float]
@@ -34,7 +34,7 @@ Children = dict[str, list[str]]
 def tree(data: Dataset) -> Drawing:
     """Generations from left to right, every candidate named."""
     name, title = "figure-3-tree", "Figure 3 · Phylogenetic tree"
-    if not LEAST_NODES <= len(data.records) <= MAX_NAMED:
+    if not MIN_NODES <= len(data.records) <= MAX_NAMED:
         why = f"names have room for up to {MAX_NAMED} candidates; figure 5 shows all {len(data.records)}"
         return missing(name, title, why if len(data.records) > MAX_NAMED else "fewer than three candidates")
     parents = _parents(data)
@@ -67,7 +67,7 @@ def tree(data: Dataset) -> Drawing:
 def radial_tree(data: Dataset) -> Drawing:
     """Every candidate around the root; each branch keeps a sector, the best twenty are named."""
     name, title = "figure-5-radial", "Figure 5 · Radial tree"
-    if len(data.records) < LEAST_NODES:
+    if len(data.records) < MIN_NODES:
         return missing(name, title, "fewer than three candidates")
     parents = _parents(data)
     children, depth = lineage.children(parents), lineage.depths(parents)

@@ -29,7 +29,7 @@ LINE_SECONDS = 15.0
 SILENT_SECONDS = 12.0  # four missed announcements
 MAX_SHOWN = 8
 EVENTS_SHOWN = 6
-LEAST_DONE = 1.0  # candidates before an estimate
+MIN_DONE = 1.0  # candidates before an estimate
 TRAINING_PART = 0.5  # of a candidate's time
 
 
@@ -137,7 +137,7 @@ class View:
             return ""
         done = self._done(status)
         gained = done - (self._done_at_start or 0.0)
-        if gained >= LEAST_DONE:
+        if gained >= MIN_DONE:
             left = max(0.0, expected - done) * (self._now() - self._begun) / gained
             self._left = left if self._left is None else min(self._left, left)
         return "" if self._left is None else f"{before}about {clock(self._left)} left"

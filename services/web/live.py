@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from services.chassis import tasks
 from services.chassis.errors import BusLost
 from services.contracts import archive_pb2_grpc, events_pb2, progress_pb2
-from services.local.log import open_log
+from services.local.log import DISCONNECTED_SECONDS, open_log
 from services.local.settings import ClientSettings, running_system
 from services.report.progress import EventRow, event_row
 
@@ -77,7 +77,6 @@ class ArchiveConnection:
 LATEST = 200
 """Events that a newly opened page shows."""
 RETRY_SECONDS = 2.0
-LEFT_SECONDS = 3.0
 SILENT_SECONDS = 12.0
 """Four missed announcements."""
 MAX_POINTS = 2000
@@ -131,7 +130,7 @@ class RunLog:
                 async with contextlib.aclosing(bus.follow(f"asi.v1.{self._run}.>", start)) as log:
                     async for logged in log:
                         silent = 0.0 if bus.connected else silent + 1.0
-                        if silent > LEFT_SECONDS:
+                        if silent > DISCONNECTED_SECONDS:
                             break
                         if logged is None:
                             continue

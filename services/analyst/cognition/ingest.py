@@ -20,7 +20,7 @@ from services.domain.components import VOCABULARY
 from services.llm.port import Message, Mind, Request, Role
 
 PROMPT_VERSION = "extract-1"
-LONGEST = 60_000
+MAX_CHARACTERS = 60_000
 """Characters of a paper that are shown, from its beginning and its end."""
 _PROMPT = Path(__file__).parent / "prompts" / "extract.md"
 
@@ -41,7 +41,7 @@ def text_of(file: Path) -> str:
     return text
 
 
-def shortened(text: str, longest: int = LONGEST) -> str:
+def shortened(text: str, longest: int = MAX_CHARACTERS) -> str:
     """The text, truncated in the middle: two thirds of `longest` from its beginning and a third from its end."""
     if len(text) <= longest:
         return text

@@ -17,7 +17,7 @@ from scipy.sparse import csr_array
 from services.analyst.cognition import Corpus, Knowledge
 from services.llm.embedder import Embedder, Vector, validate_not_empty, validate_same_embedder
 
-MOST = 50
+MAX_RESULTS = 50
 """The largest number of entries per search."""
 
 CACHED_QUERIES = 256
@@ -51,8 +51,8 @@ class Index:
         """
         if not query.strip():
             raise ValueError("query is empty: describe what the experiment showed")
-        if not 1 <= count <= MOST:
-            raise ValueError(f"count must be 1 to {MOST}, not {count}")
+        if not 1 <= count <= MAX_RESULTS:
+            raise ValueError(f"count must be 1 to {MAX_RESULTS}, not {count}")
         if vector is None:
             vector = await self._embedded(query)
         return self.nearest(vector, count, threshold)

@@ -24,12 +24,11 @@ from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc
 from services.contracts.events_pb2 import Event
 from services.local.archive import all_candidates, open_archive
-from services.local.log import open_log
+from services.local.log import DISCONNECTED_SECONDS, open_log
 from services.local.settings import ClientSettings, client_settings, running_system
 from services.report.progress import LINE_SECONDS, OVER, EventRow, View, best_line, event_row, line
 from services.report.rows import IN_FLIGHT, Row, row
 
-LEFT_SECONDS = 3.0
 READ_SECONDS = 1.0
 MAX_ASKED = 16
 
@@ -142,7 +141,7 @@ async def _log(bus: Bus, run: str, start: int, wait: bool) -> AsyncIterator[Logg
     silent = 0.0
     async for message in bus.follow(subject, start):
         silent = 0.0 if bus.connected else silent + 1.0
-        if silent > LEFT_SECONDS:
+        if silent > DISCONNECTED_SECONDS:
             return  # the broker has ended, and on one machine the whole system with it
         yield message
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # numpy, which only a search for neighbours needs
 
 Value = str | int | float | bytes | None
 
-MOST = 2**63 - 1
+MAX_INTEGER = 2**63 - 1
 """The largest integer that both databases can store."""
 
 SORT_COLUMNS: Mapping[str, tuple[str, bool]] = {
@@ -124,9 +124,9 @@ def _parameters(record: candidate_pb2.Candidate) -> int | None:
     """As measured in training, else as counted by the check."""
     for seed in record.training.seeds:
         if seed.measurements.parameters:
-            return min(seed.measurements.parameters, MOST)
+            return min(seed.measurements.parameters, MAX_INTEGER)
     check = record.proposal.check
-    return min(check.parameters, MOST) if check.HasField("parameters") else None
+    return min(check.parameters, MAX_INTEGER) if check.HasField("parameters") else None
 
 
 class Backend(ABC):
