@@ -181,7 +181,7 @@ class Laboratory:
     async def _rows(self, run: str) -> list[Row]:
         status, records = await self._status(run), await self._records(run, slim=True)
         root = status.loss_of_root if status.HasField("loss_of_root") else None
-        return sorted((row(record, root) for record in records), key=lambda one: one["id"])
+        return sorted((row(record, root) for record in records), key=lambda candidate: candidate["id"])
 
     async def _record(self, candidate: str, run: str) -> candidate_pb2.Candidate:
         async with open_archive(self._settings) as archive:
@@ -190,18 +190,18 @@ class Laboratory:
 
 def flags(settings: Mapping[str, object]) -> list[str]:
     """Settings as flags of the command line: lists are given again and again, tables as NAME=VALUE, True alone."""
-    given: list[str] = []
+    arguments: list[str] = []
     for name, value in settings.items():
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, Mapping):
-            given += [part for key, content in value.items() for part in (flag, f"{key}={content}")]
+            arguments += [part for key, content in value.items() for part in (flag, f"{key}={content}")]
         elif isinstance(value, list | tuple):
-            given += [part for content in value for part in (flag, str(content))]
+            arguments += [part for content in value for part in (flag, str(content))]
         elif value is True:
-            given.append(flag)
+            arguments.append(flag)
         elif value is not None and value is not False:
-            given += [flag, str(value)]
-    return given
+            arguments += [flag, str(value)]
+    return arguments
 
 
 def _wait(coroutine: Coroutine[Any, Any, T]) -> T:

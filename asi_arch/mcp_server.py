@@ -96,8 +96,8 @@ def _add_starting(server: MCPServer[Any], laboratory: Laboratory) -> None:
 
 
 def _without_programs(status: dict[str, Any]) -> dict[str, Any]:
-    for given in status.get("settings", {}).get("programs", []):
-        given.pop("program", None)
+    for program in status.get("settings", {}).get("programs", []):
+        program.pop("program", None)
     return status
 
 

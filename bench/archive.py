@@ -42,14 +42,14 @@ async def live(archive: Archive, log: Log, ways: int) -> list[float]:
     await archive.apply([log.write(start(ways))], react)
     seconds: list[float] = []
     while waiting := await archive.outbox():
-        for one in waiting:
-            events = [one.event, *(way(one.event) if one.event.HasField("candidate_requested") else ())]
+        for outgoing in waiting:
+            events = [outgoing.event, *(way(outgoing.event) if outgoing.event.HasField("candidate_requested") else ())]
             messages = [log.write(event) for event in events]
             began = time.perf_counter()
             for message in messages:
                 await archive.apply([message], react)
                 await archive.outbox()
-            await archive.sent([one.number])
+            await archive.sent([outgoing.number])
             if len(events) > 1:
                 seconds.append(0.0)
             seconds[-1] += time.perf_counter() - began
@@ -76,8 +76,8 @@ async def fingerprint_all(archive: Archive) -> None:
     known = {number: Sketched.of(fingerprint(program(number))) for number in range(STRUCTURES)}
     last = 0
     while page := await archive.programs(RUN, last, 2000):  # type: ignore[attr-defined]
-        found = [(row.sequence, known[int(row.candidate[1:]) % STRUCTURES]) for row in page]
-        await archive.save_fingerprints(found)  # type: ignore[attr-defined]
+        fingerprints = [(row.sequence, known[int(row.candidate[1:]) % STRUCTURES]) for row in page]
+        await archive.save_fingerprints(fingerprints)  # type: ignore[attr-defined]
         last = page[-1].sequence
 
 
@@ -123,7 +123,7 @@ async def measure(url: str) -> None:
         tree = await archive.tree(RUN) if parent_policy(row.settings) in BEYOND_THE_POOL else []
         drawn = draw_seeds(row, tree, some[number])
         assert drawn is not None
-        await archive.candidates(RUN, [drawn.parent.id, *(one.id for one in drawn.references)])
+        await archive.candidates(RUN, [drawn.parent.id, *(reference.id for reference in drawn.references)])
         await archive.recent_rejections(RUN, 10)
         await archive.moves(RUN, 500)
 
@@ -155,7 +155,9 @@ async def build(url: str, candidates: int, ways: int, folder: Path) -> None:
     for end in (100, 500, 1000, 2000):
         if end <= len(seconds):
             print(f"live, {end:>5} candidates in: {1000 * statistics.mean(seconds[end - WINDOW : end]):.2f} ms each")
-    print(f"{len(log.messages)} events of {statistics.mean(len(one.body) for one in log.messages) / 1024:.1f} KiB")
+    print(
+        f"{len(log.messages)} events of {statistics.mean(len(message.body) for message in log.messages) / 1024:.1f} KiB"
+    )
     print(f"replay of that run into a fresh file: {await replayed(log, folder):.0f} events/s")
     have = await archive.state_counts(RUN)
     print(f"records in batches of {BATCH}: {await fill(archive, log, sum(have.values()), candidates):.0f} events/s")

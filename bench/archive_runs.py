@@ -113,7 +113,7 @@ def start(candidates: int) -> events_pb2.Event:
 
 def way(request: events_pb2.Event) -> list[events_pb2.Event]:
     """Everything that happens to one candidate between its request and its end."""
-    record, cause, told = pb.Candidate(), Cause.published(request), []
+    record, cause, events = pb.Candidate(), Cause.published(request), []
     record.request.CopyFrom(request.candidate_requested.request)
     record.id, record.stage = request.candidate, request.candidate_requested.stage
     number = record.request.number
@@ -142,10 +142,10 @@ def way(request: events_pb2.Event) -> list[events_pb2.Event]:
                 event.candidate_analysed.analysis.CopyFrom(record.analysis)
             case _:
                 event.candidate_claimed.SetInParent()
-        told.append(event)
+        events.append(event)
         if fact != "claimed":
             cause = Cause.published(event)
-    return told
+    return events
 
 
 def imported(cause: Cause, number: int) -> events_pb2.Event:

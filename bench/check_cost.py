@@ -28,7 +28,9 @@ def programs_of(files: list[Path]) -> dict[str, tuple[str, CheckSettings]]:
     """Program and settings by name; the reference is exempt from the cost probe, as in a run."""
     if files:
         return {file.stem: (file.read_text(encoding="utf-8"), FULL) for file in files}
-    return {one.name: (one.program, EXEMPT if one.role == "reference" else FULL) for one in baselines()}
+    return {
+        baseline.name: (baseline.program, EXEMPT if baseline.role == "reference" else FULL) for baseline in baselines()
+    }
 
 
 async def check_once(
@@ -61,7 +63,7 @@ async def measure(files: list[Path], repeats: int, show: bool) -> None:
             for verdict in complaints if show else []:
                 print(f"    {verdict.outcome} {verdict.probe}: {verdict.message[:300]}", flush=True)
     print("median over the programs, in processor seconds:")
-    for probe, taken in sorted(shares.items(), key=lambda one: -statistics.median(one[1])):
+    for probe, taken in sorted(shares.items(), key=lambda item: -statistics.median(item[1])):
         print(f"  {probe:22} {statistics.median(taken):6.2f} s")
 
 

@@ -59,12 +59,12 @@ def inputs(sizes: Sizes, extra: str) -> dict[str, Tensor]:
     """Leaves that need a gradient, by the names of the operators' arguments."""
     torch.manual_seed(0)
     rows = (sizes.batch, sizes.length, sizes.heads)
-    made = {name: torch.randn(*rows, sizes.width) for name in ("q", "v")}
-    made["k"] = F.normalize(torch.randn(*rows, sizes.width), dim=-1)
+    tensors = {name: torch.randn(*rows, sizes.width) for name in ("q", "v")}
+    tensors["k"] = F.normalize(torch.randn(*rows, sizes.width), dim=-1)
     for name in extra.split():
         drawn = torch.randn(*rows, sizes.width) if name == "gk" else torch.randn(rows)
-        made[name[:1] if name == "gk" else name] = drawn.sigmoid() if name == "beta" else F.logsigmoid(drawn)
-    return {name: tensor.requires_grad_() for name, tensor in made.items()}
+        tensors[name[:1] if name == "gk" else name] = drawn.sigmoid() if name == "beta" else F.logsigmoid(drawn)
+    return {name: tensor.requires_grad_() for name, tensor in tensors.items()}
 
 
 def microseconds(operator: Operator, tensors: dict[str, Tensor], repeats: int) -> tuple[float, float]:
@@ -85,14 +85,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     for name, usual in (("batch", 8), ("length", 256), ("heads", 4), ("width", 32), ("repeats", 10)):
         parser.add_argument(f"--{name}", type=int, default=usual)
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    sizes = Sizes(given.batch, given.length, given.heads, given.width)
+    sizes = Sizes(options.batch, options.length, options.heads, options.width)
     print(f"{sizes}, torch {torch.__version__}, µs per token: forward / forward and backward")
     for name, (operator, extra) in OPERATORS.items():
         tensors = inputs(sizes, extra)
-        forward, both = microseconds(operator, tensors, given.repeats)
-        slow_forward, slow_both = microseconds(token_by_token, tensors, max(1, given.repeats // 5))
+        forward, both = microseconds(operator, tensors, options.repeats)
+        slow_forward, slow_both = microseconds(token_by_token, tensors, max(1, options.repeats // 5))
         print(
             f"{name:24} {forward:6.2f} / {both:6.2f}   loop {slow_forward:7.2f} / {slow_both:7.2f}   "
             f"{slow_both / both:5.1f} times faster"

@@ -137,7 +137,10 @@ async def paper_part(bench: Bench) -> Result:
     Counted on the CPU over short rows of the root's model, the loss in chunks. fla's kernels do in one launch what our
     PyTorch versions do in many operations, so that traffic, launches and saved activations are upper bounds.
     """
-    found: Result = {"left_out": [] if bench.gpu else ["operations of Triton kernels, which nobody counts"], "ok": True}
+    result: Result = {
+        "left_out": [] if bench.gpu else ["operations of Triton kernels, which nobody counts"],
+        "ok": True,
+    }
     for stage in ("explore", "verify"):
         scale = load_scale(stage)
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -146,7 +149,7 @@ async def paper_part(bench: Bench) -> Result:
         logits = 4 * VOCABULARY * micro_tokens
         chunk = 4 * VOCABULARY * scale.loss_chunk
         memory = 16 * counted.parameters + counted.saved_per_token * micro_tokens + chunk
-        found[stage] = {
+        result[stage] = {
             "parameters": counted.parameters,
             "flops_per_token": counted.flops_per_token,
             "gpu_hours_at_share_of_peak": {
@@ -163,7 +166,7 @@ async def paper_part(bench: Bench) -> Result:
             "memory_bytes": memory,
             "trainings_in_80_GB": int(80e9 // memory),
         }
-    return found
+    return result
 
 
 @dataclass(frozen=True)
@@ -188,8 +191,8 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **(kwargs or {}))
         if not any(value.alias_info and not value.alias_info.is_write for value in func._schema.returns):
             self.launches += 1
-            tensors = [one for one in tree_leaves((args, kwargs, result)) if isinstance(one, torch.Tensor)]
-            self.bytes += sum(one.numel() * one.element_size() for one in tensors)
+            tensors = [tensor for tensor in tree_leaves((args, kwargs, result)) if isinstance(tensor, torch.Tensor)]
+            self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         return result
 
 
@@ -197,8 +200,10 @@ def _counted(stage: str) -> _Counts:
     """In this process, of one and of two blocks, from which the others follow."""
     prepare_child()
     scale = load_scale(stage)
-    one, two = (_counts_of(replace(scale, blocks=blocks)) for blocks in (1, 2))
-    return _Counts(*(int(x + (scale.blocks - 1) * (y - x)) for x, y in zip(astuple(one), astuple(two), strict=True)))
+    single, double = (_counts_of(replace(scale, blocks=blocks)) for blocks in (1, 2))
+    return _Counts(
+        *(int(x + (scale.blocks - 1) * (y - x)) for x, y in zip(astuple(single), astuple(double), strict=True))
+    )
 
 
 def _counts_of(scale: Scale) -> _Counts:
@@ -207,14 +212,14 @@ def _counts_of(scale: Scale) -> _Counts:
     flops = flops_per_token(program, sizes, 2 * CHUNK, "fp32") or 0.0
     model = build_model(program, sizes, seed=0, device="cpu")
     model.loss_chunk = scale.loss_chunk
-    kept = {one.untyped_storage().data_ptr() for one in model.parameters()}
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     counts = []
     for length in (CHUNK, 2 * CHUNK):
         saved: dict[int, int] = {}
 
         def pack(tensor: torch.Tensor, saved: dict[int, int] = saved) -> torch.Tensor:
             storage = tensor.untyped_storage()
-            if storage.data_ptr() not in kept:
+            if storage.data_ptr() not in parameters:
                 saved[storage.data_ptr()] = storage.nbytes()
             return tensor
 
@@ -232,11 +237,11 @@ def _counts_of(scale: Scale) -> _Counts:
 
 async def sandbox_part(bench: Bench) -> Result:
     """Every zoo program two steps long, and hostile ones, within the limits of a GPU training."""
-    found: Result = {"left_out": [] if bench.gpu else ["CUDA, compiled programs"]}
+    report: Result = {"left_out": [] if bench.gpu else ["CUDA, compiled programs"]}
     scale = bench.scale(blocks=2, batch=8, micro_batch=8, tokens=2 * 8 * 2048 if bench.gpu else 512, log_every=1)
     corpus = synthetic_corpus(VOCABULARY if bench.gpu else 256, 1 << 20)
     async with Sandbox() as sandbox:
-        found["level"] = sandbox.level
+        report["level"] = sandbox.level
         for baseline in zoo.baselines():
             for compiled in (False, True) if bench.gpu else (False,):
                 name = f"{baseline.name}{' compiled' if compiled else ''}"
@@ -244,17 +249,17 @@ async def sandbox_part(bench: Bench) -> Result:
                 try:
                     result = await train(baseline.program, 0, replace(scale, compile=compiled), corpus, sandbox)
                     measured = result.measurements
-                    found[name] = {
+                    report[name] = {
                         "loss": round(result.loss, 4), "compiled": measured.compiled,
                         "peak_memory_bytes": measured.peak_memory_bytes, "seconds": round(time.monotonic() - began, 1),
                     }  # fmt: skip
                 except TrainingFailed as failed:
-                    found[name] = {"error": f"{failed.kind}: {failed.message} {failed.log_tail[-800:]}"}
-        found["hostile"] = {what: await _hostile(sandbox, text, scale) for what, text in HOSTILE.items()}
-    found["ok"] = not any("error" in value for value in found.values() if isinstance(value, dict)) and all(
-        told.startswith("refused") for told in found["hostile"].values()
+                    report[name] = {"error": f"{failed.kind}: {failed.message} {failed.log_tail[-800:]}"}
+        report["hostile"] = {what: await _hostile(sandbox, text, scale) for what, text in HOSTILE.items()}
+    report["ok"] = not any("error" in value for value in report.values() if isinstance(value, dict)) and all(
+        answer.startswith("refused") for answer in report["hostile"].values()
     )
-    return found
+    return report
 
 
 async def _hostile(sandbox: Sandbox, text: str, scale: Scale) -> str:
@@ -276,22 +281,22 @@ async def kernels_part(bench: Bench) -> Result:
     """Outputs and gradients of programs, of packed sequences and of caches."""
     if reason := unavailable(bench.device):
         return {"left_out": [reason], "ok": None}
-    programs = {one.name: one.program for one in zoo.baselines()} | probes()
+    programs = {baseline.name: baseline.program for baseline in zoo.baselines()} | probes()
     lengths, precisions = ((1, 63, 64, 100, 2048), ("bf16", "fp32")) if bench.gpu else ((65,), ("fp32",))
-    found: Result = {"left_out": [] if bench.gpu else ["CUDA, bf16, lengths other than 65"]}
+    report: Result = {"left_out": [] if bench.gpu else ["CUDA, bf16, lengths other than 65"]}
     compared = [
-        one
+        comparison
         for precision in precisions
-        for one in await asyncio.to_thread(compare_programs, programs, lengths, bench.device, precision)
+        for comparison in await asyncio.to_thread(compare_programs, programs, lengths, bench.device, precision)
     ]
-    found["compared"] = [asdict(one) | {"agrees": one.agrees} for one in compared]
-    found["ok"] = all(one.agrees for one in compared)
-    return found
+    report["compared"] = [asdict(comparison) | {"agrees": comparison.agrees} for comparison in compared]
+    report["ok"] = all(comparison.agrees for comparison in compared)
+    return report
 
 
 async def throughput_part(bench: Bench) -> Result:
     """Ours in the sandbox, with and without compilation, and fla's own layer in the same bare loop."""
-    found: Result = {"left_out": [] if bench.gpu else ["CUDA: a CPU's numbers at a scale of seconds", "fla's layers"]}
+    report: Result = {"left_out": [] if bench.gpu else ["CUDA: a CPU's numbers at a scale of seconds", "fla's layers"]}
     stages = ("explore", "verify") if bench.gpu else ("explore",)
     async with Sandbox() as sandbox:
         for stage in stages:
@@ -307,9 +312,9 @@ async def throughput_part(bench: Bench) -> Result:
                         row["bare"] = {"tokens_per_second": round(bare)}
                     except Exception as error:  # noqa: BLE001 - fla's layers refuse sizes in many ways; it is the result
                         row["bare"] = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
-                found[f"{stage} {name}"] = row
-    found["ok"] = not any("error" in part for row in found.values() if isinstance(row, dict) for part in row.values())
-    return found
+                report[f"{stage} {name}"] = row
+    report["ok"] = not any("error" in part for row in report.values() if isinstance(row, dict) for part in row.values())
+    return report
 
 
 def _timed_scale(bench: Bench, stage: str, compiled: bool) -> Scale:
@@ -327,12 +332,12 @@ async def _ours(name: str, scale: Scale, sandbox: Sandbox, bench: Bench) -> Resu
         async with sandbox.child(JOB, limits_of(scale)) as child:
             session = Session(job, Supervision(), child, _unscored)
             await session.begin()
-            parameters = sum(int(session.first[f"model/{one}"].size) for one in session.parameters)
+            parameters = sum(int(session.first[f"model/{parameter}"].size) for parameter in session.parameters)
             await session.run()
     except TrainingFailed as failed:
         return {"error": f"{failed.kind}: {failed.message} {failed.log_tail[-800:]}"}
     later = session.history[len(session.history) // 2 :]
-    speed = scale.tokens_per_step / (sum(one.seconds_per_step for one in later) / len(later))
+    speed = scale.tokens_per_step / (sum(progress.seconds_per_step for progress in later) / len(later))
     peak = next((value for key, value in PEAK_FLOPS.items() if bench.gpu and key in device_name("cuda")), None)
     return {
         "tokens_per_second": round(speed),
@@ -356,8 +361,8 @@ def _bare(name: str, scale: Scale, layers: bool) -> float:
 
         kind = getattr(fla.layers, FLA_LAYERS[name])
         sizes = {"head_dim": 2 * scale.width // scale.heads} if name == "mamba2" else {}
-        made: torch.nn.Module = kind(hidden_size=scale.width, num_heads=scale.heads, layer_idx=layer, **sizes)
-        return made
+        module: torch.nn.Module = kind(hidden_size=scale.width, num_heads=scale.heads, layer_idx=layer, **sizes)
+        return module
 
     return tokens_per_second(
         mixer, torch.from_numpy(np.stack(list(order))), width=scale.width, inner=scale.feed_forward,
@@ -368,26 +373,26 @@ def _bare(name: str, scale: Scale, layers: bool) -> float:
 
 async def budget_part(bench: Bench) -> Result:
     """GPU-hours of one explore training by the speeds above, and the speed of several trainings together."""
-    found: Result = {"goal_gpu_hours": GOAL_HOURS, "paper_gpu_hours": PAPER_HOURS, "left_out": []}
+    report: Result = {"goal_gpu_hours": GOAL_HOURS, "paper_gpu_hours": PAPER_HOURS, "left_out": []}
     if not bench.gpu:
-        found["left_out"] = ["GPU-hours: nothing that a CPU measures says what a GPU would take"]
+        report["left_out"] = ["GPU-hours: nothing that a CPU measures says what a GPU would take"]
     for key, row in bench.results.get("throughput", {}).items():
         if bench.gpu and key.startswith("explore ") and isinstance(row, dict):
             best = max((part.get("tokens_per_second", 0) for name, part in row.items() if name != "bare"), default=0)
-            found[key] = {"gpu_hours": round(EXPLORE_TOKENS / best / 3600, 3)} if best else {"error": "no speed"}
+            report[key] = {"gpu_hours": round(EXPLORE_TOKENS / best / 3600, 3)} if best else {"error": "no speed"}
     if bench.mps is None:
-        found["left_out"] = [*found["left_out"], "kernels of several trainings at the same time (--mps FOLDER)"]
+        report["left_out"] = [*report["left_out"], "kernels of several trainings at the same time (--mps FOLDER)"]
     async with Sandbox(mps=bench.mps) as sandbox:
         scale = _timed_scale(bench, "explore", False)
         for count in (1, 2, 4):
             began = time.monotonic()
             rows = await asyncio.gather(*(_ours("delta_net", scale, sandbox, bench) for _ in range(count)))
             speeds = [row.get("tokens_per_second", 0) for row in rows]
-            found[f"{count} at once"] = {
+            report[f"{count} at once"] = {
                 "tokens_per_second": sum(speeds), "seconds": round(time.monotonic() - began, 1),
             }  # fmt: skip
-    found["ok"] = all(found[f"{count} at once"]["tokens_per_second"] for count in (1, 2, 4))
-    return found
+    report["ok"] = all(report[f"{count} at once"]["tokens_per_second"] for count in (1, 2, 4))
+    return report
 
 
 async def loop_part(bench: Bench) -> Result:
@@ -422,9 +427,9 @@ async def loop_part(bench: Bench) -> Result:
     if not done.stdout.strip():
         return {"error": done.stderr[-2000:], "ok": False}
     rows = json.loads(done.stdout)
-    kept = [{name: row[name] for name in ("name", "state", "loss", "fitness", "reason")} for row in rows]
+    outcomes = [{name: row[name] for name in ("name", "state", "loss", "fitness", "reason")} for row in rows]
     return {
-        "left_out": [] if bench.gpu else ["CUDA, 20M tokens"], "candidates": kept, "seconds": round(seconds, 1),
+        "left_out": [] if bench.gpu else ["CUDA, 20M tokens"], "candidates": outcomes, "seconds": round(seconds, 1),
         "ok": sum(row["loss"] is not None for row in rows) >= 2,
     }  # fmt: skip
 
@@ -474,13 +479,13 @@ def table(results: Mapping[str, Result]) -> str:
     """One line for each part: how it ended, how long it took, what it left out."""
     lines = [f"{'part':<12}{'result':<10}{'seconds':>8}  left out"]
     for name in PARTS:
-        found = results.get(name)
-        if found is None:
+        result = results.get(name)
+        if result is None:
             lines.append(f"{name:<12}{'not run':<10}")
             continue
-        verdict = {True: "ok", False: "FAILED", None: "left out"}[found.get("ok")]
-        left_out = "; ".join(found.get("left_out", [])) or found.get("error", "")[-120:].replace("\n", " ")
-        lines.append(f"{name:<12}{verdict:<10}{found.get('took', 0):>8.1f}  {left_out}")
+        verdict = {True: "ok", False: "FAILED", None: "left out"}[result.get("ok")]
+        left_out = "; ".join(result.get("left_out", [])) or result.get("error", "")[-120:].replace("\n", " ")
+        lines.append(f"{name:<12}{verdict:<10}{result.get('took', 0):>8.1f}  {left_out}")
     return "\n".join(lines)
 
 
@@ -507,15 +512,15 @@ async def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{name} …", flush=True)
         started = time.monotonic()
         try:
-            found = await PARTS[name](Bench(options.device, results, options.mps))
+            result = await PARTS[name](Bench(options.device, results, options.mps))
         except Exception as error:  # noqa: BLE001 - one part that breaks must not take the others along
-            found = {"error": f"{type(error).__name__}: {error}", "ok": False}
-        results[name] = {**found, "took": round(time.monotonic() - started, 1)}
+            result = {"error": f"{type(error).__name__}: {error}", "ok": False}
+        results[name] = {**result, "took": round(time.monotonic() - started, 1)}
         about = {"device": device_name(options.device), "versions": dict(versions())}
         text = json.dumps({**content, options.device: results, f"{options.device}_machine": about}, indent=2)
         await asyncio.to_thread(out.write_text, text, "utf-8")
     print(table(results))
-    return 1 if any(found.get("ok") is False for found in results.values()) else 0
+    return 1 if any(result.get("ok") is False for result in results.values()) else 0
 
 
 if __name__ == "__main__":

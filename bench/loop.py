@@ -201,8 +201,8 @@ async def laboratory(folder: Path) -> AsyncIterator[Laboratory]:
         engineer = await stack.enter_async_context(wired("engineer", settings, _engineer))
         cognition = await stack.enter_async_context(channel(ports["cognition"], settings))
         async with asyncio.TaskGroup() as group:  # a service that cannot go on ends the measurement
-            for one in (researcher, engineer):
-                group.create_task(one.run(stop))
+            for worker in (researcher, engineer):
+                group.create_task(worker.run(stop))
             request = cognition_pb2.SearchRequest(query="ready")
             await cognition_pb2_grpc.CognitionStub(cognition).Search(request, timeout=60, wait_for_ready=True)
             pids = {process.name: process.process.pid for process in processes if process.process}

@@ -82,25 +82,25 @@ async def measure(address: str, folder: Path | None) -> dict[str, object]:
 
 
 async def _timings(page: Page, address: str) -> dict[str, float]:
-    found: dict[str, float] = {}
+    timings: dict[str, float] = {}
     await page.goto(address)
     await page.wait_for_selector(".plot canvas")
-    found["first view"] = await page.evaluate("performance.now()")
+    timings["first view"] = await page.evaluate("performance.now()")
     await page.goto(f"{address}?view=tree")
     await page.wait_for_selector(".stage canvas[data-drawn='1772']")
-    found["tree"] = await page.evaluate("performance.now()")
+    timings["tree"] = await page.evaluate("performance.now()")
     drawing = await page.locator(".stage canvas").first.get_attribute("data-milliseconds")
-    found["drawing of the tree"] = float(drawing or 0)
-    found["frame while zooming"] = await page.evaluate(ZOOM)
+    timings["drawing of the tree"] = float(drawing or 0)
+    timings["frame while zooming"] = await page.evaluate(ZOOM)
     await page.goto(f"{address}?view=leaderboard")
     await page.wait_for_selector(".rows tbody a")
-    found["leaderboard"] = await page.evaluate("performance.now()")
+    timings["leaderboard"] = await page.evaluate("performance.now()")
     await page.click(".rows tbody a >> nth=4")
     await page.wait_for_selector(".candidate .part")
     await page.click(".candidate button[aria-label='Close the candidate']")
-    found["click on a candidate"] = await page.evaluate(CLICK)
-    found["one letter into the filter"] = await page.evaluate(TYPE)
-    return found
+    timings["click on a candidate"] = await page.evaluate(CLICK)
+    timings["one letter into the filter"] = await page.evaluate(TYPE)
+    return timings
 
 
 async def _screenshots(browser: Browser, address: str, folder: Path) -> None:
@@ -109,16 +109,16 @@ async def _screenshots(browser: Browser, address: str, folder: Path) -> None:
             viewport={"width": width, "height": height}, color_scheme="dark" if size == "1920" else "light"
         )
         rows: list[dict[str, Any]] = (await (await page.request.get(f"{address}api/table")).json())["rows"]
-        known = {one["id"] for one in rows if one.get("train_loss") is not None}  # which have programs, too
-        ranked = sorted(rows, key=lambda one: -one["fitness"])
-        best, second = [one["id"] for one in ranked if one["id"] in known and one.get("parent") in known][:2]
+        known = {row["id"] for row in rows if row.get("train_loss") is not None}  # which have programs, too
+        ranked = sorted(rows, key=lambda row: -row["fitness"])
+        best, second = [row["id"] for row in ranked if row["id"] in known and row.get("parent") in known][:2]
         for view, query in VIEWS.items():
             if size == "phone" and view == "playback":
                 continue
-            asked = query.format(best=best, second=second)
+            parameters = query.format(best=best, second=second)
             if size == "phone":
-                asked = asked.replace(f"&candidate={best}", "")
-            await page.goto(f"{address}?{asked}")
+                parameters = parameters.replace(f"&candidate={best}", "")
+            await page.goto(f"{address}?{parameters}")
             await page.wait_for_timeout(SETTLE_MILLISECONDS)
             _save(await page.screenshot(), folder / f"page-{view}-{size}.png")
         await page.goto(f"{address}?view=leaderboard&candidate={best}&wide=1")

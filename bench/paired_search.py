@@ -72,7 +72,7 @@ def measure(
     """Raises CalledProcessError when the run fails; what it says is shown."""
     with tempfile.TemporaryDirectory() as folder:
 
-        def told(*command: str) -> Any:
+        def run_json(*command: str) -> Any:
             finished = subprocess.run(
                 [sys.executable, "-m", "services.console", *command, "--json"],
                 env={**os.environ, "ASI_DATA_DIR": folder},
@@ -84,7 +84,7 @@ def measure(
             return json.loads(finished.stdout)
 
         begun = time.perf_counter()
-        rows = told(
+        rows = run_json(
             "run", "--mind", mind, "--seats", "1", "--seed", str(seed), "--candidates", str(candidates),
             "--policy", f"{policy}={side}", *settings,
         )  # fmt: skip
@@ -93,7 +93,7 @@ def measure(
         losses = tuple(row["loss"] for row in proposals)
         if mind == OFFLINE:
             return Run(side, seed, losses, seconds)
-        cost = told("cost")
+        cost = run_json("cost")
         passed = sum(row["passed_at_first"] for row in cost["drafts"].values())
         return Run(side, seed, losses, seconds, cost["tokens"], passed)
 

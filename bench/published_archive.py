@@ -53,33 +53,33 @@ def write(folder: Path, nodes: int = NODES, detailed: int = DETAILED, seed: int 
     """`tree.json` and `106.json` below `folder`; the same arguments write the same bytes."""
     rng = random.Random(seed)
     tree = _tree(rng, nodes)
-    best = {one.index for one in sorted(tree, key=lambda one: -one.score)[: detailed - 1]} | {tree[0].index}
+    best = {node.index for node in sorted(tree, key=lambda node: -node.score)[: detailed - 1]} | {tree[0].index}
     folder.mkdir(parents=True, exist_ok=True)
     slim = [
-        {"index": one.index, "name": one.name, "parent": one.parent, "score": one.score,
-         **({"name_new": _new_name(one.index)} if one.index in best else {})}
-        for one in tree
+        {"index": node.index, "name": node.name, "parent": node.parent, "score": node.score,
+         **({"name_new": _new_name(node.index)} if node.index in best else {})}
+        for node in tree
     ]  # fmt: skip
     (folder / "tree.json").write_text(json.dumps({"total_records": nodes, "results": slim}))
     source = baseline("delta_net").program
-    details = [_details(one, source, rng) for one in tree if one.index in best]
+    details = [_details(node, source, rng) for node in tree if node.index in best]
     (folder / "106.json").write_text(json.dumps(details))
 
 
 def _tree(rng: random.Random, count: int) -> list[_Node]:
     """Children of one of the ten best of the last pool; scores drift upwards with much scatter."""
-    found = [_Node(1, None, "delta_net", 1.45)]
-    pool = list(found)
+    nodes = [_Node(1, None, "delta_net", 1.45)]
+    pool = list(nodes)
     index = 1
     for number in range(1, count):
         index += 1 + (rng.random() < 0.02)
         parent = rng.choice(pool)
         score = 1.3 + 0.72 * (parent.score - 1.3) + rng.gauss(0.06, 0.16) + 0.1 * number / count
         name = f"delta_net_{'_'.join(rng.choice(part).lower()[:4] for part in WORDS)}"
-        found.append(_Node(index, parent.index, name, round(min(2.9, max(0.15, score)), 4)))
+        nodes.append(_Node(index, parent.index, name, round(min(2.9, max(0.15, score)), 4)))
         if number < 200 or number % 50 == 0:
-            pool = sorted(found[:number], key=lambda one: -one.score)[: 10 if number >= 200 else 40]
-    return found
+            pool = sorted(nodes[:number], key=lambda node: -node.score)[: 10 if number >= 200 else 40]
+    return nodes
 
 
 def _new_name(index: int) -> str:
@@ -87,9 +87,9 @@ def _new_name(index: int) -> str:
     return "".join(rng.choice(part) for part in WORDS)
 
 
-def _details(one: _Node, source: str, rng: random.Random) -> dict[str, object]:
-    name = _new_name(one.index)
-    quality = (one.score - 1.0) / 2
+def _details(node: _Node, source: str, rng: random.Random) -> dict[str, object]:
+    name = _new_name(node.index)
+    quality = (node.score - 1.0) / 2
     cut = rng.random() < 0.05  # the training loss of a few is nan from some step on
     steps = range(100, 2001, 50)
     losses = [4.55 - 0.12 * quality + 5.4 / (1 + step / 90) ** 1.3 + rng.gauss(0, 0.015) for step in steps]
@@ -97,7 +97,7 @@ def _details(one: _Node, source: str, rng: random.Random) -> dict[str, object]:
     scores = [f"{0.12 + 0.33 * rng.betavariate(5, 4) + 0.03 * quality:.4f}" for _ in TASKS]
     gate = rng.choice(("beta", "the key norm", "the chunk mean"))
     return {
-        "name": one.name, "name_new": name, "index": one.index, "parent": one.parent, "score": one.score,
+        "name": node.name, "name_new": name, "index": node.index, "parent": node.parent, "score": node.score,
         "program": _varied(source, rng),
         "motivation": MOTIVATION.format(name=name, gate=gate, floor=rng.uniform(0.01, 0.1)),
         "summary": f"**{name}** lowers the training loss early.\n\n- Recall tasks gain most.\n- Cost grows by "

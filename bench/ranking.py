@@ -68,10 +68,13 @@ def simulate(rng: random.Random) -> dict[str, tuple[float, float, int]]:
     assert scale is not None
     root = Baseline(fmean(measured[0][0]), fmean(measured[0][1]), HERE)
     candidates = [_candidate(rng) for _ in range(CANDIDATES)]
-    scores = {STANDARDISED_GAIN: [_standardised(one, root, scale) for one in candidates]}
+    scores = {STANDARDISED_GAIN: [_standardised(candidate, root, scale) for candidate in candidates]}
     for version in ("paper", "code"):
-        found = [fitness(version, Measured(one.loss, one.accuracy, one.opinion, HERE), root) for one in candidates]
-        scores[version] = [one.value for one in found if one is not None]
+        fitnesses = [
+            fitness(version, Measured(candidate.loss, candidate.accuracy, candidate.opinion, HERE), root)
+            for candidate in candidates
+        ]
+        scores[version] = [score.value for score in fitnesses if score is not None]
     return {version: _quality(candidates, values) for version, values in scores.items()}
 
 
@@ -87,19 +90,19 @@ def _candidate(rng: random.Random) -> Candidate:
     return Candidate(truth, max(0.05, loss), accuracy, rng.uniform(4, 10))
 
 
-def _standardised(one: Candidate, root: Baseline, scale: Scale) -> float:
+def _standardised(candidate: Candidate, root: Baseline, scale: Scale) -> float:
     assert root.loss is not None
     assert root.benchmark is not None
-    gains = {LOSS: root.loss - one.loss, BENCHMARK: one.accuracy - root.benchmark}
-    found = standardised_gain(gains, scale, {}, 1)
-    assert found is not None
-    return found.value
+    gains = {LOSS: root.loss - candidate.loss, BENCHMARK: candidate.accuracy - root.benchmark}
+    gain = standardised_gain(gains, scale, {}, 1)
+    assert gain is not None
+    return gain.value
 
 
 def _quality(candidates: Sequence[Candidate], values: Sequence[float]) -> tuple[float, float, int]:
     pairs = sorted(zip(candidates, values, strict=True), key=lambda pair: -pair[0].truth)
-    whole = spearman([one.truth for one, _ in pairs], [value for _, value in pairs]).rho
-    best = spearman([one.truth for one, _ in pairs[:BEST]], [value for _, value in pairs[:BEST]]).rho
+    whole = spearman([candidate.truth for candidate, _ in pairs], [value for _, value in pairs]).rho
+    best = spearman([candidate.truth for candidate, _ in pairs[:BEST]], [value for _, value in pairs[:BEST]]).rho
     return whole, best, inverted_pairs(candidates, values)
 
 
@@ -124,7 +127,7 @@ class Judged:
 
 def judged(exchanges: Path) -> list[Judged]:
     """All that the judge of a recorded run was asked, a candidate that was judged several times once."""
-    found: dict[tuple[float, float], list[Judged]] = {}
+    by_measurements: dict[tuple[float, float], list[Judged]] = {}
     for line in exchanges.read_text(encoding="utf-8").splitlines():
         exchange = json.loads(line)
         text = exchange["request"]["messages"][1]["content"]
@@ -136,23 +139,28 @@ def judged(exchanges: Path) -> list[Judged]:
         errors = [float(value) for value in re.findall(r"± ([\d.]+)$", shown, re.MULTILINE)][-6:]
         answer = json.loads(exchange["answer"])
         opinion = combine(SubScores(answer["performance"], answer["innovation"], answer["complexity"]))
-        one = Judged(losses, accuracies, sum(error**2 for error in errors) ** 0.5 / len(errors), opinion)
-        found.setdefault((losses[-1], accuracies[-1]), []).append(one)
+        judgement = Judged(losses, accuracies, sum(error**2 for error in errors) ** 0.5 / len(errors), opinion)
+        by_measurements.setdefault((losses[-1], accuracies[-1]), []).append(judgement)
     return [
-        Judged(same[0].losses, same[0].accuracies, same[0].standard_error, fmean(one.opinion for one in same))
-        for same in found.values()
+        Judged(
+            same[0].losses, same[0].accuracies, same[0].standard_error, fmean(judgement.opinion for judgement in same)
+        )
+        for same in by_measurements.values()
     ]
 
 
 def rank_recorded(exchanges: Path) -> None:
     """Print the candidates in the default version's order with their places in the paper's, and inverted pairs."""
-    asked = judged(exchanges)
-    root = Baseline(asked[0].losses[0], asked[0].accuracies[0], HERE)
+    judgements = judged(exchanges)
+    root = Baseline(judgements[0].losses[0], judgements[0].accuracies[0], HERE)
     assert root.loss is not None
     assert root.benchmark is not None
-    items = fmean(one.standard_error for one in asked) * 2**0.5
+    items = fmean(judgement.standard_error for judgement in judgements) * 2**0.5
     # The first three that were judged are the other baselines.
-    baselines = [(root.loss, root.benchmark), *((one.losses[-1], one.accuracies[-1]) for one in asked[:3])]
+    baselines = [
+        (root.loss, root.benchmark),
+        *((judgement.losses[-1], judgement.accuracies[-1]) for judgement in judgements[:3]),
+    ]
     scale = scale_of(
         {
             LOSS: Replicates([{1: loss} for loss, _ in baselines], [noise(FRESH_SEED_GAINS).deviation] * 3),
@@ -160,22 +168,29 @@ def rank_recorded(exchanges: Path) -> None:
         }
     )
     assert scale is not None
-    candidates = [Candidate(0.0, one.losses[-1], one.accuracies[-1], one.opinion) for one in asked]
-    values = {STANDARDISED_GAIN: [_standardised(one, root, scale) for one in candidates]}
+    candidates = [
+        Candidate(0.0, judgement.losses[-1], judgement.accuracies[-1], judgement.opinion) for judgement in judgements
+    ]
+    values = {STANDARDISED_GAIN: [_standardised(candidate, root, scale) for candidate in candidates]}
     for version in ("paper", "code"):
-        found = [fitness(version, Measured(one.loss, one.accuracy, one.opinion, HERE), root) for one in candidates]
-        values[version] = [one.value for one in found if one is not None]
+        fitnesses = [
+            fitness(version, Measured(candidate.loss, candidate.accuracy, candidate.opinion, HERE), root)
+            for candidate in candidates
+        ]
+        values[version] = [score.value for score in fitnesses if score is not None]
     print(f"{'loss':>8} {'accuracy':>9} {'judge':>6} {STANDARDISED_GAIN:>21} {'paper':>14}")
-    places = {name: sorted(range(len(given)), key=lambda at: -given[at]) for name, given in values.items()}
+    places = {name: sorted(range(len(scores)), key=lambda at: -scores[at]) for name, scores in values.items()}
     for index in places[STANDARDISED_GAIN]:
-        one = candidates[index]
+        candidate = candidates[index]
         columns = [
             f"{values[name][index]:10.3f} (place {places[name].index(index) + 1:2})"
             for name in (STANDARDISED_GAIN, "paper")
         ]
-        print(f"{one.loss:8.4f} {one.accuracy:9.3f} {one.opinion:6.2f} {'  '.join(columns)}")
-    for name, given in values.items():
-        print(f"{name:20}  {inverted_pairs(candidates, given)} inverted pairs of {len(given) * (len(given) - 1) // 2}")
+        print(f"{candidate.loss:8.4f} {candidate.accuracy:9.3f} {candidate.opinion:6.2f} {'  '.join(columns)}")
+    for name, scores in values.items():
+        print(
+            f"{name:20}  {inverted_pairs(candidates, scores)} inverted pairs of {len(scores) * (len(scores) - 1) // 2}"
+        )
 
 
 def main() -> None:

@@ -38,10 +38,10 @@ async def write_log(bus: Bus, folder: Path, ways: int) -> int:
     await archive.open()
     await archive.apply([log.write(start(ways))], react)
     while waiting := await archive.outbox():
-        for one in waiting:
-            events = [one.event, *(way(one.event) if one.event.HasField("candidate_requested") else ())]
+        for outgoing in waiting:
+            events = [outgoing.event, *(way(outgoing.event) if outgoing.event.HasField("candidate_requested") else ())]
             await archive.apply([log.write(event) for event in events], react)
-        await archive.sent([one.number for one in waiting])
+        await archive.sent([outgoing.number for outgoing in waiting])
     await archive.close()
     for message in log.messages:
         event = events_pb2.Event.FromString(message.body)

@@ -159,7 +159,7 @@ async def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     overrides = dict(pair.split("=", 1) for pair in options.set) | {"evaluations": "0"}
     scale = load_scale(options.scale, overrides)
-    names = options.programs or [one.name for one in zoo.baselines()]
+    names = options.programs or [baseline.name for baseline in zoo.baselines()]
     async with Sandbox() as sandbox:
         scale = with_precision(scale, await measure_precision(sandbox, scale))
         where = f"{device_name(scale.device)}, {scale.precision}, {scale.threads} thread(s)"

@@ -16,9 +16,9 @@ TIMEOUT_SECONDS = 10
 def serving() -> bool:
     """Ask this container's own server, with its certificates where it has some."""
     port = os.environ["ASI_LISTEN"].rpartition(":")[2]
-    given = {name: os.environ.get(f"ASI_GRPC_{name}") for name in ("CA", "KEY", "CERT")}
-    if given["CA"]:
-        parts = {name: Path(path).read_bytes() if path else None for name, path in given.items()}
+    paths = {name: os.environ.get(f"ASI_GRPC_{name}") for name in ("CA", "KEY", "CERT")}
+    if paths["CA"]:
+        parts = {name: Path(path).read_bytes() if path else None for name, path in paths.items()}
         secrets = grpc.ssl_channel_credentials(parts["CA"], parts["KEY"], parts["CERT"])
         channel = grpc.secure_channel(f"localhost:{port}", secrets)
     else:

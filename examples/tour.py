@@ -43,9 +43,9 @@ def events_of(path: Path) -> pd.DataFrame:
         }
         for line in lines
     ]
-    found = pd.DataFrame(rows)
-    found["time"] = pd.to_datetime(found["time"], format="ISO8601", utc=True)
-    return found
+    frame = pd.DataFrame(rows)
+    frame["time"] = pd.to_datetime(frame["time"], format="ISO8601", utc=True)
+    return frame
 
 
 def candidates_of(events: pd.DataFrame) -> pd.DataFrame:
@@ -119,8 +119,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="A tour of an exported run.")
     parser.add_argument("log", type=Path, help="what `asi-arch export RUN --out FILE` wrote")
     parser.add_argument("--plot", type=Path, default=Path("tour.png"), help="where the plot goes")
-    asked = parser.parse_args()
-    events = events_of(asked.log)
+    options = parser.parse_args()
+    events = events_of(options.log)
     candidates, curves = candidates_of(events), curves_of(events)
     with pd.option_context("display.width", 100, "display.max_columns", 10, "display.max_colwidth", 28,
                            "display.float_format", "{:.3f}".format):  # fmt: skip
@@ -128,8 +128,8 @@ def main() -> None:
         for title, table in (("Best candidates", ranking(candidates)), ("Components", components(candidates)),
                              ("Seconds until each fact", waits(events))):  # fmt: skip
             print(f"{title}\n{table}\n")
-    plot(candidates, curves, asked.plot)
-    print(f"learning curves: {asked.plot}")
+    plot(candidates, curves, options.plot)
+    print(f"learning curves: {options.plot}")
 
 
 def _fact(subject: str) -> str:

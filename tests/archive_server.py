@@ -53,8 +53,10 @@ class KnownArchive(ArchiveService):
         state = RunState(
             phase=phase,
             pool=pool,
-            baselines_open=frozenset(one.id for one in baselines if one.state not in ENDED),
-            proposals_ended=sum(one.kind == pb.KIND_PROPOSAL and one.state in ENDED for one in self.records.values()),
+            baselines_open=frozenset(baseline.id for baseline in baselines if baseline.state not in ENDED),
+            proposals_ended=sum(
+                candidate.kind == pb.KIND_PROPOSAL and candidate.state in ENDED for candidate in self.records.values()
+            ),
         )
         self._changes += 1
         self.memory.put(RunRow(self._name_of_run, self.settings, state, 1, self._changes), records)
@@ -91,7 +93,7 @@ async def served(archive: ArchiveService) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def asked(archive: ArchiveService) -> AsyncIterator[archive_pb2_grpc.ArchiveAsyncStub]:
+async def archive_client(archive: ArchiveService) -> AsyncIterator[archive_pb2_grpc.ArchiveAsyncStub]:
     """A client of this archive."""
     async with served(archive) as address, channel(address, ServiceSettings()) as connection:
         yield archive_pb2_grpc.ArchiveStub(connection)

@@ -40,8 +40,8 @@ def _words(text: str) -> set[str]:
 
 def overlap_ranking(corpus: Corpus, text: str) -> list[str]:
     """Papers by the share of the query's words (of four letters and more) in the trigger patterns, best first."""
-    asked = _words(text)
-    scores = [len(asked & _words(pattern)) / max(1, len(asked)) for pattern in triggers(corpus)]
+    words = _words(text)
+    scores = [len(words & _words(pattern)) / max(1, len(words)) for pattern in triggers(corpus)]
     ranked = sorted(zip(corpus.entries, scores, strict=True), key=lambda pair: (-pair[1], pair[0].id))
     return list(dict.fromkeys(knowledge.paper.reference for knowledge, _ in ranked))
 
@@ -49,18 +49,18 @@ def overlap_ranking(corpus: Corpus, text: str) -> list[str]:
 async def recall(corpus: Corpus, embedder: Embedder, count: int = 3) -> float:
     """Share of queries, 0 to 1, with an answering paper among the best `count`."""
     built = await index(corpus, embedder)
-    found = 0
+    answered = 0
     for query in queries():
         hits = await built.search(query.text, MAX_RESULTS, threshold=-1.0)
         best = list(dict.fromkeys(hit.knowledge.paper.reference for hit in hits))[:count]
-        found += not query.papers.isdisjoint(best)
-    return found / len(queries())
+        answered += not query.papers.isdisjoint(best)
+    return answered / len(queries())
 
 
 def overlap_recall(corpus: Corpus, count: int = 3) -> float:
     """The same share for plain word overlap."""
-    found = sum(not query.papers.isdisjoint(overlap_ranking(corpus, query.text)[:count]) for query in queries())
-    return found / len(queries())
+    answered = sum(not query.papers.isdisjoint(overlap_ranking(corpus, query.text)[:count]) for query in queries())
+    return answered / len(queries())
 
 
 async def main() -> None:

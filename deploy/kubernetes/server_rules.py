@@ -26,55 +26,55 @@ _PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 def broken(manifests: Iterable[Placed]) -> Iterator[str]:
     """One line for each rule that an object breaks: its file, kind, name and the rule."""
     placed = list(manifests)
-    objects = [one for _, one in placed]
-    seen: dict[tuple[str, str], str] = {}
-    for file, one in placed:
-        where = f"{file}: {one['kind']} {one['metadata']['name']}"
-        key = (one["kind"], one["metadata"]["name"])
-        if key in seen:
-            yield f"{where}: {seen[key]} has an object of this kind and name already"
-        seen[key] = file
-        for problem in _problems(one, objects):
+    objects = [manifest for _, manifest in placed]
+    files: dict[tuple[str, str], str] = {}
+    for file, manifest in placed:
+        where = f"{file}: {manifest['kind']} {manifest['metadata']['name']}"
+        key = (manifest["kind"], manifest["metadata"]["name"])
+        if key in files:
+            yield f"{where}: {files[key]} has an object of this kind and name already"
+        files[key] = file
+        for problem in _problems(manifest, objects):
             yield f"{where}: {problem}"
 
 
-def _problems(one: Manifest, objects: list[Manifest]) -> Iterator[str]:
-    name, kind = one["metadata"]["name"], one["kind"]
+def _problems(manifest: Manifest, objects: list[Manifest]) -> Iterator[str]:
+    name, kind = manifest["metadata"]["name"], manifest["kind"]
     if not all(_LABEL.fullmatch(part) for part in name.split(".")):
         yield f"the name {name} is no DNS name"
     if kind in WORKLOADS:
-        yield from _workload(one, objects)
+        yield from _workload(manifest, objects)
     elif kind == "Service":
-        yield from _service(one, objects)
+        yield from _service(manifest, objects)
     elif kind == "PodDisruptionBudget":
-        if ("minAvailable" in one["spec"]) == ("maxUnavailable" in one["spec"]):
+        if ("minAvailable" in manifest["spec"]) == ("maxUnavailable" in manifest["spec"]):
             yield "gives not exactly one of minAvailable and maxUnavailable"
-        if not _chosen(one["spec"].get("selector", {}), objects):
+        if not _chosen(manifest["spec"].get("selector", {}), objects):
             yield "its selector chooses no pod"
-    elif kind == "NetworkPolicy" and not _chosen(one["spec"].get("podSelector", {}), objects):
+    elif kind == "NetworkPolicy" and not _chosen(manifest["spec"].get("podSelector", {}), objects):
         yield "its podSelector chooses no pod"
     elif kind == "ScaledObject":
-        target = one["spec"]["scaleTargetRef"]
-        found = next((o for o in objects if _is(o, target.get("kind", "Deployment"), target["name"])), None)
-        if found is None:
+        target = manifest["spec"]["scaleTargetRef"]
+        scaled = next((o for o in objects if _is(o, target.get("kind", "Deployment"), target["name"])), None)
+        if scaled is None:
             yield f"scales {target['name']}, which does not exist"
-        elif "replicas" in found["spec"]:
+        elif "replicas" in scaled["spec"]:
             yield f"scales {target['name']}, whose replicas every apply would set back"
-        if one["spec"].get("minReplicaCount", 0) > one["spec"].get("maxReplicaCount", 100):
+        if manifest["spec"].get("minReplicaCount", 0) > manifest["spec"].get("maxReplicaCount", 100):
             yield "minReplicaCount is above maxReplicaCount"
 
 
-def _workload(one: Manifest, objects: list[Manifest]) -> Iterator[str]:
-    template, spec = _template(one), one["spec"]
+def _workload(manifest: Manifest, objects: list[Manifest]) -> Iterator[str]:
+    template, spec = _template(manifest), manifest["spec"]
     labels = template.get("metadata", {}).get("labels", {})
-    if one["kind"] in ("Deployment", "StatefulSet", "DaemonSet"):
+    if manifest["kind"] in ("Deployment", "StatefulSet", "DaemonSet"):
         if not _matches(spec["selector"], labels):
             yield "its selector does not match the labels of its pods"
         if template["spec"].get("restartPolicy", "Always") != "Always":
             yield "its pods must have the restartPolicy Always"
     elif template["spec"].get("restartPolicy") not in ("Never", "OnFailure"):
         yield "its pods must have the restartPolicy Never or OnFailure"
-    if one["kind"] == "StatefulSet":
+    if manifest["kind"] == "StatefulSet":
         governing = next((o for o in objects if _is(o, "Service", spec.get("serviceName", ""))), None)
         if governing is None or governing["spec"].get("clusterIP") != "None":
             yield f"its serviceName {spec.get('serviceName')} is no headless Service"
@@ -126,17 +126,17 @@ def _container(container: Manifest, offered: set[str]) -> Iterator[str]:
 def _resources(name: str, resources: Manifest) -> Iterator[str]:
     requests, limits = resources.get("requests", {}), resources.get("limits", {})
     for resource in {**requests, **limits}:
-        asked, most = _amount(requests.get(resource)), _amount(limits.get(resource))
-        if (resource in requests and asked is None) or (resource in limits and most is None):
+        request, most = _amount(requests.get(resource)), _amount(limits.get(resource))
+        if (resource in requests and request is None) or (resource in limits and most is None):
             yield f"container {name}: an amount of {resource} is no quantity"
-        elif asked is not None and most is not None and asked > most:
+        elif request is not None and most is not None and request > most:
             yield f"container {name} requests more {resource} than its limit"
         if "/" in resource and requests.get(resource, limits.get(resource)) != limits.get(resource):
             yield f"container {name}: the limit of {resource} must equal its request"
 
 
-def _service(one: Manifest, objects: list[Manifest]) -> Iterator[str]:
-    selector, ports = one["spec"].get("selector"), one["spec"].get("ports", [])
+def _service(manifest: Manifest, objects: list[Manifest]) -> Iterator[str]:
+    selector, ports = manifest["spec"].get("selector"), manifest["spec"].get("ports", [])
     yield from _twice("port", [port["name"] for port in ports if "name" in port])
     if len(ports) > 1 and any("name" not in port for port in ports):
         yield "of several ports each needs a name"
@@ -146,11 +146,11 @@ def _service(one: Manifest, objects: list[Manifest]) -> Iterator[str]:
     if not pods:
         yield "its selector chooses no pod"
     for port in ports:
-        wanted = port.get("targetPort", port["port"])
+        target = port.get("targetPort", port["port"])
         for pod in pods:
             opened = [p for container in pod["spec"]["containers"] for p in container.get("ports", [])]
-            if not any(wanted in (p["containerPort"], p.get("name")) for p in opened):
-                yield f"leads to the port {wanted}, which no container of its pods opens"
+            if not any(target in (p["containerPort"], p.get("name")) for p in opened):
+                yield f"leads to the port {target}, which no container of its pods opens"
 
 
 def _references(pod: Manifest, containers: list[Manifest]) -> Iterator[tuple[str, str]]:
@@ -173,14 +173,14 @@ def _references(pod: Manifest, containers: list[Manifest]) -> Iterator[tuple[str
                     yield kind, source[field]["name"]
 
 
-def _template(one: Manifest) -> Manifest:
-    template: Manifest = one["spec"].get("jobTargetRef", one["spec"])["template"]
+def _template(manifest: Manifest) -> Manifest:
+    template: Manifest = manifest["spec"].get("jobTargetRef", manifest["spec"])["template"]
     return template
 
 
 def _chosen(selector: Mapping[str, Any], objects: list[Manifest]) -> list[Manifest]:
     """Templates of the pods that a selector chooses."""
-    templates = [_template(one) for one in objects if one["kind"] in WORKLOADS]
+    templates = [_template(manifest) for manifest in objects if manifest["kind"] in WORKLOADS]
     return [t for t in templates if _matches(selector, t.get("metadata", {}).get("labels", {}))]
 
 
@@ -198,8 +198,8 @@ def _matches(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
     return True
 
 
-def _is(one: Manifest, kind: str, name: str) -> bool:
-    return bool(one["kind"] == kind and one["metadata"]["name"] == name)
+def _is(manifest: Manifest, kind: str, name: str) -> bool:
+    return bool(manifest["kind"] == kind and manifest["metadata"]["name"] == name)
 
 
 def _twice(what: str, names: list[str]) -> Iterator[str]:

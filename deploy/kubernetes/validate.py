@@ -26,7 +26,7 @@ def manifests() -> Iterator[tuple[Path, Manifest]]:
     """Every object with its file; kustomizations name files, and are compared with them in the tests."""
     for path in sorted(HERE.rglob("*.yaml")):
         if path.name != "kustomization.yaml":
-            yield from ((path, one) for one in yaml.safe_load_all(path.read_text()))
+            yield from ((path, manifest) for manifest in yaml.safe_load_all(path.read_text()))
 
 
 def as_kubernetes_sees(manifest: Manifest) -> list[Manifest]:
@@ -42,8 +42,8 @@ def error_in(manifest: Manifest, version: str, keda: Manifest) -> str | None:
     try:
         if manifest["apiVersion"].startswith("keda.sh/"):
             jsonschema.validate(manifest, keda)
-        for one in as_kubernetes_sees(manifest):
-            kubernetes_validate.validate(one, version, strict=True)
+        for document in as_kubernetes_sees(manifest):
+            kubernetes_validate.validate(document, version, strict=True)
     except (jsonschema.ValidationError, kubernetes_validate.ValidationError) as error:
         return f"{'.'.join(str(step) for step in error.path)}: {error.message}"
     except kubernetes_validate.SchemaNotFoundError:
@@ -57,11 +57,11 @@ def main() -> None:
     parser.add_argument("--version", default="1.30", help="of Kubernetes; default: 1.30")
     version = parser.parse_args().version
     keda = json.loads((HERE / "keda.schema.json").read_text())
-    checked = [(path, one, error_in(one, version, keda)) for path, one in manifests()]
-    for path, one, error in checked:
+    checked = [(path, manifest, error_in(manifest, version, keda)) for path, manifest in manifests()]
+    for path, manifest, error in checked:
         if error:
-            sys.stderr.write(f"{path.relative_to(HERE)}: {one['kind']} {one['metadata']['name']}: {error}\n")
-    broken = list(server_rules.broken((str(path.relative_to(HERE)), one) for path, one, _ in checked))
+            sys.stderr.write(f"{path.relative_to(HERE)}: {manifest['kind']} {manifest['metadata']['name']}: {error}\n")
+    broken = list(server_rules.broken((str(path.relative_to(HERE)), manifest) for path, manifest, _ in checked))
     for line in broken:
         sys.stderr.write(f"{line}\n")
     sys.exit(bool(broken) or any(error for _, _, error in checked) or not checked)

@@ -264,7 +264,7 @@ def gallery_section(data: Dataset, folder: Path) -> str:
     model_cards = cards(data.status, data.records)
     if not model_cards:
         return f'<h2>{TITLE}</h2><p class="missing">Empty: no claim of this run was confirmed.</p>'
-    text = json.dumps([card_json(one) for one in model_cards], indent=2, ensure_ascii=False)
+    text = json.dumps([card_json(card) for card in model_cards], indent=2, ensure_ascii=False)
     (folder / "gallery.json").write_text(text, encoding="utf-8")
     body = "".join(map(_card, model_cards))
     return f'<h2>{TITLE}</h2>{body}<p class="soft"><a href="gallery.json">json</a></p>'

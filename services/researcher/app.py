@@ -75,8 +75,8 @@ def seat_costs(records: Iterable[pb.Candidate]) -> Mapping[bool, float]:
     """
     seats: dict[bool, list[pb.Candidate]] = {True: [], False: []}
     for record in records:
-        asked = record.proposal.moves or any(call.role == Role.PROPOSE for call in record.calls)
-        if asked and record.kind == pb.KIND_PROPOSAL and record.state in (pb.STATE_ARCHIVED, pb.STATE_REJECTED):
+        proposed = record.proposal.moves or any(call.role == Role.PROPOSE for call in record.calls)
+        if proposed and record.kind == pb.KIND_PROPOSAL and record.state in (pb.STATE_ARCHIVED, pb.STATE_REJECTED):
             seats[bool(record.proposal.moves)].append(record)
     if not all(seats.values()):
         return EQUAL_COSTS

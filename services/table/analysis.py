@@ -98,8 +98,8 @@ def agreements(table: Table) -> list[Agreement]:
         low, high = _spearman_interval(early, final)
         best = sorted(range(len(final)), key=final.__getitem__)[:10]
         half = set(sorted(range(len(early)), key=early.__getitem__)[: math.ceil(len(early) / 2)])
-        kept = sum(index in half for index in best)
-        results.append(Agreement(fidelity, len(pairs), spearman(early, final).rho, low, high, kept))
+        in_half = sum(index in half for index in best)
+        results.append(Agreement(fidelity, len(pairs), spearman(early, final).rho, low, high, in_half))
     return results
 
 

@@ -51,8 +51,8 @@ def _seed(seed: int, loss: float, right: int, noise: float) -> pb.SeedResult:
 
 def dossier(record: pb.Candidate, **changes: Any) -> Dossier:
     """With nothing but the record, unless told otherwise."""
-    given: dict[str, Any] = {"root": None, "parent": None, "grandparent": None, "siblings": (), "hits": ()}
-    return Dossier(record=record, settings=events_pb2.RunSettings(mind="offline"), **{**given, **changes})
+    defaults: dict[str, Any] = {"root": None, "parent": None, "grandparent": None, "siblings": (), "hits": ()}
+    return Dossier(record=record, settings=events_pb2.RunSettings(mind="offline"), **{**defaults, **changes})
 
 
 ROOT = candidate("delta_net", 1, losses=(1.50,))

@@ -19,9 +19,9 @@ def about(loss: float, budget: int | None = 3) -> Dossier:
     settings = events_pb2.RunSettings(mind="offline")
     settings.policies.CopyFrom(events_pb2.Policies(ablations=budget))
     record = candidate("Child", 3, losses=(loss,), parent="c000002", components=PARTS)
-    found = dossier(record, root=ROOT, parent=PARENT)
-    found.settings.CopyFrom(settings)
-    return found
+    result = dossier(record, root=ROOT, parent=PARENT)
+    result.settings.CopyFrom(settings)
+    return result
 
 
 def test_new_parts_of_what_is_better_are_asked_about() -> None:
@@ -44,5 +44,5 @@ async def test_the_same_delivery_asks_once(bus: Bus) -> None:
     once = ablations_wanted(Job(Cause.published(event), 1, 1, bus, "analyst"), record, ["output-gate"], "analyst")
     again = ablations_wanted(Job(Cause.published(event), 2, 1, bus, "analyst"), record, ["output-gate"], "analyst")
 
-    assert [one.id for one in once] == [one.id for one in again] == ["r1.c000003.wanted.output-gate.1"]
+    assert [request.id for request in once] == [request.id for request in again] == ["r1.c000003.wanted.output-gate.1"]
     assert not once[0].ablation_wanted.by_hand

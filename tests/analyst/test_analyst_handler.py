@@ -25,7 +25,7 @@ from services.llm.openai_embedder import OpenAIEmbedder, RunEmbedder, endpoint_e
 from services.llm.scripted import Script, ScriptedEndpoint
 from services.store.service import Context
 from tests.analyst.analyst_records import CHILD, Archive, ended
-from tests.archive_server import asked
+from tests.archive_server import archive_client
 
 
 @asynccontextmanager
@@ -33,7 +33,7 @@ async def handler(
     archive: Archive, folder: Path, bus: Bus | None = None, endpoint: OpenAIEmbedder | None = None
 ) -> AsyncIterator[AnalystHandler]:
     """The handler as the service wires it, for runs that think offline; with an endpoint its calls need a bus."""
-    async with asked(archive) as stub:
+    async with archive_client(archive) as stub:
         embed: Callable[[str, str, Job], Awaitable[Vector | None]] = _nothing
         if bus is not None:
             embed = RunEmbedder(endpoint, Minds("analyst", bus, stub, folder.as_uri())).vector
@@ -89,11 +89,11 @@ async def test_what_the_literature_is_asked_by_an_endpoint_is_paid_by_the_run(bu
         async with handler(archive, tmp_path, bus, endpoint) as analysing:
             (event,) = await analysing.handle(judged(bus, archive))
         await endpoint.close()
-        told = [events_pb2.Event.FromString(message.body) async for message in bus.read_log()]
+        events = [events_pb2.Event.FromString(message.body) async for message in bus.read_log()]
 
-    (call,) = [one.mind_answered.call for one in told]
+    (call,) = [answered.mind_answered.call for answered in events]
     assert (call.role, call.model) == ("embed", "small")
-    assert [one.tokens for one in archive.settled] == [call.prompt_tokens]
+    assert [settlement.tokens for settlement in archive.settled] == [call.prompt_tokens]
     assert len(event.candidate_analysed.analysis.cognition) == 3
 
 

@@ -26,7 +26,7 @@ def knowing(judged: bool = True) -> Archive:
     return Archive(settings, child, candidate("gated_delta_net", 5, losses=(1.375,)))
 
 
-async def told(archive: Archive, environment: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
+async def run_command(archive: Archive, environment: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
     """The exit status of the command, run as a process would."""
     async with served(archive) as address:
         environment.setenv("ASI_ARCHIVE_ADDRESS", address)
@@ -38,7 +38,7 @@ async def test_the_prompt_holds_the_relatives_and_what_was_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """What the model sees is what a person is shown."""
-    assert await told(knowing(), monkeypatch, tmp_path, "analyse", "--candidate", CHILD.id, "--json") == 0
+    assert await run_command(knowing(), monkeypatch, tmp_path, "analyse", "--candidate", CHILD.id, "--json") == 0
 
     out = capsys.readouterr().out
     shown = json.loads(out[out.index("{\n") :])  # the library logs where a test captures
@@ -51,5 +51,5 @@ async def test_what_is_not_judged_cannot_be_analysed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """One sentence, and the exit status of a no."""
-    assert await told(knowing(judged=False), monkeypatch, tmp_path, "analyse", "--candidate", CHILD.id) == 1
+    assert await run_command(knowing(judged=False), monkeypatch, tmp_path, "analyse", "--candidate", CHILD.id) == 1
     assert "is not judged" in capsys.readouterr().err

@@ -58,7 +58,7 @@ def test_numbers_of_the_program_pass() -> None:
 @given(st.lists(st.floats(0.1, 1e4), min_size=1, max_size=8), st.integers(1, 4))
 def test_any_text_made_of_the_record_passes(numbers: list[float], digits: int) -> None:
     """However many digits are shown."""
-    assert invented(" and ".join(f"{one:.{digits}f}" for one in numbers), Citable((tuple(numbers),))) == []
+    assert invented(" and ".join(f"{number:.{digits}f}" for number in numbers), Citable((tuple(numbers),))) == []
 
 
 @given(st.integers(10_000, 99_999), st.integers(0, 4), st.integers(1, 9))
@@ -76,10 +76,10 @@ def test_what_is_held_of_a_family() -> None:
     child = type(CHILD)()
     child.CopyFrom(CHILD)
     child.training.seeds[0].curve.add(step=1, tokens=10, loss=7.7777)
-    held = citable_of(dossier(child, root=ROOT, parent=PARENT))
+    citable = citable_of(dossier(child, root=ROOT, parent=PARENT))
 
-    assert invented("1.4000 against 1.4500 and 1.5000: lower by 0.0500, or 3.4%.", held) == []
-    assert invented("It began at 7.7777.", held) == ["7.7777"]
+    assert invented("1.4000 against 1.4500 and 1.5000: lower by 0.0500, or 3.4%.", citable) == []
+    assert invented("It began at 7.7777.", citable) == ["7.7777"]
 
 
 def test_what_a_loss_fell_by_between_shown_points_is_held() -> None:
@@ -88,10 +88,10 @@ def test_what_a_loss_fell_by_between_shown_points_is_held() -> None:
     child.CopyFrom(CHILD)
     for place, loss in enumerate((3.1, 2.646, 2.52, 2.322), 1):
         child.training.seeds[0].curve.add(step=49 * place, train_loss=loss)
-    held = citable_of(dossier(child, root=ROOT, parent=PARENT))
+    citable = citable_of(dossier(child, root=ROOT, parent=PARENT))
 
-    assert invented("A drop of 0.778, of which 0.198 came last.", held) == []
-    assert invented("A drop of 0.777.", held) == ["0.777"]
+    assert invented("A drop of 0.778, of which 0.198 came last.", citable) == []
+    assert invented("A drop of 0.777.", citable) == ["0.777"]
 
 
 def test_curves_and_parts_of_the_loss_are_compared_with_a_relative() -> None:

@@ -39,8 +39,8 @@ def test_statistics_come_from_standard_input(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The console gives what the archive holds."""
-    given = '[{"entries": ["a#x"], "gain": 0.25}, {"entries": ["a#x", "b#y"], "gain": null}]'
-    monkeypatch.setattr(sys, "stdin", io.StringIO(given))
+    results = '[{"entries": ["a#x"], "gain": 0.25}, {"entries": ["a#x", "b#y"], "gain": null}]'
+    monkeypatch.setattr(sys, "stdin", io.StringIO(results))
     status = run(["stats", "--json"])
     rows = json.loads(capsys.readouterr().out)
 
@@ -51,17 +51,17 @@ def test_statistics_come_from_standard_input(
     ]
 
 
-@pytest.mark.parametrize("given", ["nonsense", '[{"entries": ["a#x"]}]', '[{"entries": 3, "gain": 1}]'])
+@pytest.mark.parametrize("text", ["nonsense", '[{"entries": ["a#x"]}]', '[{"entries": 3, "gain": 1}]'])
 def test_bad_input_is_one_sentence(
-    given: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It says what is wrong where, and is never a traceback."""
-    monkeypatch.setattr(sys, "stdin", io.StringIO(given))
-    status, told = run(["stats"]), capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+    status, error = run(["stats"]), capsys.readouterr().err
 
     assert status == 2
-    assert told.startswith("asi-arch: standard input")
-    assert told.count("\n") == 1
+    assert error.startswith("asi-arch: standard input")
+    assert error.count("\n") == 1
 
 
 def test_ingesting_without_a_model_says_what_to_set(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,8 +53,10 @@ async def test_three_entries_best_first_unless_told_otherwise(stub: cognition_pb
     assert len(more.entries) == 50
     assert list(more.entries[:3]) == list(reply.entries)
     assert reply.embedder.startswith("corpus-")
-    assert all(one.title and one.arxiv and one.design_insight and one.guidance for one in reply.entries)
-    assert [one.similarity for one in more.entries] == sorted((one.similarity for one in more.entries), reverse=True)
+    assert all(entry.title and entry.arxiv and entry.design_insight and entry.guidance for entry in reply.entries)
+    assert [entry.similarity for entry in more.entries] == sorted(
+        (entry.similarity for entry in more.entries), reverse=True
+    )
 
 
 async def test_the_settings_threshold_holds_unless_told_otherwise(stub: cognition_pb2_grpc.CognitionAsyncStub) -> None:
@@ -62,7 +64,7 @@ async def test_the_settings_threshold_holds_unless_told_otherwise(stub: cognitio
     reply = await stub.Search(pb.SearchRequest(query=QUERY, count=50), timeout=30)
 
     assert reply.entries
-    assert all(one.similarity >= 0.2 for one in reply.entries)
+    assert all(entry.similarity >= 0.2 for entry in reply.entries)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ async def test_entries_added_while_it_runs_are_found(
     add(tmp_path / "mine.toml", folder)
     after = await stub.Search(request, timeout=30)
 
-    assert "2402.00001" not in {one.arxiv for one in before.entries}
+    assert "2402.00001" not in {entry.arxiv for entry in before.entries}
     assert after.entries[0].id == "2402.00001#first-idea"
     assert after.embedder != before.embedder
 

@@ -48,7 +48,7 @@ async def test_an_analysis_of_the_record_is_taken() -> None:
 
     assert analysis.results == results
     assert list(analysis.components) == ["short-convolution", "delta-rule", "warp-drive"]
-    assert [(one.origin, one.source) for one in analysis.ideas] == [("cognition", "2406.06484#x")]
+    assert [(idea.origin, idea.source) for idea in analysis.ideas] == [("cognition", "2406.06484#x")]
     assert analysis.analyst == "openai:scripted-model, analyse-8"
     assert len(endpoint.received) == 1
 

@@ -33,11 +33,11 @@ async def test_root_parent_and_sibling_are_compared_with_their_errors() -> None:
 
 async def test_every_number_occurs_in_the_record() -> None:
     """The offline twin obeys the check that a language model must pass."""
-    given = dossier(CHILD, **FAMILY)
-    analysis = await OfflineAnalyst().analyse(given)
+    facts = dossier(CHILD, **FAMILY)
+    analysis = await OfflineAnalyst().analyse(facts)
 
     texts = (analysis.design_evaluation, analysis.results, analysis.expectation, analysis.synthesis)
-    assert invented(" ".join(texts), citable_of(given)) == []
+    assert invented(" ".join(texts), citable_of(facts)) == []
 
 
 async def test_nothing_is_called_better_within_its_error() -> None:
@@ -61,8 +61,8 @@ async def test_a_worse_candidate_is_advised_against() -> None:
 
 def test_scatter_over_seeds_counts() -> None:
     """Blocks alone are far too sure: another seed may turn the sign."""
-    one, other = candidate("A", 5, losses=(1.40, 1.52)), candidate("B", 6, losses=(1.50, 1.50))
-    difference = loss_difference(one, other)
+    first, other = candidate("A", 5, losses=(1.40, 1.52)), candidate("B", 6, losses=(1.50, 1.50))
+    difference = loss_difference(first, other)
 
     assert difference is not None
     assert difference.gain == pytest.approx(0.04)
@@ -80,10 +80,10 @@ def test_scatter_over_items_counts() -> None:
 
 def test_without_a_common_seed_the_errors_of_both_are_added() -> None:
     """Runs trained apart can still be compared, less sharply."""
-    one, other = candidate("A", 5, losses=(1.40,)), candidate("B", 6, losses=(1.50,))
-    one.training.seeds[0].seed = 99
-    one.training.seeds[0].loss_stderr = other.training.seeds[0].loss_stderr = 0.03
-    difference = loss_difference(one, other)
+    first, other = candidate("A", 5, losses=(1.40,)), candidate("B", 6, losses=(1.50,))
+    first.training.seeds[0].seed = 99
+    first.training.seeds[0].loss_stderr = other.training.seeds[0].loss_stderr = 0.03
+    difference = loss_difference(first, other)
 
     assert difference is not None
     assert difference.stderr == pytest.approx(0.03 * 2**0.5)
@@ -111,8 +111,8 @@ async def test_an_absent_fitness_is_told_with_its_reason() -> None:
 
 async def test_it_is_cheap() -> None:
     """Analyses must not hold up a run: a few milliseconds each, here with much room for a busy machine."""
-    given = dossier(CHILD, **FAMILY)
+    facts = dossier(CHILD, **FAMILY)
     started = time.process_time()
-    await OfflineAnalyst().analyse(given)
+    await OfflineAnalyst().analyse(facts)
 
     assert time.process_time() - started < 0.1

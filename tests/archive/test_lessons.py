@@ -9,7 +9,7 @@ from google.protobuf.json_format import ParseDict
 from services.archive.lessons import Quotation, lessons_of, lessons_text, quotations
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
-from tests.archive_server import KnownArchive, asked
+from tests.archive_server import KnownArchive, archive_client
 
 FLAGSHIP = Path("examples/flagship")
 
@@ -51,10 +51,10 @@ def test_a_refuted_lesson_is_dropped() -> None:
     ]
     assert "50% sure; for it c2; against it c3" in lessons_text(lessons_of(records).lessons)
 
-    found = lessons_of([*records, candidate(4, 1.7, "delta-rule", "gate", parent=1)])
+    result = lessons_of([*records, candidate(4, 1.7, "delta-rule", "gate", parent=1)])
 
-    assert not found.lessons
-    assert [one.component for one in found.refuted] == ["gate"]
+    assert not result.lessons
+    assert [lesson.component for lesson in result.refuted] == ["gate"]
 
 
 def test_a_difference_within_its_error_is_neutral() -> None:
@@ -105,11 +105,13 @@ first tokens. Nothing else.
 
 def test_sentences_of_a_prompt_are_found_in_the_analyses_that_wrote_them() -> None:
     """Across line breaks, and as far as a cut one goes; what is too short to be anybody's is left out."""
-    one, two = candidate(1, 1.5), candidate(2, 1.4)
-    one.analysis.explanation = "The gate opens too late for the first tokens. Nothing else."
-    two.analysis.synthesis = "Keep the gate that opens early and look for a cheaper one. Drop the window and its keys."
+    first, second = candidate(1, 1.5), candidate(2, 1.4)
+    first.analysis.explanation = "The gate opens too late for the first tokens. Nothing else."
+    second.analysis.synthesis = (
+        "Keep the gate that opens early and look for a cheaper one. Drop the window and its keys."
+    )
 
-    assert quotations(PROMPT, [one, two, candidate(3, 1.3)]) == [
+    assert quotations(PROMPT, [first, second, candidate(3, 1.3)]) == [
         Quotation("Parent: Net1", "c1", "explanation", "The gate opens too late for the first tokens."),
         Quotation("Everything that was tried", "c2", "synthesis", "Keep the gate that opens early and look for…"),
     ]
@@ -138,12 +140,12 @@ async def test_the_store_answers_with_the_lessons_of_all_candidates() -> None:
     for record in records:
         record.state = pb.STATE_ARCHIVED
     archive = KnownArchive(*records)
-    async with asked(archive) as stub:
+    async with archive_client(archive) as stub:
         first = await stub.GetLessons(archive_pb2.LessonsRequest(run="r1", most=3))
         archive.put(*(worse(number) for number in (3, 4)))
         second = await stub.GetLessons(archive_pb2.LessonsRequest(run="r1"))
 
-    assert [one.component for one in first.lessons] == ["gate"]
+    assert [lesson.component for lesson in first.lessons] == ["gate"]
     assert not second.lessons
     assert list(second.refuted[0].contradicted_by) == ["c3", "c4"]
 
@@ -166,12 +168,14 @@ def test_every_lesson_in_a_prompt_of_the_flagship_is_some_analysis_own_sentence(
                 )
     exchanges = [json.loads(line) for line in (FLAGSHIP / "exchanges.jsonl").read_text("utf-8").splitlines()]
     (prompt,) = [
-        one["request"]["messages"][1]["content"] for one in exchanges if '"name": "LocalFirstDeltaNet"' in one["answer"]
+        exchange["request"]["messages"][1]["content"]
+        for exchange in exchanges
+        if '"name": "LocalFirstDeltaNet"' in exchange["answer"]
     ]
 
-    found = quotations(prompt, [pb.Candidate(id=name, analysis=one) for name, one in analyses.items()])
+    quoted = quotations(prompt, [pb.Candidate(id=name, analysis=analysis) for name, analysis in analyses.items()])
 
     section = prompt.partition("# What the analyses of this run learnt")[2].partition("\n# ")[0]
-    told = [line.rpartition("(from ")[2][:7] for line in section.splitlines() if line.startswith("- ")]
-    assert [one.source for one in found if one.section.startswith("What the analyses")] == told
-    assert {one.part for one in found} >= {"lesson", "synthesis", "explanation", "results"}
+    sources = [line.rpartition("(from ")[2][:7] for line in section.splitlines() if line.startswith("- ")]
+    assert [quotation.source for quotation in quoted if quotation.section.startswith("What the analyses")] == sources
+    assert {quotation.part for quotation in quoted} >= {"lesson", "synthesis", "explanation", "results"}

@@ -53,20 +53,21 @@ def _run_schedule(schedule: Schedule, database: Mongod | None, name: str, argume
         url = f"{database.url}/{name}?replicaSet=rs0" if database else f"sqlite:///{folder}/archive.db"
         limit = max(MAX_SECONDS, arguments.candidates)
         try:
-            found = asyncio.run(
+            violations = asyncio.run(
                 run_schedule(schedule, Path(folder), url, arguments.candidates, limit, arguments.brokers, database)
             )
         except Exception as error:  # noqa: BLE001 - the other schedules are to be tried all the same
-            found = [f"it did not end: {type(error).__name__}: {error}"]
+            violations = [f"it did not end: {type(error).__name__}: {error}"]
         kind = "mongo" if database else "sqlite"
         print(
-            f"{'BROKEN' if found else 'held':<7}{kind:<7}{time.monotonic() - begun:5.0f} s  {schedule.name}", flush=True
+            f"{'BROKEN' if violations else 'held':<7}{kind:<7}{time.monotonic() - begun:5.0f} s  {schedule.name}",
+            flush=True,
         )
-        for line in found:
+        for line in violations:
             print(f"         {line}", flush=True)
-        if found and arguments.keep:
+        if violations and arguments.keep:
             shutil.copytree(folder, arguments.keep / f"{kind}-{schedule.name.replace(' ', '-')}", dirs_exist_ok=True)
-    return bool(found)
+    return bool(violations)
 
 
 @contextlib.contextmanager

@@ -95,7 +95,7 @@ class Cluster:
         try:
             url = f"http://127.0.0.1:{self._monitors[number]}/jsz?streams=true"
             with urllib.request.urlopen(url, timeout=2) as answer:
-                found: dict[str, Any] = json.load(answer)
-                return found
+                content: dict[str, Any] = json.load(answer)
+                return content
         except (URLError, OSError, ValueError):
             return {}

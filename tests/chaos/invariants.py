@@ -62,7 +62,9 @@ def _one_outcome_each(evidence: Evidence) -> Iterator[str]:
 
 
 def _only_the_guilty_rejected(evidence: Evidence) -> Iterator[str]:
-    rejected = {one.id: one.rejection for one in evidence.candidates if one.state == candidate_pb2.STATE_REJECTED}
+    rejected = {
+        record.id: record.rejection for record in evidence.candidates if record.state == candidate_pb2.STATE_REJECTED
+    }
     for candidate in sorted(rejected.keys() - evidence.guilty):
         yield f"healthy {candidate} was rejected: {rejected[candidate].stage}: {rejected[candidate].reason}"
     for candidate in sorted(evidence.guilty - rejected.keys()):

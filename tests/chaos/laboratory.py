@@ -108,8 +108,8 @@ class Laboratory:
             "CHAOS_POISON": ",".join(self.schedule.poison),
             **{f"ASI_{name.upper()}_ADDRESS": address for name, address in ports.items()},
         }
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        kept["PYTHONPATH"] = str(Path(__file__).parents[2])
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        inherited["PYTHONPATH"] = str(Path(__file__).parents[2])
         listens = {"store": "archive", "judge": "judge", "analyst": "cognition", "engineer-0": "checker"}
         for name in ("store", "judge", "analyst", "researcher", "engineer-0", "engineer-1"):
             kind = name.partition("-")[0]
@@ -120,7 +120,7 @@ class Laboratory:
             if kind == "store":
                 own["ASI_ARCHIVE_URL"] = self.archive_url
             command = [sys.executable, "-m", *module]
-            self.parts[name] = Part(name, command, {**kept, **shared, **own}, self.folder / f"{name}.log")
+            self.parts[name] = Part(name, command, {**inherited, **shared, **own}, self.folder / f"{name}.log")
         self.settings = ServiceSettings(
             nats_url=self.broker.url, data_dir=self.folder, create_streams=True, archive_address=ports["archive"],
             silence_seconds=SILENCE_SECONDS,
@@ -273,20 +273,20 @@ async def run_schedule(
             part.signal(signal.SIGCONT)
             part.signal(signal.SIGKILL)
         laboratory.broker.stop()
-    found = broken(evidence)
+    violations = broken(evidence)
     if schedule.stops and not any("the event log is damaged" in line for line in laboratory.messages):
-        found.append("the damaged log was not named")
-    found += _damaged_copies(folder)
-    return [*found, *(line for line in laboratory.messages if "did not drain" in line)]
+        violations.append("the damaged log was not named")
+    violations += _damaged_copies(folder)
+    return [*violations, *(line for line in laboratory.messages if "did not drain" in line)]
 
 
 def _damaged_copies(folder: Path) -> list[str]:
     """Errors of a cluster's servers about unreadable copies, which the other servers may mask."""
-    found = []
+    damaged = []
     for log in sorted(folder.glob("nats/n*/log")):
         damage = [line for line in log.read_text(errors="replace").splitlines() if "Critical write error" in line]
-        found += [f"{log.parent.name}: {line}" for line in damage[:1]]
-    return found
+        damaged += [f"{log.parent.name}: {line}" for line in damage[:1]]
+    return damaged
 
 
 async def _evidence(laboratory: Laboratory, status: archive_pb2.RunStatus) -> Evidence:

@@ -56,12 +56,12 @@ class Schedule:
     def taken(self) -> int:
         """The most trainings that the faults take from engineers, who have three in hand each."""
         engineers = {"engineer-0": 1, "engineer-1": 1, "engineers": 2, "all": 2}
-        return 3 * sum(engineers.get(one.target, 0) for one in self.faults if one.kind in ("kill", "freeze"))
+        return 3 * sum(engineers.get(fault.target, 0) for fault in self.faults if fault.kind in ("kill", "freeze"))
 
     @property
     def guilty(self) -> frozenset[str]:
         """The candidates that must be rejected."""
-        return frozenset(one.partition(":")[2] for one in self.poison)
+        return frozenset(entry.partition(":")[2] for entry in self.poison)
 
 
 KILLS = Schedule(

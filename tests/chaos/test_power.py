@@ -65,7 +65,7 @@ async def test_acknowledged_events_outlive_a_loss_of_power(
         settings = ServiceSettings(nats_url=f"nats://127.0.0.1:{port}")
         async with asyncio.timeout(MAX_SECONDS), Bus(settings, "tests") as bus:
             await bus.set_up()
-            acknowledged = [await bus.publish_body(one.subject, "", one.body) for one in finished.log[:40]]
+            acknowledged = [await bus.publish_body(message.subject, "", message.body) for message in finished.log[:40]]
             os.killpg(server.pid, signal.SIGKILL)
     await asyncio.to_thread(after_power_loss, trace, folder, tmp_path / "after")
     broker = Broker(tmp_path / "after")
@@ -73,11 +73,11 @@ async def test_acknowledged_events_outlive_a_loss_of_power(
     try:
         async with asyncio.timeout(MAX_SECONDS), Bus(ServiceSettings(nats_url=broker.url), "tests") as bus:
             await bus.set_up()
-            kept = [message.sequence async for message in bus.read_log()]
+            remaining = [message.sequence async for message in bus.read_log()]
     finally:
         broker.stop()
 
-    assert (kept == acknowledged) is keeps_all
+    assert (remaining == acknowledged) is keeps_all
 
 
 async def test_applied_events_outlive_a_loss_of_power(tmp_path: Path, finished: Simulation) -> None:
@@ -85,7 +85,9 @@ async def test_applied_events_outlive_a_loss_of_power(tmp_path: Path, finished: 
     folder, log = tmp_path / "before", tmp_path / "log.json"
     folder.mkdir()
     log.write_text(
-        json.dumps([(one.sequence, one.subject, base64.b64encode(one.body).decode()) for one in finished.log])
+        json.dumps(
+            [(message.sequence, message.subject, base64.b64encode(message.body).decode()) for message in finished.log]
+        )
     )
     command = [sys.executable, str(CRASH_CHILD), f"sqlite:///{folder}/archive.db", str(log)]
     with _started(watched(command, tmp_path / "trace")) as child:

@@ -38,9 +38,9 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         """Keep the spans."""
         del context
         for group in request.resource_spans:
-            names = {one.key: one.value.string_value for one in group.resource.attributes}
-            for span in (one for scope in group.scope_spans for one in scope.spans):
-                about = {one.key: one.value.string_value for one in span.attributes}
+            names = {attribute.key: attribute.value.string_value for attribute in group.resource.attributes}
+            for span in (exported for scope in group.scope_spans for exported in scope.spans):
+                about = {attribute.key: attribute.value.string_value for attribute in span.attributes}
                 ids = (span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex())
                 self.spans.append(
                     Span(names["service.name"], span.name, *ids, about.get("asi.candidate", ""), span.status.message)

@@ -42,15 +42,15 @@ def test_what_fits_is_not_touched() -> None:
 def test_evidence_is_cut_wherever_it_stands_and_programs_are_not() -> None:
     """Lists in a rejection's evidence, errors of revisions; a program in part would be another program."""
     refused = Rejected("propose", "no", {"refused": ["x" * 5000] * 100, "log": {"tail": "y" * 400_000}})
-    told = rejection(Cause(events_pb2.Event(id="a", run="r1", candidate="c000001"), b""), refused, "researcher", 1)
-    fit(told, MAX_EVENT_BYTES)
+    event = rejection(Cause(events_pb2.Event(id="a", run="r1", candidate="c000001"), b""), refused, "researcher", 1)
+    fit(event, MAX_EVENT_BYTES)
     program = "x = 1\n" * 20_000
     trained = follow(STARTED, "trained", "engineer", 1, "c000001")
     trained.candidate_trained.training.program = program
     trained.candidate_trained.training.revisions.extend([pb.Revision(error="e" * 200_000)] * 3)
     fit(trained, MAX_EVENT_BYTES)
 
-    assert len(body_of(told)) <= MAX_EVENT_BYTES
+    assert len(body_of(event)) <= MAX_EVENT_BYTES
     assert len(body_of(trained)) <= MAX_EVENT_BYTES
     assert trained.candidate_trained.training.program == program
 

@@ -84,12 +84,12 @@ def test_spans_below_a_carrier_share_its_trace_and_write_their_own_into_what_is_
     assert carrier["traceparent"].split("-")[1] == "1" * 32
     assert carrier["traceparent"].split("-")[2] != "2" * 16
     assert begun["traceparent"].split("-")[1] == again["traceparent"].split("-")[1]
-    assert [one.name for one in collector.spans if not one.parent] == [
+    assert [span.name for span in collector.spans if not span.parent] == [
         "researcher handles candidate.requested",
         "again",
     ]
-    assert [one.name for one in collector.spans if one.failed == "the store is away"] == ["again"]
-    assert {one.candidate for one in collector.spans} == {"c000001"}
+    assert [span.name for span in collector.spans if span.failed == "the store is away"] == ["again"]
+    assert {span.candidate for span in collector.spans} == {"c000001"}
 
 
 def test_a_collector_that_is_away_does_not_hold_up_the_end_of_a_service() -> None:

@@ -148,9 +148,9 @@ async def test_a_grpc_client_without_a_certificate_of_the_authority_is_refused(
 
 def test_half_of_a_key_pair_is_refused_with_a_sentence() -> None:
     """An authority without a certificate would leave the server open or fail at the first call."""
-    for given, named in (({"ASI_GRPC_CA": "ca.crt"}, "ASI_GRPC_CERT"), ({"ASI_NATS_CERT": "a"}, "ASI_NATS_KEY")):
+    for environment, named in (({"ASI_GRPC_CA": "ca.crt"}, "ASI_GRPC_CERT"), ({"ASI_NATS_CERT": "a"}, "ASI_NATS_KEY")):
         with pytest.raises(SettingsError, match=named):
-            load(ServiceSettings, "judge", given)
+            load(ServiceSettings, "judge", environment)
 
 
 @pytest.fixture

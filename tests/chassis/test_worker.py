@@ -54,12 +54,12 @@ async def is_empty(bus: Bus, durable: str) -> bool:
 
 async def facts_as_logged(bus: Bus) -> list[Logged]:
     """The whole log as it lies there."""
-    return [one async for one in bus.read_log()]
+    return [message async for message in bus.read_log()]
 
 
 async def facts(bus: Bus) -> list[pb.Event]:
     """The whole log."""
-    return [pb.Event.FromString(one.body) async for one in bus.read_log()]
+    return [pb.Event.FromString(message.body) async for message in bus.read_log()]
 
 
 def counted(counter: str, **labels: str) -> float:
@@ -99,16 +99,16 @@ async def test_a_service_that_forges_a_verdict_gets_a_dead_letter_that_says_so(g
         return [event]
 
     async def buried() -> bool:
-        return any(one.HasField("dead") for one in await facts(admin))
+        return any(event.HasField("dead") for event in await facts(admin))
 
     async with Bus(guarded.settings("engineer"), "engineer") as bus:
         await work(bus, forge, buried)
 
-    (dead,) = [one.dead for one in await facts(admin) if one.HasField("dead")]
+    (dead,) = [event.dead for event in await facts(admin) if event.HasField("dead")]
     assert "Denied" in dead.reason
     assert "candidate.judged" in dead.reason
     assert dead.deliveries == 1
-    assert not [one for one in await facts(admin) if one.HasField("candidate_judged")]
+    assert not [event for event in await facts(admin) if event.HasField("candidate_judged")]
     assert counted("asi_dead_letters_total", durable=DURABLE) == before + 1
     assert counted("asi_denied_total", operation="publish") == denied + 1
 
@@ -133,10 +133,10 @@ async def test_a_fact_under_another_s_subject_is_refused_by_whoever_reads_it(gua
         await until(partial(is_empty, admin, "dead-letters"))
         await worker.drain(5)
         await running
-    read_back = [read(one) for one in await facts_as_logged(admin)]
+    read_back = [read(message) for message in await facts_as_logged(admin)]
 
     assert not handled
-    assert [one.readable for one in read_back] == [True, False]
+    assert [event.readable for event in read_back] == [True, False]
     assert not read_back[1].log.accepted
 
 
@@ -162,7 +162,7 @@ async def test_redeliveries_facts_and_gpu_seconds_are_counted(guarded: NatsServe
         return [event]
 
     async def trained() -> bool:
-        return any(one.HasField("candidate_trained") for one in await facts(admin))
+        return any(event.HasField("candidate_trained") for event in await facts(admin))
 
     async with Bus(guarded.settings("engineer"), "engineer") as bus:
         await work(bus, train, trained)
@@ -182,13 +182,13 @@ async def test_a_message_that_was_given_up_without_a_word_is_told_by_the_store(g
         (delivery,) = await (await engineer.consumer(DURABLE)).fetch(1)
         await delivery.terminate()
 
-    async def kept() -> bool:
-        return any(one.HasField("dead") for one in await facts(admin))
+    async def is_recorded() -> bool:
+        return any(event.HasField("dead") for event in await facts(admin))
 
     async with keeping(guarded):
-        await until(kept)
+        await until(is_recorded)
 
-    (dead,) = [one for one in await facts(admin) if one.HasField("dead")]
+    (dead,) = [event for event in await facts(admin) if event.HasField("dead")]
     assert (dead.candidate, dead.dead.consumer) == ("c000001", DURABLE)
 
 
@@ -209,15 +209,15 @@ async def test_facts_of_a_later_version_and_garbage_do_not_stop_a_consumer(guard
         await until(partial(is_empty, admin, "dead-letters"))
 
     assert handled == ["r1.c000001.proposed.1"]
-    assert not [one for one in await facts_as_logged(admin) if one.subject.endswith(".dead")]
+    assert not [message for message in await facts_as_logged(admin) if message.subject.endswith(".dead")]
 
 
 async def test_outages_never_use_a_message_up(guarded: NatsServer, admin: Bus) -> None:
     """The delivery count is no count of failures."""
-    seen: list[int] = []
+    attempts: list[int] = []
 
     async def handle(job: Job) -> Sequence[pb.Event]:
-        seen.append(job.attempt)
+        attempts.append(job.attempt)
         if job.attempt < 15:
             raise Transient("the store is away", 0)
         return []
@@ -225,8 +225,8 @@ async def test_outages_never_use_a_message_up(guarded: NatsServer, admin: Bus) -
     async with Bus(guarded.settings("engineer"), "engineer") as bus:
         await work(bus, handle, partial(is_empty, admin, DURABLE))
 
-    assert seen == list(range(1, 16))
-    assert not [one for one in await facts(admin) if one.HasField("dead")]
+    assert attempts == list(range(1, 16))
+    assert not [event for event in await facts(admin) if event.HasField("dead")]
 
 
 CHILD = """
@@ -263,19 +263,19 @@ async def test_a_message_that_kills_its_process_becomes_a_dead_letter_and_spares
             trained.candidate_trained.stage = "tiny"
             await bus.publish(trained)
         async with asyncio.timeout(120):
-            while not any(one.HasField("dead") for one in await facts(bus)):
+            while not any(event.HasField("dead") for event in await facts(bus)):
                 child = await asyncio.create_subprocess_exec(
                     sys.executable, "-c", CHILD, broker.url, "c000003", stdout=asyncio.subprocess.PIPE
                 )
                 ending = asyncio.create_task(child.communicate())
-                while not ending.done() and not any(one.HasField("dead") for one in await facts(bus)):  # noqa: ASYNC110
+                while not ending.done() and not any(event.HasField("dead") for event in await facts(bus)):  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
                 if not ending.done():
                     child.terminate()
                 out, _ = await ending
                 handled += re.findall(r"handled (c\d+)", out.decode())
                 deaths += child.returncode == -signal.SIGKILL
-        (dead,) = [one for one in await facts(bus) if one.HasField("dead")]
+        (dead,) = [event for event in await facts(bus) if event.HasField("dead")]
 
     assert "3 processes crashed while they handled only this message" in dead.dead.reason
     assert dead.candidate == "c000003"

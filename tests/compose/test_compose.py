@@ -34,13 +34,13 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     command = compose_command()
     if command is None:
         pytest.skip("no docker engine answers here")
-    one = Stack(command, DEPLOY.parent / "build" / "compose")
+    running = Stack(command, DEPLOY.parent / "build" / "compose")
     try:
-        one.call("up", "-d", "--build", "--scale", "engineer=2")
-        yield one
+        running.call("up", "-d", "--build", "--scale", "engineer=2")
+        yield running
     finally:
-        one.keep_logs()
-        one.tear_down()
+        running.keep_logs()
+        running.tear_down()
 
 
 async def test_every_candidate_ends_once_though_an_engineer_and_the_store_are_killed(
@@ -94,9 +94,9 @@ async def _until(
 async def _ends(archive: archive_pb2_grpc.ArchiveAsyncStub) -> dict[str, int]:
     """Accepted terminal facts per candidate; every candidate is at its end."""
     page = await archive.ListCandidates(pb.ListCandidatesRequest(run=RUN, page_size=500, slim=True), timeout=30)
-    assert {one.state for one in page.candidates} <= {STATE_ARCHIVED, STATE_REJECTED}
+    assert {candidate.state for candidate in page.candidates} <= {STATE_ARCHIVED, STATE_REJECTED}
     ends = {}
-    for one in page.candidates:
-        chain = await archive.GetChain(pb.GetCandidateRequest(run=RUN, candidate=one.id), timeout=30)
-        ends[one.id] = sum(link.accepted and link.event.WhichOneof("fact") in ENDS for link in chain.links)
+    for candidate in page.candidates:
+        chain = await archive.GetChain(pb.GetCandidateRequest(run=RUN, candidate=candidate.id), timeout=30)
+        ends[candidate.id] = sum(link.accepted and link.event.WhichOneof("fact") in ENDS for link in chain.links)
     return ends

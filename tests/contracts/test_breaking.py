@@ -26,7 +26,7 @@ def changed(released: FileDescriptorSet) -> FileDescriptorSet:
 
 
 def candidate(files: FileDescriptorSet) -> "object":
-    return next(one for file in files.file for one in file.message_type if one.name == "Candidate")
+    return next(message for file in files.file for message in file.message_type if message.name == "Candidate")
 
 
 def test_an_unchanged_contract_passes(released: FileDescriptorSet) -> None:
@@ -51,7 +51,7 @@ def test_a_removed_a_renumbered_and_a_retyped_field_are_named(released: FileDesc
     fields[1].type = FieldDescriptorProto.TYPE_INT64
     del fields[4]
 
-    found = list(breaking.breaks(released, new))
-    assert [line.split()[0] for line in found] == [
+    breaks = list(breaking.breaks(released, new))
+    assert [line.split()[0] for line in breaks] == [
         "asi.v1.Candidate.id", "asi.v1.Candidate.run", "asi.v1.Candidate.stage",
     ]  # fmt: skip

@@ -57,8 +57,8 @@ class Laboratory:
     async def start(self) -> None:
         """Set up as the administrator, then start the services; none of them may create anything."""
         admin = self.broker.settings(ADMINISTRATOR, **self._tls("console")).model_dump(exclude_none=True)
-        found = await set_up(StoreSettings.model_validate(admin | {"data_dir": self.folder}), create=True)
-        assert not found.differences
+        report = await set_up(StoreSettings.model_validate(admin | {"data_dir": self.folder}), create=True)
+        assert not report.differences
         (self.folder / "mind.toml").write_text(MIND)
         for name in SERVICES:
             process = ServiceProcess(name, self._environment(name), self.folder / f"{name}.log")
@@ -75,22 +75,22 @@ class Laboratory:
             deadline = asyncio.get_running_loop().time() + seconds
             while (about := await self._status(archive)) is None or about.phase != "finished":
                 assert asyncio.get_running_loop().time() < deadline, f"not finished: {about}"
-                assert all(one.process and one.process.poll() is None for one in self.services.values())
+                assert all(service.process and service.process.poll() is None for service in self.services.values())
                 await asyncio.sleep(0.5)
             page = await archive.ListCandidates(pb.ListCandidatesRequest(run=RUN, page_size=100), timeout=30)
             return about, list(page.candidates)
 
     def scrape(self) -> Series:
         """What all services export, added up by name and labels, as a dashboard would."""
-        found: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
+        series: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
         for port in self.exporters.values():
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
                 text = page.read().decode()
             for family in text_string_to_metric_families(text):
                 for sample in family.samples if family.name.startswith("asi_") else ():
                     key = sample.name, frozenset(sample.labels.items())
-                    found[key] = found.get(key, 0.0) + sample.value
-        return found
+                    series[key] = series.get(key, 0.0) + sample.value
+        return series
 
     def stop(self) -> None:
         """Drain all: the last spans are exported then."""
@@ -126,7 +126,7 @@ class Laboratory:
         return {f"{what}_address": f"127.0.0.1:{self.ports[name]}" for name, what in ADDRESSES.items()}
 
     def _environment(self, name: str) -> dict[str, str]:
-        given = {
+        values = {
             **self._tls(name),
             **self._addresses(),
             "nats_url": self.broker.url,
@@ -138,7 +138,7 @@ class Laboratory:
             "mind_file": self.folder / "mind.toml",
         }
         mind = {"OPENAI_BASE_URL": self.model_url, "OPENAI_API_KEY": "sk-test", "OMP_NUM_THREADS": "1"}
-        return {f"ASI_{key.upper()}": str(value) for key, value in given.items()} | mind
+        return {f"ASI_{key.upper()}": str(value) for key, value in values.items()} | mind
 
 
 def scripted_model(folder: Path) -> tuple[subprocess.Popen[str], str]:

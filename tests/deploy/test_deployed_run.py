@@ -20,7 +20,7 @@ MAKE = Path(__file__).parents[2] / "deploy" / "make_certificates.sh"
 GAUGES_SECONDS = 7.0
 
 
-class Seen:
+class ObservedRun:
     """What was seen of the run: the archive's word, the metrics at its end, the spans and the logs."""
 
     def __init__(self, laboratory: Laboratory) -> None:
@@ -37,12 +37,14 @@ class Seen:
     def total(self, name: str, **labels: str) -> float:
         """The sum of all series of a name with these labels."""
         return sum(
-            value for (one, held), value in self.series.items() if one == name and labels.items() <= dict(held).items()
+            value
+            for (series_name, series_labels), value in self.series.items()
+            if series_name == name and labels.items() <= dict(series_labels).items()
         )
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObservedRun]:
     """The run, once for all tests of this file."""
     folder = tmp_path_factory.mktemp("laboratory")
     subprocess.run([MAKE, folder / "certificates"], check=True)
@@ -52,7 +54,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
     model, url = scripted_model(folder)
     laboratory = Laboratory(broker, folder / "certificates", folder, url)
     try:
-        yield Seen(laboratory)
+        yield ObservedRun(laboratory)
     finally:
         laboratory.stop()
         model.kill()
@@ -60,90 +62,94 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
         broker.stop()
 
 
-def trainings(seen: Seen) -> list[Candidate]:
+def trainings(observed: ObservedRun) -> list[Candidate]:
     """The candidates that were trained."""
-    return [one for one in seen.records if one.HasField("training")]
+    return [record for record in observed.records if record.HasField("training")]
 
 
-def test_the_rights_of_each_service_suffice_for_a_candidate_s_whole_way(seen: Seen) -> None:
+def test_the_rights_of_each_service_suffice_for_a_candidate_s_whole_way(observed: ObservedRun) -> None:
     """From the seat to the archive, baselines and a model's proposal, and nothing was denied on the way."""
-    assert seen.about.phase == "finished"
-    assert len(seen.records) == 3
-    assert len(trainings(seen)) >= 2
-    assert all(one.HasField("analysis") for one in trainings(seen))
-    assert not [line for line in seen.logs if line.get("denied")]
-    assert seen.total("asi_denied_total") == 0
-    assert not [line for line in seen.logs if line.get("event") == "dead letter"]
+    assert observed.about.phase == "finished"
+    assert len(observed.records) == 3
+    assert len(trainings(observed)) >= 2
+    assert all(record.HasField("analysis") for record in trainings(observed))
+    assert not [line for line in observed.logs if line.get("denied")]
+    assert observed.total("asi_denied_total") == 0
+    assert not [line for line in observed.logs if line.get("event") == "dead letter"]
 
 
-def test_candidates_by_state_are_what_the_archive_holds(seen: Seen) -> None:
+def test_candidates_by_state_are_what_the_archive_holds(observed: ObservedRun) -> None:
     """The dashboard's first panel."""
-    states = dict(seen.about.states)
+    states = dict(observed.about.states)
 
-    assert {state: seen.total("asi_candidates", run=RUN, state=state) for state in states} == states
-    assert seen.total("asi_candidates", run=RUN) == len(seen.records)
+    assert {state: observed.total("asi_candidates", run=RUN, state=state) for state in states} == states
+    assert observed.total("asi_candidates", run=RUN) == len(observed.records)
 
 
-def test_queues_are_empty_at_the_end_and_every_one_is_shown(seen: Seen) -> None:
+def test_queues_are_empty_at_the_end_and_every_one_is_shown(observed: ObservedRun) -> None:
     """One exporter, also for engineers of stages that nobody serves."""
     durables = {spec.durable for spec in topology()[1]}
-    shown = {dict(labels)["durable"] for name, labels in seen.series if name == "asi_queue_messages"}
+    shown = {dict(labels)["durable"] for name, labels in observed.series if name == "asi_queue_messages"}
 
     assert shown == durables
-    assert seen.total("asi_queue_messages") == 0
+    assert observed.total("asi_queue_messages") == 0
 
 
-def test_handled_facts_and_trainings_are_counted_as_archived(seen: Seen) -> None:
+def test_handled_facts_and_trainings_are_counted_as_archived(observed: ObservedRun) -> None:
     """Handler times, facts, seconds, tokens and GPU-seconds add up to the records."""
-    trained = trainings(seen)
-    measured = [seed.measurements for one in trained for seed in one.training.seeds]
+    trained = trainings(observed)
+    measured = [seed.measurements for record in trained for seed in record.training.seeds]
 
-    assert seen.total("asi_facts_total", fact="candidate.trained") == len(trained)
+    assert observed.total("asi_facts_total", fact="candidate.trained") == len(trained)
     # A candidate that waits for its baselines is delivered to the judge again.
-    assert seen.total("asi_handler_seconds_count", durable="judge") >= len(trained)
-    assert seen.total("asi_handler_seconds_count", durable="researcher") >= len(seen.records)
-    assert seen.total("asi_training_seconds_total") == pytest.approx(sum(one.seconds for one in measured))
-    assert seen.total("asi_trained_tokens_total") == sum(one.tokens for one in measured)
-    assert seen.total("asi_gpu_seconds_total") == pytest.approx(sum(one.gpu_seconds for one in measured))
-    assert seen.total("asi_training_tokens_per_second", stage="tiny") > 0
-    assert seen.total("asi_dead_letters_total") == 0
-    assert {dict(labels)["durable"] for name, labels in seen.series if name == "asi_dead_letters_total"} >= {
+    assert observed.total("asi_handler_seconds_count", durable="judge") >= len(trained)
+    assert observed.total("asi_handler_seconds_count", durable="researcher") >= len(observed.records)
+    assert observed.total("asi_training_seconds_total") == pytest.approx(
+        sum(measurements.seconds for measurements in measured)
+    )
+    assert observed.total("asi_trained_tokens_total") == sum(measurements.tokens for measurements in measured)
+    assert observed.total("asi_gpu_seconds_total") == pytest.approx(
+        sum(measurements.gpu_seconds for measurements in measured)
+    )
+    assert observed.total("asi_training_tokens_per_second", stage="tiny") > 0
+    assert observed.total("asi_dead_letters_total") == 0
+    assert {dict(labels)["durable"] for name, labels in observed.series if name == "asi_dead_letters_total"} >= {
         "judge", "analyst", "researcher", "engineer-tiny",
     }  # fmt: skip
 
 
-def test_tokens_and_money_are_counted_as_archived(seen: Seen) -> None:
+def test_tokens_and_money_are_counted_as_archived(observed: ObservedRun) -> None:
     """Every call is in some candidate's record, with what it cost."""
-    calls = [call for one in seen.records for call in one.calls]
+    calls = [call for record in observed.records for call in record.calls]
 
     assert calls
-    assert seen.total("asi_mind_tokens_total", kind="prompt") == sum(call.prompt_tokens for call in calls)
-    assert seen.total("asi_mind_tokens_total", kind="completion") == sum(call.completion_tokens for call in calls)
-    assert seen.total("asi_mind_dollars_total") == pytest.approx(sum(call.price for call in calls))
+    assert observed.total("asi_mind_tokens_total", kind="prompt") == sum(call.prompt_tokens for call in calls)
+    assert observed.total("asi_mind_tokens_total", kind="completion") == sum(call.completion_tokens for call in calls)
+    assert observed.total("asi_mind_dollars_total") == pytest.approx(sum(call.price for call in calls))
     assert sum(call.price for call in calls) > 0
 
 
-def test_the_spans_of_a_candidate_are_one_trace_from_proposal_to_archive(seen: Seen) -> None:
+def test_the_spans_of_a_candidate_are_one_trace_from_proposal_to_archive(observed: ObservedRun) -> None:
     """One trace id; each delivery of the request begins it, every other span is below one of the same trace."""
-    for record in seen.records:
-        spans = [one for one in seen.spans if one.candidate == record.id]
-        (trace,) = {one.trace for one in spans}
-        whole = [one for one in seen.spans if one.trace == trace]
-        services = {one.service.removeprefix("asi-") for one in whole}
+    for record in observed.records:
+        spans = [span for span in observed.spans if span.candidate == record.id]
+        (trace,) = {span.trace for span in spans}
+        whole = [span for span in observed.spans if span.trace == trace]
+        services = {span.service.removeprefix("asi-") for span in whole}
 
         assert services >= {"researcher", "store"}
         if record.HasField("analysis"):
             assert services == {"researcher", "engineer", "judge", "analyst", "store"}
-            assert any("candidate.analysed" in one.name or ".archived." in one.name for one in whole)
-        assert {one.name for one in whole if not one.parent} == {"researcher handles candidate.requested"}
-        assert {one.parent for one in whole if one.parent} <= {one.id for one in whole}
+            assert any("candidate.analysed" in span.name or ".archived." in span.name for span in whole)
+        assert {span.name for span in whole if not span.parent} == {"researcher handles candidate.requested"}
+        assert {span.parent for span in whole if span.parent} <= {span.id for span in whole}
 
 
-def test_questions_over_grpc_belong_to_the_trace_of_who_asked(seen: Seen) -> None:
+def test_questions_over_grpc_belong_to_the_trace_of_who_asked(observed: ObservedRun) -> None:
     """The check of a proposal runs in the engineer, for the researcher."""
-    (proposal,) = [one for one in seen.records if not one.request.baseline]
-    trace = next(one.trace for one in seen.spans if one.candidate == proposal.id)
-    checks: list[Span] = [one for one in seen.spans if one.name == "Checker/Check" and one.trace == trace]
+    (proposal,) = [record for record in observed.records if not record.request.baseline]
+    trace = next(span.trace for span in observed.spans if span.candidate == proposal.id)
+    checks: list[Span] = [span for span in observed.spans if span.name == "Checker/Check" and span.trace == trace]
 
     assert checks
-    assert {one.service for one in checks} == {"asi-engineer"}
+    assert {span.service for span in checks} == {"asi-engineer"}

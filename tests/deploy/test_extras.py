@@ -23,27 +23,27 @@ __import__(sys.argv[1])
 """
 
 
-def installed_by(wanted: Requirement, found: set[tuple[str, str]]) -> None:
+def installed_by(requirement: Requirement, installed: set[tuple[str, str]]) -> None:
     """Add a distribution with all it needs, by name and extra."""
-    for extra in ("", *wanted.extras):
-        if (key := (canonicalize_name(wanted.name), extra)) in found:
+    for extra in ("", *requirement.extras):
+        if (key := (canonicalize_name(requirement.name), extra)) in installed:
             continue
-        found.add(key)
+        installed.add(key)
         try:
-            needed = [Requirement(line) for line in requires(wanted.name) or ()]
+            needed = [Requirement(line) for line in requires(requirement.name) or ()]
         except PackageNotFoundError:
             continue
-        for one in needed:
-            if one.marker is None or one.marker.evaluate({"extra": extra}):
-                installed_by(one, found)
+        for dependency in needed:
+            if dependency.marker is None or dependency.marker.evaluate({"extra": extra}):
+                installed_by(dependency, installed)
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_can_be_imported_with_its_own_extra_alone(part: str) -> None:
     """As in its image: what other parts need is not there."""
-    found: set[tuple[str, str]] = set()
-    installed_by(Requirement(f"asi-arch[{part}]"), found)
-    there = {name for name, _ in found}
+    installed: set[tuple[str, str]] = set()
+    installed_by(Requirement(f"asi-arch[{part}]"), installed)
+    there = {name for name, _ in installed}
     absent = [
         module
         for module, owners in packages_distributions().items()

@@ -28,13 +28,13 @@ def with_paths() -> Iterator[tuple[Path, Manifest]]:
     """Every Kubernetes object and its file, kustomizations left out."""
     for path in sorted(KUBERNETES.rglob("*.yaml")):
         if path.name != "kustomization.yaml":
-            for one in yaml.safe_load_all(path.read_text()):
-                yield path, one
+            for manifest in yaml.safe_load_all(path.read_text()):
+                yield path, manifest
 
 
 def of_kind(*kinds: str) -> list[Manifest]:
     """All objects of these kinds."""
-    return [one for _, one in with_paths() if one["kind"] in kinds]
+    return [manifest for _, manifest in with_paths() if manifest["kind"] in kinds]
 
 
 def _name(manifest: Manifest) -> tuple[str, str]:
@@ -43,8 +43,8 @@ def _name(manifest: Manifest) -> tuple[str, str]:
 
 def _renders() -> bool:
     """Whether there is a kubectl that says which kustomize it holds: older ones do not take a folder as a resource."""
-    asked = ["kubectl", "version", "--client", "--output=json"]
-    return bool(shutil.which("kubectl")) and b"kustomizeVersion" in subprocess.run(asked, capture_output=True).stdout
+    command = ["kubectl", "version", "--client", "--output=json"]
+    return bool(shutil.which("kubectl")) and b"kustomizeVersion" in subprocess.run(command, capture_output=True).stdout
 
 
 def pod_of(manifest: Manifest) -> Manifest:
@@ -68,9 +68,9 @@ SERVICE_PODS = of_kind("Deployment", "ScaledJob")
 def test_a_kustomization_names_all_files_beside_it_and_only_what_exists(path: Path) -> None:
     """A manifest that nobody lists would never be applied."""
     listed = set(yaml.safe_load(path.read_text())["resources"])
-    beside = {one.name for one in path.parent.glob("*.yaml")} - {path.name}
+    beside = {file.name for file in path.parent.glob("*.yaml")} - {path.name}
 
-    assert all((path.parent / one).exists() for one in listed)
+    assert all((path.parent / name).exists() for name in listed)
     assert beside <= listed
 
 
@@ -81,14 +81,14 @@ def test_what_is_rendered_is_what_the_files_say_in_the_laboratorys_namespace(ove
     command = ["kubectl", "kustomize", str(KUBERNETES / overlay)]
     rendered = list(yaml.safe_load_all(subprocess.run(command, capture_output=True, check=True).stdout))
     paths = {KUBERNETES / "base", KUBERNETES / overlay}
-    wanted = [one for path, one in with_paths() if path.parent in paths]
-    for one in wanted:
-        one["metadata"]["namespace"] = "asi-arch"
+    manifests = [manifest for path, manifest in with_paths() if path.parent in paths]
+    for manifest in manifests:
+        manifest["metadata"]["namespace"] = "asi-arch"
 
-    assert sorted(rendered, key=_name) == sorted(wanted, key=_name)
+    assert sorted(rendered, key=_name) == sorted(manifests, key=_name)
 
 
-@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda one: one["metadata"]["name"])
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda manifest: manifest["metadata"]["name"])
 def test_every_container_runs_without_root_and_on_a_read_only_file_system(workload: Manifest) -> None:
     """Least rights for everything."""
     pod = pod_of(workload)
@@ -105,7 +105,9 @@ def test_every_container_runs_without_root_and_on_a_read_only_file_system(worklo
 def test_scaling_follows_consumers_that_the_code_creates() -> None:
     """A trigger on a name that does not exist would never scale anything."""
     durables = {spec.durable for spec in topology()[1] if spec.stream == EVENTS}
-    triggers = [trigger for one in of_kind("ScaledObject", "ScaledJob") for trigger in one["spec"]["triggers"]]
+    triggers = [
+        trigger for manifest in of_kind("ScaledObject", "ScaledJob") for trigger in manifest["spec"]["triggers"]
+    ]
 
     assert triggers
     for trigger in triggers:
@@ -117,19 +119,19 @@ def test_scaling_follows_consumers_that_the_code_creates() -> None:
 
 def test_idle_engineers_cost_nothing_and_jobs_change_gradually() -> None:
     """Scale to zero; a rollout leaves long trainings alone."""
-    assert all(one["spec"]["minReplicaCount"] == 0 for one in of_kind("ScaledObject", "ScaledJob"))
+    assert all(manifest["spec"]["minReplicaCount"] == 0 for manifest in of_kind("ScaledObject", "ScaledJob"))
     for job in of_kind("ScaledJob"):
         assert job["spec"]["rollout"]["strategy"] == "gradual"
         assert job["spec"]["scalingStrategy"]["strategy"] == "default"
 
 
-@pytest.mark.parametrize("workload", SERVICE_PODS, ids=lambda one: one["metadata"]["name"])
+@pytest.mark.parametrize("workload", SERVICE_PODS, ids=lambda manifest: manifest["metadata"]["name"])
 def test_a_pod_lives_longer_than_its_drain(workload: Manifest) -> None:
     """Killed in the middle of a checkpoint, work would be lost: the service adds 15 seconds of its own."""
     pod = pod_of(workload)
     shared = of_kind("ConfigMap")
-    common = next(one["data"] for one in shared if one["metadata"]["name"] == "asi-settings")
-    own = {one["name"]: one.get("value") for one in pod["containers"][0]["env"]}
+    common = next(manifest["data"] for manifest in shared if manifest["metadata"]["name"] == "asi-settings")
+    own = {variable["name"]: variable.get("value") for variable in pod["containers"][0]["env"]}
     grace = float(own.get("ASI_GRACE_SECONDS") or common["ASI_GRACE_SECONDS"])
 
     assert pod["terminationGracePeriodSeconds"] > grace + 15
@@ -140,21 +142,27 @@ def test_compose_and_kubernetes_say_the_same_port(name: str) -> None:
     """Addresses are written in three places: listen, service, and what the neighbours are told."""
     listen = compose()["services"][name]["environment"]["ASI_LISTEN"]
     port = int(listen.rpartition(":")[2])
-    service = next(one for one in of_kind("Service") if one["metadata"]["name"] == name)
-    pod = pod_of(next(one for one in of_kind("Deployment") if one["metadata"]["name"] == name))
+    service = next(manifest for manifest in of_kind("Service") if manifest["metadata"]["name"] == name)
+    pod = pod_of(next(manifest for manifest in of_kind("Deployment") if manifest["metadata"]["name"] == name))
     container = pod["containers"][0]
 
-    assert {one["name"]: one["port"] for one in service["spec"]["ports"]}["grpc"] == port
-    assert {one["name"]: one["containerPort"] for one in container["ports"]}["grpc"] == port
+    assert {port_of_service["name"]: port_of_service["port"] for port_of_service in service["spec"]["ports"]}[
+        "grpc"
+    ] == port
+    assert {port_of_container["name"]: port_of_container["containerPort"] for port_of_container in container["ports"]}[
+        "grpc"
+    ] == port
     assert container["startupProbe"]["grpc"]["port"] == container["readinessProbe"]["grpc"]["port"] == port
     assert {"name": "ASI_LISTEN", "value": listen} in container["env"]
 
 
 def test_neighbours_are_told_the_same_addresses_in_both() -> None:
     """One forgotten edit would part the services."""
-    told = compose()["x-environment"]
-    common = next(one["data"] for one in of_kind("ConfigMap") if one["metadata"]["name"] == "asi-settings")
-    addresses = {name: value for name, value in told.items() if name.endswith("_ADDRESS")}
+    environment = compose()["x-environment"]
+    common = next(
+        manifest["data"] for manifest in of_kind("ConfigMap") if manifest["metadata"]["name"] == "asi-settings"
+    )
+    addresses = {name: value for name, value in environment.items() if name.endswith("_ADDRESS")}
 
     assert addresses == {name: value for name, value in common.items() if name.endswith("_ADDRESS")}
     assert len(addresses) == 4
@@ -163,14 +171,14 @@ def test_neighbours_are_told_the_same_addresses_in_both() -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_services_take_every_variable_that_compose_gives_them(name: str) -> None:
     """A setting with a wrong name keeps a service from starting; each is its own user, none may create streams."""
-    given = {
+    environment = {
         key: re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value)
         for key, value in compose()["services"][name]["environment"].items()
     }
     kinds: dict[str, type[ServiceSettings]] = {"store": StoreSettings, "engineer": EngineerSettings}
-    settings = load(kinds.get(name, ServiceSettings), name, given)
+    settings = load(kinds.get(name, ServiceSettings), name, environment)
 
-    assert settings.listen == given["ASI_LISTEN"]
+    assert settings.listen == environment["ASI_LISTEN"]
     assert settings.create_streams is False
     assert f"${{{seed_variable(name)}:?" in compose()["services"][name]["environment"]["ASI_NATS_NKEY_SEED"]
 
@@ -203,15 +211,15 @@ def test_no_file_holds_a_secret() -> None:
         assert not re.search(r"nats://\S+@|\bSU[A-Z2-7]{56}\b", path.read_text())
 
 
-@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda one: one["metadata"]["name"])
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda manifest: manifest["metadata"]["name"])
 def test_a_pod_sees_the_nats_user_of_its_own_service_only(workload: Manifest) -> None:
     """With another's seed its rights would be another's too."""
     container = pod_of(workload)["containers"][0]
-    secrets = [one["valueFrom"]["secretKeyRef"] for one in container.get("env", []) if "valueFrom" in one]
+    secrets = [entry["valueFrom"]["secretKeyRef"] for entry in container.get("env", []) if "valueFrom" in entry]
     user = ADMINISTRATOR if workload["metadata"]["name"] == "setup" else container["name"]
-    shared = [one for one in container.get("envFrom", []) if "secretRef" in one]
+    shared = [source for source in container.get("envFrom", []) if "secretRef" in source]
 
-    assert all(one["secretRef"]["name"] == "asi-mind" for one in shared)
+    assert all(source["secretRef"]["name"] == "asi-mind" for source in shared)
     if workload in SERVICE_PODS or user == ADMINISTRATOR:
         assert secrets == [{"name": "asi-nats", "key": seed_variable(user)}]
     else:

@@ -39,14 +39,14 @@ def test_a_run_beside_a_guarded_broker_hands_every_service_its_own_seed(broker: 
         )  # fmt: skip
 
     early = asi_arch("console", *RUN)
-    made = asi_arch(ADMINISTRATOR, "setup")
+    setup = asi_arch(ADMINISTRATOR, "setup")
     done = asi_arch("console", *RUN)
 
     assert early.returncode != 0
     assert "stream EVENTS does not exist; run `asi-arch setup`" in early.stderr
-    assert made.returncode == 0, made.stderr
+    assert setup.returncode == 0, setup.stderr
     assert done.returncode == 0, done.stderr
-    assert [one["state"] for one in rows_of(done)] == ["archived", "archived"]
+    assert [row["state"] for row in rows_of(done)] == ["archived", "archived"]
 
 
 def test_a_service_gets_its_own_seed_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,9 +57,9 @@ def test_a_service_gets_its_own_seed_and_no_other(tmp_path: Path, monkeypatch: p
     engineer.start()
     assert engineer.process is not None
     environment = Path(f"/proc/{engineer.process.pid}/environ")
-    while not (given := environment.read_bytes().decode().split("\0"))[0]:  # empty while the process calls exec
+    while not (variables := environment.read_bytes().decode().split("\0"))[0]:  # empty while the process calls exec
         assert engineer.process.poll() is None
     engineer.terminate()
     engineer.wait(20)
 
-    assert [one for one in given if "SU-of-the-" in one] == ["ASI_NATS_NKEY_SEED=SU-of-the-engineer"]
+    assert [entry for entry in variables if "SU-of-the-" in entry] == ["ASI_NATS_NKEY_SEED=SU-of-the-engineer"]

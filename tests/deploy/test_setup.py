@@ -28,11 +28,11 @@ def at_home(bus: Bus, nats_url: str, tmp_path: Path) -> StoreSettings:
 
 def run_module(settings: StoreSettings, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a module with the environment of a deployment until it ends by itself."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ASI_")}
-    given = {"ASI_NATS_URL": settings.nats_url, "ASI_DATA_DIR": str(settings.data_dir)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ASI_")}
+    own = {"ASI_NATS_URL": settings.nats_url, "ASI_DATA_DIR": str(settings.data_dir)}
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
-        env={**kept, **given}, capture_output=True, text=True, timeout=60, check=False,
+        env={**inherited, **own}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
 
@@ -50,11 +50,11 @@ async def test_set_up_twice_creates_once_and_finds_nothing_to_complain_of(nats_u
 async def test_a_check_creates_nothing(at_home: StoreSettings, bus: Bus) -> None:
     """It may be asked anywhere, at any time."""
     await bus.remove_stream("ADVISORIES")
-    found = await set_up(at_home, create=False)
+    report = await set_up(at_home, create=False)
 
-    assert found.created == ()
-    assert "stream ADVISORIES does not exist" in found.differences
-    assert any(line.startswith("archive: it cannot be read") for line in found.differences)
+    assert report.created == ()
+    assert "stream ADVISORIES does not exist" in report.differences
+    assert any(line.startswith("archive: it cannot be read") for line in report.differences)
     assert not list(at_home.data_dir.glob("archive.db*"))
 
 
@@ -62,13 +62,13 @@ async def test_a_check_creates_nothing(at_home: StoreSettings, bus: Bus) -> None
 async def test_the_command_says_what_it_made_and_fails_on_drift(at_home: StoreSettings, bus: Bus) -> None:
     """What a deployment's first step runs, and whoever looks after it."""
     await bus.remove_stream("ADVISORIES")
-    made = run_module(at_home, "services.console", "setup")
+    done = run_module(at_home, "services.console", "setup")
     with sqlite3.connect(at_home.data_dir / "archive.db") as database:
         database.execute("DROP INDEX candidates_by_loss")
     drifted = run_module(at_home, "services.console", "setup", "--check")
 
-    assert made.returncode == 0, made.stderr
-    assert made.stdout.splitlines() == [
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
         "created stream ADVISORIES",
         "created consumer dead-letters",
         "streams, consumers and the archive are as they must be",
@@ -90,11 +90,11 @@ async def test_changed_streams_and_consumers_are_named_with_both_values(at_home:
     consumer.ack_wait = 5
     await context.add_consumer(EVENTS, consumer)
     await client.close()
-    found = await set_up(at_home, create=True)
+    report = await set_up(at_home, create=True)
 
-    assert any(line.startswith("stream EVENTS: discard is") for line in found.differences)
-    assert "stream EVENTS: max_msgs is 5, must be -1" in found.differences
-    assert any(line.startswith("consumer judge: ack_wait is 5") for line in found.differences)
+    assert any(line.startswith("stream EVENTS: discard is") for line in report.differences)
+    assert "stream EVENTS: max_msgs is 5, must be -1" in report.differences
+    assert any(line.startswith("consumer judge: ack_wait is 5") for line in report.differences)
     refused = run_module(at_home, "services.judge")
     assert refused.returncode == UNHEALTHY_EXIT
     assert "run `asi-arch setup`" in json.loads(refused.stderr.splitlines()[-1])["error"]
@@ -108,10 +108,10 @@ async def test_a_dropped_or_foreign_index_of_sqlite_keeps_the_store_from_startin
     with sqlite3.connect(at_home.data_dir / "archive.db") as database:
         database.execute("DROP INDEX candidates_by_fitness")
         database.execute("CREATE INDEX mine ON candidates (name)")
-    found = await set_up(at_home, create=True)
+    report = await set_up(at_home, create=True)
 
-    assert "archive: index candidates_by_fitness does not exist" in found.differences
-    assert "archive: index mine is unexpected" in found.differences
+    assert "archive: index candidates_by_fitness does not exist" in report.differences
+    assert "archive: index mine is unexpected" in report.differences
     refused = run_module(at_home, "services.store")
     assert refused.returncode == SETTINGS_EXIT
     assert "index candidates_by_fitness does not exist" in refused.stderr
@@ -128,9 +128,9 @@ async def test_a_dropped_or_changed_index_of_mongodb_is_told(mongo_url: str) -> 
         log.drop_index("accepted_once")
         log.create_index([("event_id", 1)], name="accepted_once")
         log.drop_index("run_1__id_1")
-    found = await archive.drift()
+    differences = await archive.drift()
     await archive.close()
 
     assert before == []
-    assert any(line.startswith("index accepted_once of log is") for line in found)
-    assert "index run_1__id_1 of log does not exist" in found
+    assert any(line.startswith("index accepted_once of log is") for line in differences)
+    assert "index run_1__id_1 of log does not exist" in differences

@@ -60,8 +60,8 @@ async def test_engineers_of_before_work_beside_a_new_store(tmp_path: Path) -> No
     system = System.plan(settings, {"ASI_ENGINEER_TASKS": "copying,brackets"})
     for name in OLD:
         new = system.services[name]
-        kept = {key: value for key, value in new.environment.items() if key not in NEWER}
-        own = {**kept, "PYTHONSAFEPATH": "1", "PYTHONPATH": str(before)}
+        inherited = {key: value for key, value in new.environment.items() if key not in NEWER}
+        own = {**inherited, "PYTHONSAFEPATH": "1", "PYTHONPATH": str(before)}
         system.services[name] = ServiceProcess(name, own, new.log)
     await system.start()
     try:
@@ -71,7 +71,9 @@ async def test_engineers_of_before_work_beside_a_new_store(tmp_path: Path) -> No
             archive = archive_pb2_grpc.ArchiveStub(connection)
             async with asyncio.timeout(SECONDS):
                 while await phase(archive) not in ("finished", "stopped"):
-                    assert all(one.process and one.process.poll() is None for one in system.services.values())
+                    assert all(
+                        service.process and service.process.poll() is None for service in system.services.values()
+                    )
                     await asyncio.sleep(0.5)
             page = await archive.ListCandidates(pb.ListCandidatesRequest(run="upgraded", page_size=10), timeout=30)
     finally:

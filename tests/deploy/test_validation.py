@@ -17,7 +17,7 @@ def validated(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("file", "right", "wrong", "said"),
+    ("file", "right", "wrong", "message"),
     [
         ("base/judge.yaml", "replicas:", "replikas:", "replikas"),
         ("base/keda.yaml", "lagThreshold", "lagTreshold", "lagTreshold"),
@@ -39,7 +39,7 @@ def validated(folder: Path) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_what_the_schemas_or_a_server_would_refuse_is_named(
-    file: str, right: str, wrong: str, said: str, tmp_path: Path
+    file: str, right: str, wrong: str, message: str, tmp_path: Path
 ) -> None:
     """A field that Kubernetes would drop without a word; a reference or combination that only a server looks at."""
     copy = tmp_path / "kubernetes"
@@ -51,4 +51,4 @@ def test_what_the_schemas_or_a_server_would_refuse_is_named(
 
     assert done.returncode == 1
     assert done.stderr.startswith(file)
-    assert said in done.stderr
+    assert message in done.stderr

@@ -39,7 +39,7 @@ def test_pure_noise_is_confirmed_in_fewer_runs_than_the_level(controls: int) -> 
     """200 simulated runs of 20 candidates that all equal the control, level 5%."""
     rng = random.Random(11)
     runs = [archive(rng, [0.0] * 20, controls, seeds=4) for _ in range(200)]
-    false = sum(any(one.outcome is Outcome.CONFIRMED for one in run) for run in runs)
+    false = sum(any(finding.outcome is Outcome.CONFIRMED for finding in run) for run in runs)
 
     assert false / 200 < 0.05
 
@@ -47,11 +47,11 @@ def test_pure_noise_is_confirmed_in_fewer_runs_than_the_level(controls: int) -> 
 def test_the_gain_that_could_have_been_found_is_found_as_often_as_said() -> None:
     """The claim of a run about its own sharpness, on simulated runs with just that gain."""
     rng = random.Random(2)
-    told = [gain for _ in range(40) if (gain := detectable(archive(rng, [0.0] * 10, 1, 6))) is not None]
-    gain = sorted(told)[len(told) // 2]
-    found = sum(archive(rng, [gain, *[0.0] * 9], 1, 6)[0].outcome is Outcome.CONFIRMED for _ in range(200))
+    gains = [gain for _ in range(40) if (gain := detectable(archive(rng, [0.0] * 10, 1, 6))) is not None]
+    gain = sorted(gains)[len(gains) // 2]
+    confirmed = sum(archive(rng, [gain, *[0.0] * 9], 1, 6)[0].outcome is Outcome.CONFIRMED for _ in range(200))
 
-    assert found / 200 == pytest.approx(0.8, abs=0.12)
+    assert confirmed / 200 == pytest.approx(0.8, abs=0.12)
     assert detectable(()) is None
 
 
@@ -67,7 +67,7 @@ def test_the_best_of_hundreds_is_no_discovery_on_fresh_seeds() -> None:
             for name in ("root", "gated", *(name for _, name in searched[:3]))
         }
         controls = {name: fresh.pop(name) for name in ("root", "gated")}
-        false += any(one.outcome is Outcome.CONFIRMED for one in findings(fresh, controls, 100, policy))
+        false += any(finding.outcome is Outcome.CONFIRMED for finding in findings(fresh, controls, 100, policy))
 
     assert lucky > 2 * NOISE
     assert false / 200 < 0.05
@@ -76,13 +76,13 @@ def test_the_best_of_hundreds_is_no_discovery_on_fresh_seeds() -> None:
 def test_a_real_effect_is_found_as_often_as_computed() -> None:
     """One gain of two deviations of a difference, among 20 candidates: the power at level/20."""
     rng, gain, seeds = random.Random(4), 2 * NOISE * 2**0.5, 6
-    found = 0
+    confirmed = 0
     for _ in range(300):
-        found += archive(rng, [gain, *[0.0] * 19], 1, seeds)[0].outcome is Outcome.CONFIRMED
+        confirmed += archive(rng, [gain, *[0.0] * 19], 1, seeds)[0].outcome is Outcome.CONFIRMED
     computed = power(gain, NOISE * 2**0.5, seeds, 0.05 / 20)
 
     assert 0.3 < computed < 0.7
-    assert found / 300 == pytest.approx(computed, abs=0.08)
+    assert confirmed / 300 == pytest.approx(computed, abs=0.08)
 
 
 def test_the_planned_number_of_seeds_has_the_power_it_promises() -> None:
@@ -128,11 +128,11 @@ def test_all_candidates_tried_count_in_the_correction() -> None:
 def test_missing_seeds_leave_a_claim_undecided() -> None:
     """Also when only one control lacks them: it could have been the strongest."""
     lacking = {**CONTROLS, "gated": {0: 1.5}}
-    (one,) = findings({"a": shifted(0.5)}, lacking, 1, DiscoveryPolicy())
+    (finding,) = findings({"a": shifted(0.5)}, lacking, 1, DiscoveryPolicy())
     (none,) = findings({"a": {77: 1.0}}, CONTROLS, 1, DiscoveryPolicy())
 
-    assert (one.outcome, one.p, one.effect) == (Outcome.UNDECIDED, None, None)
-    assert "1 of 5 seeds" in one.reason
+    assert (finding.outcome, finding.p, finding.effect) == (Outcome.UNDECIDED, None, None)
+    assert "1 of 5 seeds" in finding.reason
     assert none.control is None
 
 
@@ -162,20 +162,20 @@ def test_pooled_scatter_needs_fewer_seeds() -> None:
     alone = findings(tried, control, 10, DiscoveryPolicy(seeds=2))
     pooled = findings(tried, control, 10, DiscoveryPolicy(seeds=2, pool_noise=True))
 
-    assert sum(one.outcome is Outcome.CONFIRMED for one in pooled) == 10
-    assert sum(one.outcome is Outcome.CONFIRMED for one in alone) < 10
+    assert sum(finding.outcome is Outcome.CONFIRMED for finding in pooled) == 10
+    assert sum(finding.outcome is Outcome.CONFIRMED for finding in alone) < 10
 
 
 @given(st.integers(), st.floats(0.0, 0.1))
 @settings(max_examples=30)
 def test_a_confirmed_gain_is_positive_and_significant(seed: int, gain: float) -> None:
     """The outcome never contradicts its numbers."""
-    for one in archive(random.Random(seed), [gain, -gain, 0.0], 2, 3):
-        confirmed = one.outcome is Outcome.CONFIRMED
+    for finding in archive(random.Random(seed), [gain, -gain, 0.0], 2, 3):
+        confirmed = finding.outcome is Outcome.CONFIRMED
 
-        assert one.effect is not None
-        assert one.adjusted_p is not None
-        assert confirmed == (one.adjusted_p <= 0.05 and one.effect > 0)
+        assert finding.effect is not None
+        assert finding.adjusted_p is not None
+        assert confirmed == (finding.adjusted_p <= 0.05 and finding.effect > 0)
 
 
 @pytest.mark.parametrize("bad", [{"level": 0}, {"seeds": 1}, {"looks": 0}, {"correction": "none"}])

@@ -27,7 +27,7 @@ FOUND = findings({"a": losses(0.05), "b": losses(0.1), "c": losses(-0.1)}, CONTR
 
 def test_only_the_confirmed_enter_greatest_effect_first() -> None:
     """What was refuted is told elsewhere, not here."""
-    assert [one.candidate for one in gallery(FOUND, FACTS, PARENTS, list(CONTROLS))] == ["b", "a"]
+    assert [exhibit.candidate for exhibit in gallery(FOUND, FACTS, PARENTS, list(CONTROLS))] == ["b", "a"]
 
 
 def test_a_card_tells_claim_evidence_cost_lineage_and_comparison() -> None:

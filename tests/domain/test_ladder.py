@@ -35,7 +35,7 @@ def stored(ladder: Ladder) -> Ladder:
     return state_from_json(state_to_json(RunState(ladder=ladder))).ladder
 
 
-def found(*losses: float) -> Ladder:
+def ladder_of(*losses: float) -> Ladder:
     """A ladder at whose foot the root has loss 2 and candidates c000003, c000004, … have these."""
     ladder = searched(Ladder(), loss("c000001", 2.0), root=True)
     for number, value in enumerate(losses, 3):
@@ -45,19 +45,19 @@ def found(*losses: float) -> Ladder:
 
 def test_controls_climb_with_the_first_candidate_and_share_its_seeds() -> None:
     """Differences are paired; a control that goes along later would be trained with other seeds."""
-    ladder, promoted = climb(found(1.9, 1.8), HALF, STAGES, CONTROLS, over=False)
+    ladder, promoted = climb(ladder_of(1.9, 1.8), HALF, STAGES, CONTROLS, over=False)
 
-    assert [one.candidate for one in promoted] == ["c000001", "c000002", "c000004"]
-    assert {one.seeds for one in promoted} == {(1001, 1002)}
-    assert {(one.rung, one.stage) for one in promoted} == {(1, STAGES[0])}
+    assert [promotion.candidate for promotion in promoted] == ["c000001", "c000002", "c000004"]
+    assert {promotion.seeds for promotion in promoted} == {(1001, 1002)}
+    assert {(promotion.rung, promotion.stage) for promotion in promoted} == {(1, STAGES[0])}
     ladder = searched(searched(ladder, loss("c000005", 1.0), root=False), loss("c000006", 2.5), root=False)
     _, more = climb(ladder, HALF, STAGES, CONTROLS, over=False)
-    assert [(one.candidate, one.seeds) for one in more] == [("c000005", (1001, 1002))]
+    assert [(promotion.candidate, promotion.seeds) for promotion in more] == [("c000005", (1001, 1002))]
 
 
 def test_the_second_rung_is_climbed_from_the_first_with_seeds_of_its_own() -> None:
     """What selected the finalists must not judge them."""
-    ladder, _ = climb(found(1.9, 1.8), HALF, STAGES, CONTROLS, over=True)
+    ladder, _ = climb(ladder_of(1.9, 1.8), HALF, STAGES, CONTROLS, over=True)
     for name, value in (("c000004", 1.7), ("c000002", 1.95)):
         ladder = arrived(ladder, 1, name, loss(name, value), root=False)
         ladder, early = climb(ladder, HALF, STAGES, CONTROLS, over=True)
@@ -65,8 +65,8 @@ def test_the_second_rung_is_climbed_from_the_first_with_seeds_of_its_own() -> No
     ladder = arrived(stored(ladder), 1, "c000001", loss("c000001", 2.0), root=True)
     ladder, promoted = climb(ladder, HALF, STAGES, CONTROLS, over=True)
 
-    assert {(one.rung, one.seeds) for one in promoted} == {(2, (1101, 1102, 1103))}
-    assert {one.candidate for one in promoted} == {"c000001", "c000002", "c000004"}
+    assert {(promotion.rung, promotion.seeds) for promotion in promoted} == {(2, (1101, 1102, 1103))}
+    assert {promotion.candidate for promotion in promoted} == {"c000001", "c000002", "c000004"}
 
 
 def test_a_candidate_of_another_size_climbs_with_the_parameters_it_is_matched_to() -> None:
@@ -79,19 +79,19 @@ def test_a_candidate_of_another_size_climbs_with_the_parameters_it_is_matched_to
     big = searched(ladder, Result("c000005", 0.9, 1.4, None, 1500), root=False)
     _, later = climb(big, everybody, STAGES[:1], CONTROLS, over=True)
 
-    assert [(one.candidate, one.match) for one in promoted] == [
+    assert [(promotion.candidate, promotion.match) for promotion in promoted] == [
         ("c000001", None), ("c000002", None), ("c000003", None)
     ]  # fmt: skip
-    assert ("c000005", 1000) in [(one.candidate, one.match) for one in later]
+    assert ("c000005", 1000) in [(promotion.candidate, promotion.match) for promotion in later]
 
 
 def test_a_fork_begins_again_what_was_under_way() -> None:
     """Its engineers have never heard of it."""
-    ladder, promoted = climb(found(1.9, 1.8), HALF, STAGES, CONTROLS, over=False)
+    ladder, promoted = climb(ladder_of(1.9, 1.8), HALF, STAGES, CONTROLS, over=False)
     again = under_way(ladder, STAGES)
 
-    assert {(one.candidate, one.rung, one.seeds) for one in again} == {
-        (one.candidate, one.rung, one.seeds) for one in promoted
+    assert {(promotion.candidate, promotion.rung, promotion.seeds) for promotion in again} == {
+        (promotion.candidate, promotion.rung, promotion.seeds) for promotion in promoted
     }
     assert limited(ladder, ()).climbing == frozenset()
 
@@ -140,7 +140,10 @@ def test_a_fork_with_another_budget_weighs_again_what_the_old_one_turned_away() 
     forked = stored(reopened(stored(ladder)))
     forked, second = climb(forked, wide, STAGES[:1], ("c000001",), over=True)
 
-    assert [one.candidate for one in first] == ["c000001", "c000003"]
-    assert [(one.candidate, one.seeds) for one in second] == [("c000001", (2001, 2002)), ("c000004", (2001, 2002))]
+    assert [promotion.candidate for promotion in first] == ["c000001", "c000003"]
+    assert [(promotion.candidate, promotion.seeds) for promotion in second] == [
+        ("c000001", (2001, 2002)),
+        ("c000004", (2001, 2002)),
+    ]
     assert forked.earlier == {"c000003"}
     assert forked.rungs[0].count == 3

@@ -15,10 +15,10 @@ def test_ten_percent_below_the_baseline_suspicion() -> None:
 
 def test_honest_controls_move_the_threshold() -> None:
     """DeltaNet with a value skip is 10.3% below DeltaNet at tiny scale and does not leak."""
-    found = suspicion(1.546, 1.813, [1.626, 1.622])
+    result = suspicion(1.546, 1.813, [1.626, 1.622])
 
-    assert not found.suspected
-    assert found.reference == pytest.approx(1.622)
+    assert not result.suspected
+    assert result.reference == pytest.approx(1.622)
     assert suspicion(1.40, 1.813, [1.626, 1.622]).suspected
 
 
@@ -34,12 +34,12 @@ def test_leakage_refuses_numbers_that_are_none() -> None:
 
 def test_the_recorded_case_is_kept_by_default() -> None:
     """A loss of 1.4682 was refused in a recorded run; three fresh seeds repeat its gain over the best control."""
-    found = suspicion(1.4682, 1.8914, [1.6637, 1.7079, 1.9034])
+    result = suspicion(1.4682, 1.8914, [1.6637, 1.7079, 1.9034])
     repeated = [1.6983 - 1.4763, 1.6842 - 1.4831, 1.6766 - 1.4823]
     findings = [Investigation((), 1.6637 - 1.4682, gain) for gain in repeated]
 
-    assert found.suspected
-    assert [fault(INVESTIGATE, one) for one in findings] == [None, None, None]
+    assert result.suspected
+    assert [fault(INVESTIGATE, finding) for finding in findings] == [None, None, None]
     assert fault(PAPER, findings[0]) is not None
 
 

@@ -31,25 +31,25 @@ def test_relatives_in_a_small_forest() -> None:
 @given(forests)
 def test_depths_agree_with_the_paths(forest: dict[str, str | None]) -> None:
     """The fast way equals the definition, and sound forests have no flaws."""
-    assert depths(forest) == {one: len(path_to_root(forest, one)) - 1 for one in forest}
+    assert depths(forest) == {node: len(path_to_root(forest, node)) - 1 for node in forest}
     assert not flaws(forest).any
 
 
 @given(forests)
 def test_subtrees_of_the_roots_part_the_forest(forest: dict[str, str | None]) -> None:
     """Everyone descends from exactly one root."""
-    found = [one for top in roots(forest) for one in subtree(forest, top)]
+    nodes = [node for top in roots(forest) for node in subtree(forest, top)]
 
-    assert sorted(found) == sorted(forest)
+    assert sorted(nodes) == sorted(forest)
 
 
 @given(mappings)
 def test_a_mapping_has_a_flaw_exactly_where_a_path_fails(mapping: dict[str, str | None]) -> None:
     """The linear search for flaws misses nothing and invents nothing."""
     failing = False
-    for one in mapping:
+    for node in mapping:
         try:
-            path_to_root(mapping, one)
+            path_to_root(mapping, node)
         except ValueError:
             failing = True
 
@@ -58,10 +58,10 @@ def test_a_mapping_has_a_flaw_exactly_where_a_path_fails(mapping: dict[str, str 
 
 def test_orphans_and_cycles_are_named() -> None:
     """An importer refuses with the offending ids; those that merely lead into a cycle are not its members."""
-    found = flaws({"a": "b", "b": "a", "tail": "a", "lost": "nobody", "self": "self", "fine": None})
+    result = flaws({"a": "b", "b": "a", "tail": "a", "lost": "nobody", "self": "self", "fine": None})
 
-    assert found.orphans == ("lost",)
-    assert found.cyclic == ("a", "b", "self")
+    assert result.orphans == ("lost",)
+    assert result.cyclic == ("a", "b", "self")
 
 
 @pytest.mark.parametrize("function", [path_to_root, lambda tree, _: depths(tree)])

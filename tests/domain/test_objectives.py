@@ -133,7 +133,7 @@ def test_a_cost_is_less_for_what_is_better_and_goes_back_to_its_value(name: str)
 
 
 def test_objectives_are_read_from_text_and_impossible_ones_refused() -> None:
-    assert [one.name for one in parse_objectives("loss, parameters")] == ["loss", "parameters"]
+    assert [objective.name for objective in parse_objectives("loss, parameters")] == ["loss", "parameters"]
     assert parse_objectives("") == ()
     for text in ("loss", "parameters,loss", "loss,loss", "loss,speed,memory,state,flops"):
         with pytest.raises(ValueError, match="loss and one to 3 others"):
@@ -159,14 +159,14 @@ def entry(name: str, fitness: float, costs: Costs | None = None) -> Entry:
 def test_the_pool_keeps_the_front_and_drops_what_is_dominated_whatever_its_fitness() -> None:
     policy = PoolPolicy(size=3, parents=2, references=1, cold_start=5, batch=1)
     state = PoolState()
-    for one in (
+    for candidate in (
         entry("c1", 0.9),  # a measure is missing: behind all others
         entry("c2", 0.8, (2.0, 2.0)),
         entry("c3", 0.1, (1.0, 9.0)),
         entry("c4", 0.2, (9.0, 1.0)),
         entry("c5", 0.7, (3.0, 3.0)),
     ):
-        state, update = pool.entered(state, one, policy)
+        state, update = pool.entered(state, candidate, policy)
 
     assert update is not None
     assert {member.id for member in update.members} == {"c2", "c3", "c4"}
@@ -180,7 +180,7 @@ def result(name: str, loss: float, costs: Costs | None) -> Result:
 
 def test_finalists_are_those_that_the_root_does_not_dominate_front_first() -> None:
     root = result("c1", 2.0, (2.0, 10.0))
-    kept = (
+    results = (
         result("c2", 1.9, (1.9, 12.0)),
         result("c3", 2.2, (2.2, 12.0)),  # dominated by the root
         result("c4", 2.1, (2.1, 8.0)),
@@ -189,21 +189,21 @@ def test_finalists_are_those_that_the_root_does_not_dominate_front_first() -> No
     )
     policy = PaperPromotion(block=5, top=2, budget=Budget(None, None))
 
-    _, chosen = policy.chosen(Rung(kept=kept), root, over=False)
+    _, chosen = policy.chosen(Rung(kept=results), root, over=False)
 
-    assert {one.candidate for one in chosen} == {"c2", "c4"}
+    assert {member.candidate for member in chosen} == {"c2", "c4"}
 
 
 def test_halving_promotes_by_the_front_and_its_memory_survives_json() -> None:
     policy, rung = SuccessiveHalving(eta=2, budget=Budget(None, None)), Rung()
     root = result("c1", 2.0, (2.0, 10.0))
-    for one in (result("c2", 1.9, (1.9, 12.0)), result("c3", 2.1, (2.1, 8.0)), result("c4", 2.2, (2.2, 13.0))):
-        rung = policy.admitted(rung, one)
+    for candidate in (result("c2", 1.9, (1.9, 12.0)), result("c3", 2.1, (2.1, 8.0)), result("c4", 2.2, (2.2, 13.0))):
+        rung = policy.admitted(rung, candidate)
     rung = policy.admitted(rung, result("c5", 2.3, (2.3, 14.0)))
 
     _, chosen = policy.chosen(rung, root, over=False)
 
-    assert {one.candidate for one in chosen} == {"c2", "c3"}
+    assert {member.candidate for member in chosen} == {"c2", "c3"}
     ladder = Ladder(rungs=(rung,), roots=(root,))
     assert state_from_json(state_to_json(RunState(ladder=ladder))).ladder == ladder
 
@@ -219,11 +219,11 @@ def test_without_objectives_nothing_of_them_is_written() -> None:
 def test_the_front_of_a_run_grows_in_volume_and_forgets_whom_a_later_one_dominates() -> None:
     costs: list[Costs | None] = [(2.0, 10.0), None, (1.0, 9.0), (3.0, 11.0), (0.5, 9.5), (0.5, 8.0)]
 
-    found = progress(costs, [0])
+    fronts = progress(costs, [0])
 
-    assert found is not None
-    assert found.front == {5}
-    assert [place for place, _ in found.volumes] == [0, 2, 4, 5]
-    assert [volume for _, volume in found.volumes] == sorted(volume for _, volume in found.volumes)
-    assert found.volumes[-1][1] == pytest.approx((1 - 0.25) * (1 - 0.8))
+    assert fronts is not None
+    assert fronts.front == {5}
+    assert [place for place, _ in fronts.volumes] == [0, 2, 4, 5]
+    assert [volume for _, volume in fronts.volumes] == sorted(volume for _, volume in fronts.volumes)
+    assert fronts.volumes[-1][1] == pytest.approx((1 - 0.25) * (1 - 0.8))
     assert progress(costs, [1]) is None

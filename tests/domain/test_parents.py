@@ -15,9 +15,9 @@ FAMILY = [
 ]
 
 
-def chosen(one: ParentStrategy, entries: list[Entry] = FAMILY, times: int = 400) -> Counter[str]:
+def chosen(strategy: ParentStrategy, entries: list[Entry] = FAMILY, times: int = 400) -> Counter[str]:
     rng = random.Random(0)
-    return Counter(one.choose(entries, rng) for _ in range(times))
+    return Counter(strategy.choose(entries, rng) for _ in range(times))
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -61,7 +61,7 @@ def test_islands_give_every_family_its_share() -> None:
     """Half of the parents come from the weaker root's family."""
     counts = chosen(Islands(count=2, top=3))
 
-    assert sum(count for one, count in counts.items() if one.startswith("d")) == pytest.approx(200, abs=40)
+    assert sum(count for name, count in counts.items() if name.startswith("d")) == pytest.approx(200, abs=40)
     assert len(chosen(Islands(count=8, top=1))) == 8
 
 

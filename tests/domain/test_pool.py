@@ -54,12 +54,12 @@ def test_members_are_the_best_of_all_that_entered_before_the_last_update(values:
 @given(fitnesses)
 def test_updates_tell_who_came_and_went(values: list[float]) -> None:
     """Applying the differences gives the members again."""
-    state, held = PoolState(), set[str]()
+    state, members = PoolState(), set[str]()
     for number, value in enumerate(values):
         state, update = entered(state, Entry(f"c{number}", value, number), SMALL)
-        held = (held - set(update.went)) | set(update.came) if update else held
+        members = (members - set(update.went)) | set(update.came) if update else members
 
-    assert held == {entry.id for entry in state.members}
+    assert members == {entry.id for entry in state.members}
 
 
 def test_ties_go_to_the_earlier_then_to_the_smaller_id() -> None:
@@ -85,21 +85,21 @@ def test_the_full_pool_draws_parent_and_references_from_their_ranks() -> None:
     rng = random.Random(1)
     draws = [draw(members, PoolPolicy(), rng) for _ in range(600)]
 
-    assert {one.parent.sequence for one in draws} == set(range(10))
-    assert {ref.sequence for one in draws for ref in one.references} == set(range(10, 50))
-    assert all(len({ref.id for ref in one.references}) == 4 for one in draws)
+    assert {draw.parent.sequence for draw in draws} == set(range(10))
+    assert {ref.sequence for draw in draws for ref in draw.references} == set(range(10, 50))
+    assert all(len({ref.id for ref in draw.references}) == 4 for draw in draws)
 
 
 @given(st.integers(1, 60), st.integers())
 def test_small_pools_give_what_there_is(count: int, seed: int) -> None:
     """Any size works, nobody is drawn twice, and references lie below the parents' ranks where such exist."""
     members = [Entry(f"c{n}", n / 100, n) for n in range(count)]
-    one = draw(members, PoolPolicy(), random.Random(seed))
-    ids = [one.parent.id, *(ref.id for ref in one.references)]
+    drawn = draw(members, PoolPolicy(), random.Random(seed))
+    ids = [drawn.parent.id, *(ref.id for ref in drawn.references)]
 
     assert len(set(ids)) == len(ids)
-    assert len(one.references) == min(4, count - 10 if count > 10 else count - 1)
-    assert one.parent in rank(members)[:10]
+    assert len(drawn.references) == min(4, count - 10 if count > 10 else count - 1)
+    assert drawn.parent in rank(members)[:10]
 
 
 def test_a_parent_chosen_elsewhere_is_no_reference_of_itself() -> None:

@@ -27,7 +27,7 @@ def feed(policy: PromotionPolicy, results: list[Result], over: bool = False) -> 
     for place, result in enumerate(results, 1):
         rung = Rung((*rung.waiting, result), rung.kept, rung.promoted, rung.count)
         rung, fresh = decide(policy, rung, BASE, over and place == len(results))
-        promoted += [one.candidate for one in fresh]
+        promoted += [member.candidate for member in fresh]
     return rung, promoted
 
 
@@ -78,7 +78,7 @@ def test_a_short_search_sends_its_best_on() -> None:
 @given(st.lists(st.floats(0, 1), max_size=30), st.integers(2, 5))
 def test_halving_keeps_its_promises(fitnesses: list[float], eta: int) -> None:
     """Nobody twice, and in the end the best ⌊n/eta⌋ are all promoted."""
-    rung, names = feed(SuccessiveHalving(eta), [result(f"c{n}", one) for n, one in enumerate(fitnesses)])
+    rung, names = feed(SuccessiveHalving(eta), [result(f"c{n}", value) for n, value in enumerate(fitnesses)])
     best = sorted(range(len(fitnesses)), key=lambda n: -fitnesses[n])[: len(fitnesses) // eta]
 
     assert len(set(names)) == len(names)
@@ -101,7 +101,7 @@ def test_nobody_is_judged_before_the_baseline() -> None:
     later, chosen = decide(SuccessiveHalving(eta=2), rung, BASE, over=False)
 
     assert (len(rung.waiting), fresh) == (2, ())
-    assert [one.candidate for one in chosen] == ["b"]
+    assert [member.candidate for member in chosen] == ["b"]
     assert later.waiting == ()
 
 
@@ -110,10 +110,10 @@ def test_nobody_is_judged_before_the_baseline() -> None:
 )
 def test_the_budget_is_ten_percent_and_unmeasured_is_outside(parameters: int | None, admitted: bool) -> None:
     """A gain bought with parameters is no architectural gain; nobody is let through unmeasured."""
-    one = result("a", 0.5, parameters=parameters)
+    candidate = result("a", 0.5, parameters=parameters)
 
-    assert Budget().admits(one, BASE) == admitted
-    assert FREE.admits(one, BASE)
+    assert Budget().admits(candidate, BASE) == admitted
+    assert FREE.admits(candidate, BASE)
 
 
 def test_a_budget_may_bound_only_what_costs_more() -> None:

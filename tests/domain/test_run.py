@@ -41,7 +41,7 @@ POLICY = RunPolicy(
 
 def begun(policy: RunPolicy = POLICY) -> tuple[RunState, list[Seat]]:
     state, decisions = step(RunState(), Started(0.0), policy)
-    return state, [one for one in decisions if isinstance(one, Seat)]
+    return state, [decision for decision in decisions if isinstance(decision, Seat)]
 
 
 def ended(seat: Seat, time: float = 1.0, fitness: float | None = 0.5, rejected: bool = False) -> Ended:
@@ -56,7 +56,7 @@ def test_a_run_begins_with_as_many_baselines_as_it_has_seats() -> None:
     """The root first: all differences refer to it."""
     _, seats = begun()
 
-    assert [(one.candidate, one.baseline) for one in seats] == [
+    assert [(seat.candidate, seat.baseline) for seat in seats] == [
         ("c000001", "delta_net"),
         ("c000002", "gated_delta_net"),
     ]
@@ -68,9 +68,9 @@ def test_seed_programs_follow_the_baselines_and_use_up_no_budget() -> None:
     state, (root, seed) = begun(policy)
     state, _ = step(state, ended(root), policy)
     state, decisions = step(state, ended(seed, fitness=0.7), policy)
-    (proposal,) = [one for one in decisions if isinstance(one, Seat)]
+    (proposal,) = [decision for decision in decisions if isinstance(decision, Seat)]
 
-    assert [(one.candidate, one.baseline, one.seed_program) for one in (root, seed, proposal)] == [
+    assert [(seat.candidate, seat.baseline, seat.seed_program) for seat in (root, seed, proposal)] == [
         ("c000001", "delta_net", ""),
         ("c000002", "", "mine"),
         ("c000003", "", ""),
@@ -84,18 +84,23 @@ def test_a_seat_is_free_again_once_its_candidate_is_trained_where_a_model_judges
     """Verdict and analysis take minutes of an endpoint, in which the machine would stand idle; the wait is bounded."""
     policy = replace(POLICY, baselines=("delta_net",), seats=1, budget=Budget(candidates=9), ahead=True)
     state, (root,) = begun(policy)
-    asked: list[list[str]] = []
+    requested: list[list[str]] = []
 
     def heard(state: RunState, fact: Trained | Ended) -> RunState:
         after, decisions = step(state, fact, policy)
-        asked.append([one.candidate for one in decisions if isinstance(one, Seat)])
+        requested.append([decision.candidate for decision in decisions if isinstance(decision, Seat)])
         return after
 
     state = heard(heard(state, Trained(1.0, root.candidate)), ended(root))
     before = state = heard(state, Trained(2.0, "c000002"))
     state = heard(state, Trained(3.0, "c000003"))
 
-    assert asked == [[], ["c000002"], ["c000003"], []]  # baselines come first, and two wait for a verdict in the end
+    assert requested == [
+        [],
+        ["c000002"],
+        ["c000003"],
+        [],
+    ]  # baselines come first, and two wait for a verdict in the end
     assert state_from_json(state_to_json(state)) == state
     assert not step(before, Trained(2.0, "c000002"), replace(policy, ahead=False))[1]
 
@@ -107,9 +112,9 @@ def test_no_proposal_is_asked_for_before_every_baseline_has_ended() -> None:
     state, none = step(state, ended(seats[1]), POLICY)
     state, proposals = step(state, ended(third[0]), POLICY)  # type: ignore[arg-type]
 
-    assert [one.baseline for one in third if isinstance(one, Seat)] == ["gla"]
+    assert [decision.baseline for decision in third if isinstance(decision, Seat)] == ["gla"]
     assert none == ()
-    assert [one.baseline for one in proposals if isinstance(one, Seat)] == ["", ""]
+    assert [decision.baseline for decision in proposals if isinstance(decision, Seat)] == ["", ""]
 
 
 def test_a_rejection_frees_its_seat() -> None:
@@ -117,7 +122,7 @@ def test_a_rejection_frees_its_seat() -> None:
     state, seats = begun()
     _, decisions = step(state, ended(seats[1], rejected=True), POLICY)
 
-    assert [one.baseline for one in decisions if isinstance(one, Seat)] == ["gla"]
+    assert [decision.baseline for decision in decisions if isinstance(decision, Seat)] == ["gla"]
 
 
 def test_a_rejected_root_ends_the_run_with_its_reason() -> None:
@@ -147,7 +152,7 @@ def test_a_paused_run_gives_out_no_seat_and_a_resumed_one_does() -> None:
     state, again = step(state, Resumed(110.0), POLICY)
 
     assert none == ()
-    assert [one.baseline for one in again if isinstance(one, Seat)] == ["gla"]
+    assert [decision.baseline for decision in again if isinstance(decision, Seat)] == ["gla"]
     assert state.seconds(120.0) == 20.0
 
 
@@ -166,7 +171,7 @@ def test_any_part_of_the_budget_ends_the_run(budget: Budget, spent: Spent) -> No
     state, _ = step(state, Spending(1.0, spent), policy)
     _, decisions = step(state, ended(seats[0]), policy)
 
-    assert [type(one) for one in decisions] == [Finish]
+    assert [type(decision) for decision in decisions] == [Finish]
 
 
 def test_wall_time_is_measured_by_the_times_of_facts() -> None:
@@ -175,7 +180,7 @@ def test_wall_time_is_measured_by_the_times_of_facts() -> None:
     state, seats = begun(policy)
     _, decisions = step(state, ended(seats[0], time=61.0), policy)
 
-    assert [type(one) for one in decisions] == [Finish]
+    assert [type(decision) for decision in decisions] == [Finish]
 
 
 def test_a_stopped_run_asks_for_nothing_more() -> None:
@@ -197,7 +202,7 @@ def test_an_ablation_holds_a_seat_but_is_no_proposal() -> None:
     assert state.proposals_asked == 0
 
 
-def wanted(by_hand: bool, component: str = "output-gate") -> AblationRequested:
+def ablation_request(by_hand: bool, component: str = "output-gate") -> AblationRequested:
     return AblationRequested(2.0, "c000004", component, (1, 2), by_hand)
 
 
@@ -205,11 +210,11 @@ def test_the_analyst_asks_for_ablations_within_a_budget() -> None:
     """Each holds a seat; beyond the budget nothing happens."""
     policy = replace(POLICY, ablations=1)
     state, _ = begun(policy)
-    state, first = step(state, wanted(by_hand=False), policy)
-    state, second = step(state, wanted(by_hand=False, component="forget-gate"), policy)
+    state, first = step(state, ablation_request(by_hand=False), policy)
+    state, second = step(state, ablation_request(by_hand=False, component="forget-gate"), policy)
 
     assert first[0] == Ablation("a000003", 3, "c000004", "output-gate", (1, 2))
-    assert not any(isinstance(one, Ablation) for one in second)
+    assert not any(isinstance(decision, Ablation) for decision in second)
     assert "a000003" in state.in_flight
     assert state.proposals_asked == 0
 
@@ -218,8 +223,8 @@ def test_by_hand_an_ablation_is_asked_for_even_when_the_run_is_over() -> None:
     """Questions come when the results are in; its end changes neither pool nor budget."""
     state, _ = begun()
     state, _ = step(state, Stopped(5.0, "done", finished=True), POLICY)
-    state, decisions = step(state, wanted(by_hand=True), POLICY)
-    name = next(one.candidate for one in decisions if isinstance(one, Ablation))
+    state, decisions = step(state, ablation_request(by_hand=True), POLICY)
+    name = next(decision.candidate for decision in decisions if isinstance(decision, Ablation))
     over = Ended(9.0, name, 99, None, "c000004", baseline=False, root=False, rejected=False, proposal=False)
     state, after = step(state, over, POLICY)
 
@@ -234,8 +239,8 @@ def test_seats_and_budget_are_never_exceeded(order: list[tuple[int, str]], seats
     """Whatever ends in whatever order, and the state survives its JSON."""
     policy = replace(POLICY, seats=seats)
     state, decisions = step(RunState(), Started(0.0), policy)
-    open_seats = [one for one in decisions if isinstance(one, Seat)]
-    asked, updates = list(open_seats), 0
+    open_seats = [decision for decision in decisions if isinstance(decision, Seat)]
+    requested, updates = list(open_seats), 0
     for place, how in order:
         if not open_seats:
             break
@@ -244,13 +249,13 @@ def test_seats_and_budget_are_never_exceeded(order: list[tuple[int, str]], seats
             seat, fitness=0.1 * place if how == "score" else None, rejected=how == "reject" and seat.number > 1
         )
         state, decisions = step(state_from_json(state_to_json(state)), fact, policy)
-        open_seats += [one for one in decisions if isinstance(one, Seat)]
-        asked += [one for one in decisions if isinstance(one, Seat)]
-        updates += sum(isinstance(one, PoolUpdate) for one in decisions)
+        open_seats += [decision for decision in decisions if isinstance(decision, Seat)]
+        requested += [decision for decision in decisions if isinstance(decision, Seat)]
+        updates += sum(isinstance(decision, PoolUpdate) for decision in decisions)
         assert len(open_seats) == len(state.in_flight) <= seats
 
-    assert len([one for one in asked if not one.baseline]) <= 3
-    assert len({one.candidate for one in asked}) == len(asked)
+    assert len([request for request in requested if not request.baseline]) <= 3
+    assert len({request.candidate for request in requested}) == len(requested)
     assert updates == state.pool.updates
 
 
@@ -272,12 +277,12 @@ def test_an_impossible_policy_is_refused_by_name(wrong: dict[str, object], named
 def searched(policy: RunPolicy) -> tuple[RunState, tuple[object, ...]]:
     """A run whose last candidate has just ended."""
     state, decisions = step(RunState(), Started(0.0), policy)
-    while seats := [one for one in decisions if isinstance(one, Seat)]:
+    while seats := [decision for decision in decisions if isinstance(decision, Seat)]:
         for seat in seats[:-1]:
             state, more = step(state, ended(seat, fitness=0.5 + 0.01 * seat.number), policy)
             decisions = (*decisions, *more)
         state, last = step(state, ended(seats[-1], fitness=0.5 + 0.01 * seats[-1].number), policy)
-        decisions = tuple(one for one in (*decisions, *last) if one not in seats)
+        decisions = tuple(decision for decision in (*decisions, *last) if decision not in seats)
     return state, decisions
 
 
@@ -296,19 +301,19 @@ def again(name: str, loss: float) -> Verified:
 def test_finalists_and_controls_are_trained_again_before_a_run_ends() -> None:
     """With seeds that no selection has seen; the best proposal, the root and Gated DeltaNet."""
     state, decisions = searched(VERIFYING)
-    promoted = [one for one in decisions if isinstance(one, Promote)]
+    promoted = [decision for decision in decisions if isinstance(decision, Promote)]
 
     assert state.phase == "verifying"
-    assert [one.candidate for one in promoted] == ["c000001", "c000002", "c000006"]
+    assert [promotion.candidate for promotion in promoted] == ["c000001", "c000002", "c000006"]
     assert promoted[0].seeds == (1001, 1002, 1003)
-    assert not any(isinstance(one, Finish) for one in decisions)
+    assert not any(isinstance(decision, Finish) for decision in decisions)
 
 
 def test_a_run_that_promotes_nobody_remembers_nobody() -> None:
     """Its state stays as small after a thousand candidates as after one."""
     state, _ = searched(POLICY)
 
-    assert [one.waiting for one in state.ladder.rungs] == []
+    assert [rung.waiting for rung in state.ladder.rungs] == []
     assert state.ladder.roots[0] is not None
 
 
@@ -317,10 +322,12 @@ def test_halving_promotes_while_the_search_goes_on() -> None:
     policy = replace(VERIFYING, promotion=SuccessiveHalving(eta=2), budget=Budget(candidates=6))
     state, decisions = step(RunState(), Started(0.0), policy)
     moments = []
-    while seats := [one for one in decisions if isinstance(one, Seat)]:
+    while seats := [decision for decision in decisions if isinstance(decision, Seat)]:
         state, decisions = step(state, ended(seats[0], fitness=0.5 + 0.01 * seats[0].number), policy)
         decisions = (*decisions, *seats[1:])
-        moments += [(one.candidate, state.proposals_ended) for one in decisions if isinstance(one, Promote)]
+        moments += [
+            (decision.candidate, state.proposals_ended) for decision in decisions if isinstance(decision, Promote)
+        ]
 
     assert [ended for _, ended in moments] == [2, 2, 2, 3, 4, 5]
     assert state.phase == "verifying"
@@ -330,7 +337,7 @@ def test_nobody_worth_it_means_no_verification_and_the_end() -> None:
     """The paper's rule asks for better than the root in both; a run without finalists ends at once."""
     state, decisions = searched(replace(VERIFYING, promotion=PaperPromotion(), stages=(Stage("tiny", 3),)))
 
-    assert not any(isinstance(one, Promote) for one in decisions)
+    assert not any(isinstance(decision, Promote) for decision in decisions)
     assert isinstance(decisions[-1], Finish)
     assert state.phase == "draining"
 
@@ -344,7 +351,7 @@ def test_a_discovery_has_to_beat_the_strongest_control(gain: float, confirmed: b
     for name, loss in losses.items():
         state, decisions = step(state_from_json(state_to_json(state)), again(name, loss), VERIFYING)
 
-    (finding,) = (one for one in decisions if isinstance(one, Finding))
+    (finding,) = (decision for decision in decisions if isinstance(decision, Finding))
     assert (finding.candidate, finding.control) == ("c000006", "c000002")
     assert (finding.outcome is Outcome.CONFIRMED) == confirmed
     assert isinstance(decisions[-1], Finish)
@@ -357,7 +364,7 @@ def test_a_verification_that_failed_does_not_hold_the_run_up() -> None:
         state, _ = step(state, again(name, 1.5), VERIFYING)
     state, decisions = step(state, Verified(9.0, "c000006"), VERIFYING)
 
-    (finding,) = (one for one in decisions if isinstance(one, Finding))
+    (finding,) = (decision for decision in decisions if isinstance(decision, Finding))
     assert finding.outcome is Outcome.UNDECIDED
     assert isinstance(decisions[-1], Finish)
 
@@ -370,11 +377,11 @@ def test_a_run_that_goes_on_verifies_only_what_is_new() -> None:
     state, _ = step(state, Stopped(10.0, "done", finished=True), VERIFYING)
     more = replace(VERIFYING, budget=Budget(candidates=8))
     state, decisions = step(state, Resumed(11.0), more)
-    while seats := [one for one in decisions if isinstance(one, Seat)]:
+    while seats := [decision for decision in decisions if isinstance(decision, Seat)]:
         state, decisions = step(state, ended(seats[0], fitness=0.9), more)
         decisions = (*decisions, *seats[1:])
 
-    promoted = [one for one in decisions if isinstance(one, Promote)]
-    assert {one.round for one in promoted} == {2}
-    assert {one.seeds for one in promoted} == {(2001, 2002, 2003)}
-    assert "c000006" not in {one.candidate for one in promoted}
+    promoted = [decision for decision in decisions if isinstance(decision, Promote)]
+    assert {promotion.round for promotion in promoted} == {2}
+    assert {promotion.seeds for promotion in promoted} == {(2001, 2002, 2003)}
+    assert "c000006" not in {promotion.candidate for promotion in promoted}

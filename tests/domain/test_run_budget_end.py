@@ -30,13 +30,13 @@ def searching() -> RunState:
     state, _ = step(RunState(), Started(1.0), POLICY)
     state, decisions = step(state, ended("c000001", baseline=True), POLICY)
 
-    assert [one.candidate for one in decisions if isinstance(one, Seat)] == ["c000002", "c000003"]
+    assert [decision.candidate for decision in decisions if isinstance(decision, Seat)] == ["c000002", "c000003"]
     return state
 
 
 def seats(decisions: tuple[Decision, ...]) -> list[Decision]:
     """The seats among them."""
-    return [one for one in decisions if isinstance(one, Seat)]
+    return [decision for decision in decisions if isinstance(decision, Seat)]
 
 
 def test_a_question_that_cannot_be_paid_is_the_last_seat() -> None:

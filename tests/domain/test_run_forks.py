@@ -49,10 +49,10 @@ def test_a_finished_run_goes_on_as_a_fork_with_another_budget() -> None:
     state, _ = step(RunState(), Started(0.0), poor)
     over, _ = step(state, Ended(1.0, "c000001", 5, 0.5, None, baseline=True, root=True, rejected=False), poor)
     rich = RunPolicy(seats=2, baselines=("delta_net",), budget=Budget(candidates=3))
-    forked, asked = step(over, Forked(9.0), rich)
+    forked, decisions = step(over, Forked(9.0), rich)
     resumed, _ = step(step(over, Paused(1.0), poor)[0], Resumed(9.0), rich)
 
-    assert [one.candidate for one in asked if isinstance(one, Seat)] == ["c000002", "c000003"]
+    assert [decision.candidate for decision in decisions if isinstance(decision, Seat)] == ["c000002", "c000003"]
     assert forked.in_flight == resumed.in_flight
 
 
@@ -63,7 +63,7 @@ def test_who_is_tested_again_by_a_fork_counts_as_one_more_that_was_tried() -> No
         promotion=SuccessiveHalving(eta=2, budget=Size(None, None)), discovery=DiscoveryPolicy(seeds=3),
     )  # fmt: skip
     state, _ = step(RunState(), Started(0.0), policy)
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for number, loss in enumerate((2.0, 1.8, 1.9), 1):
         name = f"c{number:06d}"
         ended = Ended(1.0, name, 5, -loss, None, number == 1, number == 1, False, result=Result(name, -loss, loss))
@@ -73,8 +73,8 @@ def test_who_is_tested_again_by_a_fork_counts_as_one_more_that_was_tried() -> No
         for name, loss in (("c000001", 2.0), ("c000002", 1.9)):
             losses = tuple((seeds + at, loss + 0.01 * at) for at in range(3))
             state, decisions = step(state, Verified(2.0, name, 1, losses, Result(name, None, loss)), policy)
-            found += [one for one in decisions if isinstance(one, Finding)]
+            findings += [decision for decision in decisions if isinstance(decision, Finding)]
         state, decisions = step(state, Forked(3.0, other_rules=True), policy)
-        assert {one.candidate for one in decisions if isinstance(one, Promote)} == {"c000001", "c000002"}
+        assert {decision.candidate for decision in decisions if isinstance(decision, Promote)} == {"c000001", "c000002"}
 
-    assert [one.tried for one in found] == [2, 3]
+    assert [finding.tried for finding in findings] == [2, 3]

@@ -56,9 +56,9 @@ def value(scale: Scale, loss: float, benchmark: float | None = None) -> float:
     """The value of these gains over the root of the recorded run."""
     root = BASELINES["delta_net"]
     gains = {LOSS: root[0] - loss, BENCHMARK: None if benchmark is None else benchmark - root[1]}
-    found = standardised_gain(gains, scale, {}, 1)
-    assert found is not None
-    return found.value
+    gain = standardised_gain(gains, scale, {}, 1)
+    assert gain is not None
+    return gain.value
 
 
 def test_the_recorded_run_is_ranked_by_what_was_measured() -> None:
@@ -132,8 +132,8 @@ def test_reliability_is_the_correlation_that_another_seed_would_have() -> None:
     rows = [{seed: value + seed + rng.gauss(0, 1) for seed in (1, 2, 3)} for value in true]
 
     assert reliability(rows) == pytest.approx(4 / 5, abs=0.05)
-    assert reliability([{1: one[1]} for one in rows], 1.0) == pytest.approx(4 / 5, abs=0.05)
-    assert reliability([{1: one[1]} for one in rows]) is None
+    assert reliability([{1: row[1]} for row in rows], 1.0) == pytest.approx(4 / 5, abs=0.05)
+    assert reliability([{1: row[1]} for row in rows]) is None
     assert reliability(rows[:2]) is None
 
 
@@ -157,13 +157,13 @@ def test_the_interval_of_one_seed_is_widened_by_the_noise_of_seeds() -> None:
     scale = scale_of({LOSS: Replicates([{1: 2.0, 2: 2.1}, {1: 1.9, 2: 1.95}, {1: 1.8, 2: 1.9}])})
     items = {LOSS: Interval(0.09, 0.11, 0.95)}
     assert scale is not None
-    one, several = (standardised_gain({LOSS: 0.1}, scale, items, seeds) for seeds in (1, 3))
+    single, several = (standardised_gain({LOSS: 0.1}, scale, items, seeds) for seeds in (1, 3))
 
-    assert one is not None
+    assert single is not None
     assert several is not None
-    assert one.interval is not None
+    assert single.interval is not None
     assert several.interval is not None
-    assert one.interval.low < several.interval.low < one.value < several.interval.high < one.interval.high
+    assert single.interval.low < several.interval.low < single.value < several.interval.high < single.interval.high
 
 
 def test_no_opinion_reorders_measured_candidates() -> None:
@@ -174,7 +174,7 @@ def test_no_opinion_reorders_measured_candidates() -> None:
     for _ in range(300):
         worse = (rng.uniform(1.4, 1.65), rng.uniform(0.36, 0.6))
         better = (worse[0] - rng.uniform(0.01, 0.1), worse[1] + rng.uniform(0.0, 0.05))
-        paper = [fitness("paper", Measured(*one, rng.uniform(4, 10), HERE), root) for one in (worse, better)]
+        paper = [fitness("paper", Measured(*values, rng.uniform(4, 10), HERE), root) for values in (worse, better)]
         assert paper[0] is not None
         assert paper[1] is not None
         inverted += paper[0].value > paper[1].value

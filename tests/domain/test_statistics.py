@@ -108,16 +108,16 @@ def test_normal_approximations() -> None:
 
 def test_the_bootstrap_is_deterministic_and_covers() -> None:
     """With a given rng it repeats, and about 95 of 100 intervals hold the truth (seed and shared item effects)."""
-    rng, held = random.Random(5), 0
+    rng, covered = random.Random(5), 0
     for _ in range(100):
         items = [rng.gauss(0, 1) for _ in range(30)]
         rows = [
             [0.3 + shift + item + rng.gauss(0, 1) for item in items] for shift in (rng.gauss(0, 0.3) for _ in range(8))
         ]
         interval = bootstrap(rows, random.Random(1), resamples=100)
-        held += interval.low <= 0.3 <= interval.high
+        covered += interval.low <= 0.3 <= interval.high
 
-    assert held >= 90
+    assert covered >= 90
     assert bootstrap(rows, random.Random(1)) == bootstrap(rows, random.Random(1))
 
 
@@ -145,10 +145,10 @@ def test_intervals_say_whether_they_cross_zero() -> None:
 def test_power_agrees_with_tables_and_simulation() -> None:
     """Effect of half a deviation: 27 pairs for 80% one-sided (Cohen); and a simulation of five pairs."""
     rng = random.Random(3)
-    found = sum(paired_test([rng.gauss(1, 1) for _ in range(5)]).p < 0.05 for _ in range(2000)) / 2000
+    rejected = sum(paired_test([rng.gauss(1, 1) for _ in range(5)]).p < 0.05 for _ in range(2000)) / 2000
 
     assert seeds_needed(0.5, 1.0) == 27
-    assert found == pytest.approx(power(1, 1, 5), abs=0.03)
+    assert rejected == pytest.approx(power(1, 1, 5), abs=0.03)
     assert power(0, 1, 5) == pytest.approx(0.05, abs=1e-5)
     with pytest.raises(ValueError, match="too small"):
         seeds_needed(0.001, 1.0, most=50)

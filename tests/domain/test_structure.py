@@ -101,10 +101,10 @@ def test_another_operation_is_another_program(old: str, new: str) -> None:
 
 def test_swapping_two_names_at_one_use_is_another_program() -> None:
     """Numbers must tell which value is used, not only that some value is."""
-    one = "def f(a, b):\n    return a - b\n"
+    program = "def f(a, b):\n    return a - b\n"
 
-    assert not same_structure(one, one.replace("a - b", "b - a"))
-    assert same_structure(one, "def g(y, x):\n    return y - x\n")
+    assert not same_structure(program, program.replace("a - b", "b - a"))
+    assert same_structure(program, "def g(y, x):\n    return y - x\n")
 
 
 def test_similarity_orders_by_how_much_was_changed() -> None:

@@ -99,17 +99,17 @@ def test_spans_are_read_as_in_fla(length: int) -> None:
     spans_attention = module.forward.__globals__["spans_attention"]
     shape = (2, length, HEADS)
     sizes = {"q": 8, "k": 8, "v": 6, "weights": LEVELS}
-    given = [torch.randn(*shape, size, requires_grad=True) for size in sizes.values()]
+    tensors = [torch.randn(*shape, size, requires_grad=True) for size in sizes.values()]
     g = F.logsigmoid(torch.randn(shape)).requires_grad_()
-    q, k, v, weights = given
+    q, k, v, weights = tensors
     ours = spans_attention(q, k, v, weights, g)
     theirs = load("ops/log_linear_attn/naive.py").naive_log_linear_attn(q, k, v, g, weights, None)
     loss = torch.randn_like(ours)
-    inputs = [*given, g]
+    inputs = [*tensors, g]
 
     assert torch.allclose(ours, theirs, atol=1e-4)
-    for one, other in zip(*(torch.autograd.grad(o, inputs, loss) for o in (ours, theirs)), strict=True):
-        assert torch.allclose(one, other, atol=1e-4)
+    for gradient, other in zip(*(torch.autograd.grad(o, inputs, loss) for o in (ours, theirs)), strict=True):
+        assert torch.allclose(gradient, other, atol=1e-4)
 
 
 @pytest.mark.parametrize(("form", "steps"), [("mesa", 8), ("ridge", 60)])
@@ -142,8 +142,8 @@ def test_solved_queries_are_those_of_the_exact_regression(form: Form, steps: int
     ours, exact = outputs(module, x), finished(module, list(reads.unbind(1)))
 
     assert torch.allclose(ours, exact, atol=1e-3)
-    one, other = (torch.autograd.grad(o.square().sum(), x)[0] for o in (ours, exact))
-    assert torch.allclose(one, other, atol=1e-2)
+    gradient, other = (torch.autograd.grad(o.square().sum(), x)[0] for o in (ours, exact))
+    assert torch.allclose(gradient, other, atol=1e-2)
 
 
 @pytest.mark.parametrize("decay", ["none", "sigmoid"])
@@ -162,8 +162,8 @@ def test_preconditioned_writes_are_those_of_fla(decay: Decay) -> None:
     ours, theirs = outputs(module, x), finished(module, list(reads.unbind(1)))
 
     assert torch.allclose(ours, theirs, atol=1e-4)
-    one, other = (torch.autograd.grad(o.square().sum(), x)[0] for o in (ours, theirs))
-    assert torch.allclose(one, other, atol=1e-3)
+    gradient, other = (torch.autograd.grad(o.square().sum(), x)[0] for o in (ours, theirs))
+    assert torch.allclose(gradient, other, atol=1e-3)
 
 
 @torch.no_grad()
@@ -235,10 +235,12 @@ def test_a_memory_by_age_keeps_slots_that_move_on_with_its_clock() -> None:
     reads = []
     for t in range(LENGTH):
         age = clock[:, t, None] - clock[:, : t + 1]  # [batch, written, heads]
-        kept = (faded[:, t, None] - faded[:, : t + 1]).exp()
+        decayed = (faded[:, t, None] - faded[:, : t + 1]).exp()
         distance = 2 * torch.pi / count * (age[..., None] - torch.arange(count))
         spread = (
-            (1 + 2 * sum((wave * distance).cos() for wave in range(1, WIDTH // HEADS // 2))) / count * kept[..., None]
+            (1 + 2 * sum((wave * distance).cos() for wave in range(1, WIDTH // HEADS // 2)))
+            / count
+            * decayed[..., None]
         )
         keys = torch.einsum("bihs,bihk->bhsk", spread, k[:, : t + 1])
         values = torch.einsum("bihs,bihv->bhsv", spread, v[:, : t + 1])

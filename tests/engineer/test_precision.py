@@ -44,10 +44,10 @@ async def test_a_stage_without_a_decision_takes_what_fits_the_machine(older_mach
     stages = Stages(older_machine, tmp_path)
     open_stage = await stages.open("tiny", OPEN)
     nothing_to_say = dict(stages.unsuited)
-    told = await stages.open("tiny", {**SMALL, "precision": BF16})
+    stage = await stages.open("tiny", {**SMALL, "precision": BF16})
 
     assert (open_stage.scale.precision, nothing_to_say) == (FP32, {})
-    assert told.scale.precision == BF16
+    assert stage.scale.precision == BF16
     assert "emulated" in stages.unsuited["tiny"]
 
 
@@ -81,7 +81,7 @@ async def test_what_functions_of_fla_cost_is_measured_once_at_the_stages_sizes(t
         stages = Stages(sandbox, tmp_path)
         stage = await stages.open("tiny", {**SMALL, "precision": FP32})
         first, second = await stages.costs(stage), await stages.costs(stage)
-    told = description(stage, first)
+    message = description(stage, first)
 
     assert first is not None
     assert first is second
@@ -89,5 +89,5 @@ async def test_what_functions_of_fla_cost_is_measured_once_at_the_stages_sizes(t
     assert operators | set(TOP) <= set(first.times)
     assert first.times["RMSNorm"] < first.times["chunk_delta_rule"] < first.times["chunk_rwkv7"]
     assert first.times["chunk_delta_rule"] == first.times["fused_chunk_delta_rule"]
-    assert (told.costs["RMSNorm"], told.cost_tokens) == (first.times["RMSNorm"], first.tokens)
+    assert (message.costs["RMSNorm"], message.cost_tokens) == (first.times["RMSNorm"], first.tokens)
     assert not description(stage).costs

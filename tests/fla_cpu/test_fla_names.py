@@ -52,7 +52,7 @@ def test_a_missing_part_is_named_with_what_there_is() -> None:
         "    try:\n        exec(program)\n"
         "    except (ImportError, AttributeError) as error:\n        print(error)\n"
     )
-    told = done.stdout.splitlines()
+    lines = done.stdout.splitlines()
 
-    assert [line.partition(" is not available ")[0] for line in told] == list(programs.values()), done.stderr
-    assert all("offers:" in line for line in told)
+    assert [line.partition(" is not available ")[0] for line in lines] == list(programs.values()), done.stderr
+    assert all("offers:" in line for line in lines)

@@ -16,7 +16,7 @@ Operator = Callable[..., tuple[Tensor, Tensor | None]]
 
 def heads(*features: int, length: int = 40, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     torch.manual_seed(1)
-    return [torch.randn(1, length, 2, *((one,) if one else ()), dtype=dtype) * 0.5 for one in features]
+    return [torch.randn(1, length, 2, *((size,) if size else ()), dtype=dtype) * 0.5 for size in features]
 
 
 def test_an_option_that_would_change_the_result_is_refused_by_name() -> None:
@@ -44,7 +44,7 @@ def test_options_that_only_tune_a_kernel_are_taken() -> None:
 
 def test_the_recurrent_form_of_linear_attention_does_not_normalise_by_itself() -> None:
     """The chunked form does: fla's defaults differ."""
-    q, k, v = (one.abs() for one in heads(4, 4, 4))
+    q, k, v = (tensor.abs() for tensor in heads(4, 4, 4))
     recurrent, _ = decay.fused_recurrent_linear_attn(q, k, v)
 
     assert torch.allclose(recurrent, decay.chunk_linear_attn(q, k, v, normalize=False)[0])
@@ -97,7 +97,7 @@ def test_a_state_or_boundaries_that_do_not_fit_are_named() -> None:
 
 def test_packed_normalised_linear_attention_continues_each_sequence() -> None:
     """Both parts of the state are kept for every sequence."""
-    q, k, v = (one.abs() for one in heads(4, 4, 4))
+    q, k, v = (tensor.abs() for tensor in heads(4, 4, 4))
     boundaries = torch.tensor([0, 15, 40])
     packed, states = decay.chunk_linear_attn(q, k, v, output_final_state=True, cu_seqlens=boundaries)
     assert isinstance(states, tuple)
@@ -149,7 +149,7 @@ CORE: dict[str, tuple[Operator, tuple[int, ...]]] = {
 def test_gradients_are_those_of_small_differences(name: str) -> None:
     """Across two chunks, in double precision."""
     operator, features = CORE[name]
-    tensors = [one.requires_grad_() for one in heads(*features, length=35, dtype=torch.float64)]
+    tensors = [tensor.requires_grad_() for tensor in heads(*features, length=35, dtype=torch.float64)]
 
     assert torch.autograd.gradcheck(operator, tensors, fast_mode=True)  # type: ignore[arg-type]
 
@@ -160,7 +160,7 @@ def test_training_costs_in_proportion_to_the_length(name: str) -> None:
     operator, features = CORE[name]
     costs = []
     for length in (256, 1024):
-        tensors = [one.requires_grad_() for one in heads(*(4 * one for one in features), length=length)]
+        tensors = [tensor.requires_grad_() for tensor in heads(*(4 * size for size in features), length=length)]
         with Meter() as meter:
             operator(*tensors)[0].sum().backward()  # type: ignore[no-untyped-call]
         costs.append(meter.cost)

@@ -11,17 +11,17 @@ from torch import Tensor
 from services.fla_cpu import attention, decay, delta
 
 torch.set_num_threads(1)
-Given = dict[str, Tensor]
+Inputs = dict[str, Tensor]
 Answer = Sequence[Tensor | None]
-Case = tuple[str, Callable[[Given], Answer], Callable[[ModuleType, Given], Answer]]
+Case = tuple[str, Callable[[Inputs], Answer], Callable[[ModuleType, Inputs], Answer]]
 LENGTH = 71
 
 
-def given(names: str) -> Given:
+def inputs(names: str) -> Inputs:
     """Leaves of two sequences, three heads (values: six), eight key and six value features."""
     torch.manual_seed(0)
     shape = (2, LENGTH, 3)
-    made = {
+    tensors = {
         "q": torch.randn(*shape, 8),
         "k": F.normalize(torch.randn(*shape, 8), dim=-1),
         "p": F.normalize(torch.randn(*shape, 8), dim=-1),
@@ -45,25 +45,25 @@ def given(names: str) -> Given:
         "h0": torch.randn(2, 5),
         "sink": torch.randn(3),
     }
-    return {name: made[name].requires_grad_() for name in names.split()}
+    return {name: tensors[name].requires_grad_() for name in names.split()}
 
 
 def heads_first(*tensors: Tensor) -> list[Tensor]:
     return [tensor.transpose(1, 2) for tensor in tensors]
 
 
-def delta_reference(module: ModuleType, t: Given) -> Answer:
+def delta_reference(module: ModuleType, t: Inputs) -> Answer:
     output, state = module.delta_rule_recurrence(*heads_first(t["q"], t["k"], t["v"], t["beta"]), t["s0"])
     return output.transpose(1, 2), state
 
 
-def rwkv7_reference(module: ModuleType, t: Given) -> Answer:
+def rwkv7_reference(module: ModuleType, t: Inputs) -> Answer:
     ordered = heads_first(t["q"], t["positive"], t["v"], t["a"], t["b"], t["gk"])
     output, state = module.dplr_recurrence(*ordered, t["s0"])
     return output.transpose(1, 2), state
 
 
-def linear_ours(t: Given) -> Answer:
+def linear_ours(t: Inputs) -> Answer:
     output, states = decay.chunk_linear_attn(
         t["positive"], t["k"].abs(), t["v"], initial_state=(t["s0"], t["z0"]), output_final_state=True
     )
@@ -72,14 +72,14 @@ def linear_ours(t: Given) -> Answer:
     return output, states[0], states[1]
 
 
-def linear_reference(module: ModuleType, t: Given) -> Answer:
+def linear_reference(module: ModuleType, t: Inputs) -> Answer:
     output, states = module.naive_recurrent_linear_attn(
         t["positive"], t["k"].abs(), t["v"], None, (t["s0"], t["z0"]), True, True
     )
     return (output, *states)
 
 
-CASES: dict[str, tuple[str, Callable[[Given], Answer], str, Callable[[ModuleType, Given], Answer]]] = {
+CASES: dict[str, tuple[str, Callable[[Inputs], Answer], str, Callable[[ModuleType, Inputs], Answer]]] = {
     "delta": (
         "q k v beta s0",
         lambda t: delta.chunk_delta_rule(t["q"], t["k"], t["v"], t["beta"], None, t["s0"], True),
@@ -165,15 +165,17 @@ CASES: dict[str, tuple[str, Callable[[Given], Answer], str, Callable[[ModuleType
 def test_fla_says_the_same(case: str, reference: Callable[[str], ModuleType]) -> None:
     """Outputs, final states and all gradients, from an initial state where there is one."""
     names, ours, module, theirs = CASES[case]
-    tensors = given(names)
+    tensors = inputs(names)
     first, second = ours(tensors), theirs(reference(module), tensors)
     weights = [None if output is None else torch.randn_like(output) for output in second]
 
     def with_gradients(outputs: Answer) -> list[Tensor]:
         present = [output for output in outputs if output is not None]
-        given = [weight for weight in weights if weight is not None]
-        total = torch.stack([(output * weight).sum() for output, weight in zip(present, given, strict=True)]).sum()
+        present_weights = [weight for weight in weights if weight is not None]
+        total = torch.stack(
+            [(output * weight).sum() for output, weight in zip(present, present_weights, strict=True)]
+        ).sum()
         return [*present, *torch.autograd.grad(total, list(tensors.values()))]
 
-    for one, other in zip(with_gradients(first), with_gradients(second), strict=True):
-        assert torch.allclose(one, other, atol=3e-5 * max(1.0, other.abs().max().item()))
+    for tensor, other in zip(with_gradients(first), with_gradients(second), strict=True):
+        assert torch.allclose(tensor, other, atol=3e-5 * max(1.0, other.abs().max().item()))

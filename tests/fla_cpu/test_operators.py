@@ -56,8 +56,8 @@ def agree(ours: Outcome, theirs: Outcome, tensors: list[Tensor]) -> None:
     weights = torch.randn_like(theirs[0]), torch.randn_like(theirs[1])
     first = torch.autograd.grad((ours[0] * weights[0]).sum() + (ours[1] * weights[1]).sum(), tensors)
     second = torch.autograd.grad((theirs[0] * weights[0]).sum() + (theirs[1] * weights[1]).sum(), tensors)
-    for one, other in zip(first, second, strict=True):
-        assert torch.allclose(one, other, atol=1e-8)
+    for tensor, other in zip(first, second, strict=True):
+        assert torch.allclose(tensor, other, atol=1e-8)
 
 
 CASES: dict[str, tuple[Callable[..., Outcome], tuple[str, ...]]] = {
@@ -80,13 +80,13 @@ def names_of(case: str) -> tuple[Callable[..., Outcome], list[str], bool]:
 def test_chunks_compute_what_the_recurrence_says(case: str, length: int) -> None:
     """Outputs, final states and gradients, at chunk edges and odd lengths."""
     function, names, vector = names_of(case)
-    given = inputs(length, vector)
-    tensors = {name: given[name] for name in names}
+    arguments = inputs(length, vector)
+    tensors = {name: arguments[name] for name in names}
     ours = function(**tensors, output_final_state=True)
 
     agree(
         ours,
-        token_by_token(given["q"], given["k"], given["v"], tensors.get("g"), tensors.get("beta"), None),
+        token_by_token(arguments["q"], arguments["k"], arguments["v"], tensors.get("g"), tensors.get("beta"), None),
         list(tensors.values()),
     )
 
@@ -95,12 +95,12 @@ def test_chunks_compute_what_the_recurrence_says(case: str, length: int) -> None
 def test_a_continued_sequence_equals_the_whole(case: str) -> None:
     """The state carries everything that later tokens need."""
     function, names, vector = names_of(case)
-    given = inputs(100, vector)
-    tensors = {name: given[name] for name in names}
+    arguments = inputs(100, vector)
+    tensors = {name: arguments[name] for name in names}
     whole, end = function(**tensors, output_final_state=True)
-    first, middle = function(**{name: one[:, :37] for name, one in tensors.items()}, output_final_state=True)
+    first, middle = function(**{name: tensor[:, :37] for name, tensor in tensors.items()}, output_final_state=True)
     second, last = function(
-        **{name: one[:, 37:] for name, one in tensors.items()}, initial_state=middle, output_final_state=True
+        **{name: tensor[:, 37:] for name, tensor in tensors.items()}, initial_state=middle, output_final_state=True
     )
 
     assert torch.allclose(torch.cat([first, second], dim=1), whole)
@@ -113,15 +113,15 @@ def test_a_continued_sequence_equals_the_whole(case: str) -> None:
 def test_packed_sequences_do_not_see_each_other(case: str) -> None:
     """cu_seqlens: one batch row, several sequences."""
     function, names, vector = names_of(case)
-    given = inputs(90, vector, batch=1)
-    tensors = {name: given[name] for name in names}
+    arguments = inputs(90, vector, batch=1)
+    tensors = {name: arguments[name] for name in names}
     packed, states = function(**tensors, output_final_state=True, cu_seqlens=torch.tensor([0, 20, 21, 90]))
     alone = [
-        function(**{name: one[:, start:end] for name, one in tensors.items()}, output_final_state=True)
+        function(**{name: tensor[:, start:end] for name, tensor in tensors.items()}, output_final_state=True)
         for start, end in ((0, 20), (20, 21), (21, 90))
     ]
 
-    assert torch.allclose(packed, torch.cat([one for one, _ in alone], dim=1))
+    assert torch.allclose(packed, torch.cat([output for output, _ in alone], dim=1))
     assert states is not None
     assert torch.allclose(states, torch.cat([state for _, state in alone if state is not None]))
 
@@ -130,10 +130,10 @@ def test_packed_sequences_do_not_see_each_other(case: str) -> None:
 def test_the_past_does_not_feel_the_future(case: str) -> None:
     """Bit for bit would be too much to ask of reductions; anything visible is a leak."""
     function, names, vector = names_of(case)
-    given = inputs(130, vector)
-    tensors = {name: given[name].detach().float() for name in names}
+    arguments = inputs(130, vector)
+    tensors = {name: arguments[name].detach().float() for name in names}
     before, _ = function(**tensors)
-    changed = {name: torch.cat([one[:, :77], one[:, 77:].roll(1, 0)], dim=1) for name, one in tensors.items()}
+    changed = {name: torch.cat([tensor[:, :77], tensor[:, 77:].roll(1, 0)], dim=1) for name, tensor in tensors.items()}
     after, _ = function(**changed)
 
     assert torch.allclose(before[:, :77], after[:, :77], atol=1e-6)
@@ -145,23 +145,23 @@ def test_the_past_does_not_feel_the_future(case: str) -> None:
 def test_the_strongest_decay_neither_overflows_nor_loses_the_gradient(case: str, decay: float) -> None:
     """e^{−1000} is zero, and its inverse must never be computed; 32 · 1.87 is just below where that is avoided."""
     function, names, vector = names_of(case)
-    given = inputs(80, vector)
-    tensors = {name: given[name].detach().float().requires_grad_() for name in names}
+    arguments = inputs(80, vector)
+    tensors = {name: arguments[name].detach().float().requires_grad_() for name in names}
     tensors["g"] = torch.full_like(tensors["g"], decay).requires_grad_()
     output, _ = function(**tensors)
     output.sum().backward()  # type: ignore[no-untyped-call]
 
     assert torch.isfinite(output).all()
-    assert all(one.grad is not None and torch.isfinite(one.grad).all() for one in tensors.values())
+    assert all(tensor.grad is not None and torch.isfinite(tensor.grad).all() for tensor in tensors.values())
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_half_precision_and_autocast_are_computed_in_float32(case: str) -> None:
     """Programs cast to bf16; the result comes back in the type of the values."""
     function, names, vector = names_of(case)
-    given = inputs(70, vector)
-    half = {name: given[name].detach().bfloat16() for name in names}
-    exact, _ = function(**{name: one.double() for name, one in half.items()})
+    arguments = inputs(70, vector)
+    half = {name: arguments[name].detach().bfloat16() for name in names}
+    exact, _ = function(**{name: tensor.double() for name, tensor in half.items()})
     with torch.autocast("cpu", torch.bfloat16):
         output, state = function(**half, output_final_state=True)
 
@@ -177,12 +177,12 @@ def test_gradients_may_be_taken_where_autocast_is_on(case: str) -> None:
     function, names, vector = names_of(case)
 
     def gradients(everywhere: bool) -> tuple[Tensor, ...]:
-        given = {name: one.detach().float().requires_grad_() for name, one in inputs(70, vector).items()}
+        arguments = {name: tensor.detach().float().requires_grad_() for name, tensor in inputs(70, vector).items()}
         with torch.autocast("cpu", torch.bfloat16):
-            output, _ = function(**{name: given[name] for name in names})
+            output, _ = function(**{name: arguments[name] for name in names})
             if everywhere:
-                return torch.autograd.grad(output.square().sum(), [given[name] for name in names])
-        return torch.autograd.grad(output.square().sum(), [given[name] for name in names])
+                return torch.autograd.grad(output.square().sum(), [arguments[name] for name in names])
+        return torch.autograd.grad(output.square().sum(), [arguments[name] for name in names])
 
     for inside, outside in zip(gradients(True), gradients(False), strict=True):
         assert inside.dtype == outside.dtype
@@ -191,8 +191,10 @@ def test_gradients_may_be_taken_where_autocast_is_on(case: str) -> None:
 
 def test_normalised_linear_attention_weighs_values_to_one() -> None:
     """Values that are all one come out as one."""
-    given = inputs(70)
-    output, _ = chunk_linear_attn(given["q"].abs(), given["k"].abs(), torch.ones_like(given["v"]), normalize=True)
+    arguments = inputs(70)
+    output, _ = chunk_linear_attn(
+        arguments["q"].abs(), arguments["k"].abs(), torch.ones_like(arguments["v"]), normalize=True
+    )
 
     assert torch.allclose(output, torch.ones_like(output))
 
@@ -214,9 +216,9 @@ def test_hgrn_is_its_recurrence(length: int) -> None:
 
 def test_shapes_that_do_not_belong_together_are_named() -> None:
     """A transposed tensor is the usual mistake."""
-    given = inputs(10)
+    arguments = inputs(10)
 
     with pytest.raises(ValueError, match="d_k"):
-        chunk_delta_rule(given["q"], given["k"].transpose(1, 2), given["v"], given["beta"])
+        chunk_delta_rule(arguments["q"], arguments["k"].transpose(1, 2), arguments["v"], arguments["beta"])
     with pytest.raises(ValueError, match="beta"):
-        chunk_delta_rule(given["q"], given["k"], given["v"], given["beta"].transpose(1, 2))
+        chunk_delta_rule(arguments["q"], arguments["k"], arguments["v"], arguments["beta"].transpose(1, 2))

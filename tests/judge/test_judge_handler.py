@@ -135,10 +135,10 @@ async def test_other_data_or_precision_leave_the_fitness_out(bus: Bus, field: st
 async def test_seeds_of_uneven_examination_leave_the_interval_out_alone(bus: Bus) -> None:
     """The means are known all the same; only how sure they are is not."""
     root, record = trained(1, 1.50, "delta_net"), trained(3, 1.44)
-    for one in (root, record):
-        one.training.seeds.add().CopyFrom(one.training.seeds[0])
-        one.training.seeds[1].seed = 2
-        del one.training.seeds[1].scores[0].correct[25:]
+    for candidate in (root, record):
+        candidate.training.seeds.add().CopyFrom(candidate.training.seeds[0])
+        candidate.training.seeds[1].seed = 2
+        del candidate.training.seeds[1].scores[0].correct[25:]
     verdict = await verdict_on(bus, Archive(root, ANCHOR), record)
 
     assert verdict.HasField("fitness")

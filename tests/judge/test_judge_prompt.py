@@ -15,7 +15,7 @@ from tests.judge.judge_fixtures import ANCHOR, ROOT, Archive, trained, untrained
 CHILD = trained(3, 1.44)
 
 
-async def told(archive: Archive, environment: pytest.MonkeyPatch, *arguments: str) -> int:
+async def run_command(archive: Archive, environment: pytest.MonkeyPatch, *arguments: str) -> int:
     """The exit status of the command, run as a process would."""
     async with served(archive) as address:
         environment.setenv("ASI_ARCHIVE_ADDRESS", address)
@@ -27,7 +27,7 @@ async def test_the_prompt_holds_both_anchors_and_no_name(
 ) -> None:
     """What the model sees is what a person is shown."""
     archive = Archive(ROOT, ANCHOR, CHILD)
-    assert await told(archive, monkeypatch, "score", "--candidate", CHILD.id, "--json") == 0
+    assert await run_command(archive, monkeypatch, "score", "--candidate", CHILD.id, "--json") == 0
 
     shown = json.loads(capsys.readouterr().out)
     user = shown["messages"][1]["content"]
@@ -42,5 +42,5 @@ async def test_what_is_not_measured_cannot_be_shown_to_a_judge(
 ) -> None:
     """One sentence, and the exit status of a no."""
     archive = Archive(ROOT, ANCHOR, untrained(CHILD))
-    assert await told(archive, monkeypatch, "score", "--candidate", CHILD.id) == 1
+    assert await run_command(archive, monkeypatch, "score", "--candidate", CHILD.id) == 1
     assert capsys.readouterr().err == f"asi-arch: candidate {CHILD.id} is not measured, so there is nothing to judge\n"

@@ -13,8 +13,8 @@ GATED = Observation(1.622, 0.33, 0.25, 1.05e6, 5.3e6)
 numbers = st.floats(0.05, 20)
 
 
-def raw(one: Observation, anchor: Observation | None = GATED) -> float:
-    judgement = judge_offline(one, DELTA, anchor)
+def raw(observation: Observation, anchor: Observation | None = GATED) -> float:
+    judgement = judge_offline(observation, DELTA, anchor)
     assert judgement is not None
     return judgement.raw
 
@@ -40,14 +40,16 @@ def test_scores_stay_in_range_and_follow_each_measurement(
     loss: float, benchmark: float, distance: float, cost: float, other: float
 ) -> None:
     """Better in one thing never scores lower."""
-    one = Observation(loss, benchmark, distance, cost * 1e6, None)
+    observation = Observation(loss, benchmark, distance, cost * 1e6, None)
     step = 1 + other
 
-    assert 1 <= raw(one) <= 10
-    assert raw(replace(one, loss=loss / step)) >= raw(one)
-    assert raw(replace(one, benchmark=benchmark * step)) >= raw(one)
-    assert raw(replace(one, distance=1 - (1 - distance) / step)) >= raw(one) - 1e-12  # as 1 - (1 - x) is rounded
-    assert raw(replace(one, parameters=cost * 1e6 / step)) >= raw(one)
+    assert 1 <= raw(observation) <= 10
+    assert raw(replace(observation, loss=loss / step)) >= raw(observation)
+    assert raw(replace(observation, benchmark=benchmark * step)) >= raw(observation)
+    assert (
+        raw(replace(observation, distance=1 - (1 - distance) / step)) >= raw(observation) - 1e-12
+    )  # as 1 - (1 - x) is rounded
+    assert raw(replace(observation, parameters=cost * 1e6 / step)) >= raw(observation)
 
 
 def test_the_weights_are_the_papers() -> None:
@@ -67,10 +69,12 @@ def test_twice_the_cost_is_the_lowest_and_half_the_highest() -> None:
     assert (twice.scores.complexity, half.scores.complexity) == pytest.approx((1, 10))
 
 
-@pytest.mark.parametrize("one", [replace(GATED, loss=None), replace(GATED, distance=None), Observation(1.6, 0.3, 0.2)])
-def test_without_its_measurement_there_is_no_judgement(one: Observation) -> None:
+@pytest.mark.parametrize(
+    "observation", [replace(GATED, loss=None), replace(GATED, distance=None), Observation(1.6, 0.3, 0.2)]
+)
+def test_without_its_measurement_there_is_no_judgement(observation: Observation) -> None:
     """Absent, not average."""
-    assert judge_offline(one, DELTA, GATED) is None
+    assert judge_offline(observation, DELTA, GATED) is None
 
 
 def test_impossible_numbers_are_refused_by_name() -> None:

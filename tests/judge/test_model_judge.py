@@ -70,11 +70,11 @@ async def test_the_model_sees_the_anchors_numbers_and_no_name() -> None:
     async with model(Step(answer=answer(6.0))) as (judge, endpoint):
         opinion = await judge.judge(case())
 
-    (asked,) = endpoint.received
-    assert "loss 1.5000" in asked.body
-    assert "loss 1.4500" in asked.body
-    assert "loss 1.4400" in asked.body
-    assert "secretive" not in asked.body.lower()
+    (request,) = endpoint.received
+    assert "loss 1.5000" in request.body
+    assert "loss 1.4500" in request.body
+    assert "loss 1.4400" in request.body
+    assert "secretive" not in request.body.lower()
     assert opinion.spread is None
 
 
@@ -212,12 +212,14 @@ class DeltaNet(nn.Module):
 def test_a_models_score_tells_little_that_the_loss_does_not() -> None:
     """Ten verdicts of a recorded run: why a verdict is asked for the run's best alone and selects nobody."""
     path = Path(__file__).parents[2] / "examples" / "recorded-run" / "exchanges.jsonl"
-    asked = {one.messages[1][1]: one.answer for one in read_exchanges(path) if one.form == "ScoreAnswer"}
-    scores = [read(answer, ScoreAnswer) for answer in asked.values()]
-    gains = [-float(text.split("# The candidate")[1].split("loss ")[1].split()[0]) for text in asked]
-    whole = [combine(SubScores(one.performance, one.innovation, one.complexity)) for one in scores]
+    answers = {
+        exchange.messages[1][1]: exchange.answer for exchange in read_exchanges(path) if exchange.form == "ScoreAnswer"
+    }
+    scores = [read(answer, ScoreAnswer) for answer in answers.values()]
+    gains = [-float(text.split("# The candidate")[1].split("loss ")[1].split()[0]) for text in answers]
+    whole = [combine(SubScores(score.performance, score.innovation, score.complexity)) for score in scores]
 
-    assert len(asked) == 10
+    assert len(answers) == 10
     assert spearman(whole, gains).rho == pytest.approx(0.38, abs=0.01)
     assert spearman(whole, gains).p == pytest.approx(0.28, abs=0.01)
-    assert spearman([one.performance for one in scores], gains).rho == pytest.approx(0.89, abs=0.01)
+    assert spearman([score.performance for score in scores], gains).rho == pytest.approx(0.89, abs=0.01)

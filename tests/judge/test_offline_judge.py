@@ -39,7 +39,7 @@ async def test_a_worse_loss_is_judged_worse() -> None:
     """All else equal."""
     better, worse = (measured("retnet", 3, loss) for loss in (1.45, 1.60))
     judge = OfflineJudge()
-    scores = [(await judge.judge(case(one))).scores for one in (better, worse)]
+    scores = [(await judge.judge(case(record))).scores for record in (better, worse)]
 
     assert scores[0] is not None
     assert scores[1] is not None

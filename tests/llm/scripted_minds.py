@@ -35,7 +35,7 @@ class MemoryJournal:
 
 
 def question(text: str = "What next?", **changes: Any) -> Request[Idea]:
-    given: dict[str, Any] = {
+    defaults: dict[str, Any] = {
         "role": Role.PROPOSE,
         "run": "r1",
         "candidate": "c1",
@@ -43,7 +43,7 @@ def question(text: str = "What next?", **changes: Any) -> Request[Idea]:
         "answer": Idea,
         "prompt_version": "propose-1",
     }
-    return Request(**{**given, **changes})
+    return Request(**{**defaults, **changes})
 
 
 def settings(*urls: str, concurrency: int = 8, timeout: float = 2.0, attempts: int = 3, **changes: Any) -> MindSettings:
@@ -52,7 +52,7 @@ def settings(*urls: str, concurrency: int = 8, timeout: float = 2.0, attempts: i
     role: dict[str, Any] = {"models": tuple(names), "max_tokens": 200, "total_seconds": 10.0}
     role.update(changes)
     endpoint = Endpoint(concurrency=concurrency, timeout_seconds=timeout, structured=role.pop("structured", "auto"))
-    made = MindSettings(
+    settings = MindSettings(
         endpoints=dict.fromkeys(names, endpoint),
         models={
             name: Model(endpoint=name, name=f"model-{name}", price_prompt=1.0, price_completion=1.0) for name in names
@@ -61,7 +61,9 @@ def settings(*urls: str, concurrency: int = 8, timeout: float = 2.0, attempts: i
         retry=Retry(attempts=attempts, base_seconds=0.01, longest_seconds=0.02, circuit_failures=50),
     )
     addresses = dict(zip(names, urls, strict=True))
-    return MindSettings.model_validate({**made.model_dump(), "addresses": addresses, "keys": dict.fromkeys(names, KEY)})
+    return MindSettings.model_validate(
+        {**settings.model_dump(), "addresses": addresses, "keys": dict.fromkeys(names, KEY)}
+    )
 
 
 def mind(
@@ -79,5 +81,5 @@ async def served(
     script: Script, ledger: MemoryLedger | None = None, journal: MemoryJournal | None = None, **changes: Any
 ) -> AsyncIterator[tuple[ScriptedEndpoint, OpenAIMind]]:
     """A scripted endpoint and a mind that asks it."""
-    async with ScriptedEndpoint(script) as server, mind(settings(server.base_url, **changes), ledger, journal) as asked:
-        yield server, asked
+    async with ScriptedEndpoint(script) as server, mind(settings(server.base_url, **changes), ledger, journal) as model:
+        yield server, model

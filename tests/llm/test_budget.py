@@ -18,28 +18,28 @@ calls = st.lists(st.tuples(st.integers(1, 60), st.floats(0, 1), st.booleans()), 
 
 
 @settings(max_examples=60, deadline=None)
-@given(limit=st.integers(0, 400), wanted=calls, seed=st.integers(0, 1000))
+@given(limit=st.integers(0, 400), requests=calls, seed=st.integers(0, 1000))
 def test_no_interleaving_of_calls_exceeds_the_budget(
-    limit: int, wanted: list[tuple[int, float, bool]], seed: int
+    limit: int, requests: list[tuple[int, float, bool]], seed: int
 ) -> None:
     """At every moment, booked plus reserved stays within the limits of both kinds, and all askers come to an end."""
     ledger, rng = MemoryLedger(), random.Random(seed)
 
-    async def one(worst: int, share: float, known: bool) -> None:
+    async def call_model(worst: int, share: float, known: bool) -> None:
         await asyncio.sleep(0.001 * rng.random())
         try:
-            held = await ledger.reserve("r", Spend(worst, 2 * worst))
+            reservation = await ledger.reserve("r", Spend(worst, 2 * worst))
         except BudgetExhausted:
             return
         _within(ledger, limit)
         await asyncio.sleep(0.001 * rng.random())
         used = int(share * worst)
-        await ledger.settle(held, Spend(used, 2 * used) if known else None)
+        await ledger.settle(reservation, Spend(used, 2 * used) if known else None)
         _within(ledger, limit)
 
     async def everyone() -> None:
         await ledger.open("r", Limits(tokens=limit, dollars=1.9 * limit / NANO))
-        await asyncio.wait_for(asyncio.gather(*(one(*call) for call in wanted)), 10)
+        await asyncio.wait_for(asyncio.gather(*(call_model(*call) for call in requests)), 10)
 
     asyncio.run(everyone())
 

@@ -19,7 +19,7 @@ from services.llm.openai_embedder import MotivationEmbedder, OpenAIEmbedder, Run
 from services.llm.port import BudgetExhausted, Role
 from services.llm.scripted import Script, ScriptedEndpoint, Step
 from services.llm.settings import EmbeddingSettings, MindSettings, validate_prices
-from tests.archive_server import asked
+from tests.archive_server import archive_client
 from tests.llm.budget_archive import Archive, Recorder, job_of
 from tests.llm.scripted_minds import KEY, script, settings
 
@@ -57,11 +57,11 @@ def test_an_impossible_choice_is_one_sentence_with_the_fix(environment: dict[str
 def test_a_budget_in_money_needs_a_price_of_every_model(tmp_path: Path) -> None:
     """Told before anything starts: every candidate would end for want of it."""
     roles = "".join(f'[roles.{role.value}]\nmodels = ["m"]\n' for role in Role)
-    told, priced_file = tmp_path / "told.toml", tmp_path / "priced.toml"
-    told.write_text(f'[models.m]\nname = "m"\n{roles}[embedding]\nmodel = "small"\n')
+    unpriced_file, priced_file = tmp_path / "told.toml", tmp_path / "priced.toml"
+    unpriced_file.write_text(f'[models.m]\nname = "m"\n{roles}[embedding]\nmodel = "small"\n')
     prices = "price_prompt = 1.0\nprice_completion = 2.0\n"
     priced_file.write_text(f'[models.m]\nname = "m"\n{prices}{roles}[embedding]\nmodel = "small"\nprice = 0.02\n')
-    without = DESCRIBED | {"ASI_MIND_FILE": str(told)}
+    without = DESCRIBED | {"ASI_MIND_FILE": str(unpriced_file)}
 
     validate_prices(DESCRIBED | {"ASI_MIND_FILE": str(priced_file)}, mind=True, money=True)
     validate_prices(without, mind=True, money=False)
@@ -92,14 +92,14 @@ class Laboratory:
     @property
     def calls(self) -> list[pb.Call]:
         """As they became facts of the candidate."""
-        return [one.mind_answered.call for one in self.bus.events]
+        return [event.mind_answered.call for event in self.bus.events]
 
 
 @asynccontextmanager
 async def laboratory(bus: Bus, folder: Path, script: Script, tokens: int | None = None) -> AsyncIterator[Laboratory]:
     """A researcher's embedder, with an endpoint that plays this script and an archive with a budget of tokens."""
     archive, through = Archive(tokens), Recorder(bus)
-    async with ScriptedEndpoint(script) as server, asked(archive) as stub:
+    async with ScriptedEndpoint(script) as server, archive_client(archive) as stub:
         minds = Minds("researcher", through, stub, folder.as_uri())  # type: ignore[arg-type]
         endpoint = OpenAIEmbedder(priced(server.base_url), rng=random.Random(0))
         embedder = RunEmbedder(endpoint, minds)
@@ -140,13 +140,13 @@ async def test_what_is_embedded_for_a_candidate_is_booked_and_recorded(bus: Bus,
 
     failed, broken, short, whole = lab.calls
     assert vector is not None
-    assert [one.error for one in (failed, broken, short, whole)] == ["server_error", "malformed", "malformed", ""]
-    assert {(one.role, one.model, one.endpoint) for one in lab.calls} == {("embed", "small", "e0")}
+    assert [call.error for call in (failed, broken, short, whole)] == ["server_error", "malformed", "malformed", ""]
+    assert {(call.role, call.model, call.endpoint) for call in lab.calls} == {("embed", "small", "e0")}
     assert whole.prompt_tokens > 0
     assert whole.price == pytest.approx(2e-6 * whole.prompt_tokens)
-    assert len({one.prompt_hash for one in lab.calls}) == 1
-    assert [one.tokens for one in lab.archive.settled] == [0, 0, short.prompt_tokens, whole.prompt_tokens]
-    assert [one.HasField("tokens") for one in lab.archive.settled] == [True, False, True, True]
+    assert len({call.prompt_hash for call in lab.calls}) == 1
+    assert [settlement.tokens for settlement in lab.archive.settled] == [0, 0, short.prompt_tokens, whole.prompt_tokens]
+    assert [settlement.HasField("tokens") for settlement in lab.archive.settled] == [True, False, True, True]
     assert KEY not in str(lab.bus.events) + everything_below(tmp_path)
 
 
@@ -168,8 +168,8 @@ async def test_an_asker_who_goes_away_has_paid(bus: Bus, tmp_path: Path) -> None
         await asyncio.wait([asking])
 
     assert asking.cancelled()
-    assert [one.error for one in lab.calls] == ["cancelled"]
-    assert [one.HasField("tokens") for one in lab.archive.settled] == [False]
+    assert [call.error for call in lab.calls] == ["cancelled"]
+    assert [settlement.HasField("tokens") for settlement in lab.archive.settled] == [False]
 
 
 async def test_a_recorded_run_takes_its_vectors_from_the_record(bus: Bus, tmp_path: Path) -> None:

@@ -40,12 +40,12 @@ async def test_candidates_wait_for_an_endpoint_that_fails(bus: Bus, fate: FaultN
     port, proposed = free_port(), asyncio.Event()
     faults = [] if fate == "absent" else [Step(fault=fate, times=ASKS)]
     endpoint = ScriptedEndpoint(script(*faults, otherwise=Step(answer=GOOD)), port)
-    asked = mind(settings(f"http://127.0.0.1:{port}/v1", timeout=TIMEOUT), MemoryLedger())
+    model = mind(settings(f"http://127.0.0.1:{port}/v1", timeout=TIMEOUT), MemoryLedger())
     done = list[str]()
 
     async def propose(job: Job) -> Sequence[events_pb2.Event]:
         try:
-            await asked.ask(question(job.event.candidate))
+            await model.ask(question(job.event.candidate))
         except Transient as error:
             raise Transient(str(error), delay=0.1) from error  # instead of a back-off of up to half a minute
         done.append(job.event.candidate)
@@ -59,7 +59,7 @@ async def test_candidates_wait_for_an_endpoint_that_fails(bus: Bus, fate: FaultN
     working = asyncio.create_task(worker.run())
     if fate == "absent":
         await asyncio.sleep(6 * TIMEOUT)
-    async with endpoint, asked:
+    async with endpoint, model:
         await asyncio.wait_for(proposed.wait(), 60)
         await worker.drain(5)
         await working

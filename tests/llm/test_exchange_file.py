@@ -59,21 +59,25 @@ async def test_every_shipped_answer_is_given_again(run: str, proposals: int) -> 
     exchanges = read_exchanges(EXAMPLES / run / "exchanges.jsonl")
     mind = ExchangeFileMind(exchanges, f"recorded:{run}")
 
-    for one in exchanges:
-        messages = tuple(Message("user" if role == "user" else "system", text) for role, text in one.messages)
-        asked = Request(Role.PROPOSE, "r1", "c1", messages, FORMS[one.form], "any-1")
-        answered = await mind.ask(asked)
-        assert answered.answer == read(one.answer, FORMS[one.form])
-    assert Counter(one.form for one in exchanges)["ProposalAnswer"] == proposals
+    for exchange in exchanges:
+        messages = tuple(Message("user" if role == "user" else "system", text) for role, text in exchange.messages)
+        request = Request(Role.PROPOSE, "r1", "c1", messages, FORMS[exchange.form], "any-1")
+        answered = await mind.ask(request)
+        assert answered.answer == read(exchange.answer, FORMS[exchange.form])
+    assert Counter(exchange.form for exchange in exchanges)["ProposalAnswer"] == proposals
 
 
 def test_the_shipped_proposals_are_structurally_new_and_keep_their_tags() -> None:
     """No two programs alike up to names; tags outside the vocabulary are kept, not dropped."""
-    proposals = [read(one.answer, ProposalAnswer) for one in read_exchanges(SHIPPED) if one.form == "ProposalAnswer"]
+    proposals = [
+        read(exchange.answer, ProposalAnswer)
+        for exchange in read_exchanges(SHIPPED)
+        if exchange.form == "ProposalAnswer"
+    ]
 
     whole = [proposal for proposal in proposals if not proposal.edits]
     assert len({fingerprint(proposal.program).digest for proposal in whole}) == len(whole) > 5
-    assert all(len(component_tags(one.components)) == len(set(one.components)) for one in proposals)
+    assert all(len(component_tags(proposal.components)) == len(set(proposal.components)) for proposal in proposals)
 
 
 def test_edits_change_what_occurs_once() -> None:
@@ -113,10 +117,12 @@ def test_the_one_recorded_draft_that_was_refused_as_a_repeat_is_one() -> None:
     """Its program is an earlier candidate's with another constant, which the question of novelty shows now."""
     proposals = {
         answer.name: answer.program
-        for one in read_exchanges(SHIPPED)
-        if one.form == "ProposalAnswer" and (answer := read(one.answer, ProposalAnswer)).program
+        for exchange in read_exchanges(SHIPPED)
+        if exchange.form == "ProposalAnswer" and (answer := read(exchange.answer, ProposalAnswer)).program
     }
-    refused = [read(one.answer, NoveltyAnswer) for one in read_exchanges(SHIPPED) if one.form == "NoveltyAnswer"]
+    refused = [
+        read(exchange.answer, NoveltyAnswer) for exchange in read_exchanges(SHIPPED) if exchange.form == "NoveltyAnswer"
+    ]
     earlier = [pb.Candidate(id=name, proposal=pb.Proposal(program=program)) for name, program in proposals.items()
                if name != "ContextKeyedDeltaNet"]  # fmt: skip
     changed = [

@@ -7,7 +7,7 @@ from services.contracts import candidate_pb2 as pb
 from services.llm.minds import PAGE, RewardFeed, gain_of
 from services.llm.port import Role
 from services.store.service import Context
-from tests.archive_server import KnownArchive, asked
+from tests.archive_server import KnownArchive, archive_client
 from tests.llm.budget_archive import BrokenArchive
 
 
@@ -46,7 +46,7 @@ async def test_the_model_that_proposed_is_rewarded() -> None:
     unscored = [scored(f"u{number}", None) for number in range(PAGE)]
     archive = Listed(scored("c1", 0.5), scored("c2", 0.75, "c1"), scored("c3", 0.25, "c1"), *unscored)
     pupil = Pupil()
-    async with asked(archive) as stub:
+    async with archive_client(archive) as stub:
         lessons = RewardFeed(stub)
         await lessons.teach(pupil, "r1")
         await lessons.teach(pupil, "r1")
@@ -64,7 +64,7 @@ def test_without_a_fitness_there_is_no_gain(own: float | None, parents: float | 
 async def test_an_archive_that_fails_stops_nobody() -> None:
     """The choice of a model is not worth a seat."""
     pupil = Pupil()
-    async with asked(BrokenArchive()) as stub:
+    async with archive_client(BrokenArchive()) as stub:
         await RewardFeed(stub).teach(pupil, "r1")
 
     assert not pupil.told

@@ -30,16 +30,16 @@ def test_every_model_is_tried_in_the_given_order_first() -> None:
 
 def test_the_better_model_is_asked_more_often_and_the_other_not_never() -> None:
     """Upper confidence bounds."""
-    asked = play({"good": 1.0, "bad": 1.0}, {"good": 0.8, "bad": 0.2}, 400)
+    counts = play({"good": 1.0, "bad": 1.0}, {"good": 0.8, "bad": 0.2}, 400)
 
-    assert asked["good"] > 3 * asked["bad"] > 0
+    assert counts["good"] > 3 * counts["bad"] > 0
 
 
 def test_a_slightly_better_model_at_ten_times_the_cost_is_not_worth_it() -> None:
     """Gain per unit of cost decides."""
-    asked = play({"dear": 1.0, "cheap": 0.1}, {"dear": 0.5, "cheap": 0.4}, 300)
+    counts = play({"dear": 1.0, "cheap": 0.1}, {"dear": 0.5, "cheap": 0.4}, 300)
 
-    assert asked["cheap"] > 5 * asked["dear"]
+    assert counts["cheap"] > 5 * counts["dear"]
 
 
 def test_askers_without_gains_yet_spread_over_the_models() -> None:

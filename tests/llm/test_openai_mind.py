@@ -29,8 +29,8 @@ from tests.llm.scripted_minds import GOOD, KEY, Idea, MemoryJournal, mind, quest
 async def test_a_good_answer_comes_back_typed_with_its_call() -> None:
     """The plain case, with tokens, price and prompt on record."""
     journal = MemoryJournal()
-    async with served(script(), journal=journal) as (_, asked):
-        answered = await asked.ask(question())
+    async with served(script(), journal=journal) as (_, model):
+        answered = await model.ask(question())
 
     (call,) = answered.calls
     assert answered.answer == Idea.model_validate(GOOD)
@@ -43,10 +43,10 @@ async def test_a_good_answer_comes_back_typed_with_its_call() -> None:
 
 async def test_the_preview_is_what_is_sent() -> None:
     """A person can read the exact prompt before it costs anything."""
-    async with served(script()) as (server, asked):
-        shown = asked.preview(question())
+    async with served(script()) as (server, model):
+        shown = model.preview(question())
         heard_before = len(server.received)
-        await asked.ask(question())
+        await model.ask(question())
 
     assert heard_before == 0
     assert json.loads(shown) == server.received[0].json
@@ -65,8 +65,8 @@ async def test_the_preview_is_what_is_sent() -> None:
 )
 async def test_a_passing_fault_is_recorded_and_asked_again(fate: FaultName, fault: Fault) -> None:
     """Nothing is swallowed: the failed call stays beside the one that answered."""
-    async with served(script(Step(fault=fate))) as (_, asked):
-        answered = await asked.ask(question())
+    async with served(script(Step(fault=fate))) as (_, model):
+        answered = await model.ask(question())
 
     assert [call.error for call in answered.calls] == [fault, None]
 
@@ -74,9 +74,9 @@ async def test_a_passing_fault_is_recorded_and_asked_again(fate: FaultName, faul
 @pytest.mark.parametrize("fate", ["trickle", "hang"])
 async def test_a_slow_endpoint_is_given_up_in_time(fate: FaultName) -> None:
     """A trickle would keep a per-byte limit alive for ever."""
-    async with served(script(Step(fault=fate)), timeout=0.3) as (_, asked):
+    async with served(script(Step(fault=fate)), timeout=0.3) as (_, model):
         started = time.monotonic()
-        answered = await asked.ask(question())
+        answered = await model.ask(question())
 
     assert [call.error for call in answered.calls] == [Fault.TIMEOUT, None]
     assert time.monotonic() - started < 2.0
@@ -86,9 +86,9 @@ async def test_a_slow_endpoint_is_given_up_in_time(fate: FaultName) -> None:
 async def test_a_lasting_fault_ends_as_unavailable_with_every_call(fate: FaultName) -> None:
     """The worker loop takes it for Transient, and the record loses nothing."""
     journal = MemoryJournal()
-    async with served(script(otherwise=Step(fault=fate)), journal=journal, timeout=0.2) as (_, asked):
+    async with served(script(otherwise=Step(fault=fate)), journal=journal, timeout=0.2) as (_, model):
         with pytest.raises(MindUnavailable) as caught:
-            await asked.ask(question())
+            await model.ask(question())
 
     assert isinstance(caught.value, Transient)
     assert len(caught.value.calls) == 3
@@ -100,27 +100,27 @@ async def test_nobody_listening_is_unavailable_and_costs_nothing() -> None:
     ledger = MemoryLedger()
     async with ScriptedEndpoint(script()) as server:
         url = server.base_url
-    async with mind(settings(url), ledger) as asked:
+    async with mind(settings(url), ledger) as model:
         with pytest.raises(MindUnavailable, match="connection failed"):
-            await asked.ask(question())
+            await model.ask(question())
 
     assert ledger.booked("r1").tokens == 0
 
 
 async def test_retry_after_is_honoured() -> None:
     """The endpoint knows best; its wait is longer than our own back-off."""
-    async with served(script(Step(fault="rate_limit", retry_after=0.5))) as (_, asked):
+    async with served(script(Step(fault="rate_limit", retry_after=0.5))) as (_, model):
         started = time.monotonic()
-        await asked.ask(question())
+        await model.ask(question())
 
     assert time.monotonic() - started >= 0.5
 
 
 async def test_a_wait_beyond_the_time_limit_is_handed_to_the_caller() -> None:
     """Instead of sleeping for minutes inside a question."""
-    async with served(script(Step(fault="rate_limit", retry_after=300))) as (_, asked):
+    async with served(script(Step(fault="rate_limit", retry_after=300))) as (_, model):
         with pytest.raises(MindUnavailable) as caught:
-            await asked.ask(question())
+            await model.ask(question())
 
     assert caught.value.delay is not None
     assert caught.value.delay >= 300
@@ -128,9 +128,9 @@ async def test_a_wait_beyond_the_time_limit_is_handed_to_the_caller() -> None:
 
 async def test_the_whole_question_has_a_time_limit() -> None:
     """Also over several attempts and models; the call in flight is recorded as cancelled."""
-    async with served(script(otherwise=Step(fault="hang")), timeout=30.0, total_seconds=0.3) as (_, asked):
+    async with served(script(otherwise=Step(fault="hang")), timeout=30.0, total_seconds=0.3) as (_, model):
         with pytest.raises(MindUnavailable, match=r"within 0\.3 s") as caught:
-            await asked.ask(question())
+            await model.ask(question())
 
     assert [call.error for call in caught.value.calls] == [Fault.CANCELLED]
 
@@ -138,8 +138,8 @@ async def test_the_whole_question_has_a_time_limit() -> None:
 async def test_a_wrong_shape_is_repaired_with_the_validation_error() -> None:
     """One turn, with what was wrong."""
     wrong = Step(answer={"name": "", "program": "x = 1"})
-    async with served(script(wrong)) as (server, asked):
-        answered = await asked.ask(question())
+    async with served(script(wrong)) as (server, model):
+        answered = await model.ask(question())
 
     assert [call.error for call in answered.calls] == [Fault.INVALID, None]
     assert "name: String should have at least 1 character" in server.received[1].body
@@ -147,9 +147,9 @@ async def test_a_wrong_shape_is_repaired_with_the_validation_error() -> None:
 
 async def test_an_answer_that_stays_wrong_is_a_rejection_at_the_roles_stage() -> None:
     """After one repair, never more."""
-    async with served(script(otherwise=Step(answer="no idea"))) as (server, asked):
+    async with served(script(otherwise=Step(answer="no idea"))) as (server, model):
         with pytest.raises(AnswerInvalid, match="no JSON object") as caught:
-            await asked.ask(question(role=Role.SCORE))
+            await model.ask(question(role=Role.SCORE))
 
     assert isinstance(caught.value, Rejected)
     assert caught.value.stage == "judge"
@@ -158,53 +158,53 @@ async def test_an_answer_that_stays_wrong_is_a_rejection_at_the_roles_stage() ->
 
 async def test_an_answer_that_is_cut_off_twice_says_what_to_raise() -> None:
     """It is a kind of its own: the model did nothing wrong."""
-    async with served(script(otherwise=Step(fault="truncated", answer=GOOD))) as (_, asked):
+    async with served(script(otherwise=Step(fault="truncated", answer=GOOD))) as (_, model):
         with pytest.raises(AnswerTruncated, match=r"roles\.propose\.max_tokens"):
-            await asked.ask(question())
+            await model.ask(question())
 
 
 @pytest.mark.parametrize(("fate", "text"), [("refusal", "declines: scripted"), ("bad_request", "HTTP 400")])
 async def test_a_refusal_is_final(fate: FaultName, text: str) -> None:
     """Asking again would only cost."""
-    async with served(script(otherwise=Step(fault=fate))) as (server, asked):
+    async with served(script(otherwise=Step(fault=fate))) as (server, model):
         with pytest.raises(MindRefused, match=text):
-            await asked.ask(question())
+            await model.ask(question())
 
     assert len(server.received) == 1
 
 
 async def test_an_endpoint_without_schemas_is_asked_in_its_own_dialect_and_remembered() -> None:
     """The second question does not try json_schema again."""
-    async with served(script(otherwise=Step(fault="unsupported_schema", answer=GOOD))) as (_, asked):
-        first = await asked.ask(question())
-        second = await asked.ask(question())
+    async with served(script(otherwise=Step(fault="unsupported_schema", answer=GOOD))) as (_, model):
+        first = await model.ask(question())
+        second = await model.ask(question())
 
     assert [call.error for call in first.calls] == [Fault.UNSUPPORTED, None]
     assert [call.error for call in second.calls] == [None]
 
 
 @pytest.mark.parametrize(
-    ("complaint", "gone", "kept"),
+    ("complaint", "gone", "remaining"),
     [
         ("Unsupported parameter: 'max_tokens'; use 'max_completion_tokens'", '"max_tokens"', '"max_completion_tokens"'),
         ("Unsupported value: 'temperature' does not support 0.7", '"temperature"', '"max_tokens"'),
     ],
 )
-async def test_parameters_that_a_model_refuses_are_left_out(complaint: str, gone: str, kept: str) -> None:
+async def test_parameters_that_a_model_refuses_are_left_out(complaint: str, gone: str, remaining: str) -> None:
     """Reasoning models take neither a temperature nor the old name of the limit."""
-    async with served(script(Step(fault="bad_request", message=complaint))) as (server, asked):
-        await asked.ask(question())
+    async with served(script(Step(fault="bad_request", message=complaint))) as (server, model):
+        await model.ask(question())
 
     assert gone not in server.received[1].body
-    assert kept in server.received[1].body
+    assert remaining in server.received[1].body
 
 
 async def test_programs_travel_unescaped_where_json_is_not_enforced() -> None:
     """The documented fallback: one JSON fence, one Python fence."""
     program = 'def f():\n    """Say "hi"."""\n    return "\\n"\n'
     text = f'Here it is.\n```json\n{{"name": "Quoted"}}\n```\nand\n```python\n{program}```\n'
-    async with served(script(otherwise=Step(answer=text)), structured="text") as (server, asked):
-        answered = await asked.ask(question())
+    async with served(script(otherwise=Step(answer=text)), structured="text") as (server, model):
+        answered = await model.ask(question())
 
     assert answered.answer == Idea(name="Quoted", program=program)
     assert "response_format" not in server.received[0].body
@@ -215,9 +215,9 @@ async def test_the_next_model_stands_in_while_one_is_down() -> None:
     async with (
         ScriptedEndpoint(script(otherwise=Step(fault="server_error"))) as down,
         ScriptedEndpoint(script()) as up,
-        mind(settings(down.base_url, up.base_url)) as asked,
+        mind(settings(down.base_url, up.base_url)) as model,
     ):
-        answered = await asked.ask(question())
+        answered = await model.ask(question())
 
     assert answered.model == "model-e1"
     assert [call.error for call in answered.calls] == [Fault.SERVER_ERROR] * 3 + [None]
@@ -228,12 +228,12 @@ async def test_the_bandit_asks_what_pays_more_often() -> None:
     async with (
         ScriptedEndpoint(script()) as first,
         ScriptedEndpoint(script()) as second,
-        mind(settings(first.base_url, second.base_url, choice="bandit")) as asked,
+        mind(settings(first.base_url, second.base_url, choice="bandit")) as model,
     ):
         for number in range(60):
-            answered = await asked.ask(question(candidate=f"c{number}"))
+            answered = await model.ask(question(candidate=f"c{number}"))
             gain = 0.9 if answered.model == "model-e1" else 0.0
-            await asked.reward(Role.PROPOSE, answered.model, f"c{number}", gain)
+            await model.reward(Role.PROPOSE, answered.model, f"c{number}", gain)
 
     assert len(first.received) >= 5
     assert len(second.received) > 2 * len(first.received)
@@ -241,8 +241,8 @@ async def test_the_bandit_asks_what_pays_more_often() -> None:
 
 async def test_concurrency_is_limited_per_endpoint() -> None:
     """By the setting, whatever the machine; and nobody is lost in the queue."""
-    async with served(script(otherwise=Step(answer=GOOD, latency=0.02)), concurrency=4) as (server, asked):
-        answers = await asyncio.gather(*(asked.ask(question(f"number {n}")) for n in range(40)))
+    async with served(script(otherwise=Step(answer=GOOD, latency=0.02)), concurrency=4) as (server, model):
+        answers = await asyncio.gather(*(model.ask(question(f"number {n}")) for n in range(40)))
 
     assert len(answers) == 40
     assert server.most_at_once == 4
@@ -251,8 +251,8 @@ async def test_concurrency_is_limited_per_endpoint() -> None:
 async def test_a_cancelled_question_is_booked_and_recorded() -> None:
     """The endpoint may well charge for what nobody read."""
     journal, ledger = MemoryJournal(), MemoryLedger()
-    async with served(script(otherwise=Step(fault="hang")), ledger, journal) as (server, asked):
-        task = asyncio.create_task(asked.ask(question()))
+    async with served(script(otherwise=Step(fault="hang")), ledger, journal) as (server, model):
+        task = asyncio.create_task(model.ask(question()))
         await asyncio.wait_for(server.arrived.wait(), 5)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -267,24 +267,24 @@ async def test_a_cancelled_question_is_booked_and_recorded() -> None:
 async def test_the_key_appears_nowhere(fate: FaultName, caplog: pytest.LogCaptureFixture) -> None:
     """Not in records, errors or logs, although the endpoint quotes it and the prompt holds it."""
     caplog.set_level(logging.DEBUG)
-    journal, told = MemoryJournal(), ""
-    async with served(script(otherwise=Step(fault=fate, answer=GOOD)), journal=journal) as (server, asked):
+    journal, shown = MemoryJournal(), ""
+    async with served(script(otherwise=Step(fault=fate, answer=GOOD)), journal=journal) as (server, model):
         try:
-            told = repr(await asked.ask(question(f"a log with {KEY} in it")))
+            shown = repr(await model.ask(question(f"a log with {KEY} in it")))
         except MindError as error:
-            told = f"{error!r} {error.calls!r}"
+            shown = f"{error!r} {error.calls!r}"
 
     assert server.received[0].headers["authorization"] == f"Bearer {KEY}"
     assert KEY not in server.received[0].body
-    assert KEY not in told + repr(journal.calls) + caplog.text + repr(asked)
-    assert "[secret]" in told
+    assert KEY not in shown + repr(journal.calls) + caplog.text + repr(model)
+    assert "[secret]" in shown
 
 
 async def test_a_wrong_key_is_told_plainly_and_the_question_comes_again() -> None:
     """A typing error in the settings must not reject candidates."""
-    async with served(script(otherwise=Step(fault="unauthorised"))) as (server, asked):
+    async with served(script(otherwise=Step(fault="unauthorised"))) as (server, model):
         with pytest.raises(MindUnavailable, match="check the key"):
-            await asked.ask(question())
+            await model.ask(question())
 
     assert len(server.received) == 1
 
@@ -306,9 +306,9 @@ async def test_an_endpoint_that_is_away_is_announced_at_once_and_while_it_is_wai
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
-    asked = OpenAIMind(settings(address), MemoryLedger(), MemoryJournal())
-    async with asked, Activity("r1", "c1", "researcher", 1, send).announcing():
+    model = OpenAIMind(settings(address), MemoryLedger(), MemoryJournal())
+    async with model, Activity("r1", "c1", "researcher", 1, send).announcing():
         with pytest.raises(MindUnavailable):
-            await asked.ask(question())
+            await model.ask(question())
 
-    assert any("the model (disconnected: the connection failed" in one for one in heard)
+    assert any("the model (disconnected: the connection failed" in message for message in heard)

@@ -10,21 +10,21 @@ from tests.llm.scripted_minds import KEY, Idea, question
 async def test_where_no_model_is_described_there_is_no_body() -> None:
     """The messages are exact all the same."""
     request = question("What next?")
-    told = await shown(plain(request), {})
+    preview = await shown(plain(request), {})
 
-    assert told["body"] is None
-    assert told["hash"] == request.prompt_hash
-    assert told["answer"] == plain_schema(Idea)
+    assert preview["body"] is None
+    assert preview["hash"] == request.prompt_hash
+    assert preview["answer"] == plain_schema(Idea)
 
 
 async def test_the_body_is_what_would_be_sent_and_holds_no_key() -> None:
     """Should a text have brought the key in, a person at the terminal does not see it either."""
     environment = {"ASI_MODEL": "some-model", "OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}
-    told = await shown(plain(question(f"What next, {KEY}?")), environment)
+    preview = await shown(plain(question(f"What next, {KEY}?")), environment)
 
-    assert isinstance(told["body"], dict)
-    assert told["body"]["model"] == "some-model"
-    assert KEY not in json.dumps(told["body"])
+    assert isinstance(preview["body"], dict)
+    assert preview["body"]["model"] == "some-model"
+    assert KEY not in json.dumps(preview["body"])
 
 
 def test_the_text_names_version_and_schema() -> None:

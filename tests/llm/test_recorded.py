@@ -35,27 +35,27 @@ async def test_a_recorded_run_gives_the_same_answers_without_an_endpoint(tmp_pat
     plays = script(
         Step(fault="server_error"), Step(answer="?"), Step(answer=GOOD), Step(answer={**GOOD, "name": "Two"})
     )
-    found, _ = await record(tmp_path, plays, question("one"), question("two"))
-    mind = RecordedMind(found, "r1")
-    one, two = await mind.ask(question("one")), await mind.ask(question("two"))
+    exchanges, _ = await record(tmp_path, plays, question("one"), question("two"))
+    mind = RecordedMind(exchanges, "r1")
+    first, second = await mind.ask(question("one")), await mind.ask(question("two"))
 
-    assert (one.answer.name, two.answer.name) == ("GatedThing", "Two")
-    assert [call.price for call in one.calls] == [0.0]
+    assert (first.answer.name, second.answer.name) == ("GatedThing", "Two")
+    assert [call.price for call in first.calls] == [0.0]
 
 
 async def test_the_same_question_asked_on_purpose_has_its_own_answers(tmp_path: Path) -> None:
     """A judge that is asked three times."""
     steps = [Step(answer={**GOOD, "name": name}) for name in "abc"]
-    found, _ = await record(tmp_path, script(*steps), *(question(ordinal=n) for n in range(3)))
-    mind = RecordedMind(found, "r1")
+    exchanges, _ = await record(tmp_path, script(*steps), *(question(ordinal=n) for n in range(3)))
+    mind = RecordedMind(exchanges, "r1")
 
     assert [(await mind.ask(question(ordinal=n))).answer.name for n in (2, 0, 1)] == ["c", "a", "b"]
 
 
 async def test_what_is_not_on_record_is_an_error_in_a_replay(tmp_path: Path) -> None:
     """One question more than was asked, or another candidate's."""
-    found, _ = await record(tmp_path, script(), question("one"))
-    mind = RecordedMind(found, "r1")
+    exchanges, _ = await record(tmp_path, script(), question("one"))
+    mind = RecordedMind(exchanges, "r1")
     await mind.ask(question("one"))
     for other in (question("two"), question("one", candidate="c2")):
         with pytest.raises(NotRecorded, match="run r1 has no answer to propose"):
@@ -64,17 +64,17 @@ async def test_what_is_not_on_record_is_an_error_in_a_replay(tmp_path: Path) -> 
 
 async def test_a_prompt_with_other_measurements_gets_the_answer_of_its_place(tmp_path: Path) -> None:
     """Speed and memory are measured anew in every run, and prompts show them."""
-    found, _ = await record(tmp_path, script(), question("one, 12,345 tokens/s"))
+    exchanges, _ = await record(tmp_path, script(), question("one, 12,345 tokens/s"))
 
-    answered = await RecordedMind(found, "r1").ask(question("one, 12,401 tokens/s"))
+    answered = await RecordedMind(exchanges, "r1").ask(question("one, 12,401 tokens/s"))
     assert answered.answer.name == "GatedThing"
 
 
 async def test_a_fork_asks_the_endpoint_only_for_what_is_new(tmp_path: Path) -> None:
     """The past stays as it was recorded."""
-    found, _ = await record(tmp_path, script(), question("one"))
+    exchanges, _ = await record(tmp_path, script(), question("one"))
     async with served(script(otherwise=Step(answer={**GOOD, "name": "New"}))) as (server, endpoint):
-        mind = RecordedMind(found, "r1", fallback=endpoint)
+        mind = RecordedMind(exchanges, "r1", fallback=endpoint)
         old, new = await mind.ask(question("one")), await mind.ask(question("new"))
 
     assert (old.answer.name, new.answer.name, len(server.received)) == ("GatedThing", "New", 1)
@@ -91,10 +91,10 @@ async def test_a_fork_asks_the_endpoint_only_for_what_is_new(tmp_path: Path) -> 
 )
 async def test_a_recorded_failure_happens_again(tmp_path: Path, step: Step, error: type[MindError]) -> None:
     """The run went on from it, so the replay must too."""
-    found, _ = await record(tmp_path, script(otherwise=step), question())
+    exchanges, _ = await record(tmp_path, script(otherwise=step), question())
 
     with pytest.raises(error) as caught:
-        await RecordedMind(found, "r1").ask(question())
+        await RecordedMind(exchanges, "r1").ask(question())
     assert len(caught.value.calls) == 1
 
 

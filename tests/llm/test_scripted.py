@@ -21,8 +21,8 @@ async def test_it_runs_as_a_program_with_a_script(tmp_path: Path) -> None:
     assert process.stdout is not None
     try:
         url = (await asyncio.wait_for(process.stdout.readline(), 20)).decode().strip()
-        async with mind(settings(url)) as asked:
-            answered = await asked.ask(question())
+        async with mind(settings(url)) as model:
+            answered = await model.ask(question())
     finally:
         process.kill()
         await process.wait()

@@ -23,8 +23,8 @@ def micro_flags() -> list[str]:
 
 def own_environment(data_dir: Path) -> dict[str, str]:
     """A data folder of its own, one thread, nothing of the caller's settings."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ASI_")}
-    return kept | {"ASI_DATA_DIR": str(data_dir), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ASI_")}
+    return inherited | {"ASI_DATA_DIR": str(data_dir), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
 
 def command_line(environment: dict[str, str]) -> Command:

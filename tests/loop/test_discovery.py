@@ -25,12 +25,14 @@ def test_a_run_verifies_its_finalist_and_says_what_came_of_it(searched: Command)
     """Fresh seeds, fresh held-out data, one verdict; the archive equals its replay."""
     rows = [row for row in rows_of(searched("list", "--json")) if row["kind"] != "ablation"]
     records = [json.loads(searched("show", str(row["id"]), "--json").stdout) for row in rows]
-    finalists = [one for one in records if "discovery" in one]
+    finalists = [record for record in records if "discovery" in record]
 
     assert len(finalists) <= 1
     if any(row["kind"] == "proposal" and row["fitness"] is not None for row in rows):
         (finalist,) = finalists
-        seeds = [[seed["seed"] for seed in one["training"]["seeds"]] for one in finalist["verifications"]]
+        seeds = [
+            [seed["seed"] for seed in verification["training"]["seeds"]] for verification in finalist["verifications"]
+        ]
         assert seeds == [["1001", "1002"], ["1101", "1102", "1103"]]
         assert finalist["discovery"]["control"] == "c000001"
         assert finalist["discovery"]["tried"] == 2
@@ -48,9 +50,9 @@ def test_an_ablation_is_trained_like_any_candidate_and_compared(searched: Comman
     parts = rows_of(searched("ablate", "c000001", *flags))
     again = rows_of(searched("ablate", "c000001", "--component", "short-convolution", "--json"))
 
-    assert {one["component"] for one in parts} == {"short-convolution", "output-normalisation"}
-    assert all(isinstance(one["brings"], float) and one["low"] < one["high"] for one in parts)  # type: ignore[operator]
-    assert again == [one for one in parts if one["component"] == "short-convolution"]
+    assert {part["component"] for part in parts} == {"short-convolution", "output-normalisation"}
+    assert all(isinstance(part["brings"], float) and part["low"] < part["high"] for part in parts)  # type: ignore[operator]
+    assert again == [part for part in parts if part["component"] == "short-convolution"]
     rows = rows_of(searched("list", "--json"))
     assert [row["parent"] for row in rows if row["kind"] == "ablation"] == ["c000001", "c000001"]
     assert searched("ablate", "c000001", "--component", "warp-drive", ok=False).returncode == 1

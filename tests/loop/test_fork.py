@@ -42,11 +42,11 @@ def test_two_runs_go_on_at_once_and_a_fork_of_one_keeps_what_was_measured(
     assert status["origin"].startswith("forked from first at ")
     for run in ("first", "second", "forked"):
         assert json.loads(asi_arch("replay", run, "--json").stdout)["agrees"] is True
-    for wrong, code, said in (
+    for wrong, code, message in (
         (("--fork", "first", "--fitness", "code"), 2, "--fitness cannot differ in a fork"),
         (("--fork", "first", "--resume"), 2, "give one of them"),
         (("--fork", "nobody"), 1, "no run is called nobody"),
         (("--fork", "first@99999"), 1, "no accepted event '99999'"),
     ):
         done = asi_arch("run", *wrong, ok=False)
-        assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+        assert (done.returncode, message in done.stderr) == (code, True), done.stderr

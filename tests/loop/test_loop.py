@@ -123,15 +123,15 @@ def _wait_for_training(run: subprocess.Popen[str], log: Path, before: int = 0) -
 
 def _pids(module: str, data: Path) -> list[str]:
     """Processes of this module that work on this data folder."""
-    found = []
+    names = []
     for process in Path("/proc").iterdir():
         try:
             command, around = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
         except OSError:
             continue
         if f"-m\0{module}\0".encode() in command and str(data).encode() in around:
-            found.append(process.name)
-    return found
+            names.append(process.name)
+    return names
 
 
 def _lives(pid: int) -> bool:

@@ -74,14 +74,14 @@ def test_a_model_proposes_judges_and_analyses_and_its_answers_replay_without_it(
     assert proposal["state"] == "archived", proposal["reason"]
     assert proposal["name"] == "GatedValueMixer"
     assert {call["role"] for call in record["calls"]} >= {"propose", "score", "analyse"}
-    kept = b"".join(file.read_bytes() for file in Path(environment["ASI_DATA_DIR"]).rglob("*") if file.is_file())
+    content = b"".join(file.read_bytes() for file in Path(environment["ASI_DATA_DIR"]).rglob("*") if file.is_file())
     assert re.search(
-        rb"experiment 1 \(compare\) with FirstThought\\n\\nit: \d\.\d+ at step \d+[^\n]*; the parent", kept
+        rb"experiment 1 \(compare\) with FirstThought\\n\\nit: \d\.\d+ at step \d+[^\n]*; the parent", content
     )
     assert record["verdict"]["scores"]["complexity"] == 6.0
     assert record["analysis"]["results"] == PROSE
     assert record["proposal"]["prompt_version"].startswith("propose-")
-    assert b"sk-test-not-a-secret" not in kept
+    assert b"sk-test-not-a-secret" not in content
 
     endpoint.kill()
     del environment["OPENAI_BASE_URL"], environment["ASI_MODEL"]

@@ -59,7 +59,7 @@ def seat(offline: bool, seconds: float, tokens: int = 0, price: float | None = N
 def test_a_cheap_proposer_of_equal_success_gets_most_seats() -> None:
     """And one that costs three times as much gets them where it succeeds five times as often."""
     costs = seat_costs([seat(True, 60.0), seat(True, 60.0), seat(False, 55.0, tokens=9000)])
-    alike = [outcome(one, gain) for one in (True, False) for gain in (0.1, -0.1) for _ in range(20)]
+    alike = [outcome(offline, gain) for offline in (True, False) for gain in (0.1, -0.1) for _ in range(20)]
     far_better = [outcome(False, 0.1) for _ in range(40)] + [outcome(True, 0.1 - 0.2 * (n > 7)) for n in range(40)]
 
     assert costs == {True: 0.25, False: 0.75}

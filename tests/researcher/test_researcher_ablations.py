@@ -52,9 +52,9 @@ async def thinking(*reports: pb.CheckReport) -> AsyncIterator[tuple[Seats, Scrip
         neighbours = Neighbours(Archive(settings_of(), known=[PARENT, STRANGER]), Checker(*reports))
         async with (
             OpenAIMind.from_environment(environment, MemoryLedger(), None) as mind,
-            researcher(neighbours, lambda: ModelProposer(mind)) as one,
+            researcher(neighbours, lambda: ModelProposer(mind)) as service,
         ):
-            yield one, endpoint
+            yield service, endpoint
 
 
 @pytest.mark.parametrize("name", sorted(CATALOGUE))
@@ -65,18 +65,18 @@ def test_what_is_left_out_is_gone_and_little_else(name: str) -> None:
     for component in had:
         changed = without(mixer, component)
         if changed is not None:
-            has, told = set(components_of(changed[0])), changed[1]
+            has, text = set(components_of(changed[0])), changed[1]
             assert component not in has
             assert len(has - had) <= 2
-            assert told
+            assert text
     assert without(mixer, "chunkwise-form") is None
     assert without(mixer, "warp-drive") is None
 
 
 async def test_an_offline_program_loses_the_component_by_its_description(bus: Bus) -> None:
     """Nothing else of the program changes, and the seeds are the original's."""
-    async with researcher(Neighbours(Archive(settings_of())), OfflineProposer) as one:
-        (event,) = await one.handle(bus, of="c000001", component="short-convolution")
+    async with researcher(Neighbours(Archive(settings_of())), OfflineProposer) as service:
+        (event,) = await service.handle(bus, of="c000001", component="short-convolution")
 
     proposal = event.candidate_proposed.proposal
     assert (proposal.parent, proposal.mind) == ("c000001", NAME)
@@ -87,19 +87,19 @@ async def test_an_offline_program_loses_the_component_by_its_description(bus: Bu
 
 async def test_what_cannot_be_left_out_ends_the_seat_with_the_reason(bus: Bus) -> None:
     """A component that the program does not have, and one without which it is not sound."""
-    async with researcher(Neighbours(Archive(settings_of())), OfflineProposer) as one:
+    async with researcher(Neighbours(Archive(settings_of())), OfflineProposer) as service:
         with pytest.raises(Rejected, match="cannot be left out"):
-            await one.handle(bus, of="c000001", component="output-gate")
+            await service.handle(bus, of="c000001", component="output-gate")
     unsound = Neighbours(Archive(settings_of()), Checker(LEAKS))
-    async with researcher(unsound, OfflineProposer) as one:
+    async with researcher(unsound, OfflineProposer) as service:
         with pytest.raises(Rejected, match="not sound"):
-            await one.handle(bus, of="c000001", component="short-convolution")
+            await service.handle(bus, of="c000001", component="short-convolution")
 
 
 async def test_a_program_without_description_is_changed_by_the_mind(bus: Bus) -> None:
     """A refused try is told, as for any proposal."""
-    async with thinking(LEAKS, PASSED) as (one, endpoint):
-        (event,) = await one.handle(bus, of="c000009", component="output-gate")
+    async with thinking(LEAKS, PASSED) as (service, endpoint):
+        (event,) = await service.handle(bus, of="c000009", component="output-gate")
 
     assert event.candidate_proposed.proposal.program.strip() == ANSWER["program"].strip()
     assert event.candidate_proposed.proposal.parent == "c000009"

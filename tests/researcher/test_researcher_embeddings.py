@@ -32,14 +32,14 @@ async def test_a_proposal_carries_the_endpoints_vector_and_its_name(bus: Bus, tm
         async with researcher(neighbours, OfflineProposer, bus, endpoint, tmp_path.as_uri()) as seat:
             (event,) = await seat.handle(bus)
         await endpoint.close()
-        told = [events_pb2.Event.FromString(message.body) async for message in bus.read_log()]
+        events = [events_pb2.Event.FromString(message.body) async for message in bus.read_log()]
 
     proposal = event.candidate_proposed.proposal
     assert (proposal.embedder, len(proposal.motivation_embedding)) == ("openai:small", 26)
-    calls = [one.mind_answered.call for one in told]
-    assert [one.role for one in calls] == ["embed", "embed"]  # what cognition is asked, and the motivation
+    calls = [answered.mind_answered.call for answered in events]
+    assert [call.role for call in calls] == ["embed", "embed"]  # what cognition is asked, and the motivation
     assert neighbours.cognition.embedders == ["openai:small"]
-    assert [one.tokens for one in neighbours.archive.settled] == [one.prompt_tokens for one in calls]
+    assert [settlement.tokens for settlement in neighbours.archive.settled] == [call.prompt_tokens for call in calls]
     assert len(server.received) == 2
 
 

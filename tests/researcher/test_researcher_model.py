@@ -103,13 +103,13 @@ async def test_a_new_and_sound_answer_is_proposed(bus: Bus) -> None:
     async with thinking(proposes(), judged(IS_NEW)) as (mind, endpoint), seats(mind) as seat:
         (event,) = await seat.handle(bus)
 
-    made = event.candidate_proposed.proposal
-    assert (made.name, made.program, made.parent) == ("ForgetfulDeltaNet", GATED, "c000001")
-    assert list(made.components) == ["forget-gate", "delta-rule", "warp-drive"]
-    assert made.memory == "fixed-state"
-    assert [(one.origin, one.source) for one in made.ideas] == [("cognition", "e1")]
-    assert (made.mind, made.prompt_version) == ("openai:scripted-model", "propose-8")
-    assert [one["role"] for one in endpoint.received[0].json["messages"]] == ["system", "user"]
+    proposal = event.candidate_proposed.proposal
+    assert (proposal.name, proposal.program, proposal.parent) == ("ForgetfulDeltaNet", GATED, "c000001")
+    assert list(proposal.components) == ["forget-gate", "delta-rule", "warp-drive"]
+    assert proposal.memory == "fixed-state"
+    assert [(idea.origin, idea.source) for idea in proposal.ideas] == [("cognition", "e1")]
+    assert (proposal.mind, proposal.prompt_version) == ("openai:scripted-model", "propose-8")
+    assert [message["role"] for message in endpoint.received[0].json["messages"]] == ["system", "user"]
 
 
 async def test_the_prompt_holds_the_parent_and_what_is_known(bus: Bus) -> None:
@@ -117,11 +117,11 @@ async def test_the_prompt_holds_the_parent_and_what_is_known(bus: Bus) -> None:
     async with thinking(proposes(), judged(IS_NEW)) as (mind, endpoint), seats(mind) as seat:
         await seat.handle(bus)
 
-    asked = endpoint.received[0].json["messages"][1]["content"]
-    assert PARENT_PROGRAM in asked
-    assert "Held-out loss 1.5000" in asked
-    assert "A forget gate may help on long context." in asked
-    assert "[e1] Gating what is kept" in asked
+    prompt = endpoint.received[0].json["messages"][1]["content"]
+    assert PARENT_PROGRAM in prompt
+    assert "Held-out loss 1.5000" in prompt
+    assert "A forget gate may help on long context." in prompt
+    assert "[e1] Gating what is kept" in prompt
 
 
 async def test_the_prompt_tells_the_scale_the_best_and_everything_tried(bus: Bus) -> None:
@@ -141,11 +141,11 @@ async def test_the_prompt_tells_the_scale_the_best_and_everything_tried(bus: Bus
     async with thinking(proposes(), judged(IS_NEW)) as (mind, endpoint), seats(mind, neighbours) as seat:
         await seat.handle(bus)
 
-    asked = endpoint.received[0].json["messages"][1]["content"]
-    assert "hidden_size 128, num_heads 4, so 32 dimensions per head" in asked
-    assert "100 steps" in asked
-    assert "SHARP = True" in asked
-    assert "- SharpNet (c000009); 1.2500; Sharper look-ups pay." in asked
+    prompt = endpoint.received[0].json["messages"][1]["content"]
+    assert "hidden_size 128, num_heads 4, so 32 dimensions per head" in prompt
+    assert "100 steps" in prompt
+    assert "SHARP = True" in prompt
+    assert "- SharpNet (c000009); 1.2500; Sharper look-ups pay." in prompt
 
 
 async def test_a_loss_that_was_rejected_is_no_example(bus: Bus) -> None:
@@ -159,10 +159,10 @@ async def test_a_loss_that_was_rejected_is_no_example(bus: Bus) -> None:
     async with thinking(proposes(), judged(IS_NEW)) as (mind, endpoint), seats(mind, neighbours) as seat:
         await seat.handle(bus)
 
-    asked = endpoint.received[0].json["messages"][1]["content"]
-    assert "The parent is the best so far." in asked
-    assert "- SeerNet (c000009); 0.2000; rejected at judge: implausibly low" in asked
-    assert "SEES" not in asked
+    prompt = endpoint.received[0].json["messages"][1]["content"]
+    assert "The parent is the best so far." in prompt
+    assert "- SeerNet (c000009); 0.2000; rejected at judge: implausibly low" in prompt
+    assert "SEES" not in prompt
 
 
 async def test_novelty_is_asked_of_the_program_most_alike_too(bus: Bus) -> None:
@@ -173,9 +173,9 @@ async def test_novelty_is_asked_of_the_program_most_alike_too(bus: Bus) -> None:
     async with thinking(proposes(), judged(IS_NEW)) as (mind, endpoint), seats(mind, neighbours) as seat:
         await seat.handle(bus)
 
-    asked = endpoint.received[1].json["messages"][1]["content"]
-    assert "[c000009] TwinNet" in asked
-    assert "-LAGS = 7" in asked
+    prompt = endpoint.received[1].json["messages"][1]["content"]
+    assert "[c000009] TwinNet" in prompt
+    assert "-LAGS = 7" in prompt
 
 
 @pytest.mark.parametrize("named", ["c000001", "DeltaNet", ""])
@@ -207,10 +207,10 @@ async def test_a_reference_is_condensed_once_for_a_seat(bus: Bus) -> None:
     async with thinking(*steps) as (mind, endpoint), seats(mind, neighbours, summarise=True) as seat:
         (event,) = await seat.handle(bus)
 
-    asked = [one.body for one in endpoint.received]
+    bodies = [request.body for request in endpoint.received]
     assert event.candidate_proposed.proposal.name == "OtherNet"
-    assert sum("You condense" in one for one in asked) == 1
-    assert sum("Keys point at slots" in one and "Held-out loss 1.2500" in one for one in asked) == 2
+    assert sum("You condense" in body for body in bodies) == 1
+    assert sum("Keys point at slots" in body and "Held-out loss 1.2500" in body for body in bodies) == 2
 
 
 async def test_a_repeat_is_told_and_something_orthogonal_asked_for(bus: Bus) -> None:
@@ -321,7 +321,7 @@ async def test_a_recorded_seat_gives_the_same_proposal(bus: Bus, tmp_path: Path)
     async with thinking(*steps, journal=journal) as (mind, _), seats(mind, neighbours) as seat:
         (event,) = await seat.handle(bus)
     record = CallRecord(artifacts)
-    for call in await asyncio.gather(*(to_message(one, artifacts) for one in journal.calls)):
+    for call in await asyncio.gather(*(to_message(recorded, artifacts) for recorded in journal.calls)):
         record.add("c000002", call)
     replay = RecordedMind(record, "r1")
     async with seats(replay, neighbours) as seat:
@@ -336,8 +336,8 @@ async def trying(mind: Mind, neighbours: Neighbours) -> AsyncIterator[Seats]:
     """The handler whose proposals may be tried before they are made."""
     async with neighbours.served() as address, channel(address, ServiceSettings()) as connection:
         stub = checker_pb2_grpc.CheckerStub(connection)
-        async with researcher(neighbours, lambda: ModelProposer(mind, checker=stub)) as one:
-            yield one
+        async with researcher(neighbours, lambda: ModelProposer(mind, checker=stub)) as service:
+            yield service
 
 
 async def test_a_model_may_try_a_program_before_it_commits(bus: Bus) -> None:
@@ -352,9 +352,12 @@ async def test_a_model_may_try_a_program_before_it_commits(bus: Bus) -> None:
     async with thinking(*steps) as (mind, endpoint), trying(mind, neighbours) as seat:
         (event,) = await seat.handle(bus)
 
-    first, second, third = (one.json["messages"][1]["content"] for one in endpoint.received[:3])
+    first, second, third = (request.json["messages"][1]["content"] for request in endpoint.received[:3])
     assert event.candidate_proposed.proposal.name == "ForgetfulDeltaNet"
-    assert [(one.steps, one.program == PARENT_PROGRAM) for one in neighbours.checker.tried] == [(30, False), (30, True)]
+    assert [(trial.steps, trial.program == PARENT_PROGRAM) for trial in neighbours.checker.tried] == [
+        (30, False),
+        (30, True),
+    ]
     assert "up to 2 made" in first
     assert "experiment 1 (compare) with FirstThought\n\nit: 3.000 at step 30; the parent" in second
     assert "up to 1 made" in second

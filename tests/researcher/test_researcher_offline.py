@@ -37,11 +37,11 @@ async def test_a_seat_becomes_a_proposal(bus: Bus) -> None:
     assert (event.cause, event.previous) == (job.event.id, job.cause.sha256)
     assert (proposal.parent, proposal.mind) == ("c000001", NAME)
     assert proposal.structure == fingerprint(proposal.program).digest
-    assert {one.of for one in proposal.nearest} == {"motivation", "program"}
+    assert {neighbour.of for neighbour in proposal.nearest} == {"motivation", "program"}
     assert proposal.check.passed
     assert proposal.moves
     assert proposal.HasField("description")
-    assert [one.entry for one in proposal.cognition] == ["e1"]
+    assert [excerpt.entry for excerpt in proposal.cognition] == ["e1"]
 
 
 async def test_the_same_seat_gets_the_same_proposal(bus: Bus) -> None:
@@ -73,9 +73,12 @@ async def test_a_child_goes_on_from_its_parents_description(bus: Bus) -> None:
             archive.put(child)
             children.append(child)
 
-    digests = {one.proposal.structure for one in children} | {fingerprint(PARENT_PROGRAM).digest}
+    digests = {candidate.proposal.structure for candidate in children} | {fingerprint(PARENT_PROGRAM).digest}
     assert len(digests) == 7
-    assert [one.proposal.parent for one in children] == ["c000001", *(one.id for one in children[:-1])]
+    assert [candidate.proposal.parent for candidate in children] == [
+        "c000001",
+        *(candidate.id for candidate in children[:-1]),
+    ]
 
 
 async def test_a_structural_repeat_is_refused_without_a_check(bus: Bus) -> None:
@@ -162,7 +165,7 @@ async def test_baselines_are_checked_like_any_program(bus: Bus, name: str, exemp
     assert event.candidate_proposed.proposal.mind == "zoo"
     assert event.candidate_proposed.proposal.motivation
     assert not event.candidate_proposed.proposal.parent
-    assert [one.exempt_from_cost for one in neighbours.checker.asked] == [exempt]
+    assert [request.exempt_from_cost for request in neighbours.checker.asked] == [exempt]
 
 
 async def test_a_baseline_that_fails_ends(bus: Bus) -> None:
@@ -189,8 +192,8 @@ async def test_the_best_of_several_is_the_least_alike(bus: Bus) -> None:
         (event,) = await seat.handle(bus)
 
     proposal = event.candidate_proposed.proposal
-    likeness = [_likeness(one.program) for one in neighbours.checker.asked]
-    assert len({fingerprint(one.program).digest for one in neighbours.checker.asked}) == 4
+    likeness = [_likeness(request.program) for request in neighbours.checker.asked]
+    assert len({fingerprint(request.program).digest for request in neighbours.checker.asked}) == 4
     assert _likeness(proposal.program) == min(likeness)
     assert not proposal.novelty_history
 

@@ -25,7 +25,7 @@ def archive() -> Archive:
     return Archive(settings_of(), known=[PARENT, embedded, imported])
 
 
-async def told(neighbours: Neighbours, environment: pytest.MonkeyPatch, *arguments: str) -> int:
+async def run_command(neighbours: Neighbours, environment: pytest.MonkeyPatch, *arguments: str) -> int:
     """The exit status of the command, run as a process would."""
     async with neighbours.served() as address:
         environment.setenv("ASI_ARCHIVE_ADDRESS", address)
@@ -34,7 +34,7 @@ async def told(neighbours: Neighbours, environment: pytest.MonkeyPatch, *argumen
 
 
 @pytest.mark.parametrize(
-    ("role", "candidate", "held"),
+    ("role", "candidate", "content"),
     [
         ("propose", "c000001", PARENT_PROGRAM[:200]),
         ("summarise", "c000001", "Held-out loss 1.5000"),
@@ -42,14 +42,14 @@ async def told(neighbours: Neighbours, environment: pytest.MonkeyPatch, *argumen
     ],
 )
 async def test_a_prompt_shows_what_would_be_sent(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], role: str, candidate: str, held: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], role: str, candidate: str, content: str
 ) -> None:
     """Version, system and user text, filled in."""
-    assert await told(Neighbours(archive()), monkeypatch, role, "--candidate", candidate, "--json") == 0
+    assert await run_command(Neighbours(archive()), monkeypatch, role, "--candidate", candidate, "--json") == 0
 
     shown = json.loads(capsys.readouterr().out)
-    assert [one["role"] for one in shown["messages"]] == ["system", "user"]
-    assert held in shown["messages"][1]["content"]
+    assert [message["role"] for message in shown["messages"]] == ["system", "user"]
+    assert content in shown["messages"][1]["content"]
     assert shown["version"]
 
 
@@ -57,7 +57,7 @@ async def test_the_tokens_of_each_part_are_counted(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By the prompt's headings, under its version; the parts add up."""
-    assert await told(Neighbours(archive()), monkeypatch, "propose", "--candidate", "c000001", "--parts") == 0
+    assert await run_command(Neighbours(archive()), monkeypatch, "propose", "--candidate", "c000001", "--parts") == 0
 
     rows = dict(line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if "---" not in line)
     assert rows.pop(next(iter(rows))) == "tokens"
@@ -70,5 +70,5 @@ async def test_a_candidate_that_nobody_embedded_has_no_neighbours_to_show(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An imported one, say: an empty list would look like novelty."""
-    assert await told(Neighbours(archive()), monkeypatch, "judge_novelty", "--candidate", "c000003") == 1
+    assert await run_command(Neighbours(archive()), monkeypatch, "judge_novelty", "--candidate", "c000003") == 1
     assert "no embedded motivation" in capsys.readouterr().err

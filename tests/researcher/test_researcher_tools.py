@@ -10,7 +10,7 @@ from services.researcher.tools import run
 from tests.researcher.researcher_fixtures import PARENT_PROGRAM, Archive, Neighbours, settings_of
 
 
-async def told(neighbours: Neighbours, environment: pytest.MonkeyPatch, *arguments: str) -> int:
+async def run_command(neighbours: Neighbours, environment: pytest.MonkeyPatch, *arguments: str) -> int:
     """The exit status of the command, run as a process would."""
     async with neighbours.served() as address:
         environment.setenv("ASI_ARCHIVE_ADDRESS", address)
@@ -23,7 +23,9 @@ async def test_propose_shows_a_new_child(monkeypatch: pytest.MonkeyPatch, capsys
     neighbours = Neighbours(Archive(settings_of()))
     shown = []
     for seed in ("1", "1", "2"):
-        assert await told(neighbours, monkeypatch, "propose", "--parent", "c000001", "--seed", seed, "--json") == 0
+        assert (
+            await run_command(neighbours, monkeypatch, "propose", "--parent", "c000001", "--seed", seed, "--json") == 0
+        )
         shown.append(json.loads(capsys.readouterr().out))
 
     assert shown[0] == shown[1] != shown[2]
@@ -34,7 +36,7 @@ async def test_propose_shows_a_new_child(monkeypatch: pytest.MonkeyPatch, capsys
 
 async def test_propose_is_readable(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Name, parent and mind, then the motivation and the program."""
-    assert await told(Neighbours(Archive(settings_of())), monkeypatch, "propose", "--parent", "c000001") == 0
+    assert await run_command(Neighbours(Archive(settings_of())), monkeypatch, "propose", "--parent", "c000001") == 0
 
     shown = capsys.readouterr().out
     assert "a child of DeltaNet (c000001), by offline search" in shown
@@ -45,5 +47,5 @@ async def test_an_unknown_candidate_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not a traceback."""
-    assert await told(Neighbours(Archive(settings_of())), monkeypatch, "propose", "--parent", "nobody") == 2
+    assert await run_command(Neighbours(Archive(settings_of())), monkeypatch, "propose", "--parent", "nobody") == 2
     assert capsys.readouterr().err == "asi-arch: the archive: run r1 has no candidate 'nobody'\n"

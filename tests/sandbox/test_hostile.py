@@ -67,17 +67,17 @@ async def test_an_unusual_but_honest_program_passes(sandbox: Sandbox, path: Path
 @pytest.mark.parametrize("layers", LEVELS, ids=["all", "without cgroup", "without cgroup and namespaces"])
 async def test_nobody_holds_more_than_the_limits_in_a_form_that_is_not_counted(layers: frozenset[str]) -> None:
     """Pages that no process maps, page tables and nameless files are memory and disk as well."""
-    held: dict[str, int] = {}
+    files: dict[str, int] = {}
     async with Sandbox(preload=PRELOAD, readable=[TESTS], layers=layers) as lesser:
         for path in COUNTED:
             reason, log = await rejection(lesser, await asyncio.to_thread(path.read_text), SMALL)
             counts = [int(line.split()[1]) for line in log.splitlines() if line.startswith("held ")]
-            held[path.stem] = max(counts, default=0)
+            files[path.stem] = max(counts, default=0)
             assert reason is not None, path.stem
         left = snapshot(lesser.folder)
 
     most = (SMALL.memory_bytes + SMALL.file_bytes >> 20) + SLACK
-    assert {name: count for name, count in held.items() if count > most} == {}
+    assert {name: count for name, count in files.items() if count > most} == {}
     assert {name for name in left if not name.endswith(("lock", "forkserver.log"))} == set()
 
 

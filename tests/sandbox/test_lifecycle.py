@@ -74,12 +74,12 @@ async def test_a_child_that_is_slow_can_be_asked_again(sandbox: Sandbox) -> None
 async def test_children_run_side_by_side_and_their_folders_go(sandbox: Sandbox) -> None:
     """Two candidates at a time is how a machine with two cores is used."""
 
-    async def one(number: int) -> tuple[float, Path]:
+    async def echo(number: int) -> tuple[float, Path]:
         async with sandbox.child(f"{JOBS}:echo", LIMITS) as child:
             await child.send("numbers", {}, {"x": np.full(1_000_000, number, np.float32)})
             return float((await child.receive(timeout=10)).arrays["x"].mean()), child.scratch
 
-    answers = await asyncio.gather(*(one(number) for number in range(4)))
+    answers = await asyncio.gather(*(echo(number) for number in range(4)))
 
     assert [mean for mean, _ in answers] == [0, 1, 2, 3]
     assert not any(scratch.exists() for _, scratch in answers)
@@ -111,14 +111,14 @@ async def test_trainings_on_a_gpu_reach_the_daemon_of_mps_where_it_is_named(tmp_
         (tmp_path / "control").chmod(0o666)
         await asyncio.to_thread(tmp_path.chmod, 0o755)
         async with Sandbox(preload=PRELOAD, readable=[TESTS], mps=tmp_path) as sandbox:
-            said = []
+            answers = []
             for limits in (replace(LIMITS, subprocesses=True), LIMITS):
                 async with sandbox.child(f"{JOBS}:ask_mps", limits) as child:
-                    said.append((await child.receive(timeout=10)).header["said"])
+                    answers.append((await child.receive(timeout=10)).header["said"])
 
-    assert said[0] == "served"
+    assert answers[0] == "served"
     if SECCOMP in sandbox.level:
-        assert said[1] == "PermissionError"
+        assert answers[1] == "PermissionError"
 
 
 async def test_a_job_sees_only_its_own_folder_and_a_clean_environment(sandbox: Sandbox) -> None:

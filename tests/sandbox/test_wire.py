@@ -22,13 +22,13 @@ def travel(kind: str, header: dict[str, JSON], arrays: dict[str, np.ndarray]) ->
 def test_arrays_keep_value_dtype_and_shape(shape: tuple[int, ...]) -> None:
     """Empty and scalar arrays are where formats go wrong."""
     array = np.arange(np.prod(shape, dtype=int), dtype=np.int16).reshape(shape)
-    told = travel("kind", {"a": [1, None, {"b": "c"}]}, {"x": array, "flag": np.array([True, False])})
+    message = travel("kind", {"a": [1, None, {"b": "c"}]}, {"x": array, "flag": np.array([True, False])})
 
-    assert told.header == {"a": [1, None, {"b": "c"}]}
-    assert told.arrays["x"].shape == shape
-    assert told.arrays["x"].dtype == np.int16
-    assert np.array_equal(told.arrays["x"], array)
-    assert told.arrays["flag"].tolist() == [True, False]
+    assert message.header == {"a": [1, None, {"b": "c"}]}
+    assert message.arrays["x"].shape == shape
+    assert message.arrays["x"].dtype == np.int16
+    assert np.array_equal(message.arrays["x"], array)
+    assert message.arrays["flag"].tolist() == [True, False]
 
 
 def test_transposed_arrays_arrive_as_they_look() -> None:

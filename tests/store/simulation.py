@@ -118,7 +118,7 @@ class Simulation:
         logged = self._append(subject_of(event), body_of(event))
         effects = fold(due([logged], logged.sequence - 1), self.loaded, react)
         if effects.logs[0].accepted and not event.HasField("mind_answered"):
-            self.open = [one for one in self.open if one.event.id != event.cause]
+            self.open = [cause for cause in self.open if cause.event.id != event.cause]
             if event.WhichOneof("fact") in _NEXT:
                 self.open.append(Cause.published(event))
         return list(effects.answers.values())
@@ -127,7 +127,7 @@ class Simulation:
 def proposed(simulation: Simulation, cause: Cause) -> events_pb2.Event:
     """The researcher's answer: baselines are roots but for the second, proposals come from somebody archived."""
     record = _record(simulation, cause)
-    number, ended = record.request.number, [one.record.id for one in simulation.loaded.rows.values() if one.ended]
+    number, ended = record.request.number, [row.record.id for row in simulation.loaded.rows.values() if row.ended]
     record.proposal.name = f"net_{number % 4}"
     record.proposal.program = program(number)
     record.proposal.structure = fingerprint(program(number)).digest
@@ -204,8 +204,8 @@ def add_part(event: events_pb2.Event, fact: str, record: pb.Candidate) -> None:
     """The fact with the part of the record that it adds."""
     match fact:
         case "requested":
-            asked = events_pb2.CandidateRequested(request=record.request, kind=record.kind, stage=record.stage)
-            event.candidate_requested.CopyFrom(asked)
+            requested = events_pb2.CandidateRequested(request=record.request, kind=record.kind, stage=record.stage)
+            event.candidate_requested.CopyFrom(requested)
         case "proposed":
             proposal = events_pb2.CandidateProposed(proposal=record.proposal, stage=record.stage)
             event.candidate_proposed.CopyFrom(proposal)

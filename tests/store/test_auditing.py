@@ -36,9 +36,9 @@ class Export:
     def of_story(cls, simulation: Simulation, folder: Path) -> "Export":
         """Of a run that was played."""
         with Rebuilt() as rebuilt:
-            rebuilt.apply([read(one) for one in simulation.log])
+            rebuilt.apply([read(message) for message in simulation.log])
             digest, _ = rebuilt.digest()
-            refused = [one.sha256 for one in rebuilt.outcomes if not one.accepted]
+            refused = [outcome.sha256 for outcome in rebuilt.outcomes if not outcome.accepted]
         manifest = manifest_of(simulation.log, simulation.run, digest, refused)
         return cls(folder / "r1.jsonl.gz", manifest, [json.loads(line) for line in log_lines(simulation.log)])
 
@@ -50,12 +50,12 @@ class Export:
 
     async def audited(self) -> LogAudit:
         """Write the lines as they are now, and audit the file."""
-        self.path.write_bytes(gzip.compress("".join(f"{json.dumps(one)}\n" for one in self.lines).encode()))
+        self.path.write_bytes(gzip.compress("".join(f"{json.dumps(line)}\n" for line in self.lines).encode()))
         return await audit_log(self.path, self.manifest)
 
     def of(self, fact: str) -> int:
         """The place of the first event of a fact."""
-        return next(place for place, one in enumerate(self.lines) if one["subject"].split(".")[4] == fact)
+        return next(place for place, line in enumerate(self.lines) if line["subject"].split(".")[4] == fact)
 
     def change(self, place: int, change: Callable[[events_pb2.Event], None], readable: bool = True) -> str:
         """Rewrite an event's bytes, and its readable part with them; its id."""
@@ -86,10 +86,10 @@ def better(event: events_pb2.Event) -> None:
 
 async def test_a_log_as_it_was_exported_has_no_problem(export: Export) -> None:
     """The digest is that of the archive the run lived in; late and repeated messages are no problem either."""
-    found = await export.audited()
+    audit = await export.audited()
 
-    assert found.problems == ()
-    assert found.digest == export.manifest["digest"]
+    assert audit.problems == ()
+    assert audit.digest == export.manifest["digest"]
     assert manifest_path(export.path).name == "r1.manifest.json"
 
 
@@ -110,8 +110,8 @@ async def test_a_number_changed_in_the_bytes_is_named_with_its_field(export: Exp
 
     problems = (await export.audited()).problems
 
-    assert any(one.startswith(f"event {event}: candidate_trained.training.loss reads") for one in problems)
-    assert any(one.startswith(f"event {event} was changed: ") for one in problems)
+    assert any(problem.startswith(f"event {event}: candidate_trained.training.loss reads") for problem in problems)
+    assert any(problem.startswith(f"event {event} was changed: ") for problem in problems)
 
 
 async def test_a_number_changed_everywhere_contradicts_what_followed(export: Export) -> None:
@@ -122,17 +122,17 @@ async def test_a_number_changed_everywhere_contradicts_what_followed(export: Exp
 
     problems = (await export.audited()).problems
 
-    assert any(one.startswith(f"event {event} was changed after ") for one in problems)
+    assert any(problem.startswith(f"event {event} was changed after ") for problem in problems)
 
 
 async def test_the_last_event_is_held_by_the_manifest(export: Export) -> None:
     """Nothing follows from it."""
     place = len(export.lines) - 1
-    event = export.change(place, lambda one: one.time.FromSeconds(1))
+    event = export.change(place, lambda body: body.time.FromSeconds(1))
 
     problems = (await export.audited()).problems
 
-    assert any(one.startswith(f"event {event} was changed: ") for one in problems)
+    assert any(problem.startswith(f"event {event} was changed: ") for problem in problems)
 
 
 @pytest.mark.parametrize("fact", ["trained", "judged"])
@@ -149,7 +149,7 @@ async def test_a_line_that_is_no_event_is_named(export: Export) -> None:
     """Cut or filled with something else."""
     export.lines[3]["body"] = "?"
 
-    assert any(one.startswith("line 4 is not an exported event") for one in (await export.audited()).problems)
+    assert any(problem.startswith("line 4 is not an exported event") for problem in (await export.audited()).problems)
 
 
 def test_the_manifest_names_what_the_archive_refused(finished: Simulation, tmp_path: Path) -> None:
@@ -163,11 +163,11 @@ def test_the_manifest_names_what_the_archive_refused(finished: Simulation, tmp_p
 @pytest.mark.parametrize("log", PUBLISHED)
 async def test_the_published_run_is_as_it_was_exported(log: Path, tmp_path: Path) -> None:
     """What the README claims follows from the losses that the log holds."""
-    found = await Export.published(tmp_path, log).audited()
+    audit = await Export.published(tmp_path, log).audited()
 
-    assert found.problems == ()
-    assert found.claims
-    assert all(claim.expected.low < claim.effect < claim.expected.high for claim in found.claims)
+    assert audit.problems == ()
+    assert audit.claims
+    assert all(claim.expected.low < claim.effect < claim.expected.high for claim in audit.claims)
 
 
 async def test_a_loss_changed_everywhere_in_the_published_run_contradicts_its_claim(tmp_path: Path) -> None:
@@ -177,8 +177,8 @@ async def test_a_loss_changed_everywhere_in_the_published_run_contradicts_its_cl
     claim = before.claims[0]
     place = next(
         place
-        for place, one in enumerate(export.lines)
-        if one["subject"].endswith("candidate.verified") and one["event"]["candidate"] == claim.candidate
+        for place, line in enumerate(export.lines)
+        if line["subject"].endswith("candidate.verified") and line["event"]["candidate"] == claim.candidate
     )
 
     def improve(event: events_pb2.Event) -> None:
@@ -190,6 +190,6 @@ async def test_a_loss_changed_everywhere_in_the_published_run_contradicts_its_cl
     problems = (await export.audited()).problems
 
     assert before.problems == ()
-    assert any(f"the claim on {claim.candidate}: effect is" in one for one in problems)
-    assert any("digest" in one for one in problems)
+    assert any(f"the claim on {claim.candidate}: effect is" in problem for problem in problems)
+    assert any("digest" in problem for problem in problems)
     assert event.startswith(f"{export.manifest['run']}.{claim.candidate}.verified")

@@ -26,9 +26,9 @@ async def digest(settings: StoreSettings) -> tuple[str, int]:
     """Of run r1, as an archive has it."""
     archive = open_archive(settings.archive)
     await archive.open()
-    found = await archive.digest("r1")
+    digest = await archive.digest("r1")
     await archive.close()
-    return found
+    return digest
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -38,12 +38,12 @@ async def test_an_exported_log_comes_to_the_same_digest_elsewhere(
     """Another broker, another archive, the same events to the byte; what is no event never counted."""
     folder = settings.data_dir
     here = StoreSettings(nats_url=settings.nats_url, data_dir=folder)
-    for one in finished.log:
-        await bus.publish_body(one.subject, f"{one.sequence}", one.body)
+    for message in finished.log:
+        await bus.publish_body(message.subject, f"{message.sequence}", message.body)
     await bus.publish_body("asi.v1.r1.candidate.trained", "junk", b"\xff\xff no event")
     archive = open_archive(here.archive)
     await archive.open()
-    await archive.apply([one async for one in bus.read_log()], react)
+    await archive.apply([message async for message in bus.read_log()], react)
     await archive.close()
     broker = Broker(folder / "elsewhere" / "nats")
     broker.start()
@@ -88,7 +88,7 @@ async def test_a_log_with_a_broken_event_is_refused_before_any_is_taken(
 
     path, bodies = settings.data_dir / "log", [finished.log[0].body, second]
     if kind == "jsonl":
-        path.write_text("\n".join(json.dumps({"body": base64.b64encode(one or b"").decode()}) for one in bodies))
+        path.write_text("\n".join(json.dumps({"body": base64.b64encode(body or b"").decode()}) for body in bodies))
     else:
         pyarrow.parquet.write_table(pyarrow.table({"sequence": [1, 2], "body": bodies}), path)
     here = StoreSettings(nats_url=settings.nats_url, data_dir=settings.data_dir)

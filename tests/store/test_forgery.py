@@ -15,22 +15,24 @@ async def test_a_verdict_in_an_engineer_s_envelope_is_refused_in_the_archive_and
     bus: Bus, settings: ServiceSettings, finished: Simulation, tmp_path: Path
 ) -> None:
     """Else whoever may say `trained` could say anything: rights are checked on subjects."""
-    place = next(n for n, one in enumerate(finished.log) if Event.FromString(one.body).HasField("candidate_judged"))
+    place = next(
+        n for n, message in enumerate(finished.log) if Event.FromString(message.body).HasField("candidate_judged")
+    )
     judged = finished.log[place]
     forged = replace(judged, subject=judged.subject.replace("candidate.judged", "candidate.trained"))
     log = [*finished.log[:place], forged]
     live, into = (open_archive(f"sqlite:///{tmp_path}/{name}.db") for name in ("live", "into"))
     for archive in (live, into):
         await archive.open()
-    await live.apply([Logged(number, one.subject, one.body) for number, one in enumerate(log, 1)])
-    for one in log:
-        await bus.publish_body(one.subject, str(one.sequence), one.body)
+    await live.apply([Logged(number, message.subject, message.body) for number, message in enumerate(log, 1)])
+    for message in log:
+        await bus.publish_body(message.subject, str(message.sequence), message.body)
     rows = [row async for row in live.log("r1")]
-    found = [await replay(bus, "r1", target, live) for target in (None, into)]
+    replays = [await replay(bus, "r1", target, live) for target in (None, into)]
 
     assert not rows[-1].accepted
     assert "not a readable event of its subject" in rows[-1].refused_because
-    assert [one.differences for one in found] == [(), ()]
-    assert [one.agrees for one in found] == [True, True]
+    assert [result.differences for result in replays] == [(), ()]
+    assert [result.agrees for result in replays] == [True, True]
     await live.close()
     await into.close()

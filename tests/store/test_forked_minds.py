@@ -62,16 +62,16 @@ async def store(tmp_path: Path, settings: ServiceSettings) -> AsyncIterator[tupl
 
 async def catch_up(archive: Archive, bus: Bus) -> list[events_pb2.Event]:
     """Apply what is new in the log; what the store says in answer."""
-    news = [one async for one in bus.read_log(start=await archive.applied() + 1)]
+    news = [message async for message in bus.read_log(start=await archive.applied() + 1)]
     await archive.apply(news, react)
-    return [one.event for one in await archive.outbox()]
+    return [outgoing.event for outgoing in await archive.outbox()]
 
 
-async def asked(minds: Minds, mind: str, cause: events_pb2.Event, bus: Bus, *texts: str) -> list[str]:
+async def answers(minds: Minds, mind: str, cause: events_pb2.Event, bus: Bus, *texts: str) -> list[str]:
     """The answers to questions on behalf of a requested candidate."""
-    found: Mind | None = await minds.mind(mind, Job(Cause.published(cause), 1, 1, bus, "researcher"))
-    assert found is not None
-    return [(await found.ask(question(cause.run, cause.candidate, text))).answer.name for text in texts]
+    source: Mind | None = await minds.mind(mind, Job(Cause.published(cause), 1, 1, bus, "researcher"))
+    assert source is not None
+    return [(await source.ask(question(cause.run, cause.candidate, text))).answer.name for text in texts]
 
 
 async def test_a_fork_asks_the_endpoint_only_from_its_event_on(
@@ -81,25 +81,27 @@ async def test_a_fork_asks_the_endpoint_only_from_its_event_on(
     archive, stub = store
     simulation = Simulation()
     simulation.start(mind="openai")
-    for one in simulation.log:
-        await bus.publish_body(one.subject, f"{one.sequence}", one.body)
+    for message in simulation.log:
+        await bus.publish_body(message.subject, f"{message.sequence}", message.body)
     await catch_up(archive, bus)
     minds = Minds("researcher", bus, stub, tmp_path.as_uri())  # type: ignore[arg-type]
     request = simulation.open[0].event
-    first = await asked(minds, "openai", request, bus, "one", "two")
+    first = await answers(minds, "openai", request, bus, "one", "two")
     cut = await bus.last_sequence()
-    later = await asked(minds, "openai", request, bus, "three")
+    later = await answers(minds, "openai", request, bus, "three")
     await catch_up(archive, bus)
 
     past = await history(archive, "r1", str(cut))
     settings = (await archive.run("r1")).settings
     await fork(bus, past, "r2", settings)
-    again = next(one for one in await catch_up(archive, bus) if (one.run, one.candidate) == ("r2", request.candidate))
+    again = next(
+        event for event in await catch_up(archive, bus) if (event.run, event.candidate) == ("r2", request.candidate)
+    )
     mind = (await archive.run("r2")).settings.mind
     paid = len(endpoint.received)
-    same = await asked(minds, mind, again, bus, "one", "two")
+    same = await answers(minds, mind, again, bus, "one", "two")
     before_the_event = len(endpoint.received) - paid
-    anew = await asked(minds, mind, again, bus, "three", "four")
+    anew = await answers(minds, mind, again, bus, "three", "four")
     await minds.close()
 
     assert (first, later) == (["Answer1", "Answer2"], ["Answer3"])
@@ -115,8 +117,8 @@ async def test_a_candidate_that_the_source_never_had_is_the_endpoints(
     archive, stub = store
     simulation = Simulation()
     simulation.start()
-    for one in simulation.log:
-        await bus.publish_body(one.subject, f"{one.sequence}", one.body)
+    for message in simulation.log:
+        await bus.publish_body(message.subject, f"{message.sequence}", message.body)
     await catch_up(archive, bus)
     stranger = events_pb2.Event(id="r2.c000099.requested.1", run="r2", candidate="c000099")
     minds = Minds("researcher", bus, stub, tmp_path.as_uri())  # type: ignore[arg-type]
@@ -124,5 +126,5 @@ async def test_a_candidate_that_the_source_never_had_is_the_endpoints(
     await fork(bus, past, "r2", simulation.loaded.runs["r1"].settings)
     await catch_up(archive, bus)
 
-    assert await asked(minds, f"recorded:r1@{past.until}", stranger, bus, "one") == ["Answer1"]
+    assert await answers(minds, f"recorded:r1@{past.until}", stranger, bus, "one") == ["Answer1"]
     await minds.close()

@@ -22,8 +22,8 @@ from tests.store.simulation import Simulation, settings
 @pytest_asyncio.fixture
 async def live(bus: Bus, finished: Simulation, tmp_path: Path) -> AsyncIterator[Archive]:
     """An archive that has lived through the simulation, whose log lies in the broker."""
-    for one in finished.log:
-        await bus.publish_body(one.subject, f"{one.sequence}", one.body)
+    for message in finished.log:
+        await bus.publish_body(message.subject, f"{message.sequence}", message.body)
     archive = open_archive(f"sqlite:///{tmp_path}/live.db")
     await archive.open()
     await archive.apply(finished.log, react)
@@ -33,14 +33,14 @@ async def live(bus: Bus, finished: Simulation, tmp_path: Path) -> AsyncIterator[
 
 async def catch_up(archive: Archive, bus: Bus) -> list[events_pb2.Event]:
     """Apply what is new in the log; what the store says in answer."""
-    news = [one async for one in bus.read_log(start=await archive.applied() + 1)]
+    news = [message async for message in bus.read_log(start=await archive.applied() + 1)]
     await archive.apply(news, react)
-    return [one.event for one in await archive.outbox()]
+    return [outgoing.event for outgoing in await archive.outbox()]
 
 
 def middle(simulation: Simulation) -> Logged:
     """The third end of a candidate: one proposal has ended, others are under way."""
-    return [one for one in simulation.log if one.subject.endswith("candidate.archived")][2]
+    return [message for message in simulation.log if message.subject.endswith("candidate.archived")][2]
 
 
 async def test_a_fork_has_its_sources_history_and_asks_again_for_what_was_under_way(
@@ -50,24 +50,24 @@ async def test_a_fork_has_its_sources_history_and_asks_again_for_what_was_under_
     cut = middle(finished)
     past = await history(live, "r1", str(cut.sequence))
     before = Simulation()
-    for one in finished.log[: cut.sequence]:
-        before.hear(one)
+    for message in finished.log[: cut.sequence]:
+        before.hear(message)
     await fork(bus, past, "r2", settings(budget=events_pb2.Budget(candidates=9), parent_policy="uct"))
-    said = await catch_up(live, bus)
+    requests = await catch_up(live, bus)
 
     ended = {name: row.record for (_, name), row in before.loaded.rows.items() if row.ended}
-    found = {one.id: one for one in await live.candidates("r2", sorted(ended))}
+    records = {candidate.id: candidate for candidate in await live.candidates("r2", sorted(ended))}
     assert len(ended) == 3
     for name, record in ended.items():
         record.run, record.head = "r2", record.head.replace("r1.", "r2.", 1)
-        assert found[name] == record
+        assert records[name] == record
     row = await live.run("r2")
     was = before.loaded.runs["r1"].state
     assert (row.origin, row.settings.parent_policy) == (f"forked from r1 at {cut.sequence}", "uct")
     assert (row.state.numbers, row.state.in_flight) == (was.numbers, was.in_flight)
-    assert [one.id for one in row.state.pool.members] == [one.id for one in was.pool.members]
-    assert {one.candidate for one in said} == set(was.in_flight)
-    assert {one.WhichOneof("fact") for one in said} == {"candidate_requested"}
+    assert [member.id for member in row.state.pool.members] == [member.id for member in was.pool.members]
+    assert {event.candidate for event in requests} == set(was.in_flight)
+    assert {event.WhichOneof("fact") for event in requests} == {"candidate_requested"}
 
 
 async def test_a_fork_replays_to_its_own_digest_and_its_chains_hold(
@@ -75,20 +75,22 @@ async def test_a_fork_replays_to_its_own_digest_and_its_chains_hold(
 ) -> None:
     """From its own log alone; the hashes in it are those of the source."""
     await _forked(live, bus, middle(finished))
-    found = await replay(bus, "r2", None, live)
+    result = await replay(bus, "r2", None, live)
 
-    assert found.agrees
+    assert result.agrees
     chain, source = await live.chain("r2", "c000001"), await live.chain("r1", "c000001")
-    assert [one.sha256 for one in chain] == [one.sha256 for one in source if one.accepted]
-    assert [one.event.id for one in chain] == [one.event.id.replace("r1.", "r2.", 1) for one in source if one.accepted]
-    assert all(one.accepted for one in chain)
+    assert [link.sha256 for link in chain] == [link.sha256 for link in source if link.accepted]
+    assert [link.event.id for link in chain] == [
+        link.event.id.replace("r1.", "r2.", 1) for link in source if link.accepted
+    ]
+    assert all(link.accepted for link in chain)
 
 
 async def test_a_fork_goes_on_to_its_own_end(live: Archive, bus: Bus, finished: Simulation) -> None:
     """The requests that follow the fork are answered as any run's; the source stays as it was."""
     untouched = await live.digest("r1")
-    said = await _forked(live, bus, middle(finished))
-    request = next(one for one in said if one.candidate == said[0].candidate)
+    requests = await _forked(live, bus, middle(finished))
+    request = next(event for event in requests if event.candidate == requests[0].candidate)
     await bus.publish(request)
     await catch_up(live, bus)
 
@@ -104,9 +106,9 @@ async def test_a_fork_of_a_fork_holds_the_first_history(
     again = await history(live, "r2", "")
     await fork(bus, again, "r3", _settings())
     await catch_up(live, bus)
-    found = await replay(bus, "r3", None, live)
+    result = await replay(bus, "r3", None, live)
 
-    assert found.agrees
+    assert result.agrees
     assert (await live.record("r3", "c000001")).run == "r3"
     assert (await live.run("r3")).origin == f"forked from r2 at {again.until}"
 
@@ -135,15 +137,15 @@ async def test_a_fork_that_was_cut_short_goes_on_and_takes_no_other_name(
 ) -> None:
     """Whoever is killed in the middle of a history asks for the same fork again; nothing lies there twice."""
     past = await history(live, "r1", str(middle(finished).sequence))
-    copies = [inherited(one, "r2") for one in finished.log if one.sequence in past.events]
+    copies = [inherited(message, "r2") for message in finished.log if message.sequence in past.events]
     for copy in copies[:7]:
         await bus.publish(copy)
 
     with pytest.raises(SettingsError, match="a run called r2 exists already"):
         await fork(bus, await history(live, "r1", "1"), "r2", settings())
     await fork(bus, past, "r2", settings())
-    bodies = [events_pb2.Event.FromString(one.body) async for one in bus.read_log("asi.v1.r2.>")]
-    assert [one.id for one in bodies] == [*(copy.id for copy in copies), f"r2.forked.{past.until}"]
+    bodies = [events_pb2.Event.FromString(message.body) async for message in bus.read_log("asi.v1.r2.>")]
+    assert [event.id for event in bodies] == [*(copy.id for copy in copies), f"r2.forked.{past.until}"]
 
     with pytest.raises(SettingsError, match="a run called r2 exists already"):
         await fork(bus, past, "r2", settings())

@@ -22,12 +22,12 @@ def test_a_whole_record_is_read_and_nan_cells_are_absent(tmp_path: Path) -> None
     """What was not measured is no zero."""
     tables = {"train": ",100,200,300\nm,2.5,nan,2.1\n", "test": ",arc_easy,boolq\nm,0.5,nan\n"}
     path = archive(tmp_path, record(3, name_new="Shiny", program="x = 1", parameters="495.73M", result=tables))
-    (one,) = read(path).records
+    (published,) = read(path).records
 
-    assert (one.name, one.parameters) == ("Shiny", 495_730_000)
-    assert one.curve == ((100, 2.5), (300, 2.1))
-    assert one.benchmarks == {"arc_easy": 0.5}
-    candidate = candidate_of("pub", one)
+    assert (published.name, published.parameters) == ("Shiny", 495_730_000)
+    assert published.curve == ((100, 2.5), (300, 2.1))
+    assert published.benchmarks == {"arc_easy": 0.5}
+    candidate = candidate_of("pub", published)
     assert not candidate.training.HasField("loss")
     assert candidate.verdict.fitness.value == 1.5
 
@@ -51,11 +51,11 @@ def test_the_mean_accuracy_is_that_of_the_papers_tables_or_absent(tmp_path: Path
     seven = ("arc_challenge", "arc_easy", "boolq", "hellaswag", "piqa", "social_iqa", "winogrande")
     whole = f",{','.join(seven)},swde,wikitext_ppl\nm,0.2,0.4,0.6,0.3,0.6,0.4,0.3,0.05,38.1\n"
     path = archive(tmp_path, record(1, result={"test": whole}), record(2, result={"test": ",boolq\nm,0.6\n"}))
-    full, part = (candidate_of("pub", one).training for one in read(path).records)
+    full, part = (candidate_of("pub", published).training for published in read(path).records)
 
     assert full.benchmark == pytest.approx(0.4)
     assert not part.HasField("benchmark")
-    assert {one.task: one.metric for one in full.seeds[0].scores}["wikitext_ppl"] == "perplexity"
+    assert {score.task: score.metric for score in full.seeds[0].scores}["wikitext_ppl"] == "perplexity"
 
 
 def test_tree_and_details_are_joined_by_index(tmp_path: Path) -> None:
@@ -64,8 +64,8 @@ def test_tree_and_details_are_joined_by_index(tmp_path: Path) -> None:
     (tmp_path / "tree.json").write_text(json.dumps(tree))
     records = read(archive(tmp_path, record(7, 1, program="y = 2"))).records
 
-    assert [(one.index, one.parent) for one in records] == [(1, None), (7, 1), (9, 7)]
-    assert [one.program for one in records] == ["", "y = 2", ""]
+    assert [(published.index, published.parent) for published in records] == [(1, None), (7, 1), (9, 7)]
+    assert [published.program for published in records] == ["", "y = 2", ""]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_skip_bad_takes_the_rest_and_lists_what_it_left_out(tmp_path: Path) -> N
     )
     read_back = read(path, skip_bad=True)
 
-    assert [one.index for one in read_back.records] == [1, 2]
+    assert [published.index for published in read_back.records] == [1, 2]
     assert len(read_back.left_out) == 5
 
 
@@ -104,7 +104,7 @@ def test_details_without_the_tree_are_imported_as_roots_when_asked(tmp_path: Pat
         read(path)
     read_back = read(path, skip_bad=True, detach=True)
 
-    assert [(one.index, one.parent) for one in read_back.records] == [(880, None), (881, 880)]
+    assert [(published.index, published.parent) for published in read_back.records] == [(880, None), (881, 880)]
     assert len(read_back.left_out) == 2
 
 
@@ -113,6 +113,6 @@ def test_an_export_imports_to_the_same_events(tmp_path: Path) -> None:
     tables = {"train": ",1,2\nm,3.0,2.0\n", "test": ",a\nm,0.25\n"}
     path = archive(tmp_path, record(1, program="x = 1", motivation="why", summary="what", result=tables), record(5, 1))
     events = events_of("pub", read(path).records, "asi-arch")
-    write_published([one.candidate_imported.record for one in events[1:]], tmp_path / "out")
+    write_published([event.candidate_imported.record for event in events[1:]], tmp_path / "out")
 
     assert events_of("pub", read(tmp_path / "out").records, "asi-arch") == events

@@ -47,21 +47,21 @@ async def _status(bus: Bus, known: Store) -> archive_pb2.RunStatus:
 @pytest.mark.parametrize("outcome", UNKNOWN, ids=["timeout", "no usage", "disconnected"])
 async def test_calls_of_unknown_usage_never_pass_the_budget(bus: Bus, tmp_path: Path, outcome: Outcome) -> None:
     """Five calls of 900 tokens once passed a budget of 1,000: each was booked as nothing."""
-    made = 0
+    waits = 0
     async with store(bus) as known:
         accounting = await _accounting(bus, known, tmp_path, 1000)
         for _ in range(5):
             try:
                 async with accounting.account(PLANNED, Spend(900, None), []) as pending:
-                    pending.outcome, made = outcome, made + 1
+                    pending.outcome, waits = outcome, waits + 1
             except BudgetExhausted:
                 continue
         status = await _status(bus, known)
         reservations = await known.archive.reservations()
 
-    assert made == 1
+    assert waits == 1
     assert status.spent.tokens == 900
-    assert reservations == [] or sum(one.tokens for one in reservations) == 900
+    assert reservations == [] or sum(reservation.tokens for reservation in reservations) == 900
 
 
 async def test_a_call_whose_usage_is_known_frees_the_rest(bus: Bus, tmp_path: Path) -> None:

@@ -25,16 +25,16 @@ async def test_a_draft_is_placed_among_motivations_and_programs_at_once(tmp_path
     service = ArchiveService(archive, RunLedger(archive))
     archive_pb2_grpc.add_ArchiveServicer_to_server(service, server.grpc)
     await server.start()
-    asked = pb.NeighboursRequest(run="r1", embedding=embedding(2), embedder=EMBEDDER, program=program(3), count=3)
+    request = pb.NeighboursRequest(run="r1", embedding=embedding(2), embedder=EMBEDDER, program=program(3), count=3)
     async with channel(f"127.0.0.1:{server.port}", ServiceSettings()) as connection:
         stub = archive_pb2_grpc.ArchiveStub(connection)
-        both = await stub.GetNeighbours(asked)
+        both = await stub.GetNeighbours(request)
         motivations = await stub.NearestMotivations(
             pb.NearestMotivationsRequest(run="r1", embedding=embedding(2), embedder=EMBEDDER, count=3)
         )
         programs = await stub.NearestPrograms(pb.NearestProgramsRequest(run="r1", program=program(3), count=3))
-        asked.program = "def ("
-        unreadable = await stub.GetNeighbours(asked)
+        request.program = "def ("
+        unreadable = await stub.GetNeighbours(request)
     await server.stop(0)
     await archive.close()
 

@@ -92,10 +92,10 @@ def test_what_was_thought_is_booked_even_after_the_candidate_went_on(begun: Simu
 
 def test_an_end_frees_a_seat_and_is_followed_by_the_next_request(begun: Simulation) -> None:
     """Both baselines first: proposals are drawn from what they measured."""
-    one, two = begun.open
-    begun.way(one)
+    first, later = begun.open
+    begun.way(first)
     asked_before = len(begun.loaded.rows)
-    begun.way(two)
+    begun.way(later)
 
     assert asked_before == 2
     assert [row.record.kind for row in begun.loaded.rows.values()] == [1, 1, 2, 2]
@@ -103,18 +103,18 @@ def test_an_end_frees_a_seat_and_is_followed_by_the_next_request(begun: Simulati
 
 def test_a_pause_holds_seats_back_and_a_resume_gives_them_out(begun: Simulation) -> None:
     """With another budget, where the resume carries one."""
-    one, two = begun.open
+    earlier, later = begun.open
     paused = first("r1", "paused", "console")
     paused.run_paused.reason = "lunch"
     begun.say(paused)
-    begun.way(one)
-    begun.way(two)
-    held = len(begun.loaded.rows)
+    begun.way(earlier)
+    begun.way(later)
+    count = len(begun.loaded.rows)
     resumed = first("r1", "resumed", "console")
     resumed.run_resumed.budget.candidates = 1
     begun.say(resumed)
 
-    assert held == 2
+    assert count == 2
     assert len(begun.loaded.rows) == 3
     assert begun.loaded.runs["r1"].settings.budget.candidates == 1
 
@@ -157,7 +157,11 @@ def test_the_same_history_gives_the_same_answers(begun: Simulation) -> None:
     others = fold(due(begun.log[:40], 0), Simulation().loaded, react)
 
     assert effects.answers == {}
-    assert [one for one in others.answers if one not in {Cause.of(log.body).event.id for log in begun.log}] == []
+    assert [
+        identifier
+        for identifier in others.answers
+        if identifier not in {Cause.of(log.body).event.id for log in begun.log}
+    ] == []
 
 
 def test_a_batch_that_does_not_follow_is_refused(begun: Simulation) -> None:

@@ -67,12 +67,12 @@ async def test_a_stream_made_anew_is_named_and_recovered_byte_by_byte(bus: Bus, 
 
     with pytest.raises(LogDamaged, match=r"ends at message 1, but the archive has applied .*asi-arch recover"):
         await require_same_log(bus, archive)
-    found = await recover(bus, archive)
+    recovery = await recover(bus, archive)
     after = await _log(bus)
 
     assert after[:-1] == before
     assert (after[-1].subject, after[-1].body) == (stray.subject, stray.body)
-    assert found.rescued == 1
+    assert recovery.rescued == 1
     assert await bus.compare() == []
     assert (await replay(bus, "r1", None, archive)).agrees
 
@@ -94,8 +94,8 @@ async def test_without_any_stream_the_log_is_made_again(bus: Bus, archive: Archi
     before = await _log(bus)
     await bus.remove_stream(EVENTS)
 
-    found = await recover(bus, archive)
-    assert (found.rescued, await _log(bus)) == (0, before)
+    recovery = await recover(bus, archive)
+    assert (recovery.rescued, await _log(bus)) == (0, before)
 
 
 @pytest.mark.parametrize("how", ["cut", "bit"])
@@ -127,7 +127,9 @@ async def test_a_damaged_block_file_stops_the_store_once_the_broker_is_back(
     await archive.close()
     broker.stop()
 
-    assert [(one.subject, one.body) for one in again] == [(one.subject, one.body) for one in finished.log]
+    assert [(message.subject, message.body) for message in again] == [
+        (message.subject, message.body) for message in finished.log
+    ]
 
 
 def _hurt(folder: Path, how: str) -> None:

@@ -17,15 +17,15 @@ from tests.store.simulation import Simulation
 
 async def publish(bus: Bus, messages: Sequence[Logged]) -> None:
     """A log as it is, each message once: the broker would drop a repeated id."""
-    for one in messages:
-        await bus.publish_body(one.subject, f"{one.sequence}", one.body)
+    for message in messages:
+        await bus.publish_body(message.subject, f"{message.sequence}", message.body)
 
 
 async def lived(folder: Path, messages: Sequence[Logged]) -> Archive:
     """An archive that saw these messages."""
     archive = open_archive(f"sqlite:///{folder}/live.db")
     await archive.open()
-    await archive.apply([Logged(number, one.subject, one.body) for number, one in enumerate(messages, 1)])
+    await archive.apply([Logged(number, message.subject, message.body) for number, message in enumerate(messages, 1)])
     return archive
 
 
@@ -42,7 +42,9 @@ async def test_a_replay_gives_the_live_archives_digest_every_time(
     finished.garbage()
     other = Simulation("r2")
     other.start()
-    await publish(bus, [*finished.log[:20], *(Logged(900 + one.sequence, *_rest(one)) for one in other.log)])
+    await publish(
+        bus, [*finished.log[:20], *(Logged(900 + message.sequence, *_rest(message)) for message in other.log)]
+    )
     await publish(bus, finished.log[20:])
     live = await lived(tmp_path, finished.log)
     into = open_archive(f"sqlite:///{tmp_path}/into.db")
@@ -50,7 +52,7 @@ async def test_a_replay_gives_the_live_archives_digest_every_time(
 
     first, second, third = [await replayed(bus, live, place) for place in (None, None, into)]
 
-    assert [one.agrees for one in (first, second, third)] == [True] * 3
+    assert [result.agrees for result in (first, second, third)] == [True] * 3
     assert first.digest == second.digest == third.digest == first.live_digest
     assert first.events == third.events == sum(change.accepted for change in [row async for row in live.log("r1")])
     await into.close()
@@ -61,15 +63,15 @@ async def test_a_missing_event_is_named(
     bus: Bus, settings: ServiceSettings, finished: Simulation, tmp_path: Path
 ) -> None:
     """One analysis is gone from the log: whatever followed from it is refused as well."""
-    gone = next(one for one in finished.log if one.subject.endswith("candidate.analysed"))
-    await publish(bus, [one for one in finished.log if one is not gone])
+    gone = next(message for message in finished.log if message.subject.endswith("candidate.analysed"))
+    await publish(bus, [message for message in finished.log if message is not gone])
     live = await lived(tmp_path, finished.log)
 
-    found = await replayed(bus, live)
+    result = await replayed(bus, live)
 
-    assert not found.agrees
+    assert not result.agrees
     assert (
-        f"event {_id(gone)} (sequence {gone.sequence}) is in the archive, but missing in the log" in found.differences
+        f"event {_id(gone)} (sequence {gone.sequence}) is in the archive, but missing in the log" in result.differences
     )
     await live.close()
 
@@ -78,17 +80,17 @@ async def test_a_changed_event_is_named(
     bus: Bus, settings: ServiceSettings, finished: Simulation, tmp_path: Path
 ) -> None:
     """A better loss, written into the log afterwards."""
-    place = next(n for n, one in enumerate(finished.log) if one.subject.split(".")[4] == "trained")
+    place = next(n for n, message in enumerate(finished.log) if message.subject.split(".")[4] == "trained")
     event = events_pb2.Event.FromString(finished.log[place].body)
     event.candidate_trained.training.loss = 0.1
     changed = Logged(place + 1, finished.log[place].subject, event.SerializeToString(deterministic=True))
     await publish(bus, [*finished.log[:place], changed, *finished.log[place + 1 :]])
     live = await lived(tmp_path, finished.log)
 
-    found = await replayed(bus, live)
+    result = await replayed(bus, live)
 
-    assert found.digest != found.live_digest
-    assert any(line.startswith(f"event {event.id} was changed") for line in found.differences)
+    assert result.digest != result.live_digest
+    assert any(line.startswith(f"event {event.id} was changed") for line in result.differences)
     await live.close()
 
 
@@ -96,16 +98,16 @@ async def test_reordered_events_are_named(
     bus: Bus, settings: ServiceSettings, finished: Simulation, tmp_path: Path
 ) -> None:
     """A result before the claim that allows it."""
-    place = next(n for n, one in enumerate(finished.log) if one.subject.endswith("candidate.claimed"))
+    place = next(n for n, message in enumerate(finished.log) if message.subject.endswith("candidate.claimed"))
     log = list(finished.log)
     log[place], log[place + 1] = log[place + 1], log[place]
     await publish(bus, log)
     live = await lived(tmp_path, finished.log)
 
-    found = await replayed(bus, live)
+    result = await replayed(bus, live)
 
-    assert not found.agrees
-    assert any(_id(log[place]) in line and "the order was changed" in line for line in found.differences)
+    assert not result.agrees
+    assert any(_id(log[place]) in line and "the order was changed" in line for line in result.differences)
     await live.close()
 
 

@@ -55,14 +55,14 @@ def test_effects_come_from_pairs_that_differ_in_one_value_and_name_the_move_betw
         Record(cell.name, "mini-half", 1, loss=2.0 - 0.1 * ("swish" in cell.values) + rng.gauss(0, 0.01))
         for cell in rng.sample(cells(), k=900)
     ]
-    found = {(effect.dimension, effect.value): effect for effect in effects(Table(records))}
-    gate = found.pop(("gate", "swish"))
+    effect_of = {(effect.dimension, effect.value): effect for effect in effects(Table(records))}
+    gate = effect_of.pop(("gate", "swish"))
 
     assert gate.low < 0.1 < gate.high
     assert 300 < gate.pairs < 450
-    assert found["decay", "mamba"].move == "decay_mamba"
-    assert all(abs(effect.gain) < 0.01 for effect in found.values())
-    assert sum(effect.low <= 0 <= effect.high for effect in found.values()) >= len(found) - 2
+    assert effect_of["decay", "mamba"].move == "decay_mamba"
+    assert all(abs(effect.gain) < 0.01 for effect in effect_of.values())
+    assert sum(effect.low <= 0 <= effect.high for effect in effect_of.values()) >= len(effect_of) - 2
 
 
 def test_a_line_torn_by_a_kill_is_ignored_and_the_next_one_is_whole(tmp_path: Path) -> None:
@@ -101,8 +101,8 @@ def test_a_query_answers_what_was_measured_and_never_estimates(table: Table) -> 
 def test_every_policy_spends_its_budget_and_repeats_with_its_seed(table: Table, name: str, seats: int) -> None:
     trace = table.simulate(policy(name), budget=60, seed=3, seats=seats)
     reached: dict[str, float] = {}
-    for one in trace.observations:
-        reached[one.architecture] = max(reached.get(one.architecture, 0.0), one.fidelity)
+    for observation in trace.observations:
+        reached[observation.architecture] = max(reached.get(observation.architecture, 0.0), observation.fidelity)
 
     assert 60 <= sum(reached.values()) < 61
     assert trace.regrets[-1] is not None
@@ -125,7 +125,7 @@ def test_going_on_from_a_lower_fidelity_costs_the_difference(table: Table) -> No
 
     trace = table.simulate(climb, budget=3, seed=1)
 
-    assert [one.fidelity for one in trace.observations] == [0.25, 1.0] * 3
+    assert [observation.fidelity for observation in trace.observations] == [0.25, 1.0] * 3
 
 
 def test_what_a_policy_may_not_choose_is_refused(table: Table) -> None:
@@ -139,7 +139,7 @@ def test_failed_trainings_are_observed_without_a_loss_and_are_never_the_best() -
     table = Table(synthetic_records(failing=0.3))
     trace = table.simulate(policy("random"), budget=50, seed=1)
 
-    assert any(one.loss is None for one in trace.observations)
+    assert any(observation.loss is None for observation in trace.observations)
     assert trace.best in table.truth
 
 

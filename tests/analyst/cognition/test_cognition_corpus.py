@@ -65,9 +65,9 @@ def test_an_addition_is_kept_and_found_beside_the_shipped_entries(tmp_path: Path
     ids = add(file, tmp_path / "kept")
 
     assert ids == ("2402.00001#first-idea",)
-    kept = together(tmp_path / "kept").entry(ids[0])
-    assert kept is not None
-    assert kept.entry.components == ("forget-gate", "multi-timescale-memory")
+    knowledge = together(tmp_path / "kept").entry(ids[0])
+    assert knowledge is not None
+    assert knowledge.entry.components == ("forget-gate", "multi-timescale-memory")
 
 
 def test_the_same_addition_twice_is_refused_and_changes_nothing(tmp_path: Path, paper_text: str) -> None:

@@ -20,19 +20,19 @@ async def test_entries_and_queries_meet_in_the_endpoints_space(tmp_path: Path) -
         library = Library(tmp_path, embedder=embedder)
         built = await library.index()
         batches = len(server.received)
-        found = await library.search(QUERY, vector=await library.embedded(QUERY))
-        asked = len(server.received)
+        result = await library.search(QUERY, vector=await library.embedded(QUERY))
+        requests = len(server.received)
         by_text = await library.search(QUERY)
         assert embedder is not None
         await embedder.close()
 
     assert {vector.embedder for vector in built.vectors} == {"openai:small"}
     assert batches == -(-len(built.vectors) // 64)
-    assert asked == batches + 1
-    assert (len(found.hits), found.embedder) == (3, "openai:small")
-    assert all(hit.similarity >= 0.5 for hit in found.hits)
+    assert requests == batches + 1
+    assert (len(result.hits), result.embedder) == (3, "openai:small")
+    assert all(hit.similarity >= 0.5 for hit in result.hits)
     assert by_text.embedder.startswith("corpus-")
-    assert len(server.received) == asked
+    assert len(server.received) == requests
     with pytest.raises(EmbedderMismatch):
         built.nearest(LocalEmbedder().vector(QUERY), 3, 0.0)
 

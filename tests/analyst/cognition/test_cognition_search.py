@@ -94,10 +94,10 @@ def test_term_weights_are_those_of_scikit_learn(corpus: Corpus) -> None:
     """The slow, obvious reference: words, and character n-grams of which the most frequent are kept."""
     text = pytest.importorskip("sklearn.feature_extraction.text")
     texts = [whole(knowledge) for knowledge in corpus.entries]
-    asked = [QUERY, "a I x2 overlong", "zzzz", *texts[:20]]
+    queries = [QUERY, "a I x2 overlong", "zzzz", *texts[:20]]
     by_words = text.TfidfVectorizer(analyzer=stems, sublinear_tf=True).fit(texts)
     by_grams = text.TfidfVectorizer(analyzer="char_wb", ngram_range=(4, 5), sublinear_tf=True, max_features=2000)
     by_grams.fit(texts)
 
-    assert np.allclose(TermWeights(texts, stems).rows(asked), by_words.transform(asked).toarray(), atol=1e-12)
-    assert np.allclose(TermWeights(texts, grams, 2000).rows(asked), by_grams.transform(asked).toarray(), atol=1e-12)
+    assert np.allclose(TermWeights(texts, stems).rows(queries), by_words.transform(queries).toarray(), atol=1e-12)
+    assert np.allclose(TermWeights(texts, grams, 2000).rows(queries), by_grams.transform(queries).toarray(), atol=1e-12)

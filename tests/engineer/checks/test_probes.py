@@ -41,8 +41,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox() as one:
-        yield one
+    async with Sandbox() as started:
+        yield started
 
 
 def name_of(path: Path) -> str:
@@ -56,7 +56,7 @@ def text_of(path: Path) -> str:
 def cases(paths: list[Path]) -> list[object]:
     """The first bad program of each probe runs always, the others with the slow tests."""
     slow = pytest.mark.slow
-    return [pytest.param(one, id=name_of(one), marks=() if one in FIRST_OF_EACH else slow) for one in paths]
+    return [pytest.param(path, id=name_of(path), marks=() if path in FIRST_OF_EACH else slow) for path in paths]
 
 
 def complaints(report: CheckReport) -> list[str]:
@@ -69,7 +69,7 @@ async def test_a_violation_is_found_by_its_probe_alone(path: Path, sandbox: Sand
     report = await check(text_of(path), sandbox, SETTINGS)
 
     assert complaints(report) == [path.parent.name]
-    (verdict,) = (one for one in report.verdicts if one.outcome != "pass")
+    (verdict,) = (failed for failed in report.verdicts if failed.outcome != "pass")
     assert verdict.outcome == ("fail" if path.parent.name in FATAL else "warn")
     assert report.passed == (verdict.outcome == "warn")
     assert verdict.message
@@ -93,7 +93,7 @@ async def test_known_good_architectures_pass(name: str, sandbox: Sandbox) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [one.name for one in baselines() if one.role != "reference"])
+@pytest.mark.parametrize("name", [baseline.name for baseline in baselines() if baseline.role != "reference"])
 async def test_the_whole_zoo_passes(name: str, sandbox: Sandbox) -> None:
     """Every baseline is a candidate like any other."""
     assert complaints(await check(baseline(name).program, sandbox, SETTINGS)) == []

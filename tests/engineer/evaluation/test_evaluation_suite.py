@@ -39,14 +39,14 @@ def test_the_loss_is_told_by_position_and_kind_of_token() -> None:
     rows = np.array([list(b"xab 7ab 7"), list("xé.\n  zzz".encode()[:9])], dtype=np.int64)
     losses = np.arange(16, dtype=np.float32).reshape(2, 8)
 
-    found = {one.part: one for one in part_losses(losses, rows, CORPUS.tokens)}
+    parts = {part.part: part for part in part_losses(losses, rows, CORPUS.tokens)}
 
-    assert found["tokens 1-8"].loss == pytest.approx(7.5)
-    assert found["tokens 1-8"].share == 1.0
-    assert found["digits"].loss == pytest.approx((3 + 7) / 2)
-    assert found["other characters"].share == pytest.approx(2 / 16)
-    assert found["after a pair seen before"].loss == pytest.approx((6 + 7) / 2)
-    assert sum(found[kind].share for kind in KINDS if kind in found) == pytest.approx(1.0)
+    assert parts["tokens 1-8"].loss == pytest.approx(7.5)
+    assert parts["tokens 1-8"].share == 1.0
+    assert parts["digits"].loss == pytest.approx((3 + 7) / 2)
+    assert parts["other characters"].share == pytest.approx(2 / 16)
+    assert parts["after a pair seen before"].loss == pytest.approx((6 + 7) / 2)
+    assert sum(parts[kind].share for kind in KINDS if kind in parts) == pytest.approx(1.0)
 
 
 def test_recall_questions_can_be_answered_from_their_context() -> None:

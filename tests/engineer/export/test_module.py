@@ -72,16 +72,16 @@ def on_its_own(folder: Path, name: str, alone: Path) -> dict[str, object]:
     """What the package says in a process that finds torch, einops and their own needs, and nothing else."""
     site = Path(torch.__file__).parent.parent
     alone.mkdir()
-    for one in ALONE:
-        if (site / one).exists():
-            (alone / one).symlink_to(site / one)
+    for package in ALONE:
+        if (site / package).exists():
+            (alone / package).symlink_to(site / package)
     code = USE.format(folder=str(folder), alone=str(alone), name=name, tokens=TOKENS)
     done = subprocess.run(
         [sys.executable, "-S", "-I", "-c", code], capture_output=True, text=True, cwd=folder, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
-    said: dict[str, object] = json.loads(done.stdout)
-    return said
+    answer: dict[str, object] = json.loads(done.stdout)
+    return answer
 
 
 @pytest.mark.slow
@@ -97,12 +97,12 @@ async def test_a_package_computes_what_our_own_loader_computes(which: str, tmp_p
     weights = await artifacts.get(await keep_weights(artifacts, model_arrays(model)))
     card = card_of(record_of(program, "NetOfMine"), archive_pb2.RunStatus(run="r1"), [], program, "bytes of UTF-8")
     write_package(tmp_path / "out", card, program, SIZES, weights)
-    said = on_its_own(tmp_path / "out", "net_of_mine", tmp_path / "alone")
+    answer = on_its_own(tmp_path / "out", "net_of_mine", tmp_path / "alone")
 
-    np.testing.assert_allclose(np.array(said["logits"]), ours, atol=1e-5)
-    assert len(said["more"][0]) == len(TOKENS[0]) + 3  # type: ignore[index]
-    assert said["out"] == [1, 5, 16]
-    assert not said["fla"]
+    np.testing.assert_allclose(np.array(answer["logits"]), ours, atol=1e-5)
+    assert len(answer["more"][0]) == len(TOKENS[0]) + 3  # type: ignore[index]
+    assert answer["out"] == [1, 5, 16]
+    assert not answer["fla"]
 
 
 def test_the_card_says_what_was_measured_and_by_which_events(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_the_card_says_what_was_measured_and_by_which_events(tmp_path: Path) -> 
     assert "| mean accuracy of the benchmarks | – |" in text
     assert f"`{'ab' * 32}`" in text
     assert card.program_sha256 in text
-    assert "services" not in "".join(one.read_text() for one in place.rglob("*.py") if one.name != "program.py")
+    assert "services" not in "".join(file.read_text() for file in place.rglob("*.py") if file.name != "program.py")
     with pytest.raises(FileExistsError):
         write_package(tmp_path, card, program, SIZES, None)
 

@@ -121,9 +121,9 @@ async def test_operations_are_told_within_what_the_host_knows(small: Scale, corp
         await train(programs.TELLS_NO_OPERATIONS, 0, small, corpus, sandbox)
 
     sizes = Job("", 0, small, corpus).sizes
-    told, projections = honest.measurements.flops_per_token, 6 * 3 * sizes.width**2 * sizes.blocks
-    assert told is not None
-    assert 0 < told - sizes.flops_without_mixers - projections < 0.2 * told  # the convolution
+    reported, projections = honest.measurements.flops_per_token, 6 * 3 * sizes.width**2 * sizes.blocks
+    assert reported is not None
+    assert 0 < reported - sizes.flops_without_mixers - projections < 0.2 * reported  # the convolution
     assert exaggerated.measurements.flops_per_token is None
     assert failed.value.kind == "forged"
 
@@ -158,7 +158,7 @@ async def test_held_out_text_is_out_once_and_without_a_training_child(small: Sca
 
     await train(CONVOLUTION, 0, small, corpus, sandbox)
 
-    whole = [sum((rows == block).all(axis=1).sum() for rows in sandbox.asked) for block in sandbox.blocks]
+    whole = [sum((rows == block).all(axis=1).sum() for rows in sandbox.scored_rows) for block in sandbox.blocks]
     assert whole == [1] * len(sandbox.blocks)
     assert sandbox.beside_training == []
 
@@ -216,7 +216,7 @@ class Watched(InlineSandbox):
         self._training = 0
 
     @property
-    def asked(self) -> list[np.ndarray]:
+    def scored_rows(self) -> list[np.ndarray]:
         """All rows of the blocks' length that any scoring child was asked."""
         rows = [m.arrays["tokens"].astype(np.int64) for m in self.sent.get(SCORING, []) if m.kind == "read"]
         return [part for part in rows if part.shape[1] == self.blocks.shape[1]]
@@ -227,6 +227,8 @@ class Watched(InlineSandbox):
         async with super().child(job, limits) as child:
             yield child
         self._training -= job == TRAINING
-        held_out = [part for part in self.asked if any((part == block).all(axis=1).any() for block in self.blocks)]
+        held_out = [
+            part for part in self.scored_rows if any((part == block).all(axis=1).any() for block in self.blocks)
+        ]
         if self._training and held_out:
             self.beside_training.append(len(held_out))

@@ -45,13 +45,13 @@ def _check(programs: dict[str, str]) -> None:
     compared = compare_programs(programs, LENGTHS, DEVICE, "fp32")
 
     assert len(compared) == len(programs) * len(LENGTHS)
-    assert [one for one in compared if not one.agrees] == []
+    assert [comparison for comparison in compared if not comparison.agrees] == []
 
 
 def test_the_zoo_computes_the_same_with_the_kernels() -> None:
     """What runs here is known to run there: outputs and gradients of all parameters. All programs in one test, as
     importing fla takes longer than most of them."""
-    _check({one.name: one.program for one in baselines()})
+    _check({baseline.name: baseline.program for baseline in baselines()})
 
 
 def test_moves_packed_sequences_and_states_compute_the_same_with_the_kernels() -> None:

@@ -27,13 +27,13 @@ def kind(name: str, arguments: str = "hidden_size", body: str = "pass", takes: s
     )
 
 
-def found(*kinds: str) -> str:
+def mixer_name(*kinds: str) -> str:
     """The name of the class that the rules choose."""
     source = HEAD + "".join(kinds)
     return find_mixer(execute(source), source).__name__
 
 
-def given(arguments: str) -> dict[str, object]:
+def constructor_arguments(arguments: str) -> dict[str, object]:
     """What the constructor is called with."""
     body = "self.given = {k: v for k, v in locals().items() if k not in ('self', '__class__', 'kwargs')}"
     body += " | locals().get('kwargs', {})"
@@ -43,30 +43,30 @@ def given(arguments: str) -> dict[str, object]:
 
 def test_the_class_called_delta_net_is_the_mixer() -> None:
     """Published programs keep that name, with helpers behind it."""
-    assert found(kind("DeltaNet"), kind("Helper")) == "DeltaNet"
+    assert mixer_name(kind("DeltaNet"), kind("Helper")) == "DeltaNet"
 
 
 def test_a_part_that_another_class_constructs_is_not_the_mixer() -> None:
     """A feed-forward part with a forward of hidden_states, before or behind the class that uses it."""
     whole = kind("Whole", body="self.part = Part(hidden_size)")
 
-    assert found(kind("Part"), whole) == "Whole"
-    assert found(whole, kind("Part")) == "Whole"
+    assert mixer_name(kind("Part"), whole) == "Whole"
+    assert mixer_name(whole, kind("Part")) == "Whole"
 
 
 def test_of_several_unrelated_mixers_the_last_is_taken() -> None:
     """One rule for everybody instead of a guess."""
-    assert found(kind("First"), kind("Second")) == "Second"
+    assert mixer_name(kind("First"), kind("Second")) == "Second"
 
 
 def test_a_forward_of_hidden_states_goes_before_one_of_other_names() -> None:
     """Helpers mostly take x."""
-    assert found(kind("Mixer"), kind("Norm", takes="x")) == "Mixer"
+    assert mixer_name(kind("Mixer"), kind("Norm", takes="x")) == "Mixer"
 
 
 def test_a_lone_mixer_may_call_its_input_x() -> None:
     """Models write both."""
-    assert found(kind("Mixer", takes="x")) == "Mixer"
+    assert mixer_name(kind("Mixer", takes="x")) == "Mixer"
 
 
 def test_an_imported_module_is_not_the_program_s_own() -> None:
@@ -83,12 +83,16 @@ def test_a_delta_net_that_is_no_module_is_refused() -> None:
 
 def test_the_constructor_gets_only_what_it_names() -> None:
     """Without **kwargs every other argument would be an error."""
-    assert given("d_model, num_heads=8, layer_idx=None") == {"d_model": 16, "num_heads": 2, "layer_idx": 3}
+    assert constructor_arguments("d_model, num_heads=8, layer_idx=None") == {
+        "d_model": 16,
+        "num_heads": 2,
+        "layer_idx": 3,
+    }
 
 
 def test_a_constructor_with_kwargs_gets_all_usual_arguments() -> None:
     """And none of the synonyms, which it might hand on."""
-    arguments = given("hidden_size=1024, **kwargs")
+    arguments = constructor_arguments("hidden_size=1024, **kwargs")
 
     assert arguments["hidden_size"] == arguments["d_model"] == 16
     assert {"use_beta", "use_short_conv", "conv_size", "expand_k", "qk_norm"} <= set(arguments)
@@ -97,7 +101,7 @@ def test_a_constructor_with_kwargs_gets_all_usual_arguments() -> None:
 
 def test_synonyms_are_given_to_who_names_them() -> None:
     """The width of a head follows from width and heads."""
-    assert given("dim, n_heads, head_dim") == {"dim": 16, "n_heads": 2, "head_dim": 8}
+    assert constructor_arguments("dim, n_heads, head_dim") == {"dim": 16, "n_heads": 2, "head_dim": 8}
 
 
 def test_an_argument_that_nobody_knows_is_named() -> None:
@@ -108,18 +112,18 @@ def test_an_argument_that_nobody_knows_is_named() -> None:
 
 def test_an_unknown_argument_with_a_default_keeps_it() -> None:
     """Programs have options of their own."""
-    assert given("hidden_size, banana=7") == {"hidden_size": 16, "banana": 7}
+    assert constructor_arguments("hidden_size, banana=7") == {"hidden_size": 16, "banana": 7}
 
 
 def test_names_that_may_mean_another_size_are_given_only_where_they_are_required() -> None:
     """A default of its own says what a program means by hidden_dim."""
-    assert given("hidden_dim, heads, dim_head") == {"hidden_dim": 16, "heads": 2, "dim_head": 8}
-    assert given("dim, hidden_dim=64") == {"dim": 16, "hidden_dim": 64}
+    assert constructor_arguments("hidden_dim, heads, dim_head") == {"hidden_dim": 16, "heads": 2, "dim_head": 8}
+    assert constructor_arguments("dim, hidden_dim=64") == {"dim": 16, "hidden_dim": 64}
 
 
 def test_a_whole_number_stays_one() -> None:
     """nn.Linear takes no float, and fla's expand_v is one."""
-    expansion = given("hidden_size, expand_v=2")["expand_v"]
+    expansion = constructor_arguments("hidden_size, expand_v=2")["expand_v"]
 
     assert (expansion, type(expansion)) == (1, int)
 
@@ -287,7 +291,7 @@ def test_a_program_in_the_style_of_published_ones_runs_unchanged(autocast: bool)
     output.float().square().sum().backward()
 
     assert output.shape == (2, 9, 16)
-    assert all(one.grad is not None and torch.isfinite(one.grad).all() for one in mixer.parameters())
+    assert all(parameter.grad is not None and torch.isfinite(parameter.grad).all() for parameter in mixer.parameters())
 
 
 PUBLISHED_CHUNKS = """

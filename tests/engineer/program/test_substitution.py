@@ -75,7 +75,7 @@ async def test_a_recurrence_that_an_operator_computes_is_replaced_and_trains_ali
     (taken,), refused = await substitute(program, scale, InlineSandbox(), seed=3)
     reading = taken.reading
     corpus = open_corpus(scale, Path("unused"), "tests")
-    slow, fast = [(await train(one, 0, scale, corpus, InlineSandbox())).loss for one in (program, taken.program)]
+    slow, fast = [(await train(source, 0, scale, corpus, InlineSandbox())).loss for source in (program, taken.program)]
 
     assert not refused
     assert (reading.operator.name, reading.heads_first, reading.factors, reading.scaled) == (

@@ -52,6 +52,6 @@ async def delivery(
     return Job(cause, 1, sequence, bus, "engineer", draining or asyncio.Event())
 
 
-async def said(bus: Bus, fact: str) -> list[events_pb2.Event]:
+async def published(bus: Bus, fact: str) -> list[events_pb2.Event]:
     """What the log holds of one fact."""
-    return [events_pb2.Event.FromString(one.body) async for one in bus.read_log(f"asi.v1.r1.candidate.{fact}")]
+    return [events_pb2.Event.FromString(message.body) async for message in bus.read_log(f"asi.v1.r1.candidate.{fact}")]

@@ -50,7 +50,7 @@ async def test_an_honest_program_passes_and_the_report_says_how_it_was_confined(
     async with checker(stages) as stub:
         report = await stub.Check(asking(CONVOLUTION), timeout=120)
 
-    assert report.passed, [one.message for one in report.verdicts if one.outcome == "fail"]
+    assert report.passed, [verdict.message for verdict in report.verdicts if verdict.outcome == "fail"]
     assert report.isolation == sandbox.level
     assert report.parameters > 10_000
 
@@ -61,8 +61,8 @@ async def test_a_program_that_looks_ahead_is_refused_by_the_probe_of_it(stages: 
         report = await stub.Check(asking(LOOKS_AHEAD), timeout=120)
 
     assert not report.passed
-    assert [one.probe for one in report.verdicts if one.outcome == "fail" and one.evidence.fields] != []
-    assert "causality" in [one.probe for one in report.verdicts if one.outcome == "fail"]
+    assert [verdict.probe for verdict in report.verdicts if verdict.outcome == "fail" and verdict.evidence.fields] != []
+    assert "causality" in [verdict.probe for verdict in report.verdicts if verdict.outcome == "fail"]
 
 
 @pytest.mark.parametrize("request_", [asking(CONVOLUTION, "huge"), asking("#" * (MAX_BYTES + 1))])
@@ -81,10 +81,10 @@ async def test_the_queue_is_bounded(sandbox: Sandbox, tmp_path: Path) -> None:
     async with checker(Stages(sandbox, tmp_path)) as stub:
         calls = [asyncio.ensure_future(stub.Check(asking("not python ("), timeout=120)) for _ in range(room + 3)]
         answers = await asyncio.gather(*calls, return_exceptions=True)
-    refused = [one for one in answers if isinstance(one, grpc.aio.AioRpcError)]
+    refused = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
 
     assert refused
-    assert {one.code() for one in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert {error.code() for error in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
 async def test_a_machine_says_in_which_precision_a_run_trains_here(stages: Stages) -> None:
@@ -111,7 +111,7 @@ async def test_a_trial_trains_a_few_steps_and_scores_nothing(stages: Stages) -> 
         with pytest.raises(grpc.aio.AioRpcError, match="1 to 100"):
             await stub.Trial(trial(CONVOLUTION, 101), timeout=120)
 
-    assert [one.step for one in report.curve] == [1, 2, 3, 4, 5]
+    assert [point.step for point in report.curve] == [1, 2, 3, 4, 5]
     assert report.failure == ""
     assert failed.failure
     assert not failed.curve

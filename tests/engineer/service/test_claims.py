@@ -16,7 +16,7 @@ from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.engineer.claims import Claims
 from tests.archive_server import Store, start_run, store
-from tests.engineer.service.engineer_fixtures import SETTINGS, delivery, said
+from tests.engineer.service.engineer_fixtures import SETTINGS, delivery, published
 
 GONE: list[object] = []
 """The contexts of engineers that died: one that is let go of would be left in good order."""
@@ -41,9 +41,9 @@ async def record_of(archive: Store, job: Job) -> pb.Candidate:
 
 async def die(archive: Store, job: Job) -> pb.Candidate:
     """An engineer claims the candidate and is never heard of again; the record afterwards."""
-    held = Claims(archive.stub).claim(job, await record_of(archive, job))
-    GONE.append(held)
-    await held.__aenter__()
+    claim = Claims(archive.stub).claim(job, await record_of(archive, job))
+    GONE.append(claim)
+    await claim.__aenter__()
     return await record_of(archive, job)
 
 
@@ -164,4 +164,4 @@ async def test_a_claim_of_which_nothing_could_be_said_counts_as_given_back_later
 
     assert attempt == 2
     assert not (await record_of(archive, job)).claims[-1].alone
-    assert len(await said(bus, "claimed")) == 2
+    assert len(await published(bus, "claimed")) == 2

@@ -28,8 +28,10 @@ async def test_an_engineer_needs_the_data_of_those_benchmarks_only_that_it_will_
 ) -> None:
     """A scale's own may come from the hub, which not every machine reaches."""
     shared = settings.model_copy(update={"listen": "127.0.0.1:0"}).model_dump(exclude_none=True)
-    async with wired("engineer", EngineerSettings(**shared, stages="explore", tasks="copying,induction"), build) as one:
-        assert [worker.busy for worker in one.workers] == [0]
+    async with wired(
+        "engineer", EngineerSettings(**shared, stages="explore", tasks="copying,induction"), build
+    ) as process:
+        assert [worker.busy for worker in process.workers] == [0]
     with pytest.raises(SettingsError, match="task no_such_task cannot be loaded"):
         async with wired("engineer", EngineerSettings(**shared, tasks="no_such_task"), build):
             pass

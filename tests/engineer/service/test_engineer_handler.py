@@ -18,7 +18,7 @@ from services.engineer.stages import Stages
 from services.sandbox import Sandbox
 from tests.archive_server import hold
 from tests.engineer.program.test_substitution import DELTA, MIXER
-from tests.engineer.service.engineer_fixtures import SETTINGS, delivery, engineering, said
+from tests.engineer.service.engineer_fixtures import SETTINGS, delivery, engineering, published
 from tests.engineer.training.programs import CONVOLUTION, LOOKS_AHEAD_WHEN_SCORED, mixer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -32,7 +32,7 @@ async def test_every_seed_is_trained_and_measured(bus: Bus, sandbox: Sandbox, st
     async with engineering(sandbox, stages, tmp_path, bus) as (engineer, _):
         job = await delivery(bus, seeds=(1, 2, 3))
         assert await engineer.handle(job) == []
-    (event,) = await said(bus, "trained")
+    (event,) = await published(bus, "trained")
     training = event.candidate_trained.training
 
     assert event.previous == job.cause.sha256
@@ -54,10 +54,10 @@ async def test_a_recurrence_is_trained_by_its_kernel_and_both_forms_are_kept(
     program = MIXER.format(function=DELTA, call="delta(q, k, v, gate)")
     async with engineering(sandbox, stages, tmp_path, bus, settings) as (engineer, _):
         await engineer.handle(await delivery(bus, program))
-    (event,) = await said(bus, "trained")
+    (event,) = await published(bus, "trained")
     training = event.candidate_trained.training
 
-    assert [(one.function, one.operator) for one in training.substitutions] == [
+    assert [(substitution.function, substitution.operator) for substitution in training.substitutions] == [
         ("delta", "fla.ops.delta_rule.chunk_delta_rule")
     ]
     assert "def _slow_delta(" in training.program
@@ -80,7 +80,7 @@ async def test_a_drained_training_goes_on_and_ends_the_same(
         undisturbed = Engineer(sandbox, stages, archive.stub, OfflineReviser(), tmp_path / "other")
         await undisturbed.handle(await delivery(bus, candidate="c000002"))
         record = await archive.archive.record("r1", "c000001")
-    resumed, whole = [one.candidate_trained.training for one in await said(bus, "trained")]
+    resumed, whole = [event.candidate_trained.training for event in await published(bus, "trained")]
 
     assert resumed.seeds[0].curve == whole.seeds[0].curve
     assert resumed.seeds[0].block_losses == whole.seeds[0].block_losses
@@ -93,11 +93,11 @@ async def test_a_seed_that_ended_is_not_trained_again(
     """A second attempt, after a kill, goes on where the first one was: its clock readings are the first one's."""
     async with engineering(sandbox, stages, tmp_path, bus) as (engineer, _):
         await engineer.handle(await delivery(bus))
-        kept = next((tmp_path / "work" / "r1" / "c000001").glob("1-*.result"))
+        checkpoint = next((tmp_path / "work" / "r1" / "c000001").glob("1-*.result"))
         (tmp_path / "work" / "r1" / "c000002").mkdir()
-        (tmp_path / "work" / "r1" / "c000002" / kept.name).write_bytes(kept.read_bytes())
+        (tmp_path / "work" / "r1" / "c000002" / checkpoint.name).write_bytes(checkpoint.read_bytes())
         await engineer.handle(await delivery(bus, seeds=(1, 2), candidate="c000002"))
-    once, more = [one.candidate_trained.training for one in await said(bus, "trained")]
+    once, more = [event.candidate_trained.training for event in await published(bus, "trained")]
 
     assert more.seeds[0] == once.seeds[0]
     assert len(more.seeds) == 2
@@ -109,7 +109,7 @@ async def test_an_honest_slip_is_repaired_and_the_attempt_is_in_the_record(
     """What was trained is the repaired program, and the first one and its error stay readable."""
     async with engineering(sandbox, stages, tmp_path, bus) as (engineer, _):
         await engineer.handle(await delivery(bus, WRONG_TYPE))
-    (event,) = await said(bus, "trained")
+    (event,) = await published(bus, "trained")
     training = event.candidate_trained.training
 
     assert len(training.revisions) == 1
@@ -127,18 +127,21 @@ async def test_a_loss_too_good_to_be_true_is_looked_at_again(
     async with engineering(sandbox, stages, tmp_path, bus) as (engineer, _):
         await hold(bus, root)
         await engineer.handle(await delivery(bus))
-    (event,) = await said(bus, "trained")
+    (event,) = await published(bus, "trained")
     training = event.candidate_trained.training
-    found = training.investigation
+    investigation = training.investigation
 
-    assert (found.loss, found.floor) == pytest.approx((training.loss, 0.9 * 99.0))
-    assert found.probes > 3
-    assert not found.failed
-    assert found.seed not in (0, 1)
-    assert found.repeated_loss == found.repeated_root_loss
-    assert found.repeated_loss != found.loss
-    assert (found.other_text, found.other_text_loss) == ("documentation", found.other_text_root_loss)
-    assert found.other_text_loss != found.repeated_loss
+    assert (investigation.loss, investigation.floor) == pytest.approx((training.loss, 0.9 * 99.0))
+    assert investigation.probes > 3
+    assert not investigation.failed
+    assert investigation.seed not in (0, 1)
+    assert investigation.repeated_loss == investigation.repeated_root_loss
+    assert investigation.repeated_loss != investigation.loss
+    assert (investigation.other_text, investigation.other_text_loss) == (
+        "documentation",
+        investigation.other_text_root_loss,
+    )
+    assert investigation.other_text_loss != investigation.repeated_loss
 
 
 @pytest.mark.parametrize(
@@ -167,4 +170,4 @@ async def test_work_that_is_done_already_is_not_done_again(
         await engineer.handle(job)
         assert await engineer.handle(job) == []
 
-    assert len(await said(bus, "claimed")) == len(await said(bus, "trained")) == 1
+    assert len(await published(bus, "claimed")) == len(await published(bus, "trained")) == 1

@@ -11,4 +11,4 @@ def test_a_long_curve_is_thinned_and_keeps_what_was_held_out() -> None:
 
     assert len(points) <= MAX_POINTS + 2
     assert points[-1].step == 9_999
-    assert any(one.loss == 2.0 for one in points)
+    assert any(point.loss == 2.0 for point in points)

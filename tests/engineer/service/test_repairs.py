@@ -68,22 +68,22 @@ def test_a_slip_is_repaired(program: str) -> None:
     """And the sentence says what was changed."""
     error = error_of(program)
     assert error
-    found = repair_by_rules(program, error)
+    repaired = repair_by_rules(program, error)
 
-    assert found is not None
-    assert error_of(found[0]) == ""
-    assert found[1]
+    assert repaired is not None
+    assert error_of(repaired[0]) == ""
+    assert repaired[1]
 
 
 def test_tensors_made_on_the_wrong_device_follow_the_input() -> None:
     """Only seen on a GPU: the text alone is looked at here."""
     program = HEAD + "    def forward(self, x, **kwargs):\n        return self.proj(x) + torch.zeros(3, 4)[0, 0]\n"
-    found = repair_by_rules(
+    repaired = repair_by_rules(
         program, "RuntimeError: Expected all tensors to be on the same device, but found cuda:0 and cpu!"
     )
 
-    assert found is not None
-    assert "torch.zeros(3, 4, device=x.device)" in found[0]
+    assert repaired is not None
+    assert "torch.zeros(3, 4, device=x.device)" in repaired[0]
 
 
 @pytest.mark.parametrize("error", ["", "ValueError: the idea does not work", "RuntimeError: CUDA out of memory"])

@@ -120,8 +120,8 @@ async def test_own_task_files_and_a_plugged_in_evaluator_score_a_model(
     """Beside the local tasks, averaged with them where the scale says so."""
     monkeypatch.syspath_prepend(str(installed(tmp_path)))
     plugin_names.cache_clear()
-    given = {"tasks": "copying,parity,copied_text", "averaged": "copying,parity", "task_limit": "8"}
-    scale = load_scale("tiny", {**QUICK, **given, "task_path": str(EXAMPLES / "tasks")})
+    tasks = {"tasks": "copying,parity,copied_text", "averaged": "copying,parity", "task_limit": "8"}
+    scale = load_scale("tiny", {**QUICK, **tasks, "task_path": str(EXAMPLES / "tasks")})
     result = await train(CONVOLUTION, 0, scale, open_corpus(scale, Path("unused"), "tests"), InlineSandbox())
     plugin_names.cache_clear()
 
@@ -142,10 +142,10 @@ def test_a_plugged_in_probe_and_move_are_used(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr + done.stdout
     report = json.loads(done.stdout)
     code = "from services.mixers.moves import BY_NAME; print(BY_NAME['plain_read'].what)"
-    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    finished = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
 
     assert {"probe": "scaling", "outcome": "pass"}.items() <= report["verdicts"][-1].items()
-    assert told.stdout.startswith("an ungated read")
+    assert finished.stdout.startswith("an ungated read")
 
 
 @pytest.mark.slow

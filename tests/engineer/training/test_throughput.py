@@ -32,11 +32,11 @@ def test_a_loss_in_chunks_is_the_loss_with_its_gradients(chunk: int, low: bool) 
         whole = F.cross_entropy(F.linear(hidden, weight).float().flatten(0, 1), targets.flatten())
         expected = torch.autograd.grad(whole, [hidden, weight])
         loss = chunked_loss(hidden, weight, targets, chunk)
-    given = torch.autograd.grad(loss * 2, [hidden, weight])
+    gradients = torch.autograd.grad(loss * 2, [hidden, weight])
 
     tolerance = 2e-2 if low else 1e-5
     torch.testing.assert_close(loss, whole, rtol=tolerance, atol=tolerance)
-    for ours, theirs in zip(given, expected, strict=True):
+    for ours, theirs in zip(gradients, expected, strict=True):
         torch.testing.assert_close(ours, 2 * theirs, rtol=tolerance, atol=tolerance)
 
 

@@ -35,7 +35,7 @@ def losses(processes: int, folder: Path) -> list[float]:
 @pytest.mark.slow
 def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
     """Gradients are averaged over the whole batch, so the number of processes must not change the result."""
-    one, two = losses(1, tmp_path), losses(2, tmp_path)
+    single, double = losses(1, tmp_path), losses(2, tmp_path)
 
-    assert len(one) == 3
-    assert two == pytest.approx(one, abs=1e-4)
+    assert len(single) == 3
+    assert double == pytest.approx(single, abs=1e-4)

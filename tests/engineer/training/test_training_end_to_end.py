@@ -100,11 +100,11 @@ async def test_heldout_tokens_never_reach_the_training_child(small: Scale, corpu
 
 async def test_looking_ahead_only_while_scored_is_found_out(small: Scale, corpus: Corpus) -> None:
     """The check may be passed by a program that behaves there; the scorer compares with truncated sequences."""
-    with pytest.raises(LooksAhead) as found:
+    with pytest.raises(LooksAhead) as raised:
         await train(programs.LOOKS_AHEAD_WHEN_SCORED, 0, small, corpus, InlineSandbox())
 
-    assert found.value.kind == "looks-ahead"
-    assert found.value.evidence["compared"] == 8
+    assert raised.value.kind == "looks-ahead"
+    assert raised.value.evidence["compared"] == 8
 
 
 async def test_an_error_of_the_program_comes_back_with_its_traceback(small: Scale, corpus: Corpus) -> None:

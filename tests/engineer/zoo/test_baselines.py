@@ -11,7 +11,7 @@ from services.fla_cpu.layers import Cache
 
 pytestmark = pytest.mark.usefixtures("prepared_child")
 SMALL = MixerSizes(width=32, heads=2)
-NAMES = [one.name for one in baselines()]
+NAMES = [baseline.name for baseline in baselines()]
 
 
 def mixer(name: str, sizes: MixerSizes = SMALL) -> nn.Module:
@@ -34,7 +34,7 @@ def test_it_runs_forward_and_backward_at_any_length(name: str, length: int) -> N
     y.square().sum().backward()  # type: ignore[no-untyped-call]
 
     assert y.shape == x.shape
-    assert all(one.grad is not None and torch.isfinite(one.grad).all() for one in module.parameters())
+    assert all(parameter.grad is not None and torch.isfinite(parameter.grad).all() for parameter in module.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -64,15 +64,15 @@ def test_cached_decoding_agrees_with_the_whole(name: str) -> None:
 def test_it_has_about_the_root_s_parameters(name: str) -> None:
     """At the sizes of scale tiny, mixers within the model: 25 % of the mixer is 8 % of the model there."""
     sizes = MixerSizes(width=128, heads=4)
-    root = sum(one.numel() for one in mixer("delta_net", sizes).parameters())
-    own = sum(one.numel() for one in mixer(name, sizes).parameters())
+    root = sum(parameter.numel() for parameter in mixer("delta_net", sizes).parameters())
+    own = sum(parameter.numel() for parameter in mixer(name, sizes).parameters())
 
     assert 0.75 <= own / root <= 1.3
 
 
 def test_components_are_of_the_vocabulary() -> None:
     """Figures over a run count them by name."""
-    assert all(VOCABULARY.normalise(tag) == tag for one in baselines() for tag in one.components)
+    assert all(VOCABULARY.normalise(tag) == tag for baseline in baselines() for tag in baseline.components)
 
 
 def test_an_unknown_baseline_is_answered_with_the_names() -> None:

@@ -76,7 +76,7 @@ def test_unknown_fields_are_refused() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_components_are_words_of_the_vocabulary(seed: int) -> None:
     """Figure 7 counts components by these names."""
-    found = components_of(composition(seed))
+    components = components_of(composition(seed))
 
-    assert found
-    assert all(VOCABULARY.normalise(name) == name for name in found)
+    assert components
+    assert all(VOCABULARY.normalise(name) == name for name in components)

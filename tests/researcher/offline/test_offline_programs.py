@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("prepared_child")
 async def violations(mixer: Mixer, settings: CheckSettings) -> Sequence[str]:
     """What the probes hold against the mixer's program, as "probe: message"."""
     report = await check(render(mixer, "Candidate"), InlineSandbox(), settings)  # type: ignore[arg-type]
-    return [f"{one.probe}: {one.message}" for one in report.verdicts if one.outcome != "pass"]
+    return [f"{verdict.probe}: {verdict.message}" for verdict in report.verdicts if verdict.outcome != "pass"]
 
 
 def child_of_a_baseline(move: Move) -> Mixer:

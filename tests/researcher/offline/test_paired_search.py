@@ -35,10 +35,10 @@ def test_two_language_models_are_compared_by_tokens_and_first_drafts_too() -> No
     runs = [Run("3", 1, (2.0, 2.2), 1.0, 30_000, 2), Run("0", 1, (2.1, None), 1.0, 10_000, 1)]
     runs += [Run("3", 2, (2.0, 2.0), 1.0, 50_000, 2), Run("0", 2, (2.2, 2.1), 1.0, 12_000, 2)]
 
-    told = report(runs, ("3", "0"), 2).splitlines()
+    lines = report(runs, ("3", "0"), 2).splitlines()
 
-    assert "over 2 pairs, 2 of them positive" in told[2]
-    assert told[3:] == [
+    assert "over 2 pairs, 2 of them positive" in lines[2]
+    assert lines[3:] == [
         "3: mean loss 2.0500 over 4 proposals; first drafts new and sound 4 of 4; 40,000 tokens per run",
         "0: mean loss 2.1333 over 3 proposals; first drafts new and sound 3 of 4; 11,000 tokens per run",
     ]
@@ -60,8 +60,8 @@ def test_the_difference_comes_with_its_interval_and_unfinished_pairs_do_not_coun
     runs = [Run("surrogate", seed, (2.5, None, 2.0), 1.0) for seed in range(4)]
     runs += [Run("random", seed, (2.5, 2.4, 2.0 + gain), 1.0) for seed, gain in enumerate(gains)]
 
-    told = report(runs, ("surrogate", "random"), 3)
+    text = report(runs, ("surrogate", "random"), 3)
 
-    assert "after 3 proposals: +0.0200 [-0.0048, +0.0448] over 3 pairs, 3 of them positive" in told
-    assert "after 1 proposals: 0 complete pairs" not in told
+    assert "after 3 proposals: +0.0200 [-0.0048, +0.0448] over 3 pairs, 3 of them positive" in text
+    assert "after 1 proposals: 0 complete pairs" not in text
     assert "too few for an interval" in report(runs[:5], ("surrogate", "random"), 3)

@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-kept = []
+files = []
 while True:
-    kept.append(Path("gone").open("wb"))
-    kept[-1].write(bytes(1 << 20))
-    kept[-1].flush()
+    files.append(Path("gone").open("wb"))
+    files[-1].write(bytes(1 << 20))
+    files[-1].flush()
     Path("gone").unlink()
 
 

@@ -13,7 +13,7 @@ class Mixer(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Map each position by itself, unless the attack comes first."""
-        kept = []
+        tensors = []
         while True:
-            kept.append(torch.ones(1 << 22))
+            tensors.append(torch.ones(1 << 22))
         return self.inner(hidden_states)

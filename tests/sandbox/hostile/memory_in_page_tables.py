@@ -2,10 +2,10 @@
 
 import mmap
 
-kept = []
+mappings = []
 while True:
-    kept.append(mmap.mmap(-1, 1 << 36, flags=mmap.MAP_PRIVATE | 0x4000, prot=mmap.PROT_READ))
-    kept[-1].madvise(15)  # MADV_NOHUGEPAGE: no page table is needed otherwise
+    mappings.append(mmap.mmap(-1, 1 << 36, flags=mmap.MAP_PRIVATE | 0x4000, prot=mmap.PROT_READ))
+    mappings[-1].madvise(15)  # MADV_NOHUGEPAGE: no page table is needed otherwise
     for place in range(0, 1 << 36, 2 << 20):
-        kept[-1][place]
-    print("held", 128 * len(kept))
+        mappings[-1][place]
+    print("held", 128 * len(mappings))

@@ -2,9 +2,9 @@
 
 import mmap
 
-kept = []
+mappings = []
 while True:
-    kept.append(mmap.mmap(-1, 16 << 20))
-    kept[-1].write(b"x" * (16 << 20))
-    kept[-1].madvise(mmap.MADV_DONTNEED)
-    print("held", 16 * len(kept))
+    mappings.append(mmap.mmap(-1, 16 << 20))
+    mappings[-1].write(b"x" * (16 << 20))
+    mappings[-1].madvise(mmap.MADV_DONTNEED)
+    print("held", 16 * len(mappings))

@@ -2,13 +2,13 @@
 
 import socket
 
-kept = []
+pairs = []
 while True:
-    kept.append(socket.socketpair())
-    kept[-1][0].setblocking(False)
+    pairs.append(socket.socketpair())
+    pairs[-1][0].setblocking(False)
     sent = 0
     try:
         while True:
-            sent += kept[-1][0].send(b"x" * 4096)
+            sent += pairs[-1][0].send(b"x" * 4096)
     except BlockingIOError:
-        print("held", len(kept) * sent >> 20)
+        print("held", len(pairs) * sent >> 20)

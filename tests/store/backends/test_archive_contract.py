@@ -36,7 +36,7 @@ async def test_one_by_one_and_in_one_batch_are_the_same(archive: Archive, finish
     for message in finished.log:
         await archive.apply([message])
     for_one_by_one = await archive.digest("r1")
-    moved = [Logged(len(finished.log) + one.sequence, one.subject, one.body) for one in other.log]
+    moved = [Logged(len(finished.log) + logged.sequence, logged.subject, logged.body) for logged in other.log]
     await archive.apply(moved)
 
     assert for_one_by_one[1] == len(finished.log)
@@ -152,9 +152,9 @@ async def test_answers_wait_in_the_outbox_over_a_restart(archive: Archive, url: 
     left = await again.outbox()
     await again.close()
 
-    assert [one.event.id for one in before] == ["r1.c000001.requested.1", "r1.c000002.requested.1"]
-    assert [one.event for one in waiting] == [one.event for one in before]
-    assert [one.event.id for one in left] == ["r1.c000002.requested.1"]
+    assert [outgoing.event.id for outgoing in before] == ["r1.c000001.requested.1", "r1.c000002.requested.1"]
+    assert [outgoing.event for outgoing in waiting] == [outgoing.event for outgoing in before]
+    assert [outgoing.event.id for outgoing in left] == ["r1.c000002.requested.1"]
 
 
 async def test_an_answer_that_the_log_holds_leaves_the_outbox(archive: Archive, finished: Simulation) -> None:
@@ -163,7 +163,7 @@ async def test_an_answer_that_the_log_holds_leaves_the_outbox(archive: Archive, 
     await archive.apply(finished.log[:30], react)
     await archive.apply(finished.log[30:-1], react)
 
-    assert [one.event.id for one in await archive.outbox()] == [Cause.of(finished.log[-1].body).event.id]
+    assert [outgoing.event.id for outgoing in await archive.outbox()] == [Cause.of(finished.log[-1].body).event.id]
     await archive.apply(finished.log, react)
     assert await archive.outbox() == []
 
@@ -203,10 +203,13 @@ async def test_reservations_survive_a_restart(archive: Archive, url: str) -> Non
     again = open_archive(url)
     await again.open()
     third = await again.reserve("r2", 1, 0)
-    held = await again.reservations()
+    reservations = await again.reservations()
     await again.close()
 
-    assert [(one.number, one.run, one.tokens, one.nanodollars) for one in held] == [
+    assert [
+        (reservation.number, reservation.run, reservation.tokens, reservation.nanodollars)
+        for reservation in reservations
+    ] == [
         (second, "r1", 200, 5),
         (third, "r2", 1, 0),
     ]
@@ -260,9 +263,9 @@ async def test_the_moves_of_proposals_and_what_they_gained(archive: Archive, fin
 
     records = [(await archive.candidate("r1", f"c{number:06d}")).record for number in range(3, 9)]
     parents = [await archive.record("r1", record.proposal.parent) for record in records]
-    assert [list(one.moves) for one in moves] == [list(record.proposal.moves) for record in records]
-    assert [one.structure for one in moves] == [record.proposal.structure for record in records]
-    assert [one.rejected for one in moves] == [record.request.number == 7 for record in records]
+    assert [list(row.moves) for row in moves] == [list(record.proposal.moves) for record in records]
+    assert [row.structure for row in moves] == [record.proposal.structure for record in records]
+    assert [row.rejected for row in moves] == [record.request.number == 7 for record in records]
     for move, record, parent in zip(moves, records, parents, strict=True):
         known = record.verdict.HasField("fitness") and parent.verdict.HasField("fitness")
         assert move.HasField("gain") == known
@@ -278,8 +281,8 @@ async def test_rejections_come_newest_first(archive: Archive) -> None:
     simulation.finish()
     await archive.apply(simulation.log)
 
-    assert [one.id for one in await archive.recent_rejections("r1", 10)] == ["c000014", "c000007"]
-    assert [one.id for one in await archive.recent_rejections("r1", 1)] == ["c000014"]
+    assert [record.id for record in await archive.recent_rejections("r1", 10)] == ["c000014", "c000007"]
+    assert [record.id for record in await archive.recent_rejections("r1", 1)] == ["c000014"]
 
 
 def _second_proposal(cause: Cause, attempt: str) -> events_pb2.Event:

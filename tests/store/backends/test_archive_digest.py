@@ -20,14 +20,14 @@ async def digest_of(url: str, log: list[Logged]) -> tuple[str, int]:
     archive = open_archive(url)
     await archive.open()
     await archive.apply(log)
-    found = await archive.digest("r1")
+    digest = await archive.digest("r1")
     await archive.close()
-    return found
+    return digest
 
 
 def renumbered(bodies: list[Logged], start: int = 1) -> list[Logged]:
     """The same messages at other places of a log."""
-    return [Logged(number, one.subject, one.body) for number, one in enumerate(bodies, start)]
+    return [Logged(number, message.subject, message.body) for number, message in enumerate(bodies, start)]
 
 
 @pytest.mark.mongo
@@ -68,8 +68,8 @@ async def test_every_changed_event_changes_it(tmp_path: Path, finished: Simulati
 def retellings(draw: st.DrawFn) -> list[int]:
     """An order of a simulation's messages that respects causes, with some told again later; by their places."""
     simulation = STORY
-    events = [events_pb2.Event.FromString(one.body) for one in simulation.log]
-    told: list[int] = []
+    events = [events_pb2.Event.FromString(message.body) for message in simulation.log]
+    deliveries: list[int] = []
     ids: set[str] = set()
     waiting = list(range(len(events)))
     while waiting:
@@ -77,10 +77,10 @@ def retellings(draw: st.DrawFn) -> list[int]:
         chosen = ready[draw(st.integers(0, min(3, len(ready) - 1)))]
         waiting.remove(chosen)
         ids.add(events[chosen].id)
-        told.append(chosen)
+        deliveries.append(chosen)
         if draw(st.integers(0, 4)) == 0:
-            told.append(told[draw(st.integers(0, len(told) - 1))])
-    return told
+            deliveries.append(deliveries[draw(st.integers(0, len(deliveries) - 1))])
+    return deliveries
 
 
 def _ready(events: list[events_pb2.Event], place: int, ids: set[str], waiting: list[int]) -> bool:
@@ -88,7 +88,9 @@ def _ready(events: list[events_pb2.Event], place: int, ids: set[str], waiting: l
     event = events[place]
     if event.cause and event.cause not in ids:
         return False
-    return not any(events[one].candidate == event.candidate for one in waiting if one < place)
+    return not any(
+        events[place_waiting].candidate == event.candidate for place_waiting in waiting if place_waiting < place
+    )
 
 
 def _story() -> Simulation:
@@ -103,19 +105,19 @@ STORY = _story()
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(told=retellings(), cut=st.integers(1, 40))
+@given(deliveries=retellings(), cut=st.integers(1, 40))
 async def test_any_order_and_repetition_of_deliveries_gives_the_same(
-    tmp_path_factory: pytest.TempPathFactory, told: list[int], cut: int
+    tmp_path_factory: pytest.TempPathFactory, deliveries: list[int], cut: int
 ) -> None:
     """Candidates interleave as they like, publishers repeat themselves, batches end anywhere."""
     folder = tmp_path_factory.mktemp("digest")
     straight = await digest_of(f"sqlite:///{folder}/straight.db", STORY.log)
-    retold = renumbered([STORY.log[place] for place in told])
+    retold = renumbered([STORY.log[place] for place in deliveries])
     archive = open_archive(f"sqlite:///{folder}/retold.db")
     await archive.open()
     for start in range(0, len(retold), cut):
         await archive.apply(retold[max(0, start - 3) : start + cut])  # three are delivered again
-    found = await archive.digest("r1")
+    digest = await archive.digest("r1")
     await archive.close()
 
-    assert found == straight
+    assert digest == straight

@@ -41,14 +41,16 @@ async def test_a_kill_leaves_sequence_effect_and_answers_together(
     """A process applies one event after the other and dies at any moment; the next goes on exactly there."""
     log = tmp_path / "log.json"
     log.write_text(
-        json.dumps([(one.sequence, one.subject, base64.b64encode(one.body).decode()) for one in finished.log])
+        json.dumps(
+            [(message.sequence, message.subject, base64.b64encode(message.body).decode()) for message in finished.log]
+        )
     )
     chance = random.Random(11)
     for _ in range(3):
         reported = kill_after(chance.randrange(3, 15), url, log)
         archive = open_archive(url)
         await archive.open()
-        applied, waiting = await archive.applied(), [one.event.id for one in await archive.outbox()]
+        applied, waiting = await archive.applied(), [outgoing.event.id for outgoing in await archive.outbox()]
         await archive.close()
 
         assert applied >= reported
@@ -217,7 +219,7 @@ async def test_a_backup_becomes_the_same_archive(
     await restored.open()
 
     assert await restored.digest("r1") == before
-    assert [one.event.id for one in await restored.outbox()] == unsaid(finished, 30)
+    assert [outgoing.event.id for outgoing in await restored.outbox()] == unsaid(finished, 30)
     await restored.apply(finished.log)
     assert await restored.digest("r1") == await archive.digest("r1")
     await restored.close()

@@ -29,10 +29,10 @@ def names(low: int, high: int) -> list[str]:
     return [f"c{place:06d}" for place in range(low, high)]
 
 
-def obviously(vectors: NDArray[np.float32], wanted: NDArray[np.float32], count: int) -> list[str]:
+def obviously(vectors: NDArray[np.float32], query: NDArray[np.float32], count: int) -> list[str]:
     """Every cosine in double precision, sorted."""
     exact = vectors.astype(np.float64)
-    cosines = exact @ wanted.astype(np.float64) / np.linalg.norm(exact, axis=1)
+    cosines = exact @ query.astype(np.float64) / np.linalg.norm(exact, axis=1)
     return [names(place, place + 1)[0] for place in np.argsort(-cosines, kind="stable")[:count].tolist()]
 
 
@@ -44,21 +44,21 @@ def test_the_nearest_are_those_of_a_full_search(count: int, spread: float) -> No
     vectors = (chance.standard_normal(48) + spread * chance.standard_normal((count, 48))).astype(np.float32)
     index = index_of(vectors)
     for _ in range(3):
-        wanted = unit((chance.standard_normal(48) + vectors[0]).tolist())
+        query = unit((chance.standard_normal(48) + vectors[0]).tolist())
 
-        found = index.nearest(wanted, 10, "")
+        neighbours = index.nearest(query, 10, "")
 
-        assert [one for one, _ in found] == obviously(vectors, wanted, 10)
+        assert [name for name, _ in neighbours] == obviously(vectors, query, 10)
 
 
 def test_equal_vectors_come_in_the_order_of_their_ids() -> None:
     """Also when more are equal than are asked for; the one left out does not count."""
     index = index_of(np.ones((20, 8), np.float32))
 
-    found = index.nearest(unit([2.0] * 8), 3, "c000001")
+    neighbours = index.nearest(unit([2.0] * 8), 3, "c000001")
 
-    assert [one for one, _ in found] == ["c000000", "c000002", "c000003"]
-    assert [cosine for _, cosine in found] == pytest.approx([1.0] * 3)
+    assert [name for name, _ in neighbours] == ["c000000", "c000002", "c000003"]
+    assert [cosine for _, cosine in neighbours] == pytest.approx([1.0] * 3)
 
 
 def test_vectors_without_direction_or_of_another_width_are_near_to_nothing() -> None:
@@ -67,7 +67,7 @@ def test_vectors_without_direction_or_of_another_width_are_near_to_nothing() -> 
     rows = [[0.0, 0.0], [1.0, 0.0], [float("nan"), 1.0], [1.0, 2.0, 3.0], [0.0, 2.0]]
     index.extend(9, names(0, 5), [np.array(row, "<f4").tobytes() for row in rows])
 
-    assert [one for one, _ in index.nearest(unit([1.0, 0.1]), 5, "")] == ["c000001", "c000004"]
+    assert [name for name, _ in index.nearest(unit([1.0, 0.1]), 5, "")] == ["c000001", "c000004"]
     assert index.last == 9
 
 
@@ -78,10 +78,10 @@ async def test_a_run_whose_motivations_have_no_direction_is_read_once() -> None:
         async def vectors(self, run: str, embedder: str, after: int, limit: int) -> list[StoredVector]:  # noqa: ARG002
             return [StoredVector(1, "c000001", bytes(16))] if after == 0 else []
 
-    found = Neighbours(Directionless())  # type: ignore[abstract]
+    neighbours = Neighbours(Directionless())  # type: ignore[abstract]
     async with asyncio.timeout(5):
         for _ in range(2):
-            assert await found.motivations("r1", [1.0, 0.0, 0.0, 0.0], "e", 3, "") == []
+            assert await neighbours.motivations("r1", [1.0, 0.0, 0.0, 0.0], "e", 3, "") == []
 
 
 def test_rows_are_taken_across_blocks() -> None:
@@ -97,13 +97,13 @@ def test_rows_are_taken_across_blocks() -> None:
 
 def test_the_similarity_of_stored_fingerprints_is_that_of_the_programs() -> None:
     """So an archive answers as a comparison of the texts would, before and after a restart."""
-    found = [fingerprint(baseline.program) for baseline in baselines()]
+    prints = [fingerprint(baseline.program) for baseline in baselines()]
 
-    sketched = [*map(Sketched.of, found), Sketched.none()]
+    sketched = [*map(Sketched.of, prints), Sketched.none()]
 
-    for one in found:
-        alike = Sketched.of(one).similarities(sketched)
-        assert alike == [*(similarity(one, other) for other in found), 0.0]
+    for query in prints:
+        alike = Sketched.of(query).similarities(sketched)
+        assert alike == [*(similarity(query, other) for other in prints), 0.0]
     assert sketched[0].similarities([]) == []
 
 
@@ -113,36 +113,38 @@ def test_sketches_estimate_how_much_two_programs_share() -> None:
     for share in (0.1, 0.5, 0.9):
         runs = chance.integers(0, 2**32, 4000)
         both = int(2000 * share)
-        one = Fingerprint("a", dict.fromkeys(runs[:2000].tolist(), 1))
+        first = Fingerprint("a", dict.fromkeys(runs[:2000].tolist(), 1))
         other = Fingerprint("b", dict.fromkeys(runs[2000 - both : 4000 - both].tolist(), 1))
-        agreeing = float((Sketched.of(one).sketch == Sketched.of(other).sketch).mean())
+        agreeing = float((Sketched.of(first).sketch == Sketched.of(other).sketch).mean())
 
-        assert agreeing == pytest.approx(similarity(one, other), abs=0.2)
+        assert agreeing == pytest.approx(similarity(first, other), abs=0.2)
 
 
 def test_the_finalists_hold_the_nearest_of_programs_as_the_search_writes_them() -> None:
     """Against every program compared with every other: a sketch that misses the nearest would let a repeat through."""
-    found = [Sketched.of(fingerprint(render(composition(seed), "Candidate"))) for seed in range(200)]
-    known, asked = found[:160], found[160:]
+    prints = [Sketched.of(fingerprint(render(composition(seed), "Candidate"))) for seed in range(200)]
+    known, queries = prints[:160], prints[160:]
     index = ProgramIndex()
-    for place, one in enumerate(known):
-        index.add(place + 1, str(place), one.digest, one.sketch)
+    for place, sketched in enumerate(known):
+        index.add(place + 1, str(place), sketched.digest, sketched.sketch)
     hits = 0
-    for one in asked:
-        exact = one.similarities(known)
-        kept = sorted((exact[int(place)] for place in index.likely(one.sketch, FINALISTS, "")), reverse=True)
-        assert kept[0] == max(exact)
-        hits += sum(value >= sorted(exact)[-5] for value in kept[:5])
+    for sketched in queries:
+        exact = sketched.similarities(known)
+        similarities = sorted(
+            (exact[int(place)] for place in index.likely(sketched.sketch, FINALISTS, "")), reverse=True
+        )
+        assert similarities[0] == max(exact)
+        hits += sum(value >= sorted(exact)[-5] for value in similarities[:5])
 
-    assert hits >= 0.95 * 5 * len(asked)
+    assert hits >= 0.95 * 5 * len(queries)
 
 
 def test_what_cannot_be_parsed_is_likely_for_nobody() -> None:
     """It shares no structure with anything, itself included."""
     index = ProgramIndex()
     index.add(1, "broken", "", Sketched.none().sketch)
-    wanted = Sketched.of(fingerprint(program(1)))
-    index.add(2, "whole", wanted.digest, wanted.sketch)
+    query = Sketched.of(fingerprint(program(1)))
+    index.add(2, "whole", query.digest, query.sketch)
 
     assert index.same("", "") == []
-    assert index.likely(wanted.sketch, 1, "") == ["whole"]
+    assert index.likely(query.sketch, 1, "") == ["whole"]

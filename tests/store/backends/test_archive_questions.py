@@ -17,7 +17,7 @@ from tests.store.simulation import EMBEDDER, Simulation, embedding, program
 Filled = tuple[Archive, Queries]
 
 
-async def told(archive: Archive, candidates: int = 12) -> Simulation:
+async def fill(archive: Archive, candidates: int = 12) -> Simulation:
     """A finished run in the archive."""
     simulation = Simulation()
     simulation.start(budget=events_pb2.Budget(candidates=candidates))
@@ -56,104 +56,104 @@ def value(record: pb.Candidate, sort: Sort) -> float | str | None:
 @pytest.mark.parametrize("reverse", [False, True])
 async def test_lists_are_sorted_with_absent_numbers_last(filled: Filled, reverse: bool) -> None:
     """By every sort; ties by id."""
-    archive, asked = filled
-    simulation = await told(archive)
-    records = sorted((row.record for row in simulation.loaded.rows.values()), key=lambda one: one.id)
+    archive, queries = filled
+    simulation = await fill(archive)
+    records = sorted((row.record for row in simulation.loaded.rows.values()), key=lambda record: record.id)
 
     for sort in get_args(Sort):
-        page = await asked.list_candidates(Query("r1", sort=sort, reverse=reverse))
+        page = await queries.list_candidates(Query("r1", sort=sort, reverse=reverse))
 
-        known = [one for one in records if value(one, sort) is not None]
-        absent = [one for one in records if value(one, sort) is None]
-        known.sort(key=lambda one: present(one, sort), reverse=SORT_COLUMNS[sort][1] != reverse)
-        assert [one.id for one in page.candidates] == [one.id for one in (*known, *absent)], sort
+        known = [record for record in records if value(record, sort) is not None]
+        absent = [record for record in records if value(record, sort) is None]
+        known.sort(key=lambda record: present(record, sort), reverse=SORT_COLUMNS[sort][1] != reverse)
+        assert [candidate.id for candidate in page.candidates] == [record.id for record in (*known, *absent)], sort
         assert page.total == len(records)
         assert list(page.candidates) == [*known, *absent]
 
 
 async def test_pages_make_up_the_whole_list(filled: Filled) -> None:
     """Nothing twice, nothing left out."""
-    archive, asked = filled
-    await told(archive)
-    whole = await asked.list_candidates(Query("r1"))
+    archive, queries = filled
+    await fill(archive)
+    whole = await queries.list_candidates(Query("r1"))
 
-    pages = [await asked.list_candidates(Query("r1", offset=offset, limit=5)) for offset in (0, 5, 10, 15)]
+    pages = [await queries.list_candidates(Query("r1", offset=offset, limit=5)) for offset in (0, 5, 10, 15)]
 
     assert [len(page.candidates) for page in pages] == [5, 5, 4, 0]
-    assert tuple(one for page in pages for one in page.candidates) == whole.candidates
+    assert tuple(candidate for page in pages for candidate in page.candidates) == whole.candidates
     assert {page.total for page in pages} == {14}
 
 
 async def test_lists_can_be_filtered(filled: Filled) -> None:
     """By state, kind and stage, in any combination."""
-    archive, asked = filled
-    await told(archive)
+    archive, queries = filled
+    await fill(archive)
 
     async def ids(query: Query) -> list[str]:
-        return sorted(one.id for one in (await asked.list_candidates(query)).candidates)
+        return sorted(candidate.id for candidate in (await queries.list_candidates(query)).candidates)
 
     assert await ids(Query("r1", states=(pb.STATE_REJECTED,))) == ["c000007", "c000014"]
     assert await ids(Query("r1", kinds=(pb.KIND_BASELINE,))) == ["c000001", "c000002"]
     assert await ids(Query("r1", states=(pb.STATE_REJECTED,), kinds=(pb.KIND_BASELINE,))) == []
     assert len(await ids(Query("r1", stage="tiny"))) == 14
-    assert await asked.list_candidates(Query("r1", stage="verify")) == Page((), 0)
+    assert await queries.list_candidates(Query("r1", stage="verify")) == Page((), 0)
 
 
 @pytest.mark.parametrize("query", [Query("r1", sort="beauty"), Query("r1", offset=-1), Query("r1", limit=-1)])  # type: ignore[arg-type]
 async def test_an_impossible_list_is_refused_by_name(filled: Filled, query: Query) -> None:
     """Not answered with something else."""
-    archive, asked = filled
-    await told(archive)
+    archive, queries = filled
+    await fill(archive)
 
     with pytest.raises(ValueError, match=r"sort|offset"):
-        await asked.list_candidates(query)
+        await queries.list_candidates(query)
 
 
 async def test_a_candidate_is_found_by_id_and_by_a_name_of_its_own(filled: Filled) -> None:
     """Names are not unique: an ambiguous one is refused with the ids that have it."""
-    archive, asked = filled
-    simulation = await told(archive)
+    archive, queries = filled
+    simulation = await fill(archive)
     by_name: dict[str, list[str]] = {}
     for row in simulation.loaded.rows.values():
         by_name.setdefault(row.record.proposal.name, []).append(row.record.id)
 
     for row in simulation.loaded.rows.values():
-        assert await asked.record("r1", row.record.id) == row.record
+        assert await queries.record("r1", row.record.id) == row.record
     with pytest.raises(ValueError, match=r"ambiguous.*c000001"):
-        await asked.record("r1", "net_1")
+        await queries.record("r1", "net_1")
     with pytest.raises(NotFound):
-        await asked.record("r1", "net_9")
+        await queries.record("r1", "net_9")
     with pytest.raises(NotFound):
-        await asked.record("r1", "")
+        await queries.record("r1", "")
 
 
 async def test_a_unique_name_is_enough(filled: Filled) -> None:
     """As a reader types it."""
-    archive, asked = filled
+    archive, queries = filled
     simulation = Simulation()
     simulation.start()
     simulation.step(simulation.open[0])
     await archive.apply(simulation.log)
 
-    assert (await asked.record("", "net_1")).id == "c000001"
+    assert (await queries.record("", "net_1")).id == "c000001"
 
 
 async def test_several_are_read_in_the_order_asked_for(filled: Filled) -> None:
     """Unknown ids and names are left out."""
-    archive, asked = filled
-    await told(archive)
+    archive, queries = filled
+    await fill(archive)
 
-    found = await asked.candidates("r1", ["c000005", "c000099", "c000001", "net_1", "c000005"])
+    records = await queries.candidates("r1", ["c000005", "c000099", "c000001", "net_1", "c000005"])
 
-    assert [one.id for one in found] == ["c000005", "c000001", "c000005"]
+    assert [record.id for record in records] == ["c000005", "c000001", "c000005"]
 
 
 async def test_relatives_agree_with_the_records(filled: Filled) -> None:
     """Tree, subtree, children and path against the parents that the records name; both baselines are roots."""
-    archive, asked = filled
-    simulation = await told(archive)
+    archive, queries = filled
+    simulation = await fill(archive)
     records = {row.record.id: row.record for row in simulation.loaded.rows.values()}
-    tree = await asked.tree("r1")
+    tree = await queries.tree("r1")
 
     assert [node.id for node in tree] == sorted(records)
     assert [node.id for node in tree if not node.parent] == ["c000001", "c000002"]
@@ -161,14 +161,14 @@ async def test_relatives_agree_with_the_records(filled: Filled) -> None:
         record = records[node.id]
         assert node.parent == record.proposal.parent
         assert (node.fitness if node.HasField("fitness") else None) == value(record, "fitness")
-        path = await asked.path("r1", node.id)
-        children = await asked.children("r1", node.id)
-        below = {one.id for one in await asked.subtree("r1", node.id)}
+        path = await queries.path("r1", node.id)
+        children = await queries.children("r1", node.id)
+        below = {node_id.id for node_id in await queries.subtree("r1", node.id)}
         assert path[-1] == node.id
-        assert [records[one].proposal.parent for one in path] == ["", *path[:-1]]
-        assert set(children) == {one for one in records if records[one].proposal.parent == node.id}
-        assert children == sorted(children, key=lambda one: (-float(value(records[one], "fitness") or -1.0), one))
-        assert below == {one for one in records if node.id in await asked.path("r1", one)}
+        assert [records[name].proposal.parent for name in path] == ["", *path[:-1]]
+        assert set(children) == {name for name in records if records[name].proposal.parent == node.id}
+        assert children == sorted(children, key=lambda name: (-float(value(records[name], "fitness") or -1.0), name))
+        assert below == {name for name in records if node.id in await queries.path("r1", name)}
 
 
 def imported(simulation: Simulation, parents: dict[str, str]) -> None:
@@ -184,7 +184,7 @@ def imported(simulation: Simulation, parents: dict[str, str]) -> None:
 
 async def test_long_paths_and_records_out_of_order(filled: Filled) -> None:
     """Far longer than what one step reads; also where a parent came after its children, or never."""
-    archive, asked = filled
+    archive, queries = filled
     simulation = Simulation()
     simulation.start()
     long = [f"i{number:03d}" for number in range(150)]
@@ -192,18 +192,18 @@ async def test_long_paths_and_records_out_of_order(filled: Filled) -> None:
     imported(simulation, {"late": "later", "latest": "late", "later": "i149", "lost": "nobody", "below": "lost"})
     await archive.apply(simulation.log)
 
-    assert await asked.path("r1", "i149") == long
-    assert await asked.path("r1", "i000") == ["i000"]
-    assert await asked.path("r1", "latest") == [*long, "later", "late", "latest"]
-    assert await asked.path("r1", "below") == ["lost", "below"]
-    assert await asked.path("r1", "c000001") == ["c000001"]
+    assert await queries.path("r1", "i149") == long
+    assert await queries.path("r1", "i000") == ["i000"]
+    assert await queries.path("r1", "latest") == [*long, "later", "late", "latest"]
+    assert await queries.path("r1", "below") == ["lost", "below"]
+    assert await queries.path("r1", "c000001") == ["c000001"]
     assert len(await archive.subtree("r1", "i000")) == 153
     assert [node.id for node in await archive.subtree("r1", "lost")] == ["lost", "below"]
 
 
 async def test_a_path_that_runs_in_a_circle_is_refused(filled: Filled) -> None:
     """Nothing of ours writes one, but the question must end."""
-    archive, asked = filled
+    archive, queries = filled
     simulation = Simulation()
     simulation.start()
     imported(simulation, {"a": "b", "b": "c", "c": "a", "d": "c", "self": "self"})
@@ -211,44 +211,44 @@ async def test_a_path_that_runs_in_a_circle_is_refused(filled: Filled) -> None:
 
     for name in ("a", "b", "c", "d", "self"):
         with pytest.raises(ValueError, match="cycle"):
-            await asked.path("r1", name)
+            await queries.path("r1", name)
     assert {node.id for node in await archive.subtree("r1", "a")} == {"a", "b", "c", "d"}
 
 
 async def test_the_pool_of_any_moment_can_be_asked_for(filled: Filled) -> None:
     """Snapshots hold from their sequence on; before the first there is none."""
-    archive, asked = filled
-    simulation = await told(archive)
-    updates = [one for one in simulation.log if "pool.updated" in one.subject]
+    archive, queries = filled
+    simulation = await fill(archive)
+    updates = [message for message in simulation.log if "pool.updated" in message.subject]
 
     assert len(updates) > 2
-    assert await asked.pool("r1", updates[0].sequence - 1) is None
+    assert await queries.pool("r1", updates[0].sequence - 1) is None
     for update, following in zip(updates, [*updates[1:], None], strict=True):
         members = tuple(events_pb2.Event.FromString(update.body).pool_updated.members)
         for moment in (update.sequence, following.sequence - 1 if following else 0):
-            pool = await asked.pool("r1", moment)
+            pool = await queries.pool("r1", moment)
             assert pool is not None
             assert (pool.run, pool.sequence, pool.members) == ("r1", update.sequence, members)
 
 
 async def test_baselines_come_root_first(filled: Filled) -> None:
     """The judge takes the first as what the others are compared with."""
-    archive, asked = filled
-    await told(archive)
+    archive, queries = filled
+    await fill(archive)
 
-    assert [one.request.baseline for one in await asked.baselines("r1")] == ["delta_net", "gated_delta_net"]
+    assert [record.request.baseline for record in await queries.baselines("r1")] == ["delta_net", "gated_delta_net"]
 
 
 async def test_near_motivations_are_those_of_the_nearest_direction(filled: Filled) -> None:
     """By cosine, best first; itself and other embedders' vectors apart."""
-    archive, asked = filled
-    await told(archive)
+    archive, queries = filled
+    await fill(archive)
 
-    near = await asked.nearest_motivations("r1", [10 * one for one in embedding(5)], EMBEDDER, 3, "c000005")
-    itself = await asked.nearest_motivations("r1", embedding(5), EMBEDDER, 1, "")
-    elsewhere = await asked.nearest_motivations("r1", embedding(5), "another-8", 3, "")
+    near = await queries.nearest_motivations("r1", [10 * value for value in embedding(5)], EMBEDDER, 3, "c000005")
+    itself = await queries.nearest_motivations("r1", embedding(5), EMBEDDER, 1, "")
+    elsewhere = await queries.nearest_motivations("r1", embedding(5), "another-8", 3, "")
 
-    assert [one.candidate.id for one in near] == ["c000004", "c000006", "c000003"]
+    assert [neighbour.candidate.id for neighbour in near] == ["c000004", "c000006", "c000003"]
     assert all(first.similarity >= second.similarity for first, second in pairwise(near))
     assert itself[0].candidate.id == "c000005"
     assert itself[0].similarity == pytest.approx(1.0, abs=1e-6)
@@ -258,60 +258,60 @@ async def test_near_motivations_are_those_of_the_nearest_direction(filled: Fille
 @pytest.mark.parametrize("wrong", [[], [0.0] * 8, [float("nan")] * 8, [1.0, 2.0]])
 async def test_an_impossible_embedding_is_refused(filled: Filled, wrong: list[float]) -> None:
     """No direction, no neighbour."""
-    archive, asked = filled
-    await told(archive)
+    archive, queries = filled
+    await fill(archive)
 
     with pytest.raises(ValueError, match="embedding"):
-        await asked.nearest_motivations("r1", wrong, EMBEDDER, 3, "")
+        await queries.nearest_motivations("r1", wrong, EMBEDDER, 3, "")
 
 
 async def test_near_motivations_include_what_came_since_the_last_question(filled: Filled) -> None:
     """The index follows the archive."""
-    archive, asked = filled
+    archive, queries = filled
     simulation = Simulation()
     simulation.start()
     simulation.step(simulation.open[0])
     await archive.apply(simulation.log)
-    before = await asked.nearest_motivations("r1", embedding(2), EMBEDDER, 5, "")
+    before = await queries.nearest_motivations("r1", embedding(2), EMBEDDER, 5, "")
     simulation.step(simulation.open[0])
     await archive.apply(simulation.log)
 
-    after = await asked.nearest_motivations("r1", embedding(2), EMBEDDER, 5, "")
+    after = await queries.nearest_motivations("r1", embedding(2), EMBEDDER, 5, "")
 
-    assert [one.candidate.id for one in before] == ["c000001"]
-    assert [one.candidate.id for one in after] == ["c000002", "c000001"]
+    assert [neighbour.candidate.id for neighbour in before] == ["c000001"]
+    assert [neighbour.candidate.id for neighbour in after] == ["c000002", "c000001"]
 
 
 async def test_programs_of_one_structure_are_found_whatever_their_names(filled: Filled) -> None:
     """Identifiers, comments and layout do not count; those of the same structure come first."""
-    archive, asked = filled
-    await told(archive)
+    archive, queries = filled
+    await fill(archive)
     renamed = "# another\n" + program(5).replace("project", "map").replace("hidden_states", "h").replace(
         "DeltaNet", "X"
     )
 
-    near = await asked.nearest_programs("r1", renamed, 4, "")
-    others = await asked.nearest_programs("r1", renamed, 4, "c000005")
+    near = await queries.nearest_programs("r1", renamed, 4, "")
+    others = await queries.nearest_programs("r1", renamed, 4, "c000005")
 
     assert near[0].candidate.id == "c000005"
-    assert [one.same_structure for one in near] == [True, False, False, False]
+    assert [neighbour.same_structure for neighbour in near] == [True, False, False, False]
     assert near[0].similarity == 1.0
     assert 1.0 > near[1].similarity >= near[2].similarity >= near[3].similarity > 0.5
-    assert "c000005" not in [one.candidate.id for one in others]
+    assert "c000005" not in [neighbour.candidate.id for neighbour in others]
     with pytest.raises(ValueError, match="not Python"):
-        await asked.nearest_programs("r1", "def (", 3, "")
+        await queries.nearest_programs("r1", "def (", 3, "")
 
 
 async def test_the_chain_holds_every_event_of_a_candidate(filled: Filled) -> None:
     """With sequence and hash, the refused ones too."""
-    archive, asked = filled
+    archive, queries = filled
     simulation = Simulation()
     simulation.start()
     simulation.finish()
     simulation.repeat(2)
     await archive.apply(simulation.log)
 
-    chain = await asked.chain("r1", "c000001")
+    chain = await queries.chain("r1", "c000001")
 
     facts = ["requested", "proposed", "claimed", "trained", "judged", "analysed", "archived", "requested"]
     assert [(row.event.WhichOneof("fact") or "").removeprefix("candidate_") for row in chain] == facts
@@ -323,41 +323,41 @@ async def test_the_chain_holds_every_event_of_a_candidate(filled: Filled) -> Non
 
 async def test_states_are_counted(filled: Filled) -> None:
     """As they are now."""
-    archive, asked = filled
+    archive, queries = filled
     simulation = Simulation()
     simulation.start()
     simulation.step(simulation.open[0])
     await archive.apply(simulation.log)
 
-    assert await asked.state_counts("r1") == {pb.STATE_REQUESTED: 1, pb.STATE_PROPOSED: 1}
+    assert await queries.state_counts("r1") == {pb.STATE_REQUESTED: 1, pb.STATE_PROPOSED: 1}
 
 
 async def test_events_are_counted_for_each_run(filled: Filled) -> None:
     """The log's sequence goes on over all runs; what a run has taken is its own."""
-    archive, asked = filled
+    archive, queries = filled
     first, second = Simulation("r1"), Simulation("r2")
     first.start()
     second.start()
     second.step(second.open[0])
-    log = [*first.log, *(replace(one, sequence=one.sequence + len(first.log)) for one in second.log)]
+    log = [*first.log, *(replace(message, sequence=message.sequence + len(first.log)) for message in second.log)]
     await archive.apply(log)
 
-    assert await asked.event_count("r1") == len(first.log)
-    assert await asked.event_count("r2") == len(second.log)
+    assert await queries.event_count("r1") == len(first.log)
+    assert await queries.event_count("r2") == len(second.log)
 
 
 async def test_questions_about_nobody_are_not_found(filled: Filled) -> None:
     """An unknown run and an unknown candidate, in every question."""
-    archive, asked = filled
-    await told(archive)
+    archive, queries = filled
+    await fill(archive)
 
     for question in (
-        asked.record("r9", "c000001"), asked.candidates("r9", ["c000001"]), asked.list_candidates(Query("r9")),
-        asked.state_counts("r9"), asked.event_count("r9"), asked.tree("r9"), asked.subtree("r1", "c999999"),
-        asked.children("r1", "c999999"),
-        asked.path("r1", "c999999"), asked.pool("r9"), asked.baselines("r9"), asked.chain("r1", "c999999"),
-        asked.nearest_motivations("r9", embedding(1), EMBEDDER, 1, ""), asked.digest("r9"),
-        asked.nearest_programs("r9", program(1), 1, ""),
+        queries.record("r9", "c000001"), queries.candidates("r9", ["c000001"]), queries.list_candidates(Query("r9")),
+        queries.state_counts("r9"), queries.event_count("r9"), queries.tree("r9"), queries.subtree("r1", "c999999"),
+        queries.children("r1", "c999999"),
+        queries.path("r1", "c999999"), queries.pool("r9"), queries.baselines("r9"), queries.chain("r1", "c999999"),
+        queries.nearest_motivations("r9", embedding(1), EMBEDDER, 1, ""), queries.digest("r9"),
+        queries.nearest_programs("r9", program(1), 1, ""),
     ):  # fmt: skip
         with pytest.raises(NotFound):
             await question
@@ -365,9 +365,9 @@ async def test_questions_about_nobody_are_not_found(filled: Filled) -> None:
 
 async def test_an_empty_name_means_the_newest_run(filled: Filled) -> None:
     """For every question."""
-    archive, asked = filled
-    await told(archive)
+    archive, queries = filled
+    await fill(archive)
 
-    assert await asked.digest("") == await asked.digest("r1")
-    assert await asked.tree("") == await asked.tree("r1")
-    assert await asked.pool("") == await asked.pool("r1")
+    assert await queries.digest("") == await queries.digest("r1")
+    assert await queries.tree("") == await queries.tree("r1")
+    assert await queries.pool("") == await queries.pool("r1")

@@ -15,7 +15,7 @@ from services.llm.port import BudgetExhausted
 from services.store.backends import open_archive
 from services.store.ledger import RunLedger
 from services.store.service import ArchiveService
-from tests.archive_server import asked
+from tests.archive_server import archive_client
 from tests.store.backends.archive_urls import place
 from tests.store.backends.conftest import BACKENDS
 from tests.store.simulation import Simulation
@@ -40,7 +40,7 @@ class Ledgers:
         simulation.start(budget=events_pb2.Budget(tokens=limits.tokens, money=limits.dollars))
         await archive.apply(simulation.log)
         try:
-            async with asked(ArchiveService(archive, RunLedger(archive))) as stub:
+            async with archive_client(ArchiveService(archive, RunLedger(archive))) as stub:
                 yield ArchiveLedger(stub)
         finally:
             await archive.close()
@@ -105,4 +105,4 @@ async def test_many_askers_at_once_stay_within_the_budget(ledgers: Ledgers) -> N
     async with ledgers.with_limits(Limits(tokens=100)) as ledger:
         granted = await asyncio.gather(*(at_once(ledger, worst) for worst in worsts))
 
-    assert 0 < sum(one.worst.tokens for one in granted if one is not None) <= 100
+    assert 0 < sum(reservation.worst.tokens for reservation in granted if reservation is not None) <= 100

@@ -21,8 +21,8 @@ from tests.store.simulation import Simulation
 
 async def publish(bus: Bus, messages: Sequence[Logged]) -> None:
     """As the services do: an event that the store has said already is stored once."""
-    for one in messages:
-        await bus.publish_body(one.subject, events_pb2.Event.FromString(one.body).id, one.body)
+    for message in messages:
+        await bus.publish_body(message.subject, events_pb2.Event.FromString(message.body).id, message.body)
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
@@ -37,9 +37,9 @@ async def has_applied(archive: Archive, sequence: int) -> bool:
     return await archive.applied() >= sequence
 
 
-async def is_available(applier: Applier, wanted: bool) -> bool:
+async def is_available(applier: Applier, expected: bool) -> bool:
     """What its health says."""
-    return (not applier.state.outage) is wanted
+    return (not applier.state.outage) is expected
 
 
 @pytest.mark.mongo
@@ -98,10 +98,10 @@ async def test_a_file_that_is_hurt_while_the_store_runs_is_an_outage_that_ends(
         (tmp_path / "garbage").replace(file)
         await publish(bus, finished.log[30:40])
         await until(partial(is_available, applier, False))
-        said = applier.state.outage
+        outage = applier.state.outage
         copy.replace(file)
     else:
-        said = "damaged or no SQLite file"  # an outage, if any, is over before anybody has seen it
+        outage = "damaged or no SQLite file"  # an outage, if any, is over before anybody has seen it
         copy.replace(file) if how == "replaced by an older copy" else file.unlink()
     await publish(bus, finished.log[40 if how == "overwritten" else 30 :])
     await until(partial(is_available, applier, True))
@@ -111,7 +111,7 @@ async def test_a_file_that_is_hurt_while_the_store_runs_is_an_outage_that_ends(
     steady = open_archive(f"sqlite:///{tmp_path}/steady.db")
     await steady.open()
     await steady.apply([message async for message in bus.read_log()])
-    assert "damaged or no SQLite file" in said
+    assert "damaged or no SQLite file" in outage
     assert await archive.digest("r1") == await steady.digest("r1")
     await steady.close()
     await archive.close()
@@ -163,11 +163,11 @@ async def test_a_read_only_file_is_an_outage_that_ends_when_it_can_be_written_ag
         assert (await archive.state_counts("r1")).keys()
         writing = asyncio.create_task(applier.run())
         await until(partial(is_available, applier, False))
-        said = applier.state.outage
+        outage = applier.state.outage
         mend()
         await until(partial(is_available, applier, True))
         await until(partial(has_applied, archive, len(finished.log)))
         writing.cancel()
         await archive.close()
 
-    assert "readonly" in said
+    assert "readonly" in outage
