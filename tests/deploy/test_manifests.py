@@ -146,12 +146,8 @@ def test_compose_and_kubernetes_say_the_same_port(name: str) -> None:
     pod = pod_of(next(manifest for manifest in of_kind("Deployment") if manifest["metadata"]["name"] == name))
     container = pod["containers"][0]
 
-    assert {port_of_service["name"]: port_of_service["port"] for port_of_service in service["spec"]["ports"]}[
-        "grpc"
-    ] == port
-    assert {port_of_container["name"]: port_of_container["containerPort"] for port_of_container in container["ports"]}[
-        "grpc"
-    ] == port
+    assert {entry["name"]: entry["port"] for entry in service["spec"]["ports"]}["grpc"] == port
+    assert {entry["name"]: entry["containerPort"] for entry in container["ports"]}["grpc"] == port
     assert container["startupProbe"]["grpc"]["port"] == container["readinessProbe"]["grpc"]["port"] == port
     assert {"name": "ASI_LISTEN", "value": listen} in container["env"]
 

@@ -95,12 +95,8 @@ def test_a_seat_is_free_again_once_its_candidate_is_trained_where_a_model_judges
     before = state = heard(state, Trained(2.0, "c000002"))
     state = heard(state, Trained(3.0, "c000003"))
 
-    assert requested == [
-        [],
-        ["c000002"],
-        ["c000003"],
-        [],
-    ]  # baselines come first, and two wait for a verdict in the end
+    # Baselines come first; at the end two candidates wait for a verdict.
+    assert requested == [[], ["c000002"], ["c000003"], []]
     assert state_from_json(state_to_json(state)) == state
     assert not step(before, Trained(2.0, "c000002"), replace(policy, ahead=False))[1]
 

@@ -46,9 +46,8 @@ def test_scores_stay_in_range_and_follow_each_measurement(
     assert 1 <= raw(observation) <= 10
     assert raw(replace(observation, loss=loss / step)) >= raw(observation)
     assert raw(replace(observation, benchmark=benchmark * step)) >= raw(observation)
-    assert (
-        raw(replace(observation, distance=1 - (1 - distance) / step)) >= raw(observation) - 1e-12
-    )  # as 1 - (1 - x) is rounded
+    further = replace(observation, distance=1 - (1 - distance) / step)
+    assert raw(further) >= raw(observation) - 1e-12  # 1 - (1 - x) is rounded
     assert raw(replace(observation, parameters=cost * 1e6 / step)) >= raw(observation)
 
 

@@ -52,7 +52,7 @@ def settings(*urls: str, concurrency: int = 8, timeout: float = 2.0, attempts: i
     role: dict[str, Any] = {"models": tuple(names), "max_tokens": 200, "total_seconds": 10.0}
     role.update(changes)
     endpoint = Endpoint(concurrency=concurrency, timeout_seconds=timeout, structured=role.pop("structured", "auto"))
-    settings = MindSettings(
+    mind_settings = MindSettings(
         endpoints=dict.fromkeys(names, endpoint),
         models={
             name: Model(endpoint=name, name=f"model-{name}", price_prompt=1.0, price_completion=1.0) for name in names
@@ -62,7 +62,7 @@ def settings(*urls: str, concurrency: int = 8, timeout: float = 2.0, attempts: i
     )
     addresses = dict(zip(names, urls, strict=True))
     return MindSettings.model_validate(
-        {**settings.model_dump(), "addresses": addresses, "keys": dict.fromkeys(names, KEY)}
+        {**mind_settings.model_dump(), "addresses": addresses, "keys": dict.fromkeys(names, KEY)}
     )
 
 

@@ -57,7 +57,7 @@ def test_an_impossible_choice_is_one_sentence_with_the_fix(environment: dict[str
 def test_a_budget_in_money_needs_a_price_of_every_model(tmp_path: Path) -> None:
     """Told before anything starts: every candidate would end for want of it."""
     roles = "".join(f'[roles.{role.value}]\nmodels = ["m"]\n' for role in Role)
-    unpriced_file, priced_file = tmp_path / "told.toml", tmp_path / "priced.toml"
+    unpriced_file, priced_file = tmp_path / "unpriced.toml", tmp_path / "priced.toml"
     unpriced_file.write_text(f'[models.m]\nname = "m"\n{roles}[embedding]\nmodel = "small"\n')
     prices = "price_prompt = 1.0\nprice_completion = 2.0\n"
     priced_file.write_text(f'[models.m]\nname = "m"\n{prices}{roles}[embedding]\nmodel = "small"\nprice = 0.02\n')

@@ -88,9 +88,7 @@ def _ready(events: list[events_pb2.Event], place: int, ids: set[str], waiting: l
     event = events[place]
     if event.cause and event.cause not in ids:
         return False
-    return not any(
-        events[place_waiting].candidate == event.candidate for place_waiting in waiting if place_waiting < place
-    )
+    return not any(events[earlier].candidate == event.candidate for earlier in waiting if earlier < place)
 
 
 def _story() -> Simulation:

@@ -163,7 +163,7 @@ async def test_relatives_agree_with_the_records(filled: Filled) -> None:
         assert (node.fitness if node.HasField("fitness") else None) == value(record, "fitness")
         path = await queries.path("r1", node.id)
         children = await queries.children("r1", node.id)
-        below = {node_id.id for node_id in await queries.subtree("r1", node.id)}
+        below = {descendant.id for descendant in await queries.subtree("r1", node.id)}
         assert path[-1] == node.id
         assert [records[name].proposal.parent for name in path] == ["", *path[:-1]]
         assert set(children) == {name for name in records if records[name].proposal.parent == node.id}
