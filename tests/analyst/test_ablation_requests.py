@@ -24,18 +24,18 @@ def about(loss: float, budget: int | None = 3) -> Dossier:
     return result
 
 
-def test_new_parts_of_what_is_better_are_asked_about() -> None:
+def test_new_components_of_better_candidates_are_ablated() -> None:
     """At most two, and never how a program is computed."""
     assert worth_asking(about(1.4)) == ["output-gate", "token-shift"]
 
 
 @pytest.mark.parametrize(("loss", "budget"), [(1.4, None), (1.4, 0), (1.6, 3), (1.8, 3)])
-def test_nothing_is_asked_without_a_gain_or_a_budget(loss: float, budget: int | None) -> None:
+def test_no_ablation_is_requested_without_a_gain_or_a_budget(loss: float, budget: int | None) -> None:
     """An ablation of what gains nothing explains nothing."""
     assert worth_asking(about(loss, budget)) == []
 
 
-async def test_the_same_delivery_asks_once(bus: Bus) -> None:
+async def test_a_redelivery_requests_the_same_ablation(bus: Bus) -> None:
     """Ids are made of candidate and component."""
     record = about(1.4).record
     event = first("r1", "judged", "judge")

@@ -80,7 +80,7 @@ async def test_a_judged_candidate_is_analysed(bus: Bus, tmp_path: Path) -> None:
     assert all(hit.entry and hit.title and hit.similarity >= 0.1 for hit in analysis.cognition)
 
 
-async def test_what_the_literature_is_asked_by_an_endpoint_is_paid_by_the_run(bus: Bus, tmp_path: Path) -> None:
+async def test_embeddings_for_literature_searches_are_booked_to_the_run(bus: Bus, tmp_path: Path) -> None:
     """One call of the candidate; the entries themselves belong to no run."""
     archive = Archive(settings_of())
     async with ScriptedEndpoint(Script()) as server:
@@ -126,7 +126,7 @@ async def test_a_candidate_without_a_verdict_is_compared_with_the_root(bus: Bus,
     assert "the root delta_net" in event.candidate_analysed.analysis.results
 
 
-async def test_without_analysis_there_is_no_prose(bus: Bus, tmp_path: Path) -> None:
+async def test_without_analysis_no_text_is_written(bus: Bus, tmp_path: Path) -> None:
     """Only so can be measured what analyses bring."""
     archive = Archive(settings_of(without_analysis=True))
     async with handler(archive, tmp_path) as analysing:

@@ -47,7 +47,7 @@ async def test_the_prompt_holds_the_relatives_and_what_was_measured(
     assert shown["answer"]["required"]
 
 
-async def test_what_is_not_judged_cannot_be_analysed(
+async def test_a_candidate_that_is_not_judged_cannot_be_analysed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """One sentence, and the exit status of a no."""

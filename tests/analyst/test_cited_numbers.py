@@ -71,7 +71,7 @@ def test_a_changed_digit_is_refused(digits: int, place: int, step: int) -> None:
     assert invented(f"a loss of {written}.", Citable(((digits / 10_000,),))) == [written]
 
 
-def test_what_is_held_of_a_family() -> None:
+def test_numbers_of_relatives_can_be_cited() -> None:
     """Losses, their differences and errors; a curve is not held but for what is shown of it."""
     child = type(CHILD)()
     child.CopyFrom(CHILD)
@@ -82,7 +82,7 @@ def test_what_is_held_of_a_family() -> None:
     assert invented("It began at 7.7777.", citable) == ["7.7777"]
 
 
-def test_what_a_loss_fell_by_between_shown_points_is_held() -> None:
+def test_falls_of_the_loss_between_shown_points_can_be_cited() -> None:
     """A model that is shown a curve says how far it fell."""
     child = type(CHILD)()
     child.CopyFrom(CHILD)

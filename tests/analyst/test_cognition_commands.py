@@ -52,7 +52,7 @@ def test_statistics_come_from_standard_input(
 
 
 @pytest.mark.parametrize("text", ["nonsense", '[{"entries": ["a#x"]}]', '[{"entries": 3, "gain": 1}]'])
-def test_bad_input_is_one_sentence(
+def test_bad_input_gives_one_message(
     text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It says what is wrong where, and is never a traceback."""
@@ -64,7 +64,9 @@ def test_bad_input_is_one_sentence(
     assert error.count("\n") == 1
 
 
-def test_ingesting_without_a_model_says_what_to_set(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ingesting_without_a_model_names_the_missing_setting(
+    data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Extraction needs a model; there is no offline twin of reading a paper."""
     (data_dir / "paper.md").write_text("We propose a gate.")
 

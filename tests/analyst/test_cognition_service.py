@@ -44,7 +44,7 @@ def half_copied(folder: Path) -> None:
     (folder / "half.toml").write_text("[[paper")
 
 
-async def test_three_entries_best_first_unless_told_otherwise(stub: cognition_pb2_grpc.CognitionAsyncStub) -> None:
+async def test_three_entries_best_first_by_default(stub: cognition_pb2_grpc.CognitionAsyncStub) -> None:
     """The paper's top 3, with all five fields."""
     reply = await stub.Search(pb.SearchRequest(query=QUERY, threshold=0.0), timeout=30)
     more = await stub.Search(pb.SearchRequest(query=QUERY, threshold=0.0, count=50), timeout=30)
@@ -59,7 +59,7 @@ async def test_three_entries_best_first_unless_told_otherwise(stub: cognition_pb
     )
 
 
-async def test_the_settings_threshold_holds_unless_told_otherwise(stub: cognition_pb2_grpc.CognitionAsyncStub) -> None:
+async def test_the_threshold_of_the_settings_is_the_default(stub: cognition_pb2_grpc.CognitionAsyncStub) -> None:
     """Irrelevant entries would be read as advice."""
     reply = await stub.Search(pb.SearchRequest(query=QUERY, count=50), timeout=30)
 
@@ -112,7 +112,7 @@ async def test_a_broken_file_does_not_end_the_service(
     assert await stub.Search(pb.SearchRequest(query=QUERY), timeout=30) == before
 
 
-async def test_a_broken_file_is_told_at_the_start(folder: Path) -> None:
+async def test_a_broken_file_is_reported_at_the_start(folder: Path) -> None:
     """Then a person is there to mend it."""
     half_copied(folder)
 

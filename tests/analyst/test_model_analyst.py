@@ -53,7 +53,7 @@ async def test_an_analysis_of_the_record_is_taken() -> None:
     assert len(endpoint.received) == 1
 
 
-async def test_an_invented_number_is_told_once_and_may_be_mended() -> None:
+async def test_an_invented_number_is_reported_once_for_correction() -> None:
     """The second turn names the number."""
     wrong, right = Step(answer=answer("Its loss fell to 1.2345.")), Step(answer=answer("Its loss fell to 1.400."))
     async with analyst(wrong, right) as (thinking, endpoint):
@@ -84,12 +84,12 @@ async def test_a_model_that_declines_leaves_the_offline_analysis() -> None:
     assert analysis.results
 
 
-def test_what_was_not_measured_is_not_shown_to_a_model() -> None:
+def test_missing_measurements_are_not_shown_to_a_model() -> None:
     """A zero would be explained as if it were a result."""
     assert description_of(pb.Candidate(id="c000009", proposal=pb.Proposal(name="Unknown"))) == "Unknown (c000009)"
 
 
-def test_the_curve_is_told_by_quarters() -> None:
+def test_the_curve_is_shown_by_quarters() -> None:
     """How a loss fell says more of a mechanism than where it ended."""
     record = pb.Candidate(id="c1", proposal=pb.Proposal(name="X"))
     seed = record.training.seeds.add(seed=1)

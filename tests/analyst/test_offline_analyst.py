@@ -13,7 +13,7 @@ from tests.analyst.analyst_records import CHILD, PARENT, ROOT, SIBLING, candidat
 FAMILY = {"root": ROOT, "parent": PARENT, "grandparent": ROOT, "siblings": (SIBLING,)}
 
 
-async def test_it_says_which_component_came_and_which_went() -> None:
+async def test_added_and_removed_components_are_named() -> None:
     """The change is what the numbers are about."""
     analysis = await OfflineAnalyst().analyse(dossier(CHILD, **FAMILY))
 
@@ -99,7 +99,7 @@ async def test_what_was_not_measured_is_not_a_number() -> None:
     assert "train it before building on it" in analysis.synthesis
 
 
-async def test_an_absent_fitness_is_told_with_its_reason() -> None:
+async def test_an_absent_fitness_is_explained() -> None:
     """Absence has a cause that the next designer should know."""
     child = pb.Candidate()
     child.CopyFrom(CHILD)
@@ -109,7 +109,7 @@ async def test_an_absent_fitness_is_told_with_its_reason() -> None:
     assert "no fitness: the judge gave no usable answer." in (await OfflineAnalyst().analyse(dossier(child))).results
 
 
-async def test_it_is_cheap() -> None:
+async def test_an_offline_analysis_takes_milliseconds() -> None:
     """Analyses must not hold up a run: a few milliseconds each, here with much room for a busy machine."""
     facts = dossier(CHILD, **FAMILY)
     started = time.process_time()

@@ -117,7 +117,7 @@ def test_sentences_of_a_prompt_are_found_in_the_analyses_that_wrote_them() -> No
     ]
 
 
-def test_the_newest_claim_speaks_and_the_surest_comes_first() -> None:
+def test_lessons_use_the_newest_claim_and_are_ordered_by_certainty() -> None:
     """One line for a component and effect; untested claims come after supported ones."""
     records = [
         candidate(1, 1.5, "delta-rule"),

@@ -26,13 +26,13 @@ def _settings(broker: Broker, ours: bool) -> ServiceSettings:
     return ServiceSettings(nats_url=broker.url, nats_monitor_url=broker.monitor_url, require_durable_broker=ours)
 
 
-async def test_our_own_broker_syncs_and_is_taken(broker: Broker) -> None:
+async def test_our_own_broker_syncs_and_is_accepted(broker: Broker) -> None:
     """The real server says so itself."""
     async with Bus(_settings(broker, ours=True), "tests") as bus:
         await require_durability(_settings(broker, ours=True), bus.server_version)
 
 
-async def test_one_that_does_not_sync_is_refused_or_warned_of(careless: Broker) -> None:
+async def test_a_broker_that_does_not_sync_is_refused_or_reported(careless: Broker) -> None:
     """By who owns it."""
     with pytest.raises(SettingsError, match="sync_interval: always"):
         await require_durability(_settings(careless, ours=True), (2, 11, 0))
@@ -42,7 +42,7 @@ async def test_one_that_does_not_sync_is_refused_or_warned_of(careless: Broker) 
 
 
 @pytest.mark.parametrize("monitor", [None, f"http://127.0.0.1:{free_port()}"], ids=["not named", "silent"])
-async def test_of_anothers_that_cannot_be_asked_is_warned(monitor: str | None) -> None:
+async def test_a_foreign_broker_without_monitoring_gives_a_warning(monitor: str | None) -> None:
     """As on Kubernetes, where the broker is whatever a cluster has: nobody learns of it only after a loss of power."""
     with capture_logs() as logs:
         await require_durability(ServiceSettings(nats_monitor_url=monitor), (2, 11, 0))
@@ -50,7 +50,7 @@ async def test_of_anothers_that_cannot_be_asked_is_warned(monitor: str | None) -
     assert [(line["log_level"], "ASI_NATS_MONITOR_URL" in line["reason"]) for line in logs] == [("warning", True)]
 
 
-async def test_an_old_one_is_refused(broker: Broker) -> None:
+async def test_an_old_broker_is_refused(broker: Broker) -> None:
     """With the version that is needed."""
     with pytest.raises(SettingsError, match=r"nats-server 2\.10\.22, and 2\.10\.23 is needed"):
         await require_durability(_settings(broker, ours=True), (2, 10, 22))
@@ -70,7 +70,7 @@ async def test_a_server_of_a_cluster_may_be_down(broker: Broker, careless: Broke
         await require_durability(told_by(down), (2, 11, 0))
 
 
-async def test_one_of_ours_whose_monitoring_is_unknown_is_refused() -> None:
+async def test_a_local_broker_without_monitoring_is_refused() -> None:
     """Nobody knows, so nobody may rely on it."""
     with pytest.raises(SettingsError, match="ASI_NATS_MONITOR_URL"):
         await require_durability(ServiceSettings(require_durable_broker=True), (2, 11, 0))

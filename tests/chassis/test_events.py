@@ -30,7 +30,7 @@ def test_a_text_that_is_too_long_is_cut_with_a_mark() -> None:
     assert analysis.synthesis == "short"
 
 
-def test_what_fits_is_not_touched() -> None:
+def test_an_event_that_fits_is_not_changed() -> None:
     """To the byte."""
     event = analysed(100)
     before = body_of(event)
@@ -39,7 +39,7 @@ def test_what_fits_is_not_touched() -> None:
     assert body_of(event) == before
 
 
-def test_evidence_is_cut_wherever_it_stands_and_programs_are_not() -> None:
+def test_evidence_is_cut_at_any_depth_but_programs_are_not() -> None:
     """Lists in a rejection's evidence, errors of revisions; a program in part would be another program."""
     refused = Rejected("propose", "no", {"refused": ["x" * 5000] * 100, "log": {"tail": "y" * 400_000}})
     event = rejection(Cause(events_pb2.Event(id="a", run="r1", candidate="c000001"), b""), refused, "researcher", 1)

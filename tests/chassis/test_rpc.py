@@ -51,7 +51,7 @@ async def test_a_call_without_a_deadline_gets_one_and_a_longer_one_is_not_cut_sh
     assert time.monotonic() - begun < 3 * DEFAULT
 
 
-async def test_a_neighbour_that_starts_late_is_found_soon() -> None:
+async def test_a_server_that_starts_late_is_found_soon() -> None:
     """Engineers are scaled to none and come back: who waits for them must not sleep for minutes meanwhile."""
     port = free_port()
     async with channel(f"127.0.0.1:{port}", ServiceSettings()) as connection:

@@ -42,7 +42,7 @@ def test_without_an_endpoint_nothing_is_traced_and_opentelemetry_is_not_imported
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_an_endpoint_without_the_packages_is_one_sentence() -> None:
+def test_an_endpoint_without_the_packages_gives_one_message() -> None:
     """The images hold them only where EXTRAS=tracing was given."""
     code = (
         "import sys; sys.modules['opentelemetry'] = None\n"
@@ -55,7 +55,7 @@ def test_an_endpoint_without_the_packages_is_one_sentence() -> None:
     assert "pip install 'asi-arch[tracing]'" in done.stderr
 
 
-def test_a_trace_goes_on_with_its_candidate_and_not_to_the_next() -> None:
+def test_a_trace_follows_its_candidate_and_no_other() -> None:
     """Otherwise the whole run would be one trace: each end asks for the next seat."""
     cause = Cause.published(traced("c000001"))
 
@@ -104,7 +104,7 @@ def test_a_collector_that_is_away_does_not_hold_up_the_end_of_a_service() -> Non
 
 
 @pytest.mark.parametrize("attributes", [{}, {"run": "r1"}, {"run": "r1", "candidate": ""}])
-def test_what_belongs_to_no_candidate_gets_a_trace_of_its_own(collector: Collector, attributes: dict[str, str]) -> None:
+def test_spans_without_a_candidate_get_their_own_trace(collector: Collector, attributes: dict[str, str]) -> None:
     """Two such spans have nothing to do with each other."""
     telemetry.start("store", f"http://127.0.0.1:{collector.port}")
     carriers: list[dict[str, str]] = [{}, {}]

@@ -67,7 +67,9 @@ async def test_a_service_that_knows_the_authority_works_over_tls(encrypted: Nats
         assert await bus.compare() == []
 
 
-async def test_a_service_without_the_authority_is_told_what_to_set(encrypted: NatsServer, certificates: Path) -> None:
+async def test_a_service_without_the_authority_names_the_missing_setting(
+    encrypted: NatsServer, certificates: Path
+) -> None:
     """With no authority, or with a stranger's, the start ends with one sentence."""
     for more in ({}, {"nats_ca": certificates / "other" / "judge" / "ca.crt"}):
         with pytest.raises(SettingsError, match="ASI_NATS_CA"):
@@ -86,7 +88,7 @@ def test_a_plaintext_client_is_turned_away_by_the_broker(encrypted: NatsServer) 
     assert b"PONG" not in answer
 
 
-async def test_a_broker_without_tls_is_not_spoken_to(certificates: Path, nats_url: str) -> None:
+async def test_a_broker_without_tls_is_refused(certificates: Path, nats_url: str) -> None:
     """Whoever asked for encryption must not be talked out of it by a greeting that can be forged."""
     settings = ServiceSettings(nats_url=nats_url, nats_ca=certificates / "nats" / "ca.crt")
     with pytest.raises(SettingsError, match="no TLS connection"):
@@ -123,7 +125,7 @@ async def guarded_port(certificates: Path) -> AsyncIterator[int]:
     await server.stop(0)
 
 
-async def test_two_services_know_each_other_by_their_certificates(certificates: Path, guarded_port: int) -> None:
+async def test_two_services_authenticate_with_certificates(certificates: Path, guarded_port: int) -> None:
     """Each shows its own; both were signed by the deployment's authority."""
     judge = ServiceSettings.model_validate(grpc_tls(certificates / "judge"))
 
@@ -146,7 +148,7 @@ async def test_a_grpc_client_without_a_certificate_of_the_authority_is_refused(
             await check(health_pb2.HealthCheckRequest(), timeout=3)
 
 
-def test_half_of_a_key_pair_is_refused_with_a_sentence() -> None:
+def test_half_of_a_key_pair_is_refused_with_a_message() -> None:
     """An authority without a certificate would leave the server open or fail at the first call."""
     for environment, named in (({"ASI_GRPC_CA": "ca.crt"}, "ASI_GRPC_CERT"), ({"ASI_NATS_CERT": "a"}, "ASI_NATS_KEY")):
         with pytest.raises(SettingsError, match=named):

@@ -88,7 +88,7 @@ async def work(
     await running
 
 
-async def test_a_service_that_forges_a_verdict_gets_a_dead_letter_that_says_so(guarded: NatsServer, admin: Bus) -> None:
+async def test_a_forged_verdict_becomes_a_dead_letter_with_its_reason(guarded: NatsServer, admin: Bus) -> None:
     """Not five time-outs and a redelivery: the reason names the right that is missing."""
     before = counted("asi_dead_letters_total", durable=DURABLE)
     denied = counted("asi_denied_total", operation="publish")
@@ -113,7 +113,7 @@ async def test_a_service_that_forges_a_verdict_gets_a_dead_letter_that_says_so(g
     assert counted("asi_denied_total", operation="publish") == denied + 1
 
 
-async def test_a_fact_under_another_s_subject_is_refused_by_whoever_reads_it(guarded: NatsServer, admin: Bus) -> None:
+async def test_a_fact_under_a_foreign_subject_is_refused_by_its_readers(guarded: NatsServer, admin: Bus) -> None:
     """The server checks subjects only: a verdict in an engineer's envelope passes it, and nobody believes it."""
     cause = Cause.of((await facts_as_logged(admin))[0].body)
     forged = follow(cause, "judged", "judge", 1, cause.event.candidate)
@@ -176,7 +176,7 @@ async def test_redeliveries_facts_and_gpu_seconds_are_counted(guarded: NatsServe
     }
 
 
-async def test_a_message_that_was_given_up_without_a_word_is_told_by_the_store(guarded: NatsServer, admin: Bus) -> None:
+async def test_a_silently_terminated_message_is_recorded_by_the_store(guarded: NatsServer, admin: Bus) -> None:
     """Its service died between the dead letter and the end of the deliveries: the broker's advisory is all there is."""
     async with Bus(guarded.settings("engineer"), "engineer") as engineer:
         (delivery,) = await (await engineer.consumer(DURABLE)).fetch(1)
@@ -212,7 +212,7 @@ async def test_facts_of_a_later_version_and_garbage_do_not_stop_a_consumer(guard
     assert not [message for message in await facts_as_logged(admin) if message.subject.endswith(".dead")]
 
 
-async def test_outages_never_use_a_message_up(guarded: NatsServer, admin: Bus) -> None:
+async def test_outages_never_exhaust_the_deliveries_of_a_message(guarded: NatsServer, admin: Bus) -> None:
     """The delivery count is no count of failures."""
     attempts: list[int] = []
 

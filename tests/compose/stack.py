@@ -96,8 +96,8 @@ class Stack:
         shutil.rmtree(self.folder)
 
     def _environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("ASI_")}
-        return kept | {
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("ASI_")}
+        return inherited | {
             **{seed_variable(user): seed for user, seed in self.seeds.items()},
             "IMAGE_TAG": self.project,
             "NATS_CONF": str(self.folder / "nats.conf"),

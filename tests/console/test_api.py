@@ -56,7 +56,7 @@ def test_settings_become_flags() -> None:
 
 
 @pytest.mark.parametrize("allowed", [False, True])
-async def test_an_agent_reads_and_starts_only_where_that_is_allowed(
+async def test_an_agent_reads_and_starts_runs_only_if_allowed(
     laboratory: Store, started: events.Event, allowed: bool
 ) -> None:
     """Over standard input and output, as an agent starts the server."""

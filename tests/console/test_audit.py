@@ -52,7 +52,7 @@ def test_several_seeds_are_averaged() -> None:
     assert judged(claim(), [900_001, 900_002], [2.01, 1.9], [2.0, 2.0]).holds
 
 
-def test_a_claim_is_told_with_its_evidence() -> None:
+def test_a_claim_is_shown_with_its_evidence() -> None:
     """The strongest control, the interval, the seeds and how many were tried."""
     assert claim_sentence(claim()) == (
         "confirmed: Suffix (c000009) against Gated DeltaNet, the strongest control: gain +0.0500 nats, 95% interval "

@@ -29,7 +29,7 @@ from tests.loop.conftest import MICRO
 ROOT = Path(__file__).parents[2]
 
 
-def test_engineers_come_at_once_and_go_when_less_was_enough_for_a_while() -> None:
+def test_engineers_start_at_once_and_end_after_a_quiet_period() -> None:
     """One for each message, within the bounds."""
     target = EngineerTarget(Bounds(least=1, most=4, every=1, calm=10))
 
@@ -41,7 +41,7 @@ def test_engineers_come_at_once_and_go_when_less_was_enough_for_a_while() -> Non
     assert target.at(30, 0) == 1
 
 
-def test_visible_gpus_are_what_cuda_visible_devices_leaves() -> None:
+def test_visible_gpus_respect_cuda_visible_devices() -> None:
     """Numbers, names, none; and without a tool that could say, none."""
     assert gpus({"CUDA_VISIBLE_DEVICES": "0,2"}) == ["0", "2"]
     assert gpus({"CUDA_VISIBLE_DEVICES": "GPU-8a5f, GPU-77c1"}) == ["GPU-8a5f", "GPU-77c1"]
@@ -63,7 +63,7 @@ def test_a_gpus_stage_has_a_place_per_gpu_and_a_cpus_stage_one_per_core(monkeypa
         places_for(["explore"], None)
 
 
-async def test_without_a_laboratory_there_is_a_sentence(tmp_path: Path) -> None:
+async def test_without_a_running_system_there_is_a_message(tmp_path: Path) -> None:
     """For both commands, before any engineer is started."""
     for command, named in (("autoscale", "ASI_NATS_URL is not set"), ("worker", "ASI_NATS_URL is not set")):
         process = await asyncio.create_subprocess_exec(
@@ -77,7 +77,7 @@ async def test_without_a_laboratory_there_is_a_sentence(tmp_path: Path) -> None:
         assert len(err.decode().splitlines()) == 1
 
 
-def test_the_sbatch_file_says_what_is_missing() -> None:
+def test_the_sbatch_file_names_missing_variables() -> None:
     """It is a script that runs, and ends before it starts anything without an address."""
     script = ROOT / "deploy" / "slurm" / "worker.sbatch"
     bare = subprocess.run(["/bin/bash", str(script)], capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
@@ -121,7 +121,7 @@ def micro(started: events.Event) -> events.Event:
 
 
 @pytest.mark.slow
-async def test_autoscale_follows_the_queue_and_drains_what_it_takes_away(
+async def test_autoscale_follows_the_queue_and_drains_removed_engineers(
     laboratory: Laboratory, started: events.Event, tmp_path: Path
 ) -> None:
     """Two candidates, two engineers; nothing left to do, no engineer; SIGTERM, no process."""
@@ -151,7 +151,7 @@ async def test_autoscale_follows_the_queue_and_drains_what_it_takes_away(
 
 
 @pytest.mark.slow
-async def test_a_worker_trains_for_a_laboratory_elsewhere_and_hands_back_when_it_is_told_to_go(
+async def test_a_worker_trains_for_a_remote_system_and_returns_its_work_when_stopped(
     laboratory: Laboratory, started: events.Event, tmp_path: Path
 ) -> None:
     """One engineer on the CPU; SIGTERM drains it, and the command ends with 0."""
@@ -172,9 +172,7 @@ async def test_a_worker_trains_for_a_laboratory_elsewhere_and_hands_back_when_it
 
 
 @pytest.mark.slow
-async def test_each_engineer_of_a_fleet_sees_a_gpu_of_its_own_and_keeps_its_place_until_it_has_gone(
-    laboratory: Laboratory, tmp_path: Path
-) -> None:
+async def test_each_engineer_has_its_own_gpu_until_it_ends(laboratory: Laboratory, tmp_path: Path) -> None:
     """Two GPUs, two engineers; who drains is not replaced at once, and nobody is left in the end."""
     environment = {name: value for name, value in laboratory.environment.items() if name.startswith("ASI_")}
     fleet = Fleet(["0", "3"], environment | {"ASI_ENGINEER_DEVICE": "cpu"}, tmp_path / "logs")
@@ -193,7 +191,7 @@ async def test_each_engineer_of_a_fleet_sees_a_gpu_of_its_own_and_keeps_its_plac
 
 
 @pytest.mark.slow
-async def test_an_engineer_that_is_taken_away_in_the_middle_of_a_training_hands_it_to_the_next(
+async def test_an_engineer_removed_during_a_training_hands_it_over(
     laboratory: Laboratory, started: events.Event, tmp_path: Path
 ) -> None:
     """It is drained, not killed: the next one goes on from its checkpoint, and there is one result."""

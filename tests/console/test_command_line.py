@@ -33,7 +33,7 @@ from tests.console.published_events import whole_way
         (RunOptions(fitness="zzz"), "--fitness is 'zzz'; choose one of standardised-gain-1, paper, code."),
     ],
 )
-def test_an_unknown_name_of_a_flag_comes_with_what_was_meant(flags: RunOptions, sentence: str) -> None:
+def test_an_unknown_flag_value_comes_with_a_suggestion(flags: RunOptions, sentence: str) -> None:
     """Or with all that there are, where nothing is near."""
     with pytest.raises(SettingsError) as raised:
         run_settings(flags)
@@ -102,7 +102,7 @@ def test_an_impossible_program_is_refused_with_its_file(
         run_settings(RunOptions(seed_programs=(str(tmp_path / name),)))
 
 
-def test_a_fork_takes_what_was_given_and_keeps_the_rest() -> None:
+def test_a_fork_applies_given_settings_and_keeps_the_rest() -> None:
     """What would make its history incomparable is refused."""
     source = run_settings(RunOptions(seats=5, candidates=9, without=("judge",)))
     forked = fork_settings(source, RunOptions(seed=7, hours=1.0))
@@ -118,7 +118,7 @@ def test_every_command_can_be_loaded() -> None:
     assert [Commands(name="asi-arch").get_command(None, name).name for name in COMMANDS] == list(COMMANDS)
 
 
-def test_the_overview_imports_no_command_and_an_unknown_one_has_its_nearest(tmp_path: Path) -> None:
+def test_the_overview_imports_no_command_and_unknown_commands_get_a_suggestion(tmp_path: Path) -> None:
     """`--help` answers at once."""
     code = "import sys, services.console.cli; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
@@ -131,7 +131,7 @@ def test_the_overview_imports_no_command_and_an_unknown_one_has_its_nearest(tmp_
     assert (wrong.returncode, wrong.stderr) == (2, "asi-arch: no command is called statsu; did you mean status?\n")
 
 
-def test_a_question_imports_neither_the_bus_nor_what_searches_need() -> None:
+def test_a_query_imports_neither_the_bus_nor_numerical_libraries() -> None:
     """`status`, `list`, `show` and `tree` read a file, `check` starts another process: these imports take longer."""
     modules = ("store.reader", "store.backends.sqlite", "console.commands.status", "console.commands.list",
                "console.commands.show", "console.commands.tools")  # fmt: skip
@@ -201,7 +201,9 @@ def test_tables_keep_id_name_and_fitness_at_any_width(width: int, monkeypatch: p
     assert any("c000001" in line and row["name"][:23] in line and "0.951" in line for line in lines)
 
 
-async def test_unknown_runs_and_candidates_come_with_near_ones(laboratory: Laboratory, started: events.Event) -> None:
+async def test_unknown_runs_and_candidates_come_with_similar_names(
+    laboratory: Laboratory, started: events.Event
+) -> None:
     """One sentence, status 1."""
     await laboratory.bus.publish(started)
     await whole_way(laboratory.bus)
@@ -214,7 +216,7 @@ async def test_unknown_runs_and_candidates_come_with_near_ones(laboratory: Labor
     assert run.err == "asi-arch: no run is called r11; did you mean r1?\n"
 
 
-async def test_a_run_is_named_by_place_or_by_flag(laboratory: Laboratory, started: events.Event) -> None:
+async def test_a_run_is_named_by_argument_or_by_option(laboratory: Laboratory, started: events.Event) -> None:
     """Two different ones are a mistake."""
     await laboratory.bus.publish(started)
     await laboratory.until("baselines")
@@ -228,9 +230,7 @@ async def test_a_run_is_named_by_place_or_by_flag(laboratory: Laboratory, starte
 
 
 @pytest.mark.slow
-async def test_every_command_that_tells_something_tells_it_as_json(
-    laboratory: Laboratory, started: events.Event
-) -> None:
+async def test_every_command_with_output_supports_json(laboratory: Laboratory, started: events.Event) -> None:
     """With names that scripts may rely on."""
     await laboratory.bus.publish(started)
     await whole_way(laboratory.bus)
@@ -262,9 +262,7 @@ async def test_every_command_that_tells_something_tells_it_as_json(
         assert names <= set(first), command
 
 
-async def test_where_nothing_has_run_yet_each_command_says_so_and_makes_nothing(
-    laboratory: Laboratory, tmp_path: Path
-) -> None:
+async def test_without_any_run_each_command_says_so_and_creates_nothing(laboratory: Laboratory, tmp_path: Path) -> None:
     """Not even an empty archive."""
     empty = tmp_path / "empty"
     nowhere = Laboratory(laboratory.bus, laboratory.archive, laboratory.settings, bare_environment(empty))
@@ -292,7 +290,7 @@ def test_completion_knows_the_runs_and_candidates_of_this_machine(
     assert complete_candidates(Context(), "c00000") == ["c000001", "c000002"]  # type: ignore[arg-type]
 
 
-def test_where_things_lie_is_said_without_passwords(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locations_are_shown_without_passwords(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ending of a run is copied into notes and issues."""
     for name in ("ASI_ARCHIVE_URL", "ASI_NATS_URL"):
         monkeypatch.delenv(name, raising=False)

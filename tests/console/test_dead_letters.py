@@ -73,7 +73,7 @@ async def test_a_letter_is_listed_with_its_reason_and_shown_with_its_traceback(
         *(pytest.param(durable, marks=pytest.mark.slow) for durable in ("researcher", "engineer-tiny", "analyst")),
     ],
 )
-async def test_a_retried_candidate_goes_on_where_its_message_was_lost(
+async def test_a_retried_candidate_continues_where_its_message_was_lost(
     laboratory: Laboratory, started: events.Event, durable: str
 ) -> None:
     """What it had been through is not done again, and its end counts once."""
@@ -110,9 +110,7 @@ async def test_a_retried_candidate_goes_on_where_its_message_was_lost(
     assert refused == []
 
 
-async def test_a_root_that_was_lost_and_retried_lets_its_run_go_on(
-    laboratory: Laboratory, started: events.Event
-) -> None:
+async def test_a_retried_root_lets_its_run_continue(laboratory: Laboratory, started: events.Event) -> None:
     """The run had ended for want of a root; resumed, it searches and finishes."""
     bus = laboratory.bus
     await bus.publish(started)
@@ -132,7 +130,7 @@ async def test_a_root_that_was_lost_and_retried_lets_its_run_go_on(
     assert ended.proposals_ended == 1
 
 
-async def test_a_dropped_letter_is_dealt_with_and_its_candidate_stays_rejected(
+async def test_a_dropped_letter_is_closed_and_its_candidate_stays_rejected(
     laboratory: Laboratory, started: events.Event
 ) -> None:
     """It counts no longer, and cannot be retried."""

@@ -55,7 +55,7 @@ async def test_calibration_reports_how_far_the_baselines_drifted(environment: En
     assert report["largest_drift"] == pytest.approx(1.5)
 
 
-async def test_a_drift_within_the_tolerance_is_none(environment: Environment) -> None:
+async def test_a_drift_within_the_tolerance_is_accepted(environment: Environment) -> None:
     """So that a script can rely on the exit status."""
     status, out, _ = await asi_arch(environment, "judge", "--calibrate", "--tolerance", "2")
 
@@ -63,7 +63,7 @@ async def test_a_drift_within_the_tolerance_is_none(environment: Environment) ->
     assert "largest drift: 1.50 points" in out
 
 
-async def test_what_to_judge_must_be_said(environment: Environment) -> None:
+async def test_judging_requires_a_candidate_or_a_run(environment: Environment) -> None:
     """Neither nothing nor both."""
     for arguments in ((), ("c000001", "--calibrate")):
         status, _, err = await asi_arch(environment, "judge", *arguments)
@@ -71,7 +71,7 @@ async def test_what_to_judge_must_be_said(environment: Environment) -> None:
         assert (status, err) == (2, "asi-arch: say what to judge: either a CANDIDATE or --calibrate.\n")
 
 
-async def test_nobody_there_to_judge_is_known_at_once(environment: Environment) -> None:
+async def test_a_missing_judge_service_is_reported_at_once(environment: Environment) -> None:
     """A verdict's own deadline is half an hour."""
     environment["ASI_JUDGE_ADDRESS"] = "127.0.0.1:1"
     status, _, err = await asi_arch(environment, "judge", "--calibrate")
@@ -81,7 +81,7 @@ async def test_nobody_there_to_judge_is_known_at_once(environment: Environment) 
 
 
 @pytest.mark.slow
-async def test_a_proposal_is_shown_with_what_cognition_says(environment: Environment) -> None:
+async def test_a_proposal_is_shown_with_its_cognition_entries(environment: Environment) -> None:
     """As in a run, although no analyst runs."""
     status, out, err = await asi_arch(environment, "propose", "--parent", ROOT.id, "--json")
 

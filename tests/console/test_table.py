@@ -36,7 +36,7 @@ def answer(*arguments: object) -> Any:
 
 
 @pytest.mark.slow
-def test_info_tells_coverage_reliability_early_losses_stopping_and_effects(folder: Path) -> None:
+def test_info_shows_coverage_reliability_early_losses_stopping_and_effects(folder: Path) -> None:
     report = answer("info", "--folder", folder)
 
     assert (report["architectures"], report["of"], report["failed"]) == (576 + 5, len(cells()), 0)
@@ -55,7 +55,7 @@ def test_query_answers_for_a_baseline_by_name(folder: Path) -> None:
         called("query", "nobody", "--folder", folder)
 
 
-def test_a_simulated_search_says_on_what_it_ran(folder: Path) -> None:
+def test_a_simulated_search_names_its_table(folder: Path) -> None:
     measured = answer("simulate", "local", "--budget", 30, "--folder", folder)
     whole = answer("simulate", "local", "--budget", 30, "--folder", folder, "--estimates")
 

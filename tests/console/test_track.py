@@ -27,7 +27,7 @@ def record() -> pb.Candidate:
     return candidate
 
 
-def test_what_was_measured_becomes_points_and_what_was_not_does_not() -> None:
+def test_only_measured_values_become_points() -> None:
     """Curves by seed, then the scores at the last step."""
     points = list(points_of(record()))
 
@@ -78,7 +78,7 @@ async def test_a_run_is_followed_into_a_tracker_and_exported(
         assert sorted(path.name for path in (folder / "r1").iterdir()) == ["c000001", "c000002"]
 
 
-def test_a_discovery_is_reported_to_a_url_and_a_dead_url_is_told() -> None:
+def test_a_discovery_is_posted_to_a_url_and_a_dead_url_is_reported() -> None:
     """JSON with the claim's numbers, and a sentence for chat services."""
     received: list[dict[str, object]] = []
 

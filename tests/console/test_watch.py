@@ -16,7 +16,7 @@ from tests.console.conftest import Laboratory, bare_environment
 from tests.console.published_events import whole_way
 
 
-async def test_every_event_of_a_run_is_one_object_and_the_end_ends_it(
+async def test_each_event_is_one_json_object_and_watch_ends_with_the_run(
     laboratory: Laboratory, started: events.Event
 ) -> None:
     """Followed while it happens, with stable names and nothing where nothing was measured."""
@@ -52,7 +52,7 @@ async def test_a_run_that_is_over_says_so_and_can_still_be_seen(laboratory: Labo
     assert result.out.splitlines()[-1].startswith("run r1: finished; best Net")
 
 
-async def test_on_a_terminal_what_is_in_flight_is_a_table_and_ctrl_c_ends_it(
+async def test_on_a_terminal_candidates_in_flight_are_a_table_until_ctrl_c(
     laboratory: Laboratory, started: events.Event
 ) -> None:
     """At 80 columns; the status is 0, as nothing was cut off."""
@@ -81,7 +81,7 @@ async def test_on_a_terminal_what_is_in_flight_is_a_table_and_ctrl_c_ends_it(
     assert re.search(r"c000002 .*requested, 0:\d\d", re.sub(r"\x1b\[[0-9;]*m", "", shown))
 
 
-async def test_without_a_broker_there_is_a_sentence_and_not_a_wait(tmp_path: Path, settings: ServiceSettings) -> None:
+async def test_without_a_broker_there_is_a_message_and_no_wait(tmp_path: Path, settings: ServiceSettings) -> None:
     """A wrong address is the usual mistake."""
     environment = bare_environment(tmp_path, ASI_NATS_URL="nats://127.0.0.1:9")
     process = await asyncio.create_subprocess_exec(

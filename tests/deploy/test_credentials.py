@@ -26,7 +26,7 @@ def test_every_user_gets_a_secret_and_the_server_only_public_keys(tmp_path: Path
     assert not [seed for seed in seeds(tmp_path).values() if seed in config]
 
 
-def test_a_second_time_seeds_in_use_stay_and_rights_are_those_of_this_version(tmp_path: Path) -> None:
+def test_a_second_call_keeps_seeds_and_updates_rights(tmp_path: Path) -> None:
     """An upgrade adds facts and users; it must not lock out what runs."""
     write(tmp_path, tls=False)
     before, path = seeds(tmp_path), tmp_path / ".env"
@@ -42,7 +42,7 @@ def test_a_second_time_seeds_in_use_stay_and_rights_are_those_of_this_version(tm
     assert "handshake_first" in (tmp_path / "nats.conf").read_text()
 
 
-def test_a_seed_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+def test_an_invalid_seed_is_refused_with_one_message(tmp_path: Path) -> None:
     """Not a server that refuses everybody."""
     (tmp_path / ".env").write_text(f"{seed_variable('judge')}=changeme\n")
 

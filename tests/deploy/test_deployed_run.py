@@ -67,7 +67,7 @@ def trainings(observed: ObservedRun) -> list[Candidate]:
     return [record for record in observed.records if record.HasField("training")]
 
 
-def test_the_rights_of_each_service_suffice_for_a_candidate_s_whole_way(observed: ObservedRun) -> None:
+def test_the_rights_of_each_service_suffice_for_a_whole_run(observed: ObservedRun) -> None:
     """From the seat to the archive, baselines and a model's proposal, and nothing was denied on the way."""
     assert observed.about.phase == "finished"
     assert len(observed.records) == 3
@@ -78,7 +78,7 @@ def test_the_rights_of_each_service_suffice_for_a_candidate_s_whole_way(observed
     assert not [line for line in observed.logs if line.get("event") == "dead letter"]
 
 
-def test_candidates_by_state_are_what_the_archive_holds(observed: ObservedRun) -> None:
+def test_candidates_by_state_agree_with_the_archive(observed: ObservedRun) -> None:
     """The dashboard's first panel."""
     states = dict(observed.about.states)
 
@@ -145,7 +145,7 @@ def test_the_spans_of_a_candidate_are_one_trace_from_proposal_to_archive(observe
         assert {span.parent for span in whole if span.parent} <= {span.id for span in whole}
 
 
-def test_questions_over_grpc_belong_to_the_trace_of_who_asked(observed: ObservedRun) -> None:
+def test_grpc_calls_belong_to_the_trace_of_the_caller(observed: ObservedRun) -> None:
     """The check of a proposal runs in the engineer, for the researcher."""
     (proposal,) = [record for record in observed.records if not record.request.baseline]
     trace = next(span.trace for span in observed.spans if span.candidate == proposal.id)

@@ -76,7 +76,7 @@ def test_a_kustomization_names_all_files_beside_it_and_only_what_exists(path: Pa
 
 @pytest.mark.skipif(not _renders(), reason="no kubectl of 1.24 or newer: see https://kubernetes.io/docs/tasks/tools/")
 @pytest.mark.parametrize("overlay", ["base", "overlays/gpu"])
-def test_what_is_rendered_is_what_the_files_say_in_the_laboratorys_namespace(overlay: str) -> None:
+def test_rendered_manifests_equal_the_files_in_the_namespace(overlay: str) -> None:
     """So whatever holds for the files here holds for what `kubectl apply -k` sends."""
     command = ["kubectl", "kustomize", str(KUBERNETES / overlay)]
     rendered = list(yaml.safe_load_all(subprocess.run(command, capture_output=True, check=True).stdout))
@@ -138,7 +138,7 @@ def test_a_pod_lives_longer_than_its_drain(workload: Manifest) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_compose_and_kubernetes_say_the_same_port(name: str) -> None:
+def test_compose_and_kubernetes_use_the_same_ports(name: str) -> None:
     """Addresses are written in three places: listen, service, and what the neighbours are told."""
     listen = compose()["services"][name]["environment"]["ASI_LISTEN"]
     port = int(listen.rpartition(":")[2])
@@ -152,7 +152,7 @@ def test_compose_and_kubernetes_say_the_same_port(name: str) -> None:
     assert {"name": "ASI_LISTEN", "value": listen} in container["env"]
 
 
-def test_neighbours_are_told_the_same_addresses_in_both() -> None:
+def test_addresses_of_services_are_the_same_in_both() -> None:
     """One forgotten edit would part the services."""
     environment = compose()["x-environment"]
     common = next(

@@ -36,7 +36,7 @@ def run_module(settings: StoreSettings, module: str, *arguments: str) -> subproc
     )  # fmt: skip
 
 
-async def test_set_up_twice_creates_once_and_finds_nothing_to_complain_of(nats_url: str, tmp_path: Path) -> None:
+async def test_a_second_set_up_creates_nothing_and_finds_no_difference(nats_url: str, tmp_path: Path) -> None:
     """It runs at every deployment."""
     at_home = StoreSettings(nats_url=nats_url, data_dir=tmp_path)
     first, second = await set_up(at_home, create=True), await set_up(at_home, create=True)
@@ -59,7 +59,7 @@ async def test_a_check_creates_nothing(at_home: StoreSettings, bus: Bus) -> None
 
 
 @pytest.mark.slow
-async def test_the_command_says_what_it_made_and_fails_on_drift(at_home: StoreSettings, bus: Bus) -> None:
+async def test_the_command_lists_what_it_created_and_fails_on_drift(at_home: StoreSettings, bus: Bus) -> None:
     """What a deployment's first step runs, and whoever looks after it."""
     await bus.remove_stream("ADVISORIES")
     done = run_module(at_home, "services.console", "setup")
@@ -118,7 +118,7 @@ async def test_a_dropped_or_foreign_index_of_sqlite_keeps_the_store_from_startin
 
 
 @pytest.mark.mongo
-async def test_a_dropped_or_changed_index_of_mongodb_is_told(mongo_url: str) -> None:
+async def test_a_dropped_or_changed_index_of_mongodb_is_reported(mongo_url: str) -> None:
     """The unique index is what counts an event once."""
     archive = open_archive(mongo_url)
     await archive.open()

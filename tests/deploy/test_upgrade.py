@@ -53,7 +53,7 @@ def git(*arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-async def test_engineers_of_before_work_beside_a_new_store(tmp_path: Path) -> None:
+async def test_engineers_of_the_previous_version_work_with_a_new_store(tmp_path: Path) -> None:
     """A rolling upgrade passes through this: what is published on both sides is understood on the other."""
     before = code_of_before(tmp_path)
     settings = ClientSettings(data_dir=tmp_path / "data")

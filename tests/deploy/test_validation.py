@@ -38,7 +38,7 @@ def validated(folder: Path) -> subprocess.CompletedProcess[str]:
         ("base/keda.yaml", "    name: engineer\n", "    name: engineers\n", "scales engineers, which does not exist"),
     ],
 )
-def test_what_the_schemas_or_a_server_would_refuse_is_named(
+def test_manifests_that_a_server_would_refuse_are_reported(
     file: str, right: str, wrong: str, message: str, tmp_path: Path
 ) -> None:
     """A field that Kubernetes would drop without a word; a reference or combination that only a server looks at."""

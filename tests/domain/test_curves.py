@@ -38,12 +38,12 @@ def test_regression_orders_unfinished_curves_better_than_their_loss() -> None:
 
 
 def hopeless(finished: list[Curve], unfinished: Curve, margin: float = 1.0, stopped: list[Curve] | None = None) -> bool:
-    told = forecast(finished, unfinished, 0.5, stopped or [])
-    assert told is not None
-    return told.hopeless(margin)
+    prediction = forecast(finished, unfinished, 0.5, stopped or [])
+    assert prediction is not None
+    return prediction.hopeless(margin)
 
 
-def test_only_clearly_bad_runs_are_told_apart() -> None:
+def test_only_clearly_bad_runs_are_detected() -> None:
     """The best of a family is never stopped, its worst is, and a margin protects those between."""
     curves = sorted(family(30, 0.01), key=lambda curve: curve.level(1.0))
     best, worst, rest = cut(curves[0], 0.5), cut(curves[-1], 0.5), curves[1:-1]
@@ -53,7 +53,7 @@ def test_only_clearly_bad_runs_are_told_apart() -> None:
     assert not hopeless(rest, worst, margin=1000)
 
 
-def test_nothing_is_told_too_early() -> None:
+def test_no_prediction_is_made_too_early() -> None:
     """Neither with few finished runs nor before the run has come to the fraction."""
     curves = family(10, 0.01)
 
@@ -138,7 +138,7 @@ def test_quantiles_stop_the_worst_quarter_early_and_half_of_the_rest_later() -> 
     curves = sorted(family(40, 0.0), key=lambda curve: curve.level(0.25))
     first = behind(cut(curves[-1], 0.3), curves[:-1])
     by_half = sorted(curves, key=lambda curve: curve.level(0.5))
-    later = behind(cut(by_half[25], 0.6), [one for one in curves if one is not by_half[25]])
+    later = behind(cut(by_half[25], 0.6), [curve for curve in curves if curve is not by_half[25]])
 
     assert behind(cut(curves[0], 0.3), curves[1:]) is None
     assert first is not None

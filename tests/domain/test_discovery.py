@@ -44,7 +44,7 @@ def test_pure_noise_is_confirmed_in_fewer_runs_than_the_level(controls: int) -> 
     assert false / 200 < 0.05
 
 
-def test_the_gain_that_could_have_been_found_is_found_as_often_as_said() -> None:
+def test_the_detectable_gain_is_confirmed_as_often_as_computed() -> None:
     """The claim of a run about its own sharpness, on simulated runs with just that gain."""
     rng = random.Random(2)
     gains = [gain for _ in range(40) if (gain := detectable(archive(rng, [0.0] * 10, 1, 6))) is not None]
@@ -55,7 +55,7 @@ def test_the_gain_that_could_have_been_found_is_found_as_often_as_said() -> None
     assert detectable(()) is None
 
 
-def test_the_best_of_hundreds_is_no_discovery_on_fresh_seeds() -> None:
+def test_the_best_of_hundreds_is_not_confirmed_on_fresh_seeds() -> None:
     """200 runs of 100 equal candidates: the luckiest three of one seed are verified, as a run does it."""
     rng, policy, false, lucky = random.Random(8), DiscoveryPolicy(seeds=4), 0, 0.0
     for _ in range(200):
@@ -73,7 +73,7 @@ def test_the_best_of_hundreds_is_no_discovery_on_fresh_seeds() -> None:
     assert false / 200 < 0.05
 
 
-def test_a_real_effect_is_found_as_often_as_computed() -> None:
+def test_a_real_effect_is_confirmed_as_often_as_computed() -> None:
     """One gain of two deviations of a difference, among 20 candidates: the power at level/20."""
     rng, gain, seeds = random.Random(4), 2 * NOISE * 2**0.5, 6
     confirmed = 0

@@ -30,7 +30,7 @@ def test_only_the_confirmed_enter_greatest_effect_first() -> None:
     assert [exhibit.candidate for exhibit in gallery(FOUND, FACTS, PARENTS, list(CONTROLS))] == ["b", "a"]
 
 
-def test_a_card_tells_claim_evidence_cost_lineage_and_comparison() -> None:
+def test_a_card_holds_claim_evidence_cost_lineage_and_comparison() -> None:
     """Every number in it is the record's; what was not measured is left out."""
     best = gallery(FOUND, FACTS, PARENTS, list(CONTROLS))[0]
     page = to_markdown(best)

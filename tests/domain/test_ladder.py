@@ -43,7 +43,7 @@ def ladder_of(*losses: float) -> Ladder:
     return ladder
 
 
-def test_controls_climb_with_the_first_candidate_and_share_its_seeds() -> None:
+def test_controls_are_promoted_with_the_first_candidate_and_share_its_seeds() -> None:
     """Differences are paired; a control that goes along later would be trained with other seeds."""
     ladder, promoted = climb(ladder_of(1.9, 1.8), HALF, STAGES, CONTROLS, over=False)
 
@@ -55,7 +55,7 @@ def test_controls_climb_with_the_first_candidate_and_share_its_seeds() -> None:
     assert [(promotion.candidate, promotion.seeds) for promotion in more] == [("c000005", (1001, 1002))]
 
 
-def test_the_second_rung_is_climbed_from_the_first_with_seeds_of_its_own() -> None:
+def test_the_second_rung_uses_seeds_of_its_own() -> None:
     """What selected the finalists must not judge them."""
     ladder, _ = climb(ladder_of(1.9, 1.8), HALF, STAGES, CONTROLS, over=True)
     for name, value in (("c000004", 1.7), ("c000002", 1.95)):
@@ -69,7 +69,7 @@ def test_the_second_rung_is_climbed_from_the_first_with_seeds_of_its_own() -> No
     assert {promotion.candidate for promotion in promoted} == {"c000001", "c000002", "c000004"}
 
 
-def test_a_candidate_of_another_size_climbs_with_the_parameters_it_is_matched_to() -> None:
+def test_a_candidate_of_another_size_is_promoted_with_matched_parameters() -> None:
     """The controls are trained as they are."""
     ladder = searched(Ladder(), Result("c000001", 0.5, 2.0, None, 1000), root=True)
     for name, size in (("c000003", 1020), ("c000004", 1500)):
@@ -85,7 +85,7 @@ def test_a_candidate_of_another_size_climbs_with_the_parameters_it_is_matched_to
     assert ("c000005", 1000) in [(promotion.candidate, promotion.match) for promotion in later]
 
 
-def test_a_fork_begins_again_what_was_under_way() -> None:
+def test_a_fork_repeats_open_verifications() -> None:
     """Its engineers have never heard of it."""
     ladder, promoted = climb(ladder_of(1.9, 1.8), HALF, STAGES, CONTROLS, over=False)
     again = under_way(ladder, STAGES)
@@ -130,7 +130,7 @@ def test_impossible_policies_are_refused_by_name(policies: dict[str, object], na
         climb_of("halving", policies, "tiny", {})
 
 
-def test_a_fork_with_another_budget_weighs_again_what_the_old_one_turned_away() -> None:
+def test_a_fork_with_another_budget_reconsiders_excluded_candidates() -> None:
     """The best of a run may be too large for the run's own limit: the next one need not search for it again."""
     ladder = searched(Ladder(), Result("c000001", 0.5, 2.0, None, 1000), root=True)
     for name, value, size in (("c000003", 1.6, 1000), ("c000004", 1.5, 1150), ("c000005", 1.7, 1000)):

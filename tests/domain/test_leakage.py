@@ -7,7 +7,7 @@ import pytest
 from services.domain.fitness import INVESTIGATE, PAPER, PROBE, Investigation, fault, leakage_policy, suspicion
 
 
-def test_ten_percent_below_the_baseline_suspicion() -> None:
+def test_a_loss_ten_percent_below_the_baseline_is_suspected() -> None:
     """The paper's rule, with controls that stay above the threshold."""
     assert suspicion(0.899, 1.0, [0.95]).suspected
     assert not suspicion(0.901, 1.0, [0.95]).suspected
@@ -22,7 +22,7 @@ def test_honest_controls_move_the_threshold() -> None:
     assert suspicion(1.40, 1.813, [1.626, 1.622]).suspected
 
 
-def test_leakage_refuses_numbers_that_are_none() -> None:
+def test_leakage_refuses_nan() -> None:
     """A NaN loss compares as not below anything, which must not pass as honest."""
     with pytest.raises(ValueError, match="loss"):
         suspicion(math.nan, 1.0, [])
@@ -49,7 +49,7 @@ def test_a_failed_probe_is_evidence_under_every_policy(policy: str) -> None:
     assert "causality" in str(fault(policy, Investigation(("causality: position 7 sees 9",), 0.4, 0.4)))
 
 
-def test_a_gain_that_is_not_there_again_is_evidence() -> None:
+def test_a_gain_that_does_not_repeat_is_evidence() -> None:
     """Half of it has to be; where nothing could be repeated, the probes decide alone."""
     assert fault(INVESTIGATE, Investigation((), 0.4, 0.19)) is not None
     assert fault(INVESTIGATE, Investigation((), 0.4, 0.21)) is None
@@ -64,7 +64,7 @@ def test_a_gain_on_one_text_only_is_evidence() -> None:
     assert fault(PROBE, Investigation((), 0.4, 0.4, -0.01)) is None
 
 
-def test_an_unknown_policy_is_refused_with_the_names_there_are() -> None:
+def test_an_unknown_policy_is_refused_with_the_known_names() -> None:
     """A typing error must not silently choose a rule."""
     assert leakage_policy("") == INVESTIGATE
     with pytest.raises(ValueError, match="investigate, probe, paper"):

@@ -142,7 +142,7 @@ def test_objectives_are_read_from_text_and_impossible_ones_refused() -> None:
         parse_objectives("loss,latency")
 
 
-def test_what_was_not_measured_in_all_objectives_has_no_costs() -> None:
+def test_a_candidate_with_a_missing_objective_has_no_costs() -> None:
     objectives = parse_objectives("loss,speed")
 
     assert costs_of(objectives, {"loss": 2.0, "speed": 4.0}) == (2.0, 0.25)
@@ -208,7 +208,7 @@ def test_halving_promotes_by_the_front_and_its_memory_survives_json() -> None:
     assert state_from_json(state_to_json(RunState(ladder=ladder))).ladder == ladder
 
 
-def test_without_objectives_nothing_of_them_is_written() -> None:
+def test_without_objectives_the_stored_form_does_not_mention_them() -> None:
     """Archives of runs with one objective keep their digests."""
     ladder = Ladder(rungs=(Rung(kept=(result("c2", 1.9, None),)),), roots=(None,))
 
@@ -216,7 +216,7 @@ def test_without_objectives_nothing_of_them_is_written() -> None:
     assert "costs" not in state_to_json(RunState(pool=PoolState(pending=(entry("c1", 0.5),))))
 
 
-def test_the_front_of_a_run_grows_in_volume_and_forgets_whom_a_later_one_dominates() -> None:
+def test_the_front_of_a_run_grows_in_volume_and_drops_dominated_members() -> None:
     costs: list[Costs | None] = [(2.0, 10.0), None, (1.0, 9.0), (3.0, 11.0), (0.5, 9.5), (0.5, 8.0)]
 
     fronts = progress(costs, [0])

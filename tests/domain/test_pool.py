@@ -52,7 +52,7 @@ def test_members_are_the_best_of_all_that_entered_before_the_last_update(values:
 
 
 @given(fitnesses)
-def test_updates_tell_who_came_and_went(values: list[float]) -> None:
+def test_updates_list_added_and_removed_members(values: list[float]) -> None:
     """Applying the differences gives the members again."""
     state, members = PoolState(), set[str]()
     for number, value in enumerate(values):
@@ -91,7 +91,7 @@ def test_the_full_pool_draws_parent_and_references_from_their_ranks() -> None:
 
 
 @given(st.integers(1, 60), st.integers())
-def test_small_pools_give_what_there_is(count: int, seed: int) -> None:
+def test_small_pools_return_all_their_members(count: int, seed: int) -> None:
     """Any size works, nobody is drawn twice, and references lie below the parents' ranks where such exist."""
     members = [Entry(f"c{n}", n / 100, n) for n in range(count)]
     drawn = draw(members, PoolPolicy(), random.Random(seed))
@@ -110,7 +110,7 @@ def test_a_parent_chosen_elsewhere_is_no_reference_of_itself() -> None:
     assert [ref.id for ref in draw(members, policy, random.Random(0), members[2]).references] == ["c1", "c3"]
 
 
-def test_drawing_from_nobody_is_refused() -> None:
+def test_drawing_from_an_empty_pool_is_refused() -> None:
     """There is no parent to invent."""
     with pytest.raises(ValueError, match="empty"):
         draw([], PoolPolicy(), random.Random(0))

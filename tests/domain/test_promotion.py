@@ -53,21 +53,21 @@ def test_the_paper_decides_an_open_block_when_the_search_ends() -> None:
     assert promoted == ["c3", "c2"]
 
 
-def test_a_result_without_a_benchmark_beats_nobody() -> None:
+def test_a_result_without_a_benchmark_is_not_promoted() -> None:
     """What was not measured is no zero."""
     unmeasured = Result("a", 0.9, 1.0, None, 1000, 50.0)
 
     assert feed(PaperPromotion(block=1, top=1), [unmeasured])[1] == []
 
 
-def test_halving_promotes_as_soon_as_a_place_is_there() -> None:
+def test_halving_promotes_as_soon_as_a_place_is_free() -> None:
     """One in three of what is known so far, without waiting for a rung to end."""
     _, promoted = feed(SuccessiveHalving(eta=3), [result(f"c{n}", n / 10) for n in range(9)])
 
     assert promoted == ["c2", "c3", "c4", "c5", "c6", "c7", "c8"]
 
 
-def test_a_short_search_sends_its_best_on() -> None:
+def test_a_short_search_promotes_its_best() -> None:
     """Fewer results than eta would otherwise leave the last stage empty."""
     two = [result("a", 0.5), result("b", 0.4)]
 
@@ -76,7 +76,7 @@ def test_a_short_search_sends_its_best_on() -> None:
 
 
 @given(st.lists(st.floats(0, 1), max_size=30), st.integers(2, 5))
-def test_halving_keeps_its_promises(fitnesses: list[float], eta: int) -> None:
+def test_halving_promotes_the_best_share_of_any_results(fitnesses: list[float], eta: int) -> None:
     """Nobody twice, and in the end the best ⌊n/eta⌋ are all promoted."""
     rung, names = feed(SuccessiveHalving(eta), [result(f"c{n}", value) for n, value in enumerate(fitnesses)])
     best = sorted(range(len(fitnesses)), key=lambda n: -fitnesses[n])[: len(fitnesses) // eta]
@@ -95,7 +95,7 @@ def test_what_a_rung_remembers_is_bounded() -> None:
     assert rung.count == 500
 
 
-def test_nobody_is_judged_before_the_baseline() -> None:
+def test_no_candidate_is_promoted_before_the_baseline() -> None:
     """At the rungs above, candidates may come in before the root does."""
     rung, fresh = decide(SuccessiveHalving(eta=2), Rung((result("a", 0.5), result("b", 0.6))), None, over=True)
     later, chosen = decide(SuccessiveHalving(eta=2), rung, BASE, over=False)
@@ -108,7 +108,7 @@ def test_nobody_is_judged_before_the_baseline() -> None:
 @pytest.mark.parametrize(
     ("parameters", "admitted"), [(900, True), (1100, True), (1101, False), (899, False), (None, False)]
 )
-def test_the_budget_is_ten_percent_and_unmeasured_is_outside(parameters: int | None, admitted: bool) -> None:
+def test_the_budget_is_ten_percent_and_excludes_unmeasured_candidates(parameters: int | None, admitted: bool) -> None:
     """A gain bought with parameters is no architectural gain; nobody is let through unmeasured."""
     candidate = result("a", 0.5, parameters=parameters)
 
@@ -116,7 +116,7 @@ def test_the_budget_is_ten_percent_and_unmeasured_is_outside(parameters: int | N
     assert FREE.admits(candidate, BASE)
 
 
-def test_a_budget_may_bound_only_what_costs_more() -> None:
+def test_a_budget_may_bound_only_higher_costs() -> None:
     """A program that needs half the operations is not refused for it."""
     thrifty, greedy = result("a", 0.5, flops=25.0), result("b", 0.5, flops=60.0)
     upwards = Budget(flops=Limit(0.1, upwards=True))
@@ -140,7 +140,7 @@ def test_a_candidate_of_another_size_may_be_matched_instead_of_refused() -> None
         matched_width({}, 1000)
 
 
-def test_those_outside_the_budget_take_no_place() -> None:
+def test_candidates_outside_the_budget_take_no_place() -> None:
     """Otherwise big models would keep fair ones from going on."""
     _, promoted = feed(
         SuccessiveHalving(eta=2), [result("big", 0.9, parameters=5000), result("a", 0.5), result("b", 0)]
@@ -149,7 +149,7 @@ def test_those_outside_the_budget_take_no_place() -> None:
     assert promoted == ["a"]
 
 
-def test_what_cannot_be_decided_is_refused() -> None:
+def test_impossible_promotion_policies_are_refused() -> None:
     """Impossible numbers, by name."""
     with pytest.raises(ValueError, match="fitness"):
         result("a", float("nan"))

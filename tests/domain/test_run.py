@@ -140,7 +140,7 @@ def test_the_same_end_twice_counts_once() -> None:
     assert decisions == ()
 
 
-def test_a_paused_run_gives_out_no_seat_and_a_resumed_one_does() -> None:
+def test_a_paused_run_opens_no_seat_and_a_resumed_run_does() -> None:
     """Time in between is not the run's."""
     state, seats = begun()
     state, _ = step(state, Paused(10.0), POLICY)
@@ -179,7 +179,7 @@ def test_wall_time_is_measured_by_the_times_of_facts() -> None:
     assert [type(decision) for decision in decisions] == [Finish]
 
 
-def test_a_stopped_run_asks_for_nothing_more() -> None:
+def test_a_stopped_run_requests_nothing_more() -> None:
     """The user has the last word."""
     state, seats = begun()
     state, _ = step(state, Stopped(5.0, "enough", finished=False), POLICY)
@@ -305,7 +305,7 @@ def test_finalists_and_controls_are_trained_again_before_a_run_ends() -> None:
     assert not any(isinstance(decision, Finish) for decision in decisions)
 
 
-def test_a_run_that_promotes_nobody_remembers_nobody() -> None:
+def test_a_run_without_promotions_keeps_no_results() -> None:
     """Its state stays as small after a thousand candidates as after one."""
     state, _ = searched(POLICY)
 
@@ -329,7 +329,7 @@ def test_halving_promotes_while_the_search_goes_on() -> None:
     assert state.phase == "verifying"
 
 
-def test_nobody_worth_it_means_no_verification_and_the_end() -> None:
+def test_a_run_without_promotable_candidates_ends_without_verification() -> None:
     """The paper's rule asks for better than the root in both; a run without finalists ends at once."""
     state, decisions = searched(replace(VERIFYING, promotion=PaperPromotion(), stages=(Stage("tiny", 3),)))
 

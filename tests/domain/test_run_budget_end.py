@@ -39,7 +39,7 @@ def seats(decisions: tuple[Decision, ...]) -> list[Decision]:
     return [decision for decision in decisions if isinstance(decision, Seat)]
 
 
-def test_a_question_that_cannot_be_paid_is_the_last_seat() -> None:
+def test_a_seat_beyond_the_budget_is_the_last_one() -> None:
     """What is in flight ends, then the run, and it says why."""
     state, decisions = step(searching(), ended("c000002", unpaid=True), POLICY)
     assert not seats(decisions)

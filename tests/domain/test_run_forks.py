@@ -27,7 +27,7 @@ def begun() -> RunState:
     return state
 
 
-def test_what_was_under_way_is_asked_for_again_under_its_own_number() -> None:
+def test_open_candidates_are_requested_again_under_their_numbers() -> None:
     """A baseline stays the baseline it was; nothing is asked for twice."""
     state, decisions = step(begun(), Forked(500.0), POLICY)
 
@@ -56,7 +56,7 @@ def test_a_finished_run_goes_on_as_a_fork_with_another_budget() -> None:
     assert forked.in_flight == resumed.in_flight
 
 
-def test_who_is_tested_again_by_a_fork_counts_as_one_more_that_was_tried() -> None:
+def test_a_candidate_verified_again_by_a_fork_counts_as_another_trial() -> None:
     """A second test is a second chance of a false claim; whoever asks twice pays for both."""
     policy = RunPolicy(
         seats=1, baselines=("delta_net",), controls=(), budget=Budget(candidates=2), stages=(Stage("mini", 3),),

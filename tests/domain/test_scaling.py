@@ -26,7 +26,7 @@ def test_the_curve_counts_what_was_confirmed_against_all_compute() -> None:
     assert curve.line.band(5.0) is not None
 
 
-def test_too_few_discoveries_are_no_line() -> None:
+def test_too_few_discoveries_give_no_line() -> None:
     """And the curve says so."""
     curve = discovery_curve([Work(1.0, "a"), Work(1.0, "b")])
 
@@ -36,7 +36,7 @@ def test_too_few_discoveries_are_no_line() -> None:
     assert "same moment" in discovery_curve([Work(1.0, "a"), Work(0.0, "b"), Work(0.0, "c")]).unfitted
 
 
-def test_the_line_has_the_slope_of_a_steady_laboratory() -> None:
+def test_a_constant_rate_of_discoveries_gives_its_slope() -> None:
     """One discovery in two hours, with chance in between."""
     rng = random.Random(3)
     curve = discovery_curve([Work(rng.expovariate(0.5), f"c{n}") for n in range(400)])
@@ -45,20 +45,20 @@ def test_the_line_has_the_slope_of_a_steady_laboratory() -> None:
     assert curve.line.slope == pytest.approx(0.5, rel=0.1)
 
 
-def test_the_interval_of_a_correlation_holds_the_truth_as_often_as_it_says() -> None:
+def test_the_interval_of_a_correlation_has_its_nominal_coverage() -> None:
     """Two stages with a known relation, 12 candidates each, 400 times."""
-    rng, true, held = random.Random(5), 0.7, 0
+    rng, true, covered = random.Random(5), 0.7, 0
     spearman_of_it = 6 / math.pi * math.asin(true / 2)
     for _ in range(400):
         earlier = [rng.gauss(0, 1) for _ in range(12)]
-        later = [true * one + math.sqrt(1 - true * true) * rng.gauss(0, 1) for one in earlier]
+        later = [true * value + math.sqrt(1 - true * true) * rng.gauss(0, 1) for value in earlier]
         interval = stage_relation(earlier, later).interval
-        held += interval.low <= spearman_of_it <= interval.high
+        covered += interval.low <= spearman_of_it <= interval.high
 
-    assert 0.9 < held / 400 < 0.99
+    assert 0.9 < covered / 400 < 0.99
 
 
-def test_three_candidates_tell_no_relation() -> None:
+def test_three_candidates_give_no_correlation() -> None:
     """Nor do stages at which all are alike."""
     with pytest.raises(ValueError, match="4 are needed"):
         stage_relation([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
@@ -68,7 +68,7 @@ def test_three_candidates_tell_no_relation() -> None:
         discovery_curve([Work(-1.0)])
 
 
-def test_what_a_judge_adds_is_what_the_loss_does_not_tell() -> None:
+def test_the_value_of_a_judge_is_its_correlation_beyond_the_loss() -> None:
     """A judge that repeats the loss with noise of its own adds nothing; one who sees something else does."""
     rng = random.Random(2)
     losses = [rng.gauss(0, 1) for _ in range(400)]
@@ -102,32 +102,32 @@ def test_the_strongest_control_is_beaten_beyond_the_noise_between_seeds_alone() 
 def test_successes_at_a_steady_rate_grow_in_proportion_to_compute() -> None:
     """Fifty runs with a success at every tenth training: the exponent is 1 within its interval."""
     rng = random.Random(1)
-    found = discovery_scaling([[(1.0, rng.random() < 0.1) for _ in range(100)] for _ in range(50)])
+    scaling = discovery_scaling([[(1.0, rng.random() < 0.1) for _ in range(100)] for _ in range(50)])
 
-    assert found.exponent is not None
-    assert found.exponent_interval is not None
-    assert found.exponent_interval.low < 1 < found.exponent_interval.high
-    assert found.rate_interval.low < 0.1 < found.rate_interval.high
-    assert found.expected(100.0) == pytest.approx(found.successes / 50)
+    assert scaling.exponent is not None
+    assert scaling.exponent_interval is not None
+    assert scaling.exponent_interval.low < 1 < scaling.exponent_interval.high
+    assert scaling.rate_interval.low < 0.1 < scaling.rate_interval.high
+    assert scaling.expected(100.0) == pytest.approx(scaling.successes / 50)
 
 
 def test_successes_that_become_rarer_have_an_exponent_below_one() -> None:
     """The chance falls with the inverse root of what was spent: the count grows with the root."""
     rng = random.Random(2)
-    found = discovery_scaling([[(1.0, rng.random() < 0.5 * n**-0.5) for n in range(1, 101)] for _ in range(50)])
+    scaling = discovery_scaling([[(1.0, rng.random() < 0.5 * n**-0.5) for n in range(1, 101)] for _ in range(50)])
 
-    assert found.exponent_interval is not None
-    assert found.exponent_interval.high < 0.7
+    assert scaling.exponent_interval is not None
+    assert scaling.exponent_interval.high < 0.7
 
 
 def test_too_few_successes_have_a_rate_but_no_exponent() -> None:
     """None at all still bounds the rate: the rule of three, at both sides' 95 %."""
-    found = discovery_scaling([[(2.0, False)] * 50])
+    scaling = discovery_scaling([[(2.0, False)] * 50])
 
-    assert (found.successes, found.exponent, found.exponent_interval) == (0, None, None)
-    assert found.rate_interval.low == 0.0
-    assert found.rate_interval.high == pytest.approx(3.689 / 100, rel=1e-3)
+    assert (scaling.successes, scaling.exponent, scaling.exponent_interval) == (0, None, None)
+    assert scaling.rate_interval.low == 0.0
+    assert scaling.rate_interval.high == pytest.approx(3.689 / 100, rel=1e-3)
     with pytest.raises(ValueError, match="0 of 3"):
-        found.expected(1.0)
+        scaling.expected(1.0)
     with pytest.raises(ValueError, match="nothing was spent"):
         discovery_scaling([[]])

@@ -75,7 +75,7 @@ def test_the_recorded_run_is_ranked_by_what_was_measured() -> None:
     assert value(scale, 1.6099, 0.362) < value(scale, 1.5346, 0.602) - 5
 
 
-def test_what_the_recorded_judge_was_shown_is_ranked_without_inversions(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_candidates_of_the_recorded_judge_are_ranked_without_inversions(capsys: pytest.CaptureFixture[str]) -> None:
     """`python -m bench.ranking --recorded`: no better measured candidate is below a worse one by opinion."""
     rank_recorded(Path("examples/recorded-run/exchanges.jsonl"))
     printed = capsys.readouterr().out

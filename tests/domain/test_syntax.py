@@ -20,7 +20,7 @@ DEEP = {
 
 
 @pytest.mark.parametrize("program", DEEP.values(), ids=DEEP)
-def test_deep_programs_are_refused_in_one_sentence(program: str) -> None:
+def test_deep_programs_are_refused_with_one_message(program: str) -> None:
     """A RecursionError out of the parser would end the service that reads the program."""
     with pytest.raises(Unreadable, match="nested too deeply"):
         require_shallow(parse(program))
@@ -61,7 +61,7 @@ def test_what_cannot_be_parsed_is_named_with_its_line(program: str, sentence: st
     ],
     ids=["byte order mark", "chained calls", "brackets", "braces", "branches"],
 )
-def test_what_real_programs_do_is_accepted(program: str) -> None:
+def test_constructs_of_real_programs_are_accepted(program: str) -> None:
     """Editors on Windows write a byte order mark; chains of calls are how tensors are reshaped."""
     require_shallow(parse(program))
     fingerprint(program)

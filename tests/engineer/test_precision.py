@@ -51,7 +51,7 @@ async def test_a_stage_without_a_decision_takes_what_fits_the_machine(older_mach
     assert "emulated" in stages.unsuited["tiny"]
 
 
-def test_the_faster_precision_is_chosen_and_only_a_clear_loss_is_complained_about() -> None:
+def test_the_faster_precision_is_chosen_and_only_a_clear_slowdown_is_reported() -> None:
     """Where bf16 is a little slower, engineers of a bf16 run need not say anything."""
     assert PrecisionSpeed(2.0, 1.0).best == BF16
     assert PrecisionSpeed(1.0, 1.2).best == FP32
@@ -62,20 +62,20 @@ def test_the_faster_precision_is_chosen_and_only_a_clear_loss_is_complained_abou
     assert PrecisionSpeed(1.0, None).slow(BF16) is not None
 
 
-def test_a_precision_that_is_named_is_never_changed() -> None:
+def test_an_explicit_precision_is_never_changed() -> None:
     """What a user asks for is what the loss means."""
     named = load_scale("tiny", {"precision": BF16})
 
     assert with_precision(named, PrecisionSpeed(1.0, 9.0)) == named
 
 
-def test_nothing_is_trained_while_the_precision_is_open() -> None:
+def test_nothing_is_trained_while_the_precision_is_undecided() -> None:
     """A forgotten decision stops the training instead of choosing in silence."""
     with pytest.raises(ValueError, match="cannot be trained in"):
         autocast("cpu", "auto")
 
 
-async def test_what_functions_of_fla_cost_is_measured_once_at_the_stages_sizes(tmp_path: Path) -> None:
+async def test_costs_of_fla_functions_are_measured_once_at_the_sizes_of_the_stage(tmp_path: Path) -> None:
     """Who writes programs for a time limit has to know that one kernel takes as long as ten projections."""
     async with Sandbox() as sandbox:
         stages = Stages(sandbox, tmp_path)

@@ -46,7 +46,7 @@ def carried(mixer: Mixer) -> int:
 
 
 @pytest.mark.parametrize("mixer", [*CATALOGUE.values(), *OTHERS.values()], ids=[*CATALOGUE, *OTHERS])
-def test_no_more_is_carried_over_than_the_state_holds(mixer: Mixer) -> None:
+def test_no_more_values_are_carried_over_than_the_state_holds(mixer: Mixer) -> None:
     """Measured on the program itself, which knows nothing of the formula."""
     assert 0 < carried(mixer) <= state_size(mixer, WIDTH, HEADS)
 
@@ -59,7 +59,7 @@ def test_the_size_is_that_of_matrices_convolutions_and_windows() -> None:
 
 
 @pytest.mark.parametrize(("rule", "known"), [("delta", True), ("of a later version", False)])
-def test_a_description_of_another_version_has_no_size_and_loses_no_candidate(rule: str, known: bool) -> None:
+def test_a_description_of_another_version_has_no_state_size(rule: str, known: bool) -> None:
     """While a laboratory is upgraded, a researcher may be newer than an engineer."""
     record = pb.Candidate()
     record.proposal.description.update({"memory": {"rule": rule}})

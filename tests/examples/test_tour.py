@@ -34,7 +34,7 @@ def story_of(number: int, kind: pb.Kind.ValueType, loss: float | None) -> list[e
     return [requested, proposed, trained, judged]
 
 
-def test_the_tour_tells_tables_and_draws_a_plot(tmp_path: Path) -> None:
+def test_the_tour_prints_tables_and_draws_a_plot(tmp_path: Path) -> None:
     """From an exported log alone; what was not measured does not stop it."""
     started = first("r1", "started", "console")
     started.run_started.SetInParent()

@@ -36,7 +36,7 @@ def test_a_short_convolution_is_the_sum_of_its_taps() -> None:
     assert torch.allclose(layer(x)[0], F.silu(expected), atol=1e-6)
 
 
-def test_a_short_convolution_goes_on_from_its_cache() -> None:
+def test_a_short_convolution_continues_from_its_cache() -> None:
     """In parts, and token by token, where the cache is changed in place."""
     layer, x = convolution()
     whole, end = layer(x, output_final_state=True)
@@ -84,7 +84,7 @@ def test_a_short_convolution_takes_half_precision_and_computes_in_float32() -> N
         (norms.GroupNorm(2, 8, bias=True), nn.GroupNorm(2, 8)),
     ],
 )
-def test_norms_are_those_of_torch(ours: nn.Module, theirs: nn.Module) -> None:
+def test_norms_agree_with_torch(ours: nn.Module, theirs: nn.Module) -> None:
     """With a residual added first, and the sum returned on demand; half precision in gives half precision out."""
     x, residual = torch.randn(5, 8), torch.randn(5, 8)
     output, total = ours(x, residual=residual, prenorm=True)
@@ -155,7 +155,7 @@ def test_a_token_shift_starts_anew_in_each_sequence() -> None:
     assert torch.equal(shifted[:, 3], x[:, 2] - x[:, 3])
 
 
-def test_padding_goes_and_comes_back() -> None:
+def test_padding_is_removed_and_restored() -> None:
     """Left padding, as in generation."""
     x = torch.randn(2, 4, 3)
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
@@ -182,7 +182,7 @@ def test_a_layer_finds_its_own_state_in_the_cache() -> None:
     assert torch.equal(torch.as_tensor(state["recurrent_state"]), torch.ones(2))
 
 
-def test_packed_tokens_and_chunks_know_their_sequence() -> None:
+def test_packed_tokens_and_chunks_have_sequence_indices() -> None:
     """Boundaries 0, 3, 3, 8: the second sequence is empty."""
     edges = torch.tensor([0, 3, 3, 8])
 

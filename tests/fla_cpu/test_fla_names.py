@@ -38,7 +38,7 @@ def test_every_usual_way_to_import_finds_our_parts() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_missing_part_is_named_with_what_there_is() -> None:
+def test_a_missing_part_is_named_with_the_available_ones() -> None:
     """One sentence that tells a program's author what to use."""
     programs = {
         "from fla.layers import DeltaNet": "fla.layers.DeltaNet",

@@ -51,7 +51,7 @@ def test_the_recurrent_form_of_linear_attention_does_not_normalise_by_itself() -
     assert not torch.allclose(recurrent, decay.chunk_linear_attn(q, k, v)[0])
 
 
-def test_gates_and_strengths_can_be_computed_inside() -> None:
+def test_gates_and_betas_can_be_computed_inside_the_operator() -> None:
     """g = −e^{A} softplus(raw + bias), β = 2σ(logits), and unit queries and keys."""
     q, k, v, raw, logits = heads(4, 4, 4, 0, 0)
     rate, bias = torch.tensor([0.1, -0.5]), torch.tensor([0.3, 0.2])
@@ -146,7 +146,7 @@ CORE: dict[str, tuple[Operator, tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("name", CORE)
-def test_gradients_are_those_of_small_differences(name: str) -> None:
+def test_gradients_agree_with_finite_differences(name: str) -> None:
     """Across two chunks, in double precision."""
     operator, features = CORE[name]
     tensors = [tensor.requires_grad_() for tensor in heads(*features, length=35, dtype=torch.float64)]

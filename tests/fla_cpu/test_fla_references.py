@@ -162,7 +162,7 @@ CASES: dict[str, tuple[str, Callable[[Inputs], Answer], str, Callable[[ModuleTyp
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_fla_says_the_same(case: str, reference: Callable[[str], ModuleType]) -> None:
+def test_results_agree_with_the_reference_of_fla(case: str, reference: Callable[[str], ModuleType]) -> None:
     """Outputs, final states and all gradients, from an initial state where there is one."""
     names, ours, module, theirs = CASES[case]
     tensors = inputs(names)

@@ -77,7 +77,7 @@ def names_of(case: str) -> tuple[Callable[..., Outcome], list[str], bool]:
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("case", CASES)
-def test_chunks_compute_what_the_recurrence_says(case: str, length: int) -> None:
+def test_the_chunked_form_agrees_with_the_recurrence(case: str, length: int) -> None:
     """Outputs, final states and gradients, at chunk edges and odd lengths."""
     function, names, vector = names_of(case)
     arguments = inputs(length, vector)
@@ -127,7 +127,7 @@ def test_packed_sequences_do_not_see_each_other(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_past_does_not_feel_the_future(case: str) -> None:
+def test_outputs_do_not_depend_on_later_tokens(case: str) -> None:
     """Bit for bit would be too much to ask of reductions; anything visible is a leak."""
     function, names, vector = names_of(case)
     arguments = inputs(130, vector)
@@ -214,7 +214,7 @@ def test_hgrn_is_its_recurrence(length: int) -> None:
     assert torch.allclose(state, h, atol=1e-5)
 
 
-def test_shapes_that_do_not_belong_together_are_named() -> None:
+def test_mismatched_shapes_are_named() -> None:
     """A transposed tensor is the usual mistake."""
     arguments = inputs(10)
 

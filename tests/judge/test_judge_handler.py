@@ -89,7 +89,7 @@ async def test_baselines_are_scored_again_once_all_are_measured(bus: Bus) -> Non
     assert [event.WhichOneof("fact") for event in later] == ["candidate_judged"]
 
 
-async def test_a_copy_of_a_reference_is_no_innovation(bus: Bus) -> None:
+async def test_a_copy_of_a_reference_is_not_innovative(bus: Bus) -> None:
     """Who is shown a program and hands it in again has thought up nothing."""
     shown = trained(3, 1.46, program=baseline("gla").program)
     record = trained(4, 1.44, parent="c000001", program=baseline("gla").program)
@@ -111,7 +111,7 @@ async def test_without_judge_the_fitness_has_two_terms(bus: Bus) -> None:
     assert verdict.fitness.value == pytest.approx((verdict.fitness.loss_term + verdict.fitness.benchmark_term) / 2)
 
 
-async def test_a_missing_part_leaves_the_fitness_out(bus: Bus) -> None:
+async def test_without_a_term_the_fitness_is_absent(bus: Bus) -> None:
     """Absence is no average."""
     record = trained(3, 1.44)
     record.training.ClearField("benchmark")
@@ -122,7 +122,7 @@ async def test_a_missing_part_leaves_the_fitness_out(bus: Bus) -> None:
 
 
 @pytest.mark.parametrize("field", ["data_fingerprint", "precision"])
-async def test_other_data_or_precision_leave_the_fitness_out(bus: Bus, field: str) -> None:
+async def test_with_other_data_or_precision_the_fitness_is_absent(bus: Bus, field: str) -> None:
     """Losses on different texts, or of different arithmetic, have no difference."""
     record = trained(3, 1.44)
     setattr(record.training.seeds[0].measurements, field, "other")
@@ -132,7 +132,7 @@ async def test_other_data_or_precision_leave_the_fitness_out(bus: Bus, field: st
     assert f"{field} differs" in verdict.absent_because
 
 
-async def test_seeds_of_uneven_examination_leave_the_interval_out_alone(bus: Bus) -> None:
+async def test_with_uneven_tasks_of_seeds_only_the_interval_is_absent(bus: Bus) -> None:
     """The means are known all the same; only how sure they are is not."""
     root, record = trained(1, 1.50, "delta_net"), trained(3, 1.44)
     for candidate in (root, record):
@@ -179,7 +179,7 @@ async def test_a_rejected_root_ends_the_candidate(bus: Bus) -> None:
         await verdict_on(bus, Archive(untrained(ROOT, pb.STATE_REJECTED), ANCHOR))
 
 
-async def test_a_loss_too_good_is_probed_harder_and_rejected(bus: Bus) -> None:
+async def test_an_implausibly_low_loss_is_probed_further_and_rejected(bus: Bus) -> None:
     """With the numbers, the failed probe and where the watcher stopped it."""
     record = trained(3, 1.10)
     record.training.seeds[0].stopped = "loss is too low"
@@ -194,7 +194,7 @@ async def test_a_loss_too_good_is_probed_harder_and_rejected(bus: Bus) -> None:
     assert rejected.value.evidence["stopped"] == ["loss is too low"]
 
 
-async def test_a_run_may_keep_what_the_harder_probes_pass(bus: Bus) -> None:
+async def test_a_run_may_keep_candidates_that_pass_the_further_probes(bus: Bus) -> None:
     """The policy "probe" trusts the checks."""
     settings = settings_of()
     settings.policies.leakage = "probe"

@@ -37,7 +37,7 @@ async def test_the_prompt_holds_both_anchors_and_no_name(
     assert shown["version"].startswith("score-")
 
 
-async def test_what_is_not_measured_cannot_be_shown_to_a_judge(
+async def test_a_candidate_without_measurements_cannot_be_judged(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One sentence, and the exit status of a no."""

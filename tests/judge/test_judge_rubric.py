@@ -27,7 +27,7 @@ def test_the_anchors_get_five_and_seven() -> None:
     assert ANCHOR < raw(replace(GATED, loss=1.47, benchmark=0.62)) < 10
 
 
-def test_an_anchor_that_does_not_lead_stretches_nothing() -> None:
+def test_an_anchor_below_the_root_does_not_change_the_scale() -> None:
     """Otherwise noise would be magnified into tens."""
     poor = replace(GATED, loss=2.0, benchmark=0.25, distance=0.0)
 
@@ -71,7 +71,7 @@ def test_twice_the_cost_is_the_lowest_and_half_the_highest() -> None:
 @pytest.mark.parametrize(
     "observation", [replace(GATED, loss=None), replace(GATED, distance=None), Observation(1.6, 0.3, 0.2)]
 )
-def test_without_its_measurement_there_is_no_judgement(observation: Observation) -> None:
+def test_without_a_measurement_there_is_no_judgement(observation: Observation) -> None:
     """Absent, not average."""
     assert judge_offline(observation, DELTA, GATED) is None
 

@@ -78,7 +78,7 @@ async def test_the_model_sees_the_anchors_numbers_and_no_name() -> None:
     assert opinion.spread is None
 
 
-async def test_a_failed_judgement_is_put_once_more() -> None:
+async def test_a_failed_judgement_is_repeated_once() -> None:
     """One refusal is no verdict."""
     async with model(Step(fault="refusal", message="no"), Step(answer=answer(6.0), times=5)) as (judge, _):
         assert (await judge.judge(case())).raw == pytest.approx(6.0)
@@ -94,13 +94,13 @@ async def test_a_judgement_that_keeps_failing_is_absent() -> None:
     assert "no usable answer" in opinion.absent_because
 
 
-async def test_a_score_out_of_bounds_is_no_score() -> None:
+async def test_a_score_out_of_bounds_is_refused() -> None:
     """Eleven of ten is not clipped to ten."""
     async with model(Step(answer=answer(11.0), times=20)) as (judge, _):
         assert (await judge.judge(case())).raw is None
 
 
-async def test_without_an_anchor_it_says_so() -> None:
+async def test_a_judgement_without_an_anchor_states_it() -> None:
     """A run may leave Gated DeltaNet out."""
     async with model(Step(answer=answer(6.0))) as (judge, _):
         assert "Not calibrated" in (await judge.judge(case(anchor=None))).justification
@@ -131,7 +131,7 @@ async def test_a_calibration_asks_the_model_about_the_root(bus: Bus) -> None:
     ],
     ids=["candidate not measured", "root not measured", "root rejected"],
 )
-async def test_what_cannot_be_judged_is_a_failed_precondition(archive: Archive, candidate: str) -> None:
+async def test_a_candidate_that_cannot_be_judged_is_a_failed_precondition(archive: Archive, candidate: str) -> None:
     """The caller is told which state stands in the way."""
     async with judging(archive) as bench:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -155,7 +155,7 @@ def test_a_name_is_hidden_however_it_is_spelt(spelling: str) -> None:
     assert anonymous_text(f"class of {spelling}, gated", "Gated DeltaNet") == "class of Candidate, gated"
 
 
-async def test_a_model_is_not_asked_about_what_is_not_the_best_so_far(bus: Bus) -> None:
+async def test_the_model_judges_only_the_best_so_far(bus: Bus) -> None:
     """Its opinion would decide nothing: the fitness is measured, and this candidate gains nothing over the root."""
     settings = events_pb2.RunSettings(mind="openai", baselines=["delta_net", "gated_delta_net"])
     async with model(Step(answer=answer(6.0), times=2)) as (judge, endpoint):
@@ -186,7 +186,7 @@ def test_words_that_only_contain_the_name_stay() -> None:
     assert anonymous_text("Its name is empty", "") == "Its name is empty"
 
 
-def test_a_program_loses_what_tells_its_origin_and_nothing_else() -> None:
+def test_the_origin_is_removed_from_a_program_and_nothing_else() -> None:
     """Telling classes, docstrings and comments go; the computation and plain helper classes stay."""
     program = """
 class RMSNorm(nn.Module):
@@ -209,7 +209,7 @@ class DeltaNet(nn.Module):
     assert anonymous_program("not Python: Superior", "Superior") == "not Python: Candidate"
 
 
-def test_a_models_score_tells_little_that_the_loss_does_not() -> None:
+def test_a_models_score_adds_little_to_the_loss() -> None:
     """Ten verdicts of a recorded run: why a verdict is asked for the run's best alone and selects nobody."""
     path = Path(__file__).parents[2] / "examples" / "recorded-run" / "exchanges.jsonl"
     answers = {

@@ -51,7 +51,7 @@ async def test_without_an_anchor_it_says_that_it_is_not_calibrated() -> None:
     assert "not calibrated" in (await OfflineJudge().judge(case(OTHER, None))).justification
 
 
-async def test_what_was_not_measured_is_not_judged() -> None:
+async def test_a_candidate_without_measurements_is_not_judged() -> None:
     """An opinion without numbers would be one out of nothing."""
     unknown = pb.Candidate(id="c000009", run="r1", proposal=pb.Proposal(name="x", program="y = 1"))
     opinion = await OfflineJudge().judge(case(unknown))

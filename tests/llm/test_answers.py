@@ -56,7 +56,7 @@ def test_every_usual_form_is_understood(text: str) -> None:
         ("[" * 100_000, "no JSON object"),
     ],
 )
-def test_what_is_no_answer_says_what_to_repair(text: str, reason: str) -> None:
+def test_an_invalid_answer_raises_an_error_that_says_how_to_repair_it(text: str, reason: str) -> None:
     """The reason is what the model is shown."""
     with pytest.raises(Unreadable, match=reason):
         read(text, Plan)

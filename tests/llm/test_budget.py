@@ -53,7 +53,7 @@ def _within(ledger: MemoryLedger, limit: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_a_mind_under_faults_and_many_askers_stays_within_its_budget(seed: int) -> None:
+async def test_concurrent_calls_under_faults_stay_within_the_budget(seed: int) -> None:
     """What the endpoint counted, at its most generous, never passes the limit; some questions are answered."""
     rng = random.Random(seed)
     fates: list[FaultName | None] = [
@@ -105,7 +105,7 @@ async def test_a_reserve_waits_for_calls_in_flight_that_may_cost_less() -> None:
     assert ledger.booked("r") == Spend(5)
 
 
-async def test_money_cannot_be_kept_without_prices() -> None:
+async def test_a_budget_in_money_requires_prices() -> None:
     """Better no call than an unlimited one."""
     with pytest.raises(PriceUnknown, match="prices in the mind file"):
         await MemoryLedger(Limits(dollars=1.0)).reserve("r", spend(None, 10, 10))

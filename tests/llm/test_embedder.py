@@ -51,7 +51,7 @@ async def test_embed_keeps_order_and_number() -> None:
     assert list(similarities(vectors[0], vectors)) == pytest.approx([1.0, cosine(vectors[0], vectors[1]), 1.0])
 
 
-async def test_an_empty_text_is_refused_by_its_place() -> None:
+async def test_an_empty_text_is_refused_with_its_index() -> None:
     """It would have no direction."""
     with pytest.raises(ValueError, match=r"texts\[1\] is empty"):
         await LocalEmbedder().embed([GATE, "  "])

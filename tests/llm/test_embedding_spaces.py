@@ -26,7 +26,7 @@ from tests.llm.scripted_minds import KEY, script, settings
 DESCRIBED = {"ASI_EMBEDDING_MODEL": "small", "OPENAI_BASE_URL": "http://127.0.0.1:1/v1", "OPENAI_API_KEY": KEY}
 
 
-async def test_an_endpoint_that_is_described_embeds_without_a_mind_beside_it() -> None:
+async def test_a_described_endpoint_embeds_without_a_configured_mind() -> None:
     """A run that thinks offline may compare motivations by a model."""
     async with ScriptedEndpoint(script()) as server:
         embedder = endpoint_embedder(DESCRIBED | {"OPENAI_BASE_URL": server.base_url})
@@ -39,7 +39,7 @@ async def test_an_endpoint_that_is_described_embeds_without_a_mind_beside_it() -
 
 
 @pytest.mark.parametrize("environment", [{}, {"ASI_EMBEDDER": "local"}, DESCRIBED | {"ASI_EMBEDDER": "local"}])
-def test_nothing_is_asked_unless_an_endpoint_is_wanted_and_described(environment: dict[str, str]) -> None:
+def test_no_endpoint_is_called_unless_requested_and_described(environment: dict[str, str]) -> None:
     """The default needs no network."""
     assert endpoint_embedder(environment) is None
 
@@ -48,7 +48,7 @@ def test_nothing_is_asked_unless_an_endpoint_is_wanted_and_described(environment
     ("environment", "fix"),
     [({"ASI_EMBEDDER": "openai"}, "set ASI_EMBEDDING_MODEL"), ({"ASI_EMBEDDER": "bert"}, "choose local or openai")],
 )
-def test_an_impossible_choice_is_one_sentence_with_the_fix(environment: dict[str, str], fix: str) -> None:
+def test_an_impossible_choice_is_refused_with_the_fix(environment: dict[str, str], fix: str) -> None:
     """At the start, not at the first candidate."""
     with pytest.raises(SettingsError, match=fix):
         endpoint_embedder(environment)
@@ -118,7 +118,7 @@ def everything_below(folder: Path) -> str:
     return str([file.read_bytes() for file in folder.rglob("*") if file.is_file()])
 
 
-async def test_a_run_goes_on_in_the_space_that_it_began_in(bus: Bus, tmp_path: Path) -> None:
+async def test_a_run_keeps_its_embedding_space(bus: Bus, tmp_path: Path) -> None:
     """Nearest motivations are found within one space only: another one would find nothing, and all would look new."""
     async with laboratory(bus, tmp_path, script()) as lab:
         begun = await lab.spaces.motivation("gate", "", "offline", lab.job)
@@ -159,7 +159,7 @@ async def test_what_the_budget_does_not_cover_is_not_embedded(bus: Bus, tmp_path
     assert (lab.server.received, lab.bus.events) == ([], [])
 
 
-async def test_an_asker_who_goes_away_has_paid(bus: Bus, tmp_path: Path) -> None:
+async def test_a_cancelled_embedding_call_is_booked(bus: Bus, tmp_path: Path) -> None:
     """Nobody knows whether the endpoint charges: the whole reserve is booked, and the call is on record."""
     async with laboratory(bus, tmp_path, Script(embeddings=(Step(fault="hang"),))) as lab:
         asking = asyncio.ensure_future(lab.embedder.vector("gate", "offline", lab.job))

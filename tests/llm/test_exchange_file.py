@@ -91,7 +91,7 @@ def test_edits_change_what_occurs_once() -> None:
         apply_edits(edits, "b b")
 
 
-def test_a_line_that_is_no_exchange_is_named(tmp_path: Path) -> None:
+def test_a_line_that_is_not_an_exchange_is_named(tmp_path: Path) -> None:
     """File, line and fault."""
     path = tmp_path / "broken.jsonl"
     path.write_text('{"request": {}}\n')
@@ -113,7 +113,7 @@ def test_a_mind_of_a_file_is_validated_and_made_absolute(monkeypatch: pytest.Mon
         validate_mind("parrot")
 
 
-def test_the_one_recorded_draft_that_was_refused_as_a_repeat_is_one() -> None:
+def test_the_recorded_draft_refused_as_a_repeat_is_a_repeat() -> None:
     """Its program is an earlier candidate's with another constant, which the question of novelty shows now."""
     proposals = {
         answer.name: answer.program

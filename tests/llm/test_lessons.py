@@ -61,7 +61,7 @@ def test_without_a_fitness_there_is_no_gain(own: float | None, parents: float | 
     assert gain_of(scored("c2", own, "c1"), {"c1": scored("c1", parents)}) is None
 
 
-async def test_an_archive_that_fails_stops_nobody() -> None:
+async def test_a_failing_archive_does_not_stop_the_reward() -> None:
     """The choice of a model is not worth a seat."""
     pupil = Pupil()
     async with archive_client(BrokenArchive()) as stub:

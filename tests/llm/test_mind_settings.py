@@ -38,7 +38,7 @@ def test_three_variables_are_enough() -> None:
     assert settings.addresses == {"main": "http://127.0.0.1:1/v1"}
 
 
-def test_an_endpoint_of_ones_own_needs_no_key() -> None:
+def test_a_local_endpoint_needs_no_key() -> None:
     """Local servers take none."""
     assert (
         load_mind({"OPENAI_BASE_URL": "http://127.0.0.1:1/v1", "ASI_MODEL": "m"}).keys["main"].get_secret_value() == ""
@@ -73,7 +73,7 @@ def test_settings_never_show_a_key() -> None:
         ("[retry]", "[retry", "is not TOML"),
     ],
 )
-def test_a_mistake_is_one_sentence_that_names_it(tmp_path: Path, old: str, new: str, message: str) -> None:
+def test_an_invalid_setting_is_named_in_one_message(tmp_path: Path, old: str, new: str, message: str) -> None:
     """Before anything is asked."""
     with pytest.raises(SettingsError, match=message) as caught:
         load_mind(write(tmp_path, old, new))

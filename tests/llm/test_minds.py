@@ -118,14 +118,14 @@ async def test_a_reservation_waits_while_only_calls_in_flight_stand_in_the_way()
     assert reservation.id != in_flight.id
 
 
-async def test_a_spent_budget_ends_the_question() -> None:
+async def test_a_spent_budget_ends_the_call() -> None:
     """Another try would not help."""
     async with archive_client(Archive(tokens=50)) as stub:
         with pytest.raises(BudgetExhausted, match="does not cover another call of up to 100 tokens"):
             await ArchiveLedger(stub).reserve("r1", Spend(100, None))
 
 
-async def test_a_store_that_fails_is_waited_for() -> None:
+async def test_calls_wait_for_a_store_that_fails() -> None:
     """The delivery comes again later; nothing was spent."""
     async with archive_client(BrokenArchive()) as stub:
         with pytest.raises(Transient, match="the budget ledger in the store is unavailable"):

@@ -28,7 +28,7 @@ def test_every_model_is_tried_in_the_given_order_first() -> None:
     assert bandit.asked("a").order() == ["b", "a"]
 
 
-def test_the_better_model_is_asked_more_often_and_the_other_not_never() -> None:
+def test_the_better_model_is_asked_more_often_but_not_always() -> None:
     """Upper confidence bounds."""
     counts = play({"good": 1.0, "bad": 1.0}, {"good": 0.8, "bad": 0.2}, 400)
 
@@ -42,7 +42,7 @@ def test_a_slightly_better_model_at_ten_times_the_cost_is_not_worth_it() -> None
     assert counts["cheap"] > 5 * counts["dear"]
 
 
-def test_askers_without_gains_yet_spread_over_the_models() -> None:
+def test_calls_before_any_reward_spread_over_the_models() -> None:
     """Candidates train for minutes; until then nobody knows."""
     bandit = Bandit.of(["a", "b", "c"])
     for _ in range(30):

@@ -63,7 +63,7 @@ async def test_the_preview_is_what_is_sent() -> None:
         ("truncated", Fault.TRUNCATED),
     ],
 )
-async def test_a_passing_fault_is_recorded_and_asked_again(fate: FaultName, fault: Fault) -> None:
+async def test_a_transient_fault_is_recorded_and_retried(fate: FaultName, fault: Fault) -> None:
     """Nothing is swallowed: the failed call stays beside the one that answered."""
     async with served(script(Step(fault=fate))) as (_, model):
         answered = await model.ask(question())
@@ -72,7 +72,7 @@ async def test_a_passing_fault_is_recorded_and_asked_again(fate: FaultName, faul
 
 
 @pytest.mark.parametrize("fate", ["trickle", "hang"])
-async def test_a_slow_endpoint_is_given_up_in_time(fate: FaultName) -> None:
+async def test_a_slow_endpoint_times_out(fate: FaultName) -> None:
     """A trickle would keep a per-byte limit alive for ever."""
     async with served(script(Step(fault=fate)), timeout=0.3) as (_, model):
         started = time.monotonic()
@@ -83,7 +83,7 @@ async def test_a_slow_endpoint_is_given_up_in_time(fate: FaultName) -> None:
 
 
 @pytest.mark.parametrize("fate", ["server_error", "rate_limit", "malformed", "disconnect", "empty", "hang"])
-async def test_a_lasting_fault_ends_as_unavailable_with_every_call(fate: FaultName) -> None:
+async def test_a_lasting_fault_raises_unavailable_with_every_call(fate: FaultName) -> None:
     """The worker loop takes it for Transient, and the record loses nothing."""
     journal = MemoryJournal()
     async with served(script(otherwise=Step(fault=fate)), journal=journal, timeout=0.2) as (_, model):
@@ -95,7 +95,7 @@ async def test_a_lasting_fault_ends_as_unavailable_with_every_call(fate: FaultNa
     assert [call for _, _, call in journal.calls] == list(caught.value.calls)
 
 
-async def test_nobody_listening_is_unavailable_and_costs_nothing() -> None:
+async def test_an_endpoint_that_does_not_listen_is_unavailable_and_costs_nothing() -> None:
     """A request that was never sent is not booked."""
     ledger = MemoryLedger()
     async with ScriptedEndpoint(script()) as server:
@@ -116,7 +116,7 @@ async def test_retry_after_is_honoured() -> None:
     assert time.monotonic() - started >= 0.5
 
 
-async def test_a_wait_beyond_the_time_limit_is_handed_to_the_caller() -> None:
+async def test_a_wait_beyond_the_time_limit_is_left_to_the_caller() -> None:
     """Instead of sleeping for minutes inside a question."""
     async with served(script(Step(fault="rate_limit", retry_after=300))) as (_, model):
         with pytest.raises(MindUnavailable) as caught:
@@ -156,7 +156,7 @@ async def test_an_answer_that_stays_wrong_is_a_rejection_at_the_roles_stage() ->
     assert len(server.received) == len(caught.value.calls) == 2
 
 
-async def test_an_answer_that_is_cut_off_twice_says_what_to_raise() -> None:
+async def test_a_twice_truncated_answer_raises_an_error_that_names_the_limit() -> None:
     """It is a kind of its own: the model did nothing wrong."""
     async with served(script(otherwise=Step(fault="truncated", answer=GOOD))) as (_, model):
         with pytest.raises(AnswerTruncated, match=r"roles\.propose\.max_tokens"):
@@ -173,7 +173,7 @@ async def test_a_refusal_is_final(fate: FaultName, text: str) -> None:
     assert len(server.received) == 1
 
 
-async def test_an_endpoint_without_schemas_is_asked_in_its_own_dialect_and_remembered() -> None:
+async def test_an_endpoint_without_schemas_gets_instructions_and_is_remembered() -> None:
     """The second question does not try json_schema again."""
     async with served(script(otherwise=Step(fault="unsupported_schema", answer=GOOD))) as (_, model):
         first = await model.ask(question())
@@ -210,7 +210,7 @@ async def test_programs_travel_unescaped_where_json_is_not_enforced() -> None:
     assert "response_format" not in server.received[0].body
 
 
-async def test_the_next_model_stands_in_while_one_is_down() -> None:
+async def test_the_next_model_is_used_while_one_is_down() -> None:
     """And both are on record."""
     async with (
         ScriptedEndpoint(script(otherwise=Step(fault="server_error"))) as down,
@@ -223,7 +223,7 @@ async def test_the_next_model_stands_in_while_one_is_down() -> None:
     assert [call.error for call in answered.calls] == [Fault.SERVER_ERROR] * 3 + [None]
 
 
-async def test_the_bandit_asks_what_pays_more_often() -> None:
+async def test_the_bandit_prefers_the_model_with_more_reward() -> None:
     """Equal cost, unequal gain."""
     async with (
         ScriptedEndpoint(script()) as first,
@@ -280,7 +280,7 @@ async def test_the_key_appears_nowhere(fate: FaultName, caplog: pytest.LogCaptur
     assert "[secret]" in shown
 
 
-async def test_a_wrong_key_is_told_plainly_and_the_question_comes_again() -> None:
+async def test_a_wrong_key_is_reported_and_the_call_is_retried_later() -> None:
     """A typing error in the settings must not reject candidates."""
     async with served(script(otherwise=Step(fault="unauthorised"))) as (server, model):
         with pytest.raises(MindUnavailable, match="check the key"):
@@ -289,14 +289,14 @@ async def test_a_wrong_key_is_told_plainly_and_the_question_comes_again() -> Non
     assert len(server.received) == 1
 
 
-def test_nothing_reaches_beyond_this_machine_where_it_is_forbidden() -> None:
+def test_no_connection_leaves_this_machine_if_forbidden() -> None:
     """The switch that keeps tests from spending."""
     environment = {"OPENAI_API_KEY": KEY, "ASI_MODEL": "x"}
     with pytest.raises(SettingsError, match="forbidden"):
         OpenAIMind.from_environment(environment, MemoryLedger())
 
 
-async def test_an_endpoint_that_is_away_is_announced_at_once_and_while_it_is_waited_for() -> None:
+async def test_an_unavailable_endpoint_is_announced_during_the_wait() -> None:
     """Whoever looks at the run sees within seconds that nothing answers, and why."""
     heard: list[str] = []
 

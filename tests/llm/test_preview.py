@@ -7,7 +7,7 @@ from services.llm.prompts import as_text, plain, shown
 from tests.llm.scripted_minds import KEY, Idea, question
 
 
-async def test_where_no_model_is_described_there_is_no_body() -> None:
+async def test_without_a_configured_model_there_is_no_body() -> None:
     """The messages are exact all the same."""
     request = question("What next?")
     preview = await shown(plain(request), {})

@@ -52,7 +52,7 @@ async def test_the_same_question_asked_on_purpose_has_its_own_answers(tmp_path: 
     assert [(await mind.ask(question(ordinal=n))).answer.name for n in (2, 0, 1)] == ["c", "a", "b"]
 
 
-async def test_what_is_not_on_record_is_an_error_in_a_replay(tmp_path: Path) -> None:
+async def test_an_unrecorded_question_is_an_error_in_a_replay(tmp_path: Path) -> None:
     """One question more than was asked, or another candidate's."""
     exchanges, _ = await record(tmp_path, script(), question("one"))
     mind = RecordedMind(exchanges, "r1")
@@ -98,7 +98,7 @@ async def test_a_recorded_failure_happens_again(tmp_path: Path, step: Step, erro
     assert len(caught.value.calls) == 1
 
 
-async def test_the_record_tells_whom_to_reward_and_holds_no_key(tmp_path: Path) -> None:
+async def test_the_record_holds_the_model_to_reward_and_no_key(tmp_path: Path) -> None:
     """And the artifacts hold prompt and answer."""
     _, candidate = await record(tmp_path, script(Step(fault="rate_limit")), question(f"with {KEY}"))
     written = everything_below(tmp_path)

@@ -31,7 +31,7 @@ async def test_it_runs_as_a_program_with_a_script(tmp_path: Path) -> None:
     assert len(answered.calls) == 2
 
 
-def test_a_mistake_in_a_script_is_told(tmp_path: Path) -> None:
+def test_a_mistake_in_a_script_is_reported(tmp_path: Path) -> None:
     """With the file's name."""
     path = tmp_path / "script.toml"
     path.write_text("[[steps]]\nfault = 'earthquake'\n", "utf-8")

@@ -68,7 +68,7 @@ async def test_a_precision_that_was_asked_for_stays() -> None:
     assert settings.scale_overrides["precision"] == "bf16-autocast"
 
 
-async def test_without_an_engineer_the_decision_stays_open_and_a_scale_nobody_knows_stops_the_start() -> None:
+async def test_without_an_engineer_the_precision_stays_undecided_and_unknown_scales_are_refused() -> None:
     """A cluster may have no engineer before it has work."""
     settings = pb.RunSettings(scale="tiny")
     sentence = await decide_precision(ClientSettings(checker_address="127.0.0.1:1"), settings, 0.3)
@@ -104,7 +104,7 @@ async def test_a_slower_machine_makes_fewer_candidates_and_a_slow_one_a_named_sm
     assert notes[-1].startswith("16 trainings (5 baselines, 11 candidates)")
 
 
-async def test_what_was_asked_for_is_estimated_and_done() -> None:
+async def test_an_explicit_budget_is_estimated_and_kept() -> None:
     """However long it takes."""
     options, notes = RunOptions(candidates=20), list[str]()
     async with machine(tiny=160.0) as client:

@@ -9,7 +9,7 @@ from services.local.plan import RunOptions, run_settings
 from services.store.steering import policy_of
 
 
-def test_policies_reach_the_record_as_what_they_are() -> None:
+def test_policies_are_recorded_with_their_types() -> None:
     """No text is compared with text later on."""
     options = RunOptions(policies=["prune=on", "prune_from=0.25", "leakage=probe", "verify_seeds=3", "flops=+0.1"])
     policies = run_settings(options).policies
@@ -49,7 +49,7 @@ def test_an_unknown_policy_is_refused_with_the_known_ones() -> None:
     assert len(POLICIES) == len(events_pb2.Policies.DESCRIPTOR.fields)
 
 
-def test_a_word_on_the_wire_is_validated_as_well() -> None:
+def test_a_policy_in_a_message_is_validated_as_well() -> None:
     """A run may be started by another program."""
     settings = events_pb2.RunSettings(scale="tiny", policies=events_pb2.Policies(leakage="perhaps"))
     with pytest.raises(ValueError, match="leakage is 'perhaps'; choose one of investigate, probe"):

@@ -15,7 +15,7 @@ from services.local.settings import ClientSettings, locked, running_system
 PICK = "from services.local.processes import free_port; print(free_port(range({0}, {1})))"
 
 
-def test_a_port_is_free_and_none_is_given_twice() -> None:
+def test_a_port_is_free_and_not_used_twice() -> None:
     """Outside of what the kernel takes for outgoing connections."""
     ports = [free_port() for _ in range(50)]
 
@@ -25,7 +25,7 @@ def test_a_port_is_free_and_none_is_given_twice() -> None:
         service.bind(("127.0.0.1", ports[0]))
 
 
-def test_another_process_is_given_another_one() -> None:
+def test_another_process_gets_another_port() -> None:
     """Though nobody listens on it yet; and one that is listened on is given to nobody."""
     first = free_port()
     with socket.socket() as service:
@@ -55,7 +55,7 @@ def test_a_system_runs_as_long_as_its_folder_is_locked(tmp_path: Path) -> None:
     assert running_system(settings) is None
 
 
-def test_only_processes_of_the_same_folder_are_swept(tmp_path: Path) -> None:
+def test_only_processes_of_the_same_folder_are_ended(tmp_path: Path) -> None:
     """The numbers in a file that was left behind may be those of another system's services by now."""
     script = "import time; print(flush=True); time.sleep(60)"
     command = [sys.executable, "-c", script, "-m services.store"]

@@ -21,7 +21,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Command:
     return asi_arch
 
 
-def test_a_run_verifies_its_finalist_and_says_what_came_of_it(searched: Command) -> None:
+def test_a_run_verifies_its_finalist_and_reports_the_outcome(searched: Command) -> None:
     """Fresh seeds, fresh held-out data, one verdict; the archive equals its replay."""
     rows = [row for row in rows_of(searched("list", "--json")) if row["kind"] != "ablation"]
     records = [json.loads(searched("show", str(row["id"]), "--json").stdout) for row in rows]

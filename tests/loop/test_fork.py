@@ -12,9 +12,7 @@ FORK = ("run", "--fork", "first@first.c000002.archived.1", "--run", "forked", "-
 
 
 @pytest.mark.slow
-def test_two_runs_go_on_at_once_and_a_fork_of_one_keeps_what_was_measured(
-    asi_arch: Command, environment: dict[str, str]
-) -> None:
+def test_two_concurrent_runs_and_a_fork_that_keeps_measurements(asi_arch: Command, environment: dict[str, str]) -> None:
     """The second is left to the services of the first; a fork does not train baselines again; impossible forks and
     joins are one sentence; each run is what its log says.
     """

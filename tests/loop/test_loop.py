@@ -16,7 +16,7 @@ TRAINING = '"event": "training"'
 RUN = ("run", "--candidates", "1", "--baselines", "delta_net,linear_attention", *micro_flags())
 
 
-def test_a_run_ends_with_every_candidate_measured_and_can_be_asked_about(asi_arch: Command) -> None:
+def test_a_run_ends_with_every_candidate_measured_and_can_be_queried(asi_arch: Command) -> None:
     """Proposed, checked, trained, evaluated, judged, analysed and archived; then list, show, tree and status."""
     ranked = rows_of(asi_arch(*RUN, "--seed-program", str(OWN), "--json"))
 
@@ -51,7 +51,7 @@ def test_a_run_ends_with_every_candidate_measured_and_can_be_asked_about(asi_arc
     assert asi_arch("show", "c999999", ok=False).returncode == 1
 
 
-def test_an_impossible_flag_is_one_sentence_and_no_run(asi_arch: Command) -> None:
+def test_an_impossible_flag_gives_one_message_and_starts_no_run(asi_arch: Command) -> None:
     """Before anything starts."""
     for flags, named in ((("--scale", "huge"), "--scale"), (("--baselines", "deltanet"), "--baselines"),
                          (("--set", "steps"), "--set"), (("--run", "a b"), "--run")):  # fmt: skip
@@ -85,9 +85,7 @@ def test_every_process_may_be_killed_and_each_candidate_has_one_result(
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_after_an_interrupt_and_after_a_kill_of_its_command(
-    environment: dict[str, str], asi_arch: Command
-) -> None:
+def test_a_run_resumes_after_an_interrupt_and_after_a_kill(environment: dict[str, str], asi_arch: Command) -> None:
     """Ctrl-C drains and pauses; after SIGKILL the kernel tells the services, which drain; nothing is there twice."""
     data = Path(environment["ASI_DATA_DIR"])
     environment |= {"ASI_SILENCE_SECONDS": "10"}  # what nobody could hand back comes again after so long

@@ -29,7 +29,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_run_says_what_it_found_and_how_sure_it_is() -> None:
+def test_the_claims_of_a_run_come_with_their_certainty() -> None:
     """Held or not, in the same words, with names instead of ids."""
     lines = sentences(finished_run(confirmed=1, refuted=1))
 
@@ -44,7 +44,7 @@ def test_a_run_without_finalists_says_so() -> None:
     assert "nothing to claim" in sentences(finished_run(confirmed=0, refuted=0))[0]
 
 
-def test_a_run_tells_whom_its_budget_kept_out() -> None:
+def test_a_run_lists_candidates_outside_the_budget() -> None:
     """Otherwise a search without finalists is a riddle."""
     records = finished_run(confirmed=0, refuted=0, proposals=3)
     records[4].training.seeds[0].measurements.parameters = 900_000
@@ -65,7 +65,7 @@ def test_the_preset_is_a_possible_run() -> None:
     ]
 
 
-def test_only_what_held_has_a_model_card() -> None:
+def test_only_confirmed_discoveries_have_a_model_card() -> None:
     """With claim, evidence, comparison, cost and lineage."""
     records = finished_run(confirmed=1, refuted=2)
     (card,) = cards(status(), records)
@@ -78,7 +78,7 @@ def test_only_what_held_has_a_model_card() -> None:
     assert any("hours of wall time" in line for line in card.cost)
 
 
-def test_a_claim_tells_its_gain_on_text_of_another_source() -> None:
+def test_a_claim_holds_its_gain_on_text_of_another_source() -> None:
     """Paired by seed with the strongest control, where both were scored there."""
     records = finished_run(confirmed=1, refuted=0)
     for record, base in ((records[1], 2.5), (records[3], 2.4)):
@@ -89,7 +89,7 @@ def test_a_claim_tells_its_gain_on_text_of_another_source() -> None:
     assert "on text of another source (documentation): +0.0900 [+0.0652, +0.1148]" in " ".join(sentences(records))
 
 
-def test_costs_are_told_per_result() -> None:
+def test_costs_are_reported_per_result() -> None:
     """Everything that was used, for each proposal that was accepted and for each claim that held."""
     about = status()
     about.spent.training_seconds, about.spent.tokens, about.spent.money = 1200.0, 24_000, 6.0
@@ -148,7 +148,7 @@ def test_an_ablation_shows_what_a_component_brings() -> None:
     assert plain.conclusion == "better with this seed"
 
 
-def test_what_pays_weighs_ablations_and_children_of_one_move_with_their_pairs() -> None:
+def test_effects_weigh_ablations_and_children_of_one_move_by_their_pairs() -> None:
     """Several moves at once, or a training that was stopped, say nothing about one move."""
     records = finished_run()
     controls, children = records[:3], records[3:8]
@@ -177,7 +177,7 @@ def test_what_pays_weighs_ablations_and_children_of_one_move_with_their_pairs() 
     assert effects["proposal", "gate"].verdict == "not told apart"
 
 
-def test_the_report_shows_what_pays_as_figure_and_table(tmp_path: Path) -> None:
+def test_the_report_shows_effects_as_figure_and_table(tmp_path: Path) -> None:
     """The table of mixers alone, where the run has no pair."""
     drawing = what_pays(Dataset.of(status(), finished_run()))
     gains = [float(str(row[2])) for row in drawing.cells]
@@ -189,7 +189,7 @@ def test_the_report_shows_what_pays_as_figure_and_table(tmp_path: Path) -> None:
     assert "intervals (grey) contain zero" in drawing.caption
 
 
-def test_what_cannot_be_ablated_is_refused_in_a_sentence() -> None:
+def test_a_component_that_cannot_be_ablated_is_refused_with_a_message() -> None:
     """How it is computed is no component to leave out, and what was not trained cannot be compared."""
     original = finished_run()[3]
 
@@ -220,7 +220,7 @@ def test_stopping_is_replayed_over_whole_trainings_only() -> None:
     assert "4 whole trainings" in too_few(few)
 
 
-def test_the_rate_of_drafts_that_pass_at_first_is_told_by_prompt_version() -> None:
+def test_the_pass_rate_of_first_drafts_is_reported_by_prompt_version() -> None:
     """A new version of a prompt has to show that it does better."""
     first = pb.Candidate(kind=pb.KIND_PROPOSAL, proposal=pb.Proposal(name="A", prompt_version="propose-5"))
     second = pb.Candidate(kind=pb.KIND_PROPOSAL, proposal=pb.Proposal(name="B", prompt_version="propose-5"))

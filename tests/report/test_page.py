@@ -38,7 +38,7 @@ def finished() -> Dataset:
     return Dataset.of(status(), records)
 
 
-def test_a_published_archive_is_drawn_with_all_that_it_holds(published: Dataset) -> None:
+def test_a_published_archive_is_drawn_with_all_its_candidates(published: Dataset) -> None:
     """1,772 scores, and curves, accuracies and sizes of 106; what it lacks is nowhere invented."""
     counts = {part: count for part, count, _ in holdings(published).cells}
     trend = trends(published)
@@ -125,7 +125,7 @@ def test_methods_and_citation_come_from_the_settings_of_the_run(published: Datas
     assert "eprint        = {2507.18074}" in bibtex(published)
 
 
-def test_the_page_holds_what_was_drawn_and_lists_at_its_end_what_was_not(tmp_path: Path) -> None:
+def test_the_page_holds_its_figures_and_lists_the_missing_ones(tmp_path: Path) -> None:
     """Every figure as PNG, SVG and PDF with its CSV; ids of two figures in one page never meet; text stays text."""
     page = write_report(status(), finished().records, tmp_path).read_text(encoding="utf-8")
     drawn = sorted(path.stem for path in tmp_path.glob("*.svg"))
@@ -145,7 +145,7 @@ def test_the_page_holds_what_was_drawn_and_lists_at_its_end_what_was_not(tmp_pat
     assert "http" not in (tmp_path / "curves.svg").read_text().split("<defs", 1)[1].replace("http://www.w3.org", "")
 
 
-def test_hostile_names_stay_text(tmp_path: Path) -> None:
+def test_hostile_names_are_escaped(tmp_path: Path) -> None:
     """A candidate's name is written by a stranger."""
     records = finished_run(proposals=3)
     records[4].proposal.name = '<script>alert("x")</script>'

@@ -67,7 +67,7 @@ def test_the_runs_time_left_never_grows_and_its_clock_ticks() -> None:
     assert view.line().startswith("1:50 searching: 1 training, 2 archived, about 0:40 left")
 
 
-def test_a_wait_says_who_waits_for_what_how_long_and_in_which_attempt() -> None:
+def test_a_wait_shows_its_reason_duration_and_attempt() -> None:
     """Whoever looks knows that nothing hangs."""
     view = View()
     view.update(status(), [row(flying())])
@@ -78,7 +78,7 @@ def test_a_wait_says_who_waits_for_what_how_long_and_in_which_attempt() -> None:
     assert "c000002 judge waits for the model, 0:00, attempt 2" in view.line()
 
 
-async def test_what_a_service_does_reaches_whoever_listens(bus: Bus) -> None:
+async def test_announced_progress_reaches_listeners(bus: Bus) -> None:
     """Over the bus, outside of the log, at every change."""
     activity = Activity("r1", "c000002", "engineer", 1, bus.announce)
     async with bus.announcements("r1") as queue, activity.announcing():

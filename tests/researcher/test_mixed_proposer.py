@@ -37,7 +37,7 @@ def context(*history: archive_pb2.MoveOutcome, number: int = 1) -> Context:
     return Context(record, pb.Candidate(id="c0"), (), (), history, (), events_pb2.RunSettings(seed=3))
 
 
-def test_the_one_that_pays_gets_most_seats() -> None:
+def test_the_more_successful_proposer_gets_most_seats() -> None:
     """And the other one still gets some: what does not pay now may pay later."""
     history = [outcome(True, -0.1) for _ in range(8)] + [outcome(False, 0.1) for _ in range(8)]
     offline = sum(offline_is_drawn(history, f"{seat}") for seat in range(500))
@@ -84,7 +84,7 @@ def test_costs_are_equal_until_both_have_proposed() -> None:
     assert seat_costs([seat(True, 60.0), pb.Candidate(kind=pb.KIND_BASELINE)]) == EQUAL_COSTS
 
 
-def test_a_seat_handled_twice_chooses_alike() -> None:
+def test_a_redelivered_seat_chooses_the_same_proposer() -> None:
     """A redelivered request must not switch between the two."""
     assert len({offline_is_drawn([outcome(True, 0.1)], "7:c12:mix") for _ in range(5)}) == 1
 

@@ -17,7 +17,7 @@ from services.researcher.prompt_text import (
 )
 
 
-def test_a_run_without_judge_tells_no_score_of_a_judge() -> None:
+def test_a_run_without_judge_shows_no_judge_score() -> None:
     """Zero of ten would be a verdict that nobody gave."""
     record = pb.Candidate(training=pb.Training(loss=1.5))
     record.verdict.fitness.value = 0.5
@@ -33,7 +33,7 @@ def test_a_curve_holds_measured_points_only() -> None:
     assert curve_text(seed) == "2: 2.500"
 
 
-def test_a_score_stands_beside_what_guessing_reaches() -> None:
+def test_a_score_is_shown_with_the_chance_level() -> None:
     """Of four choices, 0.27 is chance; a perplexity has no such number."""
     scores = [pb.TaskScore(task="code", value=0.27, chance=0.25), pb.TaskScore(task="wiki", value=31.5)]
     record = pb.Candidate(training=pb.Training(loss=1.5, seeds=[pb.SeedResult(scores=scores)]))
@@ -41,7 +41,7 @@ def test_a_score_stands_beside_what_guessing_reaches() -> None:
     assert "Scores: code 0.270 (guessing: 0.250), wiki 31.500." in record_text(record)
 
 
-def test_nothing_measured_is_said_so() -> None:
+def test_missing_measurements_are_stated() -> None:
     """An empty text would look like a mistake."""
     assert record_text(pb.Candidate()) == "Nothing was measured yet."
 
@@ -79,7 +79,7 @@ def test_the_board_is_bounded_and_says_what_it_leaves_out() -> None:
     assert rows[-1] == f"- and {201 - BOARD_BEST - BOARD_NEWEST} older ones"
 
 
-def test_where_the_loss_lies_stands_beside_the_lowest_that_was_measured() -> None:
+def test_losses_by_part_are_shown_with_the_lowest_measured() -> None:
     """By position and kind of token; what nobody measured has no line."""
     parent, best = measured(1, 1.5), measured(2, 1.4)
     for record, digits in ((parent, 2.5), (best, 1.9)):
@@ -94,7 +94,7 @@ def test_where_the_loss_lies_stands_beside_the_lowest_that_was_measured() -> Non
     assert parts_text(measured(3, 1.3), [best]) == ""
 
 
-def test_a_line_of_the_board_is_short_and_tells_what_changed() -> None:
+def test_a_line_of_the_board_is_short_and_names_the_change() -> None:
     """Against the parent, the first few; the lesson is cut. About 50 tokens of four characters."""
     parent, child = measured(1, 1.5), measured(2, 1.4)
     parent.proposal.components.extend(f"old-component-{n}" for n in range(12))
@@ -114,7 +114,7 @@ def test_candidates_without_a_proposal_have_no_line() -> None:
     assert board_text([measured(1, 1.5), pb.Candidate(id="c2")]) == "- N1 (c1); 1.5000"
 
 
-def test_the_limits_that_verification_keeps_are_told_in_numbers() -> None:
+def test_the_limits_of_verification_are_shown_as_numbers() -> None:
     """A recorded run's best was not verified: its prompt had allowed a tenth more than the parent, not the root."""
     settings = events_pb2.RunSettings(promotion="halving", scale="mini")
     settings.policies.parameters, settings.policies.flops = "0.1", "+0.5"
@@ -134,7 +134,7 @@ def test_the_limits_that_verification_keeps_are_told_in_numbers() -> None:
     assert limits_text(events_pb2.RunSettings(promotion="none", scale="mini"), root).startswith("- size: no limit")
 
 
-def test_the_loss_below_which_a_candidate_is_suspect_is_the_judges() -> None:
+def test_the_suspicion_threshold_equals_that_of_the_judge() -> None:
     """A control far better than the root lowers it; a run under the paper's rule says that it keeps no such loss."""
     settings, root = events_pb2.RunSettings(), measured(1, 2.0)
     root.training.loss = 2.0
@@ -146,7 +146,7 @@ def test_the_loss_below_which_a_candidate_is_suspect_is_the_judges() -> None:
     assert "a loss far below all others is examined" in limits_text(settings, None)
 
 
-def test_no_two_seats_in_a_row_are_asked_the_same() -> None:
+def test_consecutive_seats_get_different_prompts() -> None:
     """Of three recorded questions that were equal to the letter, two answers were lost as repeats."""
     assert len({focus_text(number) for number in range(100)}) == 100
     assert focus_text(1).split(" about ")[1] != focus_text(2).split(" about ")[1]
@@ -167,7 +167,7 @@ def test_novelty_is_judged_by_what_the_program_changes() -> None:
     assert difference_text("scale=2", []) == "No program to compare with."
 
 
-def test_objectives_are_told_with_what_the_root_has() -> None:
+def test_objectives_are_shown_with_the_values_of_the_root() -> None:
     """Of a run that has none, nothing."""
     settings = events_pb2.RunSettings(policies=events_pb2.Policies(objectives="loss,parameters"))
     root = measured(1, 2.0)
@@ -178,7 +178,7 @@ def test_objectives_are_told_with_what_the_root_has() -> None:
     assert "objectives" not in limits_text(events_pb2.RunSettings(), root)
 
 
-def test_what_functions_cost_stands_behind_their_names_where_it_was_measured() -> None:
+def test_measured_costs_of_functions_are_shown_beside_their_names() -> None:
     """One function by two names is told once, and a name without a measurement has no number."""
     scale = checker_pb2.ScaleDescription(
         width=128,

@@ -58,7 +58,7 @@ async def thinking(*reports: pb.CheckReport) -> AsyncIterator[tuple[Seats, Scrip
 
 
 @pytest.mark.parametrize("name", sorted(CATALOGUE))
-def test_what_is_left_out_is_gone_and_little_else(name: str) -> None:
+def test_an_ablation_removes_the_component_and_little_else(name: str) -> None:
     """Every published mixer, every component that can be left out."""
     mixer = CATALOGUE[name]
     had = set(components_of(mixer))
@@ -85,7 +85,7 @@ async def test_an_offline_program_loses_the_component_by_its_description(bus: Bu
     assert "inputs.convolved is '' instead of 'qkv'" in proposal.motivation
 
 
-async def test_what_cannot_be_left_out_ends_the_seat_with_the_reason(bus: Bus) -> None:
+async def test_a_component_that_cannot_be_removed_ends_the_seat_with_the_reason(bus: Bus) -> None:
     """A component that the program does not have, and one without which it is not sound."""
     async with researcher(Neighbours(Archive(settings_of())), OfflineProposer) as service:
         with pytest.raises(Rejected, match="cannot be left out"):

@@ -43,7 +43,7 @@ async def test_a_proposal_carries_the_endpoints_vector_and_its_name(bus: Bus, tm
     assert len(server.received) == 2
 
 
-async def test_a_run_that_began_locally_goes_on_locally(bus: Bus, tmp_path: Path) -> None:
+async def test_a_run_started_with_the_local_embedder_keeps_it(bus: Bus, tmp_path: Path) -> None:
     """Although an endpoint is described by now: it embeds what cognition is asked, no motivation."""
     async with ScriptedEndpoint(Script()) as server:
         endpoint = endpoint_embedder({"ASI_EMBEDDING_MODEL": "small", "OPENAI_BASE_URL": server.base_url})

@@ -124,7 +124,7 @@ async def test_the_prompt_holds_the_parent_and_what_is_known(bus: Bus) -> None:
     assert "[e1] Gating what is kept" in prompt
 
 
-async def test_the_prompt_tells_the_scale_the_best_and_everything_tried(bus: Bus) -> None:
+async def test_the_prompt_holds_the_scale_the_best_and_everything_tried(bus: Bus) -> None:
     """What the model needs to know and cannot guess; the best candidate comes with its program."""
     best = pb.Candidate(
         id="c000009",
@@ -148,7 +148,7 @@ async def test_the_prompt_tells_the_scale_the_best_and_everything_tried(bus: Bus
     assert "- SharpNet (c000009); 1.2500; Sharper look-ups pay." in prompt
 
 
-async def test_a_loss_that_was_rejected_is_no_example(bus: Bus) -> None:
+async def test_a_rejected_loss_is_not_an_example(bus: Bus) -> None:
     """A leak would be the best of all: it stands in the table with its reason, without its program."""
     leak = pb.Candidate(id="c000009", run="r1", stage="tiny", state=pb.STATE_REJECTED)
     leak.proposal.name, leak.proposal.program, leak.training.loss = "SeerNet", "SEES = 'ahead'", 0.2
@@ -213,7 +213,7 @@ async def test_a_reference_is_condensed_once_for_a_seat(bus: Bus) -> None:
     assert sum("Keys point at slots" in body and "Held-out loss 1.2500" in body for body in bodies) == 2
 
 
-async def test_a_repeat_is_told_and_something_orthogonal_asked_for(bus: Bus) -> None:
+async def test_a_repeat_is_reported_and_an_orthogonal_idea_requested(bus: Bus) -> None:
     """The second draft knows what the first one repeats; no check was spent on the first."""
     neighbours = Neighbours(Archive(settings_of()))
     steps = (proposes(), judged(IS_REPEAT), proposes(name="OtherNet", motivation=OTHER), judged(IS_NEW))
@@ -244,7 +244,7 @@ async def test_two_seats_at_once_do_not_draft_the_same_program(bus: Bus) -> None
     assert proposal_of_first.structure != second.candidate_proposed.proposal.structure
 
 
-async def test_what_a_seat_has_drafted_and_not_proposed_is_left_to_others(bus: Bus) -> None:
+async def test_a_draft_that_was_not_proposed_is_available_to_other_seats(bus: Bus) -> None:
     """A check may fail for reasons that pass; nobody else would ever train that program."""
     neighbours = Neighbours(Archive(settings_of()), Checker(LEAKS, PASSED))
     other = proposes(name="OtherNet", program=baseline("gla").program)

@@ -58,7 +58,7 @@ async def test_the_same_seat_gets_the_same_proposal(bus: Bus) -> None:
     assert other.candidate_proposed.proposal.structure != event.candidate_proposed.proposal.structure
 
 
-async def test_a_child_goes_on_from_its_parents_description(bus: Bus) -> None:
+async def test_a_child_is_derived_from_its_parents_description(bus: Bus) -> None:
     """Numbers survive the way through the record: the description is valid when it is read back."""
     settings = settings_of()
     settings.pool.CopyFrom(events_pb2.PoolSettings(size=9, parents=1, cold_start=9, batch=9))
@@ -175,7 +175,7 @@ async def test_a_baseline_that_fails_ends(bus: Bus) -> None:
             await seat.handle(bus, "gla")
 
 
-async def test_without_cognition_nothing_is_asked(bus: Bus) -> None:
+async def test_without_cognition_no_search_is_made(bus: Bus) -> None:
     """Only so can be measured what cognition brings."""
     neighbours = Neighbours(Archive(settings_of(without_cognition=True)))
     async with researcher(neighbours, OfflineProposer) as seat:

@@ -43,7 +43,7 @@ async def test_propose_is_readable(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "class " in shown
 
 
-async def test_an_unknown_candidate_is_one_sentence(
+async def test_an_unknown_candidate_gives_one_message(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not a traceback."""

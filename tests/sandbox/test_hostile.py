@@ -65,7 +65,7 @@ async def test_an_unusual_but_honest_program_passes(sandbox: Sandbox, path: Path
 
 
 @pytest.mark.parametrize("layers", LEVELS, ids=["all", "without cgroup", "without cgroup and namespaces"])
-async def test_nobody_holds_more_than_the_limits_in_a_form_that_is_not_counted(layers: frozenset[str]) -> None:
+async def test_no_program_holds_more_than_the_limits_in_uncounted_memory(layers: frozenset[str]) -> None:
     """Pages that no process maps, page tables and nameless files are memory and disk as well."""
     files: dict[str, int] = {}
     async with Sandbox(preload=PRELOAD, readable=[TESTS], layers=layers) as lesser:
@@ -82,7 +82,7 @@ async def test_nobody_holds_more_than_the_limits_in_a_form_that_is_not_counted(l
 
 
 @pytest.mark.parametrize("layers", LEVELS, ids=["all", "without cgroup", "without cgroup and namespaces"])
-async def test_no_folder_is_left_however_deep_or_closed(layers: frozenset[str], tmp_path: Path) -> None:
+async def test_deep_and_unreadable_folders_are_removed(layers: frozenset[str], tmp_path: Path) -> None:
     """A folder that cannot be removed fills the disk, and must not keep the next sandbox from starting."""
     for attempt in range(2):
         async with Sandbox(preload=PRELOAD, readable=[TESTS], layers=layers, folder=tmp_path) as lesser:
@@ -103,7 +103,7 @@ async def test_a_child_that_dies_of_a_signal_without_a_name_is_noticed_at_once(s
     assert time.monotonic() - began < 5
 
 
-async def test_what_a_child_says_is_cut_and_marked(sandbox: Sandbox) -> None:
+async def test_output_of_a_child_is_truncated_and_marked(sandbox: Sandbox) -> None:
     """Thirty megabytes of evidence were accepted once."""
     reason, log = await rejection(sandbox, "print('y' * (1 << 20))\nraise ValueError('z' * (1 << 20))")
 
@@ -112,7 +112,7 @@ async def test_what_a_child_says_is_cut_and_marked(sandbox: Sandbox) -> None:
     assert "were left out]" in log.splitlines()[0]
 
 
-async def test_the_suite_is_as_large_as_promised() -> None:
+async def test_the_suite_has_the_documented_size() -> None:
     """A glob that finds nothing would pass everything."""
     assert len(PROGRAMS) >= 90
     assert len(HONEST) >= 9

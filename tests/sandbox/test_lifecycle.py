@@ -38,7 +38,7 @@ async def test_a_benign_program_runs_and_a_daemon_does_not_survive_at_every_leve
         assert lesser.level.endswith("rlimits")
 
 
-async def test_what_a_link_leads_to_can_be_read_as_well(tmp_path: Path) -> None:
+async def test_targets_of_links_can_be_read(tmp_path: Path) -> None:
     """A virtual environment is often a link, and sometimes a link to one."""
     folder, link, far = tmp_path / "real", tmp_path / "link", tmp_path / "far"
     folder.mkdir()
@@ -61,7 +61,7 @@ async def test_the_sandbox_goes_on_after_its_fork_server_was_killed(sandbox: San
     assert await rejection(sandbox, BENIGN) == (None, "")
 
 
-async def test_a_child_that_is_slow_can_be_asked_again(sandbox: Sandbox) -> None:
+async def test_a_slow_child_can_be_asked_again(sandbox: Sandbox) -> None:
     """A caller that waits in short turns, to send heartbeats, loses nothing by a turn that ends empty."""
     async with sandbox.child(f"{JOBS}:echo", LIMITS) as child:
         with pytest.raises(ChildTimeout, match="did not answer within"):

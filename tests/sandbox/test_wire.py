@@ -31,7 +31,7 @@ def test_arrays_keep_value_dtype_and_shape(shape: tuple[int, ...]) -> None:
     assert message.arrays["flag"].tolist() == [True, False]
 
 
-def test_transposed_arrays_arrive_as_they_look() -> None:
+def test_transposed_arrays_keep_their_values() -> None:
     """The bytes of a view are not in the order of its elements."""
     array = np.arange(6, dtype=np.float32).reshape(2, 3).T
 
@@ -39,13 +39,13 @@ def test_transposed_arrays_arrive_as_they_look() -> None:
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_a_number_that_is_none_is_refused_where_it_is_sent(number: float) -> None:
+def test_nan_and_infinity_are_refused_by_the_sender(number: float) -> None:
     """JSON has no NaN; a missing number is None."""
     with pytest.raises(ValueError, match="send None"):
         encode("kind", {"loss": number}, {})
 
 
-def test_an_object_array_does_not_travel() -> None:
+def test_an_object_array_is_refused() -> None:
     """Objects would need pickle."""
     with pytest.raises(TypeError, match="dtype object"):
         encode("kind", {}, {"x": np.array([object()])})
@@ -92,7 +92,7 @@ def described(*arrays: object) -> bytes:
         (described("x"), b""),
     ],
 )
-def test_what_is_not_exactly_a_message_is_malformed(header: bytes, body: bytes) -> None:
+def test_bytes_that_are_not_exactly_a_message_are_malformed(header: bytes, body: bytes) -> None:
     """One exception type for every way of being wrong, and no other."""
     with pytest.raises(Malformed):
         decode(header, bytearray(body), BOUNDS)

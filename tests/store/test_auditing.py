@@ -125,7 +125,7 @@ async def test_a_number_changed_everywhere_contradicts_what_followed(export: Exp
     assert any(problem.startswith(f"event {event} was changed after ") for problem in problems)
 
 
-async def test_the_last_event_is_held_by_the_manifest(export: Export) -> None:
+async def test_a_removed_last_event_contradicts_the_manifest(export: Export) -> None:
     """Nothing follows from it."""
     place = len(export.lines) - 1
     event = export.change(place, lambda body: body.time.FromSeconds(1))
@@ -145,7 +145,7 @@ async def test_an_event_left_out_is_noticed(export: Export, fact: str) -> None:
     assert f"the log holds {len(export.lines)} events, the manifest {len(export.lines) + 1}" in problems
 
 
-async def test_a_line_that_is_no_event_is_named(export: Export) -> None:
+async def test_a_line_that_is_not_an_event_is_named(export: Export) -> None:
     """Cut or filled with something else."""
     export.lines[3]["body"] = "?"
 

@@ -32,7 +32,7 @@ async def digest(settings: StoreSettings) -> tuple[str, int]:
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-async def test_an_exported_log_comes_to_the_same_digest_elsewhere(
+async def test_an_imported_log_has_the_digest_of_the_exported_one(
     bus: Bus, settings: ServiceSettings, finished: Simulation, kind: str
 ) -> None:
     """Another broker, another archive, the same events to the byte; what is no event never counted."""
@@ -79,7 +79,7 @@ async def test_a_table_that_holds_no_events_is_refused_by_name(bus: Bus, setting
         ("parquet", b"\xff\xff no event", "row 2 is not an exported event"),
     ],
 )
-async def test_a_log_with_a_broken_event_is_refused_before_any_is_taken(
+async def test_a_log_with_a_broken_event_is_refused_before_any_import(
     bus: Bus, settings: ServiceSettings, finished: Simulation, kind: str, second: bytes | None, named: str
 ) -> None:
     """Nothing is half-imported."""

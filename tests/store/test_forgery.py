@@ -11,7 +11,7 @@ from services.store.replay import replay
 from tests.store.simulation import Simulation
 
 
-async def test_a_verdict_in_an_engineer_s_envelope_is_refused_in_the_archive_and_in_every_replay(
+async def test_a_verdict_published_as_an_engineer_is_refused_live_and_in_replays(
     bus: Bus, settings: ServiceSettings, finished: Simulation, tmp_path: Path
 ) -> None:
     """Else whoever may say `trained` could say anything: rights are checked on subjects."""

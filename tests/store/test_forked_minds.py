@@ -110,7 +110,7 @@ async def test_a_fork_asks_the_endpoint_only_from_its_event_on(
     assert (anew, len(endpoint.received) - paid) == (["Answer4", "Answer5"], 2)
 
 
-async def test_a_candidate_that_the_source_never_had_is_the_endpoints(
+async def test_a_candidate_unknown_to_the_source_is_answered_by_the_endpoint(
     bus: Bus, tmp_path: Path, store: tuple[Archive, object], endpoint: ScriptedEndpoint
 ) -> None:
     """Nothing is on record about it."""

@@ -43,7 +43,7 @@ def middle(simulation: Simulation) -> Logged:
     return [message for message in simulation.log if message.subject.endswith("candidate.archived")][2]
 
 
-async def test_a_fork_has_its_sources_history_and_asks_again_for_what_was_under_way(
+async def test_a_fork_has_the_history_of_its_source_and_requests_open_candidates_again(
     live: Archive, bus: Bus, finished: Simulation
 ) -> None:
     """Records, pool and numbers are those of that moment; nobody answers the history a second time."""
@@ -132,7 +132,7 @@ async def test_a_log_that_was_changed_is_not_forked(live: Archive, bus: Bus, fin
         await fork(bus, past, "r2", _settings())
 
 
-async def test_a_fork_that_was_cut_short_goes_on_and_takes_no_other_name(
+async def test_an_interrupted_fork_can_be_completed_under_its_own_name_only(
     live: Archive, bus: Bus, finished: Simulation
 ) -> None:
     """Whoever is killed in the middle of a history asks for the same fork again; nothing lies there twice."""
@@ -151,7 +151,7 @@ async def test_a_fork_that_was_cut_short_goes_on_and_takes_no_other_name(
         await fork(bus, past, "r2", settings())
 
 
-async def test_a_fork_that_thought_through_an_endpoint_answers_from_the_log_first(
+async def test_a_fork_of_an_endpoint_run_uses_recorded_answers_first(
     live: Archive, bus: Bus, finished: Simulation
 ) -> None:
     """From there on the endpoint is asked."""

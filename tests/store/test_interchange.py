@@ -80,7 +80,9 @@ def test_tree_and_details_are_joined_by_index(tmp_path: Path) -> None:
         ([record(1, result={"test": ",a\nm,high\n"})], "is not a number"),
     ],
 )
-def test_what_is_broken_is_refused_by_its_index(tmp_path: Path, records: list[dict[str, object]], named: str) -> None:
+def test_a_broken_record_is_refused_with_its_index(
+    tmp_path: Path, records: list[dict[str, object]], named: str
+) -> None:
     """Nothing is half-imported."""
     with pytest.raises(BadArchive, match=named):
         read(archive(tmp_path, *records))

@@ -67,7 +67,7 @@ def test_a_result_without_a_claim_is_refused(begun: Simulation) -> None:
     assert "is stale" in hear(begun, unclaimed)[0].log.refused_because
 
 
-def test_facts_about_nobody_are_refused(begun: Simulation) -> None:
+def test_facts_about_unknown_candidates_are_refused(begun: Simulation) -> None:
     """Of an unknown run and of an unknown candidate."""
     stranger = Simulation("r9")
     stranger.start()
@@ -78,7 +78,7 @@ def test_facts_about_nobody_are_refused(begun: Simulation) -> None:
     assert hear(begun, nobody)[0].log.refused_because == "the run has no candidate c999999"
 
 
-def test_what_was_thought_is_booked_even_after_the_candidate_went_on(begun: Simulation) -> None:
+def test_model_calls_are_booked_even_after_the_candidate_has_ended(begun: Simulation) -> None:
     """Answers of minds do not move the chain, so they may come late."""
     requested = begun.open[0]
     begun.way(requested)
@@ -101,7 +101,7 @@ def test_an_end_frees_a_seat_and_is_followed_by_the_next_request(begun: Simulati
     assert [row.record.kind for row in begun.loaded.rows.values()] == [1, 1, 2, 2]
 
 
-def test_a_pause_holds_seats_back_and_a_resume_gives_them_out(begun: Simulation) -> None:
+def test_a_pause_withholds_seats_and_a_resume_releases_them(begun: Simulation) -> None:
     """With another budget, where the resume carries one."""
     earlier, later = begun.open
     paused = first("r1", "paused", "console")
@@ -171,7 +171,7 @@ def test_a_batch_that_does_not_follow_is_refused(begun: Simulation) -> None:
     assert due(begun.log, len(begun.log)) == []
 
 
-def test_a_run_with_objectives_keeps_what_nothing_dominates_in_its_pool() -> None:
+def test_a_run_with_objectives_keeps_the_front_in_its_pool() -> None:
     """The costs come from the record; the pool is ordered by them and not by fitness, and a replay finds the same."""
     simulation = Simulation()
     simulation.start(policies=events_pb2.Policies(objectives="loss,parameters"))
@@ -202,7 +202,7 @@ def test_a_run_with_objectives_keeps_what_nothing_dominates_in_its_pool() -> Non
         ),
     ],
 )
-def test_objectives_that_cannot_be_followed_stop_the_start(settings: events_pb2.RunSettings, why: str) -> None:
+def test_impossible_objectives_refuse_the_start(settings: events_pb2.RunSettings, why: str) -> None:
     """Whoever writes to the log directly is told as well."""
     simulation, started = Simulation(), first("r1", "started", "console")
     settings.baselines.append("delta_net")

@@ -49,7 +49,7 @@ async def archive(
     await opened.close()
 
 
-async def test_a_log_that_is_what_was_applied_is_left_alone(bus: Bus, archive: Archive) -> None:
+async def test_a_log_that_matches_the_archive_is_left_alone(bus: Bus, archive: Archive) -> None:
     """Also where it is longer: the store is only late."""
     await require_same_log(bus, archive)
     await _publish(bus, [JUNK])
@@ -57,7 +57,7 @@ async def test_a_log_that_is_what_was_applied_is_left_alone(bus: Bus, archive: A
     assert (await recover(bus, archive)).damage is None
 
 
-async def test_a_stream_made_anew_is_named_and_recovered_byte_by_byte(bus: Bus, archive: Archive) -> None:
+async def test_a_recreated_stream_is_reported_and_recovered_byte_for_byte(bus: Bus, archive: Archive) -> None:
     """What was published to the new one meanwhile is not lost either."""
     before = await _log(bus)
     await bus.remove_stream(EVENTS)
@@ -89,7 +89,7 @@ async def test_a_longer_but_different_log_is_named(bus: Bus, archive: Archive) -
     assert (await _log(bus))[: len(before)] == before
 
 
-async def test_without_any_stream_the_log_is_made_again(bus: Bus, archive: Archive) -> None:
+async def test_a_missing_stream_is_recreated(bus: Bus, archive: Archive) -> None:
     """As after the loss of the broker's disk, where nobody has run `asi-arch setup`."""
     before = await _log(bus)
     await bus.remove_stream(EVENTS)

@@ -111,7 +111,7 @@ async def test_reordered_events_are_named(
     await live.close()
 
 
-async def test_a_run_without_events_and_a_place_that_is_taken_are_refused(
+async def test_replaying_an_empty_run_or_into_an_existing_file_is_refused(
     bus: Bus, settings: ServiceSettings, finished: Simulation, tmp_path: Path
 ) -> None:
     """Nothing to rebuild, and nothing that may be overwritten."""

@@ -20,8 +20,10 @@ def hear(simulation: Simulation, event: events_pb2.Event) -> Change:
 
 def end_of(simulation: Simulation, candidate: str) -> Cause:
     """The event with which a candidate ended."""
-    events = [Cause.of(one.body) for one in simulation.log]
-    return [one for one in events if one.event.candidate == candidate and one.event.HasField("candidate_archived")][-1]
+    events = [Cause.of(message.body) for message in simulation.log]
+    return [
+        cause for cause in events if cause.event.candidate == candidate and cause.event.HasField("candidate_archived")
+    ][-1]
 
 
 def lost(fact: str) -> tuple[Simulation, Cause, Cause]:
@@ -32,7 +34,7 @@ def lost(fact: str) -> tuple[Simulation, Cause, Cause]:
     return simulation, work, simulation.say(dead_letter(work, "judge", "judge", 99, 5, "KeyError: 'x'"))
 
 
-def test_a_retry_takes_back_the_end_and_nothing_else() -> None:
+def test_a_retry_reverts_the_end_and_nothing_else() -> None:
     """The measurements stay, the seat is taken again, and the next fact has an id of its own."""
     simulation, work, dead = lost("candidate_trained")
     before = simulation.loaded.runs["r1"]
@@ -50,7 +52,7 @@ def test_a_retry_takes_back_the_end_and_nothing_else() -> None:
     assert simulation.loaded.rows["r1", "c000001"].record.verdict.HasField("raw")
 
 
-def test_who_was_lost_twice_can_be_retried_twice() -> None:
+def test_a_candidate_lost_twice_can_be_retried_twice() -> None:
     """The second end and the second retry are other events than the first."""
     simulation, work, dead = lost("candidate_trained")
     again = simulation.say(retry_of(dead.event, work.event, end_of(simulation, "c000001")))
@@ -63,10 +65,10 @@ def test_who_was_lost_twice_can_be_retried_twice() -> None:
     assert row.record.state == pb.STATE_TRAINED
 
 
-def test_only_the_end_by_a_dead_letter_is_taken_back() -> None:
+def test_only_an_end_by_a_dead_letter_is_reverted() -> None:
     """Neither a candidate that ended well, nor one that is on its way, nor an older end."""
     simulation, work, dead = lost("candidate_trained")
-    other = simulation.way(next(one for one in simulation.open if one.event.candidate == "c000002"))
+    other = simulation.way(next(cause for cause in simulation.open if cause.event.candidate == "c000002"))
     well = retry_of(dead.event, other.event, end_of(simulation, "c000002"))
     stale = retry_of(dead.event, work.event, work)
     twice = retry_of(dead.event, work.event, end_of(simulation, "c000001"))
@@ -77,7 +79,7 @@ def test_only_the_end_by_a_dead_letter_is_taken_back() -> None:
     assert "2 is not next" in hear(simulation, twice).log.refused_because
 
 
-def test_a_letter_is_dropped_once() -> None:
+def test_a_dead_letter_is_dropped_once() -> None:
     """Said twice, it counts once; the candidate stays as it is."""
     simulation, _, dead = lost("candidate_proposed")
     simulation.say(dropped(dead, "known"))

@@ -16,7 +16,7 @@ from services.store.service import ArchiveService
 from tests.store.simulation import Simulation
 
 
-async def test_status_tells_of_an_outage_and_of_catching_up(finished: Simulation, tmp_path: Path) -> None:
+async def test_status_reports_an_outage_and_catching_up(finished: Simulation, tmp_path: Path) -> None:
     """The first as a line of `asi-arch status`, the second as something to wait for, also before the writer knows."""
     archive = open_archive(f"sqlite:///{tmp_path}/archive.db")
     await archive.open()

@@ -65,7 +65,7 @@ def test_effects_come_from_pairs_that_differ_in_one_value_and_name_the_move_betw
     assert sum(effect.low <= 0 <= effect.high for effect in effect_of.values()) >= len(effect_of) - 2
 
 
-def test_a_line_torn_by_a_kill_is_ignored_and_the_next_one_is_whole(tmp_path: Path) -> None:
+def test_a_partial_line_is_ignored_and_the_next_line_is_complete(tmp_path: Path) -> None:
     place = tmp_path / "piece.jsonl"
     first, second = Record("a", "mini", 1, loss=2.0), Record("b", "mini", 1, loss=2.1, curve=((10, 3.0, None),))
     append(place, first)
@@ -128,7 +128,7 @@ def test_going_on_from_a_lower_fidelity_costs_the_difference(table: Table) -> No
     assert [observation.fidelity for observation in trace.observations] == [0.25, 1.0] * 3
 
 
-def test_what_a_policy_may_not_choose_is_refused(table: Table) -> None:
+def test_a_choice_outside_the_space_is_refused(table: Table) -> None:
     with pytest.raises(ValueError, match="not in the space"):
         table.simulate(lambda _: "nobody", budget=2, seed=1)
     with pytest.raises(ValueError, match="a second time"):

@@ -82,7 +82,7 @@ async def announced(bus: Bus, *progress: Progress) -> AsyncIterator[None]:
 
 
 @pytest.mark.slow
-async def test_the_overview_tells_the_state_and_follows_the_run(site: Site) -> None:
+async def test_the_overview_shows_the_state_and_follows_the_run(site: Site) -> None:
     """The budget, the best and the trend; a new candidate appears without a reload, in its name and in the count."""
     async with opened(site.address) as page:
         await expect(page.get_by_label("State", exact=True)).to_contain_text("1999 of 4000")
@@ -97,7 +97,7 @@ async def test_the_overview_tells_the_state_and_follows_the_run(site: Site) -> N
 
 
 @pytest.mark.slow
-async def test_what_services_announce_is_drawn_while_it_goes_on(site: Site, bus: Bus) -> None:
+async def test_announced_progress_is_drawn_while_it_lasts(site: Site, bus: Bus) -> None:
     """Steps of a training with its curve, and whom a candidate waits for."""
     training, waiting = record(7), record(8)
     training.state, waiting.state = candidates.STATE_TRAINING, candidates.STATE_TRAINED
@@ -192,7 +192,7 @@ async def test_playback_grows_the_tree_with_the_best_so_far(site: Site) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
-async def test_text_of_strangers_stays_text(site: Site, width: int) -> None:
+async def test_untrusted_text_is_not_rendered_as_markup(site: Site, width: int) -> None:
     """Markdown is laid out; its HTML, pictures and script links are not. A phone scrolls down only."""
     async with opened(f"{site.address}?view=tree&candidate=c000007", width) as page:
         panel = page.locator(".candidate")
@@ -229,7 +229,7 @@ async def test_a_candidate_shows_first_what_changed_and_everything_behind_it(sit
 
 
 @pytest.mark.slow
-async def test_two_candidates_stand_beside_each_other(site: Site) -> None:
+async def test_two_candidates_are_shown_side_by_side(site: Site) -> None:
     """Asked for by an address that can be sent to somebody."""
     async with opened(f"{site.address}?candidate=c000007..c000009") as page:
         await expect(page.locator(".candidate h2")).to_have_text("Net7 against Net9")
@@ -302,7 +302,7 @@ async def test_the_back_button_goes_from_step_to_step(site: Site) -> None:
 
 
 @pytest.mark.slow
-async def test_a_page_outlives_the_laboratory_and_hears_of_the_next(site: Site) -> None:
+async def test_a_page_stays_open_while_the_system_restarts(site: Site) -> None:
     """While the archive is away there is a sentence, and what was known stays; when it answers again, all goes on."""
     async with opened(site.address) as page:
         await expect(page.get_by_label("State", exact=True)).to_contain_text("searching")
@@ -363,7 +363,7 @@ async def test_a_phone_has_cards_and_pinches(site: Site) -> None:
         )
 
 
-async def test_what_does_not_exist_is_a_sentence_with_a_status(site: Site) -> None:
+async def test_a_missing_resource_returns_a_status_and_a_message(site: Site) -> None:
     """And every answer forbids scripts from elsewhere."""
     async with ClientSession() as session:
         async with session.get(f"{site.address}api/candidate?id=c999999") as answer:

@@ -45,7 +45,7 @@ def test_shipped_entries_use_component_names_of_the_vocabulary() -> None:
         ('"2402.00001"', '"24.1"', ("field arxiv", "pattern")),
     ],
 )
-def test_a_bad_file_is_told_which_paper_and_which_field(
+def test_an_error_in_a_file_names_the_paper_and_the_field(
     paper_text: str, old: str, new: str, words: tuple[str, ...]
 ) -> None:
     """Users write these files by hand; the message has to say where to look."""

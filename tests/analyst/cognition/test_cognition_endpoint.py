@@ -13,7 +13,7 @@ from services.llm.scripted import Script, ScriptedEndpoint
 QUERY = "Loss on distant tokens stays high while nearby tokens are predicted well."
 
 
-async def test_entries_and_queries_meet_in_the_endpoints_space(tmp_path: Path) -> None:
+async def test_entries_and_queries_are_embedded_by_the_endpoint(tmp_path: Path) -> None:
     """All entries are embedded once, in batches; a query is one more request, and none without its vector."""
     async with ScriptedEndpoint(Script()) as server:
         embedder = endpoint_embedder({"ASI_EMBEDDING_MODEL": "small", "OPENAI_BASE_URL": server.base_url})
@@ -37,7 +37,7 @@ async def test_entries_and_queries_meet_in_the_endpoints_space(tmp_path: Path) -
         built.nearest(LocalEmbedder().vector(QUERY), 3, 0.0)
 
 
-async def test_a_search_waits_for_an_endpoint_that_is_away(tmp_path: Path) -> None:
+async def test_a_search_waits_for_an_unavailable_endpoint(tmp_path: Path) -> None:
     """Nothing found would be taken for an answer."""
     async with ScriptedEndpoint(Script()) as server:
         url = server.base_url

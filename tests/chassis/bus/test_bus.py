@@ -40,7 +40,7 @@ async def test_a_second_set_up_creates_nothing_and_finds_no_drift(bus: Bus) -> N
     assert await bus.compare() == []
 
 
-def test_three_copies_are_not_compressed_and_those_that_are_still_serve() -> None:
+def test_replicated_streams_are_not_compressed_but_existing_ones_still_work() -> None:
     """A broker's copy may be unreadable after its death otherwise; a log that was set up earlier is not refused."""
     spec = StreamSpec(EVENTS, ("asi.v1.>",), keep_forever=True)
     compressed = spec.config(1)
@@ -87,20 +87,20 @@ async def test_a_fetch_hands_on_at_once_what_has_arrived(bus: Bus) -> None:
     begun = time.monotonic()
     await bus.publish(started("r1"))
     await bus.publish(started("r2"))
-    seen: list[int] = []
-    while len(seen) < 2:
+    sequences: list[int] = []
+    while len(sequences) < 2:
         for delivery in await consumer.fetch(100):
-            seen.append(delivery.sequence)
+            sequences.append(delivery.sequence)
             await delivery.acknowledge()
     await bus.publish(started("r3"))
     (late,) = await consumer.fetch(100)
 
-    assert seen == [1, 2]
+    assert sequences == [1, 2]
     assert late.sequence == 3
     assert time.monotonic() - begun < 4
 
 
-async def test_what_is_handed_back_comes_again_with_a_higher_attempt(bus: Bus) -> None:
+async def test_a_returned_message_is_redelivered_with_a_higher_attempt(bus: Bus) -> None:
     """The delivery number is the fencing token."""
     await bus.publish(requested())
     consumer = await bus.consumer("researcher")
@@ -115,11 +115,11 @@ async def test_the_log_is_read_in_order_and_ends(bus: Bus) -> None:
     """A replay reads everything there is and stops."""
     for number in range(300):
         await bus.publish(requested(candidate=f"c{number:06d}"))
-    logged = [one async for one in bus.read_log()]
+    logged = [message async for message in bus.read_log()]
 
-    assert [one.sequence for one in logged] == list(range(1, 301))
-    assert [one.sequence async for one in bus.read_log(start=299)] == [299, 300]
-    assert [one async for one in bus.read_log("asi.v1.other.>")] == []
+    assert [message.sequence for message in logged] == list(range(1, 301))
+    assert [message.sequence async for message in bus.read_log(start=299)] == [299, 300]
+    assert [message async for message in bus.read_log("asi.v1.other.>")] == []
 
 
 async def test_reading_a_run_skips_the_others(bus: Bus) -> None:
@@ -127,8 +127,8 @@ async def test_reading_a_run_skips_the_others(bus: Bus) -> None:
     for run in ("r1", "r2", "r1", "r2"):
         await bus.publish(requested(run, f"c{await bus.last_sequence():06d}"))
 
-    assert [one.sequence async for one in bus.read_log("asi.v1.r2.>")] == [2, 4]
-    assert [one.sequence async for one in bus.read_log("asi.v1.r1.>", start=2)] == [3]
+    assert [message.sequence async for message in bus.read_log("asi.v1.r2.>")] == [2, 4]
+    assert [message.sequence async for message in bus.read_log("asi.v1.r1.>", start=2)] == [3]
 
 
 async def test_a_body_is_found_by_its_sequence(bus: Bus) -> None:
@@ -149,13 +149,13 @@ async def test_fetches_go_on_after_a_quiet_time(bus: Bus) -> None:
     after: list[int] = []
     async with asyncio.timeout(10):
         while not after:
-            after = [one.sequence for one in await consumer.fetch(10, wait=0.3)]
+            after = [delivery.sequence for delivery in await consumer.fetch(10, wait=0.3)]
 
     assert quiet == []
     assert after == [1]
 
 
-async def test_what_arrives_for_nobody_is_handed_to_the_next_who_asks(bus: Bus) -> None:
+async def test_messages_that_arrive_after_a_timeout_go_to_the_next_fetch(bus: Bus) -> None:
     """A reader that stops has asked already: what comes then must not lie with it until its time is up."""
     leaving, staying = await bus.consumer("researcher"), await bus.consumer("researcher")
     asking = asyncio.create_task(leaving.fetch(1))

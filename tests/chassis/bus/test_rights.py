@@ -43,7 +43,7 @@ def every_fact() -> list[pb.Event]:
     return events
 
 
-def test_every_fact_of_the_contract_has_someone_who_may_say_it() -> None:
+def test_every_fact_of_the_contract_has_a_user_that_may_publish_it() -> None:
     """A new fact without a row in the table would be refused in production only."""
     spoken = {fact for rights in RIGHTS.values() for fact in rights.facts}
 
@@ -51,9 +51,9 @@ def test_every_fact_of_the_contract_has_someone_who_may_say_it() -> None:
 
 
 @pytest.mark.parametrize("user", HANDLERS)
-async def test_a_service_says_its_own_facts_and_no_others(guarded: NatsServer, admin: Bus, user: str) -> None:
+async def test_a_service_publishes_its_own_facts_and_no_others(guarded: NatsServer, admin: Bus, user: str) -> None:
     """The whole contract, fact by fact."""
-    said, denied = set(), set()
+    allowed, denied = set(), set()
     async with Bus(guarded.settings(user), user) as bus:
         for event in every_fact():
             try:
@@ -61,10 +61,10 @@ async def test_a_service_says_its_own_facts_and_no_others(guarded: NatsServer, a
             except Denied:
                 denied.add(fact_of(event))
             else:
-                said.add(fact_of(event))
+                allowed.add(fact_of(event))
 
-    assert said == set(RIGHTS[user].facts)
-    assert not said & denied
+    assert allowed == set(RIGHTS[user].facts)
+    assert not allowed & denied
 
 
 @pytest.mark.parametrize("user", HANDLERS)
@@ -81,7 +81,7 @@ async def test_a_service_reads_its_own_durables_and_no_others(guarded: NatsServe
                 await delivery.heartbeat()
                 await delivery.acknowledge()
             await bus.depth(durable)
-        for other in {one for rights in HANDLERS.values() for one in rights.durables} - set(mine):
+        for other in {name for rights in HANDLERS.values() for name in rights.durables} - set(mine):
             with pytest.raises(Denied, match="publish to"):
                 await (await bus.consumer(other)).fetch(1, wait=0.3)
 
@@ -91,14 +91,14 @@ async def test_only_the_store_and_the_console_read_the_log(guarded: NatsServer, 
     sequence = await admin.publish(every_fact()[0])
     for user in ("store", "console"):
         async with Bus(guarded.settings(user), user) as bus:
-            assert [one.sequence async for one in bus.read_log()] == [sequence]
+            assert [message.sequence async for message in bus.read_log()] == [sequence]
             assert await bus.body_at(sequence)
     for user in ("researcher", "engineer", "judge", "analyst"):
         async with Bus(guarded.settings(user), user) as bus:
             with pytest.raises(Denied):
                 await bus.body_at(sequence)
             with pytest.raises(Denied):
-                assert [one async for one in bus.read_log()]
+                assert [message async for message in bus.read_log()]
 
 
 async def test_no_service_creates_or_removes_streams(guarded: NatsServer, admin: Bus) -> None:
@@ -116,7 +116,7 @@ async def test_no_service_creates_or_removes_streams(guarded: NatsServer, admin:
 
 async def test_a_forged_verdict_is_refused_at_once_and_logged_as_denied(guarded: NatsServer, admin: Bus) -> None:
     """An engineer that scores its own candidates: an exception instead of a time-out, and a line to alert on."""
-    (forged,) = [one for one in every_fact() if fact_of(one) == "candidate.judged" and one.candidate]
+    (forged,) = [event for event in every_fact() if fact_of(event) == "candidate.judged" and event.candidate]
     async with Bus(guarded.settings("engineer"), "engineer") as bus:
         with capture_logs() as logs, pytest.raises(Denied, match=r"asi\.v1\.r1\.candidate\.judged"):
             await bus.publish(forged)
@@ -128,22 +128,22 @@ async def test_a_forged_verdict_is_refused_at_once_and_logged_as_denied(guarded:
 
 
 @pytest.mark.parametrize("subject", ["_INBOX.>", "asi.v1.>", "$JS.EVENT.>", "judge"])
-async def test_nobody_listens_to_anything_but_the_own_inbox(guarded: NatsServer, subject: str) -> None:
+async def test_a_user_can_subscribe_to_its_own_inbox_only(guarded: NatsServer, subject: str) -> None:
     """Answers and deliveries are read by who asked for them: a client of its own making gets refusals only."""
     refused: asyncio.Queue[str] = asyncio.Queue()
 
     async def report(error: Exception) -> None:
         await refused.put(str(error))
 
-    wanted = f"{inbox_of(public_key(guarded.seeds['judge']))}.>" if subject == "judge" else subject
+    pattern = f"{inbox_of(public_key(guarded.seeds['judge']))}.>" if subject == "judge" else subject
     client = await nats.connect(guarded.url, nkeys_seed_str=guarded.seeds["engineer"], error_cb=report)
-    await client.subscribe(wanted)
+    await client.subscribe(pattern)
 
     assert "permissions violation for subscription" in await asyncio.wait_for(refused.get(), 5)
     await client.close()
 
 
-async def test_unknown_credentials_end_the_start_with_one_sentence(guarded: NatsServer) -> None:
+async def test_unknown_credentials_end_the_start_with_one_message(guarded: NatsServer) -> None:
     """Not an endless wait for a server that will never let this service in."""
     other = NatsServer(guarded.folder, port=guarded.port)
     for settings in (guarded.settings(None), other.settings("judge")):

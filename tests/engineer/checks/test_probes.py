@@ -181,7 +181,7 @@ async def test_there_are_two_bad_programs_and_a_near_miss_for_every_probe() -> N
     assert len(BAD) + len(NEAR) >= 40
 
 
-async def test_text_that_is_no_program_is_a_failed_check(sandbox: Sandbox) -> None:
+async def test_text_that_is_not_a_program_fails_the_check(sandbox: Sandbox) -> None:
     """Not an error of the service: whoever proposed it gets an answer."""
     for text in ("", "this is not python", "x = 1", "class A: pass", "def f(:\n"):
         report = await check(text, sandbox, SETTINGS)

@@ -17,7 +17,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(("program", "message"), HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_text_is_refused_in_a_short_sentence(program: str, message: str) -> None:
+def test_hostile_source_is_refused_with_a_short_message(program: str, message: str) -> None:
     """The parser's own errors were empty, endless, or raised in the engineer."""
     finding = screen(program)
 
@@ -26,7 +26,7 @@ def test_a_hostile_text_is_refused_in_a_short_sentence(program: str, message: st
     assert len(finding.message) < 300
 
 
-def test_ordinary_chains_and_marks_pass() -> None:
+def test_ordinary_attribute_chains_and_underscores_pass() -> None:
     """Reshaping is written as a chain of calls, and some editors put a byte order mark in front."""
     assert not screen("\ufeffimport torch\n\n\ndef f(x):\n    return x" + ".view(-1).float()" * 20).violated
 
@@ -56,7 +56,7 @@ def test_no_program_binds_the_name_on_which_demonstrations_depend(binding: str) 
     assert "__name__ is not allowed" in screen(f"{binding}\n").message
 
 
-def test_decorators_of_scripts_pass_and_the_rest_of_their_module_does_not() -> None:
+def test_script_decorators_pass_but_the_rest_of_their_module_does_not() -> None:
     """They are replaced when a program is loaded; torch.jit.load reads files."""
     assert not screen("import torch\n\n\n@torch.jit.script\ndef f(x):\n    return x\n").violated
     for text in ("torch.jit.load('x')", "torch.jit", "torch.jit.trace(f, x)"):

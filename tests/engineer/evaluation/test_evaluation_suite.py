@@ -34,7 +34,7 @@ def test_questions_are_repeatable_and_have_one_right_answer(name: str) -> None:
     assert len({q.answer for q in questions}) > 1
 
 
-def test_the_loss_is_told_by_position_and_kind_of_token() -> None:
+def test_the_loss_is_reported_by_position_and_kind_of_token() -> None:
     """Per character here; the last letter of "ab ab" follows a pair that its row has shown before."""
     rows = np.array([list(b"xab 7ab 7"), list("xé.\n  zzz".encode()[:9])], dtype=np.int64)
     losses = np.arange(16, dtype=np.float32).reshape(2, 8)
@@ -77,7 +77,7 @@ def test_a_missing_task_leaves_no_benchmark() -> None:
     assert benchmark_of([replace(scores[0], metric="word_perplexity")], ("a",)) is None
 
 
-def test_a_small_change_is_rounding_and_a_large_or_steady_one_is_not() -> None:
+def test_small_changes_count_as_rounding_but_large_or_steady_ones_do_not() -> None:
     """bfloat16 moves log-probabilities a little; a leak moves them in one direction."""
 
     def gain(*gains: float) -> float:

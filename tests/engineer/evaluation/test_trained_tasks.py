@@ -120,7 +120,7 @@ async def test_a_program_that_reads_the_answers_in_its_input_is_refused(sandbox:
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_model_whose_gradient_is_no_number_has_no_accuracy(sandbox: Sandbox) -> None:
+async def test_a_model_with_a_nan_gradient_has_no_accuracy(sandbox: Sandbox) -> None:
     """An accuracy of such a model would be that of the first token of the vocabulary."""
     program = LOOKS_AHEAD.replace("hidden_states.roll(-1, dims=1)", "(hidden_states - hidden_states).sqrt()")
     with pytest.raises(TrainingFailed, match="The gradient is not finite at step 0") as failed:
@@ -130,7 +130,7 @@ async def test_a_model_whose_gradient_is_no_number_has_no_accuracy(sandbox: Sand
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_prediction_that_is_no_number_is_refused_and_not_taken_for_a_right_one(sandbox: Sandbox) -> None:
+async def test_nan_predictions_are_refused_and_not_counted_as_correct(sandbox: Sandbox) -> None:
     """The largest of infinite values may be the target that a program aims at."""
     program = LOOKS_AHEAD.replace("dims=1)", "dims=1) * (1.0 if self.training else float('inf'))")
     with pytest.raises(TrainingFailed, match="predictions are not finite") as failed:

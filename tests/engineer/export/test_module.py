@@ -124,7 +124,7 @@ def test_the_card_says_what_was_measured_and_by_which_events(tmp_path: Path) -> 
         write_package(tmp_path, card, program, SIZES, None)
 
 
-def test_names_and_needs_come_from_the_program() -> None:
+def test_names_and_requirements_come_from_the_program() -> None:
     """An import name from whatever a mind called it."""
     assert package_name("CrossHeadDeltaNetd93c") == "cross_head_delta_netd93c"
     assert package_name("DeltaNet with a gated value skip") == "delta_net_with_a_gated_value_skip"

@@ -92,7 +92,7 @@ async def test_an_honest_program_that_looks_alike_passes(name: str, sandbox: San
 
 
 @pytest.mark.parametrize("name", programs.DISHONEST_TRAININGS)
-async def test_a_training_that_is_not_what_it_says_is_found_out(
+async def test_a_training_that_differs_from_its_report_is_detected(
     name: str, small: Scale, corpus: Corpus, sandbox: Sandbox
 ) -> None:
     """A secretly chosen segment is recomputed with another optimiser."""
@@ -102,9 +102,7 @@ async def test_a_training_that_is_not_what_it_says_is_found_out(
     assert failed.value.kind == "forged"
 
 
-async def test_an_honest_training_is_confirmed_and_told_by_the_host(
-    small: Scale, corpus: Corpus, sandbox: Sandbox
-) -> None:
+async def test_an_honest_training_is_confirmed_by_the_host(small: Scale, corpus: Corpus, sandbox: Sandbox) -> None:
     """Dropout draws the same noise when a segment is recomputed."""
     result = await train(programs.NEAR["dropout"], 0, small, corpus, sandbox)
 
@@ -113,7 +111,9 @@ async def test_an_honest_training_is_confirmed_and_told_by_the_host(
     assert result.curve[1].loss is not None
 
 
-async def test_operations_are_told_within_what_the_host_knows(small: Scale, corpus: Corpus, sandbox: Sandbox) -> None:
+async def test_reported_operations_are_within_the_bounds_of_the_host(
+    small: Scale, corpus: Corpus, sandbox: Sandbox
+) -> None:
     """At least those of the feed-forward parts and the head, at most what the processor can do in the time it took."""
     honest = await train(programs.mixer(), 0, small, corpus, sandbox)
     exaggerated = await train(programs.TELLS_TOO_MANY_OPERATIONS, 0, small, corpus, sandbox)
@@ -135,7 +135,7 @@ async def test_looking_ahead_anywhere_is_refused(name: str, small: Scale, corpus
         await train(programs.LOOKS_AHEAD[name], 0, small, corpus, InlineSandbox())
 
 
-async def test_what_is_kept_from_row_to_row_is_refused(small: Scale, corpus: Corpus) -> None:
+async def test_state_kept_from_row_to_row_is_refused(small: Scale, corpus: Corpus) -> None:
     """Held-out rows are scored one by one: none may be what the next one is predicted with."""
     with pytest.raises(TrainingFailed) as failed:
         await train(programs.REMEMBERS_ROWS, 0, small, corpus, InlineSandbox())
@@ -152,7 +152,7 @@ async def test_buffers_that_learn_count_as_parameters(small: Scale, corpus: Corp
     assert failed.value.kind == "parameters"
 
 
-async def test_held_out_text_is_out_once_and_without_a_training_child(small: Scale, corpus: Corpus) -> None:
+async def test_held_out_text_is_sent_once_and_never_beside_a_training_child(small: Scale, corpus: Corpus) -> None:
     """What a training child could be told by another job must not exist while it lives."""
     sandbox = Watched(heldout_blocks(corpus.heldout, small.heldout_blocks, small.context)[:, :-1])
 
@@ -163,7 +163,7 @@ async def test_held_out_text_is_out_once_and_without_a_training_child(small: Sca
     assert sandbox.beside_training == []
 
 
-async def test_text_that_could_be_known_is_implausible(small: Scale, corpus: Corpus) -> None:
+async def test_a_loss_possible_only_with_known_text_is_implausible(small: Scale, corpus: Corpus) -> None:
     """The floor holds for held-out losses too: a lookup of the text is no model."""
     known = replace(corpus, heldout=np.full(100_000, 32, dtype=np.uint8))
     longer = load_scale("tiny", {**SMALL, "steps": "120", "learning_rate": "0.02"})
@@ -182,7 +182,9 @@ async def test_a_job_reads_nothing_of_the_machine(small: Scale, corpus: Corpus, 
 
 
 @pytest.mark.parametrize("name", programs.SIGNS)
-async def test_a_job_tells_other_jobs_nothing(name: str, small: Scale, corpus: Corpus, sandbox: Sandbox) -> None:
+async def test_a_job_cannot_communicate_with_other_jobs(
+    name: str, small: Scale, corpus: Corpus, sandbox: Sandbox
+) -> None:
     """Each statement is a way that some kernel offers; all end the training."""
     with pytest.raises(TrainingFailed):
         await train(programs.mixer(top=programs.SIGNS[name]), 0, small, corpus, sandbox)
@@ -195,7 +197,7 @@ async def test_locks_are_refused_to_jobs_with_files_too(sandbox: Sandbox) -> Non
             await child.receive(10)
 
 
-async def test_the_other_end_of_a_row_never_begins_with_the_true_token() -> None:
+async def test_a_replaced_row_end_never_begins_with_the_true_token() -> None:
     """Else a program that looks ahead would be right by chance."""
     rows = np.tile(np.arange(65), (4, 1))
     places = np.array([1, 2, 30, 64])

@@ -59,7 +59,7 @@ def test_of_several_unrelated_mixers_the_last_is_taken() -> None:
     assert mixer_name(kind("First"), kind("Second")) == "Second"
 
 
-def test_a_forward_of_hidden_states_goes_before_one_of_other_names() -> None:
+def test_a_forward_with_hidden_states_is_preferred() -> None:
     """Helpers mostly take x."""
     assert mixer_name(kind("Mixer"), kind("Norm", takes="x")) == "Mixer"
 
@@ -75,7 +75,7 @@ def test_an_imported_module_is_not_the_program_s_own() -> None:
         load_mixer("from torch.nn import Linear\n", SIZES)
 
 
-def test_a_delta_net_that_is_no_module_is_refused() -> None:
+def test_a_delta_net_that_is_not_a_module_is_refused() -> None:
     """The name alone is not enough."""
     with pytest.raises(NoMixer):
         load_mixer("class DeltaNet:\n    pass\n", SIZES)
@@ -99,12 +99,12 @@ def test_a_constructor_with_kwargs_gets_all_usual_arguments() -> None:
     assert not {"dim", "head_dim", "n_heads"} & set(arguments)
 
 
-def test_synonyms_are_given_to_who_names_them() -> None:
+def test_synonyms_are_passed_to_constructors_that_name_them() -> None:
     """The width of a head follows from width and heads."""
     assert constructor_arguments("dim, n_heads, head_dim") == {"dim": 16, "n_heads": 2, "head_dim": 8}
 
 
-def test_an_argument_that_nobody_knows_is_named() -> None:
+def test_an_unknown_required_argument_is_named() -> None:
     """The reviser repairs what the message says."""
     with pytest.raises(BadConstructor, match=r"Mixer.__init__ requires 'banana'.*give it a default"):
         load_mixer(HEAD + kind("Mixer", "hidden_size, banana"), SIZES)
@@ -115,13 +115,13 @@ def test_an_unknown_argument_with_a_default_keeps_it() -> None:
     assert constructor_arguments("hidden_size, banana=7") == {"hidden_size": 16, "banana": 7}
 
 
-def test_names_that_may_mean_another_size_are_given_only_where_they_are_required() -> None:
+def test_ambiguous_size_names_are_passed_only_if_required() -> None:
     """A default of its own says what a program means by hidden_dim."""
     assert constructor_arguments("hidden_dim, heads, dim_head") == {"hidden_dim": 16, "heads": 2, "dim_head": 8}
     assert constructor_arguments("dim, hidden_dim=64") == {"dim": 16, "hidden_dim": 64}
 
 
-def test_a_whole_number_stays_one() -> None:
+def test_a_whole_number_stays_an_int() -> None:
     """nn.Linear takes no float, and fla's expand_v is one."""
     expansion = constructor_arguments("hidden_size, expand_v=2")["expand_v"]
 
@@ -185,7 +185,7 @@ def test_a_cached_tensor_does_not_survive_a_change_of_precision() -> None:
         ("self.forward()", "give its other parameters defaults"),
     ],
 )
-def test_an_error_without_a_cause_gets_one(body: str, message: str) -> None:
+def test_an_error_without_a_cause_gets_a_cause(body: str, message: str) -> None:
     """Its author sees nothing but the sentence."""
     program = kind("Mixer").replace("        return hidden_states\n", f"        {body}\n")
     with pytest.raises((AssertionError, RuntimeError, TypeError)) as raised:

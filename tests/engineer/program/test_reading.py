@@ -39,7 +39,7 @@ def places(tmp_path: Path) -> dict[str, Path]:
         ("latin.py", "is not text in UTF-8: byte 0xe9 in line 2"),
     ],
 )
-def test_a_file_that_is_no_program_is_refused_in_one_sentence(
+def test_a_file_that_is_not_a_program_is_refused_with_one_message(
     places: dict[str, Path], name: str, sentence: str
 ) -> None:
     """A FIFO would block for ever, a device never end."""
@@ -47,7 +47,7 @@ def test_a_file_that_is_no_program_is_refused_in_one_sentence(
         _read(places[name])
 
 
-def test_a_byte_order_mark_is_no_part_of_the_program(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_program(tmp_path: Path) -> None:
     """Editors on Windows write it, and Python itself accepts it in a file."""
     (tmp_path / "program.py").write_bytes(b"\xef\xbb\xbfimport torch\n")
 

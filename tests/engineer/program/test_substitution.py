@@ -95,14 +95,14 @@ async def test_a_recurrence_that_differs_a_little_is_left_alone() -> None:
     assert refusal.reason.startswith("no operator of fla computes it at all lengths; the closest differs by")
 
 
-def test_functions_that_are_no_recurrences_are_not_looked_at() -> None:
+def test_functions_that_are_not_recurrences_are_ignored() -> None:
     """Whatever needs an argument that no operator has."""
     program = "def a(q, k): ...\ndef b(q, k, v, window): ...\ndef c(q, k, v, *rest): ...\ndef d(q, k, v, beta=1): ...\n"
 
     assert list(functions(program)) == ["d"]
 
 
-async def test_an_argument_that_is_not_at_its_default_leads_to_the_slow_form() -> None:
+async def test_an_argument_that_differs_from_its_default_uses_the_slow_form() -> None:
     """The operator knows nothing of it."""
     program = MIXER.format(function=DELTA, call="delta(q, k, v, gate)")
     (taken,), _ = await substitute(program, load_scale("tiny", SMALL), InlineSandbox(), seed=3)

@@ -55,7 +55,7 @@ async def test_an_honest_program_passes_and_the_report_says_how_it_was_confined(
     assert report.parameters > 10_000
 
 
-async def test_a_program_that_looks_ahead_is_refused_by_the_probe_of_it(stages: Stages) -> None:
+async def test_a_program_that_looks_ahead_is_refused_by_the_causality_probe(stages: Stages) -> None:
     """With evidence, over the wire."""
     async with checker(stages) as stub:
         report = await stub.Check(asking(LOOKS_AHEAD), timeout=120)
@@ -66,7 +66,7 @@ async def test_a_program_that_looks_ahead_is_refused_by_the_probe_of_it(stages: 
 
 
 @pytest.mark.parametrize("request_", [asking(CONVOLUTION, "huge"), asking("#" * (MAX_BYTES + 1))])
-async def test_bad_input_is_the_callers_fault(request_: checker_pb2.CheckRequest, stages: Stages) -> None:
+async def test_bad_input_is_an_invalid_argument(request_: checker_pb2.CheckRequest, stages: Stages) -> None:
     """An unknown stage, a program that no event could carry."""
     async with checker(stages) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -87,7 +87,7 @@ async def test_the_queue_is_bounded(sandbox: Sandbox, tmp_path: Path) -> None:
     assert {error.code() for error in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
-async def test_a_machine_says_in_which_precision_a_run_trains_here(stages: Stages) -> None:
+async def test_the_machine_profile_holds_the_precision_of_the_run(stages: Stages) -> None:
     """Measured for `auto`; a precision that the run names is the answer as it is."""
     async with checker(stages) as stub:
         overrides = {**SMALL, "precision": "auto"}

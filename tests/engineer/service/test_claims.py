@@ -62,7 +62,7 @@ async def test_an_attempt_follows_the_one_that_the_archive_knows(bus: Bus, archi
 
 
 @pytest.mark.parametrize("outage", [HandedBack("draining"), Transient("the store is away"), KeyError("a bug")])
-async def test_what_is_no_fault_of_the_candidate_never_counts_against_it(
+async def test_failures_of_the_system_never_count_against_a_candidate(
     bus: Bus, archive: Store, outage: Exception
 ) -> None:
     """However often: drains, outages, and errors of ours."""
@@ -117,7 +117,7 @@ async def test_a_candidate_that_kills_its_engineers_is_found(bus: Bus, archive: 
     assert rejected.value.evidence["attempts"] == [2, 3, 4]
 
 
-async def test_an_innocent_one_in_the_same_process_is_trained_after_all(bus: Bus, archive: Store) -> None:
+async def test_an_innocent_candidate_in_the_same_process_is_still_trained(bus: Bus, archive: Store) -> None:
     """It died with its neighbour once; alone, it lives."""
     poison, innocent = await delivery(bus), await delivery(bus, candidate="c000002")
     for job in (poison, innocent):
@@ -130,7 +130,7 @@ async def test_an_innocent_one_in_the_same_process_is_trained_after_all(bus: Bus
     assert record.claims[-1].alone
 
 
-async def test_a_suspect_waits_for_the_others_and_they_for_it() -> None:
+async def test_a_suspect_candidate_is_trained_alone() -> None:
     """Nothing else is in hand while it is trained, and it is not passed over for ever."""
     room, order = SuspectLock(), list[str]()
     end = asyncio.Event()
@@ -151,7 +151,7 @@ async def test_a_suspect_waits_for_the_others_and_they_for_it() -> None:
     assert order == ["first in", "first out", "suspect in", "suspect out", "third in", "third out"]
 
 
-async def test_a_claim_of_which_nothing_could_be_said_counts_as_given_back_later(bus: Bus, archive: Store) -> None:
+async def test_a_claim_that_could_not_be_reported_counts_as_returned_later(bus: Bus, archive: Store) -> None:
     """What is heard of a worker, however late, shows that it lived."""
     job = await delivery(bus)
     await die(archive, job)

@@ -12,7 +12,7 @@ from services.engineer.app import build
 from services.engineer.settings import EngineerSettings
 
 
-async def test_an_engineer_without_work_ends_by_itself_where_that_is_wanted(settings: ServiceSettings) -> None:
+async def test_an_idle_engineer_ends_if_so_configured(settings: ServiceSettings) -> None:
     """A job on a GPU that nobody needs costs money."""
     shared = settings.model_copy(update={"listen": "127.0.0.1:0"}).model_dump(exclude_none=True)
     async with wired("engineer", EngineerSettings(**shared, idle_seconds=0.5), build) as service:
@@ -23,7 +23,7 @@ async def test_an_engineer_without_work_ends_by_itself_where_that_is_wanted(sett
 
 
 @pytest.mark.slow
-async def test_an_engineer_needs_the_data_of_those_benchmarks_only_that_it_will_be_asked_for(
+async def test_an_engineer_needs_only_the_data_of_benchmarks_it_scores(
     settings: ServiceSettings,
 ) -> None:
     """A scale's own may come from the hub, which not every machine reaches."""

@@ -103,7 +103,7 @@ async def test_a_seed_that_ended_is_not_trained_again(
     assert len(more.seeds) == 2
 
 
-async def test_an_honest_slip_is_repaired_and_the_attempt_is_in_the_record(
+async def test_a_mistake_is_repaired_and_the_attempt_is_recorded(
     bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
 ) -> None:
     """What was trained is the repaired program, and the first one and its error stay readable."""
@@ -118,7 +118,7 @@ async def test_an_honest_slip_is_repaired_and_the_attempt_is_in_the_record(
     assert training.program not in ("", WRONG_TYPE)
 
 
-async def test_a_loss_too_good_to_be_true_is_looked_at_again(
+async def test_an_implausibly_low_loss_is_investigated(
     bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
 ) -> None:
     """The thorough check, and root and candidate once more with another seed, shifted data and other text."""

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from services.engineer.settings import EngineerSettings
 
 
-def test_cores_train_one_each_and_a_gpu_one_at_a_time() -> None:
+def test_a_cpu_trains_one_candidate_per_core_and_a_gpu_one_at_a_time() -> None:
     """Two trainings on one GPU would each be too slow for the watcher and spoil each other's measurements."""
     settings = EngineerSettings(stages="tiny,explore")
 

@@ -64,7 +64,7 @@ def error_of(program: str) -> str:
 
 
 @pytest.mark.parametrize("program", [VIEW, TYPES, UNEXPECTED, MISSING], ids=["view", "types", "unexpected", "missing"])
-def test_a_slip_is_repaired(program: str) -> None:
+def test_a_mistake_is_repaired(program: str) -> None:
     """And the sentence says what was changed."""
     error = error_of(program)
     assert error
@@ -87,6 +87,6 @@ def test_tensors_made_on_the_wrong_device_follow_the_input() -> None:
 
 
 @pytest.mark.parametrize("error", ["", "ValueError: the idea does not work", "RuntimeError: CUDA out of memory"])
-def test_what_no_rule_covers_is_left_alone(error: str) -> None:
+def test_errors_without_a_rule_are_left_alone(error: str) -> None:
     """Giving up at once is more honest than guessing."""
     assert repair_by_rules(VIEW, error) is None

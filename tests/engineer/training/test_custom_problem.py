@@ -81,7 +81,7 @@ def test_shards_of_token_numbers_are_read_with_their_tokenizer(tmp_path: Path) -
     assert corpus.tokens.decode(corpus.train[:4].tolist())
 
 
-def test_too_little_and_unreadable_text_is_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_too_little_or_unreadable_text_is_refused_with_a_message(tmp_path: Path) -> None:
     """Before any training."""
     scale = load_scale("tiny", {**SMALL, **corpus_overrides(str(tmp_path))})
     with pytest.raises(CorpusError, match="holds no file"):
@@ -96,7 +96,7 @@ def test_too_little_and_unreadable_text_is_refused_in_a_sentence(tmp_path: Path)
         load_scale("tiny", {"corpus": "files"})
 
 
-def test_a_scale_file_and_a_corpus_become_overrides_that_travel(tmp_path: Path) -> None:
+def test_a_scale_file_and_a_corpus_become_overrides_in_the_run_settings(tmp_path: Path) -> None:
     """In the words of a scale that exists, so that every engineer knows them; --set wins."""
     path = EXAMPLES / "scales" / "hybrid.toml"
     options = RunOptions.read({"scale": str(path), "corpus": str(tmp_path), "set": ["blocks=2"]})

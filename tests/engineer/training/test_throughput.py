@@ -48,7 +48,7 @@ async def test_a_training_with_a_loss_in_chunks_is_the_same_training(small: Scal
     assert chunked.loss == pytest.approx(whole.loss, abs=1e-4)
 
 
-def test_compiled_kernels_are_kept_of_the_zoo_alone_and_unpacked_for_others(
+def test_compiled_kernels_are_cached_for_the_zoo_only_and_unpacked_for_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a stranger's program left would be executed by the next one."""
@@ -70,9 +70,7 @@ def test_compiled_kernels_are_kept_of_the_zoo_alone_and_unpacked_for_others(
     assert CompileCache.below(tmp_path / "data", "cuda", {"torch": "3"}).arrays() == {}
 
 
-def test_an_archive_that_leads_outside_of_the_folder_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_archive_with_paths_outside_its_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file on the host may have been changed."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:

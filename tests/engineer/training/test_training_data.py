@@ -16,7 +16,7 @@ SECRET = b"of the tests"
 TEXTS = [f"document {number} " * 20 for number in range(300)]
 
 
-def test_too_little_text_is_a_clear_error(tmp_path: Path) -> None:
+def test_too_little_text_raises_a_clear_error(tmp_path: Path) -> None:
     """A stripped-down Python must be noticed before a training."""
     (tmp_path / "a.py").write_text("x = 1")
 
@@ -34,7 +34,7 @@ def test_parts_are_disjoint_and_their_fingerprint_repeats(corpus: Corpus) -> Non
     assert len(corpus.train) > 10 * len(corpus.heldout)
 
 
-def test_the_other_corpus_is_prose_in_the_same_tokens(corpus: Corpus) -> None:
+def test_the_second_corpus_is_prose_with_the_same_tokenizer(corpus: Corpus) -> None:
     """Enough of it to train at tiny on as well, and none of it stands in the first corpus."""
     other = other_corpus(corpus)
     text = other.train.tobytes().decode()
@@ -47,7 +47,7 @@ def test_the_other_corpus_is_prose_in_the_same_tokens(corpus: Corpus) -> None:
     assert other_corpus(other).fingerprint == corpus.fingerprint
 
 
-def test_documentation_is_sentences_once(tmp_path: Path) -> None:
+def test_the_documentation_corpus_holds_each_sentence_once(tmp_path: Path) -> None:
     """Code, lists of parameters and paragraphs that stand elsewhere too are left out."""
     sentence = "Reads a whole paragraph of plain words, which goes on for a while and then ends with a full stop."
     (tmp_path / "a.py").write_text(f'def f():\n    """{sentence}\n\n    x : int\n    >>> f()\n    """\n')
@@ -116,7 +116,7 @@ def test_a_local_dataset_and_tokenizer_become_a_corpus(tmp_path: Path) -> None:
     assert {part_of(t.encode(), SECRET) for t in TEXTS} == {"train", "heldout", "verification"}
 
 
-def test_a_dataset_out_of_reach_is_said_before_any_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_dataset_is_reported_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The operator learns what to do, not what raised."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 

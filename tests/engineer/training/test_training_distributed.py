@@ -33,7 +33,7 @@ def losses(processes: int, folder: Path) -> list[float]:
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_trains(tmp_path: Path) -> None:
+def test_two_processes_train_the_same_model_as_one(tmp_path: Path) -> None:
     """Gradients are averaged over the whole batch, so the number of processes must not change the result."""
     single, double = losses(1, tmp_path), losses(2, tmp_path)
 

@@ -98,7 +98,7 @@ async def test_heldout_tokens_never_reach_the_training_child(small: Scale, corpu
     assert all(row.astype(np.uint8).tobytes() in train_text for row in sent)
 
 
-async def test_looking_ahead_only_while_scored_is_found_out(small: Scale, corpus: Corpus) -> None:
+async def test_looking_ahead_only_during_scoring_is_detected(small: Scale, corpus: Corpus) -> None:
     """The check may be passed by a program that behaves there; the scorer compares with truncated sequences."""
     with pytest.raises(LooksAhead) as raised:
         await train(programs.LOOKS_AHEAD_WHEN_SCORED, 0, small, corpus, InlineSandbox())
@@ -176,7 +176,7 @@ async def test_the_watchers_memory_rule_uses_what_was_measured(small: Scale, cor
 
 
 @pytest.mark.slow
-def test_an_optimiser_imports_nothing_that_the_guest_has_not() -> None:
+def test_an_optimiser_imports_only_modules_of_the_sandbox() -> None:
     """A sealed child opens no file: torch would log a PermissionError that looks like the cause of a later failure."""
     step = (
         "import sys, torch, torch._dynamo, services.engineer.training.child\n"

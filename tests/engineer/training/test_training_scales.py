@@ -8,7 +8,7 @@ from services.engineer.training.trainer import learning_rate
 from services.sandbox.linux import nvidia_devices
 
 
-def test_the_scales_hold_the_papers_numbers() -> None:
+def test_the_scales_have_the_numbers_of_the_paper() -> None:
     """Comparing with published results needs the published configuration."""
     explore, verify, final = (load_scale(name) for name in ("explore", "verify", "final"))
 
@@ -51,7 +51,7 @@ def test_tasks_that_the_scale_does_not_average_are_averaged_by_themselves() -> N
         ({"averaged": "piqa"}, "averages piqa"),
     ],
 )
-def test_an_impossible_override_is_refused_in_a_sentence(overrides: dict[str, str], sentence: str) -> None:
+def test_an_impossible_override_is_refused_with_a_message(overrides: dict[str, str], sentence: str) -> None:
     """The operator must not have to read a traceback."""
     with pytest.raises(ScaleError, match=sentence):
         load_scale("tiny", overrides)

@@ -47,7 +47,9 @@ FALLING = [5.0, 4.0, 3.5, 3.0, 2.8, 2.6, 2.5, 2.4, 2.35, 2.3]
         (history([5.0, 4.9, *[5.0] * 6]), WatchSettings(), Peers(), "no-progress"),
     ],
 )
-def test_each_rule_stops_its_own_case(metrics: list[Metrics], settings: WatchSettings, peers: Peers, rule: str) -> None:
+def test_each_rule_stops_the_training_it_is_meant_for(
+    metrics: list[Metrics], settings: WatchSettings, peers: Peers, rule: str
+) -> None:
     """The reason is a fact that is published: it must be the right one."""
     decision = watch(metrics, settings, peers, [])
 
@@ -55,14 +57,14 @@ def test_each_rule_stops_its_own_case(metrics: list[Metrics], settings: WatchSet
     assert decision.rule == rule
 
 
-def test_a_usual_training_goes_on() -> None:
+def test_a_normal_training_is_not_stopped() -> None:
     """A watcher that stops good candidates costs discoveries."""
     settings, peers = WatchSettings(memory_bytes=1500), Peers(seconds_per_step=0.05, lowest_loss=2.4)
 
     assert all(watch(history(FALLING)[: i + 1], settings, peers, []) is None for i in range(len(FALLING)))
 
 
-def test_a_busy_machine_is_not_the_programs_fault() -> None:
+def test_slow_steps_on_a_busy_machine_do_not_stop_a_training() -> None:
     """Five times the peers' time, of which others took most."""
     delayed = history([5.0, 4.0, 3.5], pace=1.0, busy=0.2)
 

@@ -61,7 +61,7 @@ def test_cached_decoding_agrees_with_the_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_has_about_the_root_s_parameters(name: str) -> None:
+def test_it_has_about_as_many_parameters_as_the_root(name: str) -> None:
     """At the sizes of scale tiny, mixers within the model: 25 % of the mixer is 8 % of the model there."""
     sizes = MixerSizes(width=128, heads=4)
     root = sum(parameter.numel() for parameter in mixer("delta_net", sizes).parameters())
@@ -70,12 +70,12 @@ def test_it_has_about_the_root_s_parameters(name: str) -> None:
     assert 0.75 <= own / root <= 1.3
 
 
-def test_components_are_of_the_vocabulary() -> None:
+def test_components_are_in_the_vocabulary() -> None:
     """Figures over a run count them by name."""
     assert all(VOCABULARY.normalise(tag) == tag for baseline in baselines() for tag in baseline.components)
 
 
-def test_an_unknown_baseline_is_answered_with_the_names() -> None:
+def test_an_unknown_baseline_raises_an_error_with_the_known_names() -> None:
     """A typing error in --baselines."""
     with pytest.raises(ValueError, match="delta_net"):
         baseline("deltanet")

@@ -35,7 +35,7 @@ def test_a_description_survives_json(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_settling_is_idempotent(seed: int) -> None:
+def test_normalising_is_idempotent(seed: int) -> None:
     """Equal architectures must have one structure, whichever way they were reached."""
     mixer = composition(seed)
 

@@ -24,7 +24,7 @@ def test_the_library_holds_many_moves_with_names_of_their_own() -> None:
     assert len({move.word for move in LIBRARY}) == len(LIBRARY)
 
 
-def test_moves_add_and_remove() -> None:
+def test_moves_add_and_remove_components() -> None:
     """A search that only adds ends in mixers that nobody can afford."""
     removals = [move for move in LIBRARY if move.is_removal]
 
@@ -33,7 +33,7 @@ def test_moves_add_and_remove() -> None:
 
 
 @pytest.mark.parametrize("move", LIBRARY, ids=lambda move: move.name)
-def test_a_move_speaks_the_vocabulary_and_applies_somewhere(move: Move) -> None:
+def test_a_move_uses_the_vocabulary_and_applies_to_some_architecture(move: Move) -> None:
     """A move that never applies is dead weight, and an unknown tag would be lost in the figures."""
     assert all(VOCABULARY.normalise(tag) == tag for tag in (*move.adds, *move.removes))
     assert any(move.apply(start) is not None for start in STARTS)

@@ -119,13 +119,13 @@ def test_an_entry_without_tags_suggests_by_its_words() -> None:
     assert "window_path" in suggested([CognitionHint("e1", text="A sliding window of exact attention helps recall.")])
 
 
-def test_a_search_in_which_everything_is_known_ends_with_an_error() -> None:
+def test_an_exhausted_search_raises_an_error() -> None:
     """The seat must end as a rejection, not in a loop."""
     with pytest.raises(SearchExhaustedError, match="DeltaNet"):
         propose_offline(PARENT, [], [], [], random.Random(0), is_repeat=lambda _: True)
 
 
-def test_a_gain_that_is_no_number_is_refused() -> None:
+def test_a_nan_gain_is_refused() -> None:
     """One NaN would decide every later draw."""
     with pytest.raises(ValueError, match="finite"):
         Observation(("gate_floor",), float("nan"))

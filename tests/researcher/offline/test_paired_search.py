@@ -15,7 +15,7 @@ def loss_of(program: str) -> float:
     return 2.0 + int(hashlib.sha256(program.encode()).hexdigest()[:4], 16) / 65536
 
 
-def test_a_run_is_its_seed_s_and_side_s_alone() -> None:
+def test_a_run_depends_on_its_seed_and_side_only() -> None:
     first, again, other = (measure_in_process("random", seed, 6, BASELINES, loss_of) for seed in (1, 1, 2))
 
     assert first.losses == again.losses
@@ -44,7 +44,9 @@ def test_two_language_models_are_compared_by_tokens_and_first_drafts_too() -> No
     ]
 
 
-def test_what_the_guide_says_of_quick_experiments_is_in_the_shipped_file(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_numbers_of_the_guide_on_quick_experiments_are_in_the_shipped_file(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Tokens and first drafts are read back, too: a comparison may go on after an interruption."""
     file = str(Path(__file__).parents[3] / "examples/recorded-run/experiments.json")
     main(["--report", "--sides", "3,0", "--out", file])

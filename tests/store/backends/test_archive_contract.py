@@ -44,7 +44,7 @@ async def test_one_by_one_and_in_one_batch_are_the_same(archive: Archive, finish
     assert [row.run for row in await archive.runs()] == ["r2", "r1"]
 
 
-async def test_what_was_applied_is_skipped_and_a_gap_is_refused(archive: Archive) -> None:
+async def test_applied_events_are_skipped_and_gaps_refused(archive: Archive) -> None:
     """Redelivery is normal; a missing event must stop the batch before it does anything."""
     simulation = Simulation()
     simulation.start()
@@ -86,7 +86,7 @@ async def test_an_event_that_comes_twice_counts_once(archive: Archive) -> None:
     assert cause.event.run == "r1"
 
 
-async def test_what_is_no_event_is_remembered_and_passed_over(archive: Archive) -> None:
+async def test_a_message_that_is_not_an_event_is_recorded_and_skipped(archive: Archive) -> None:
     """Garbage and facts of a later version must not stop the archive."""
     simulation = Simulation()
     simulation.start()
@@ -137,7 +137,7 @@ async def test_a_wrong_cause_and_a_wrong_hash_are_refused(archive: Archive) -> N
     assert (await archive.candidate("r1", proposed.event.candidate)).record.proposal.name == "net_1"
 
 
-async def test_answers_wait_in_the_outbox_over_a_restart(archive: Archive, url: str) -> None:
+async def test_the_outbox_survives_a_restart(archive: Archive, url: str) -> None:
     """What was decided with an event must be published, however often the store restarts."""
     simulation = Simulation()
     simulation.start()
@@ -157,7 +157,7 @@ async def test_answers_wait_in_the_outbox_over_a_restart(archive: Archive, url: 
     assert [outgoing.event.id for outgoing in left] == ["r1.c000002.requested.1"]
 
 
-async def test_an_answer_that_the_log_holds_leaves_the_outbox(archive: Archive, finished: Simulation) -> None:
+async def test_an_event_found_in_the_log_leaves_the_outbox(archive: Archive, finished: Simulation) -> None:
     """So an archive that is rebuilt with reactions says nothing twice, and says what a crash had left unsaid."""
 
     await archive.apply(finished.log[:30], react)
@@ -168,7 +168,7 @@ async def test_an_answer_that_the_log_holds_leaves_the_outbox(archive: Archive, 
     assert await archive.outbox() == []
 
 
-async def test_a_replay_decides_nothing(archive: Archive) -> None:
+async def test_a_replay_makes_no_decisions(archive: Archive) -> None:
     """Its answers are in the log already."""
     simulation = Simulation()
     simulation.start()
@@ -178,7 +178,7 @@ async def test_a_replay_decides_nothing(archive: Archive) -> None:
     assert await archive.outbox() == []
 
 
-async def test_an_archive_goes_on_where_it_was_closed(archive: Archive, url: str, finished: Simulation) -> None:
+async def test_a_reopened_archive_continues_at_its_sequence(archive: Archive, url: str, finished: Simulation) -> None:
     """Opening twice changes nothing."""
     await archive.apply(finished.log[:40])
     await archive.close()

@@ -38,7 +38,7 @@ async def test_both_backends_agree(request: pytest.FixtureRequest, tmp_path: Pat
     assert digests[0] == digests[1]
 
 
-async def test_it_does_not_depend_on_other_runs_or_places_in_the_log(archive: Archive, finished: Simulation) -> None:
+async def test_the_digest_does_not_depend_on_other_runs_or_sequences(archive: Archive, finished: Simulation) -> None:
     """A run's events may lie anywhere in a log that many runs share."""
     other = Simulation("r2")
     other.start()
@@ -52,7 +52,7 @@ async def test_it_does_not_depend_on_other_runs_or_places_in_the_log(archive: Ar
     assert together[0] != (await archive.digest("r2"))[0]
 
 
-async def test_every_changed_event_changes_it(tmp_path: Path, finished: Simulation) -> None:
+async def test_every_changed_event_changes_the_digest(tmp_path: Path, finished: Simulation) -> None:
     """Also one that leaves no other trace, as the time of a claim."""
     whole = await digest_of(f"sqlite:///{tmp_path}/whole.db", finished.log)
     for number in (3, 30, len(finished.log) - 1):
@@ -104,7 +104,7 @@ STORY = _story()
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(deliveries=retellings(), cut=st.integers(1, 40))
-async def test_any_order_and_repetition_of_deliveries_gives_the_same(
+async def test_order_and_repetition_of_deliveries_do_not_change_the_digest(
     tmp_path_factory: pytest.TempPathFactory, deliveries: list[int], cut: int
 ) -> None:
     """Candidates interleave as they like, publishers repeat themselves, batches end anywhere."""

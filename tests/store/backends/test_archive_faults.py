@@ -91,7 +91,7 @@ async def same_as_undisturbed(url: str, simulation: Simulation, folder: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.mongo
-async def test_an_archive_without_its_server_says_so_and_goes_on_when_it_is_back(
+async def test_an_archive_without_its_server_raises_an_error_and_recovers(
     tmp_path_factory: pytest.TempPathFactory, mongod: Mongod, finished: Simulation
 ) -> None:
     """Nothing is lost, nothing is applied twice. `mongod` is asked for only to skip where there is none."""
@@ -151,7 +151,7 @@ async def test_a_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         await open_archive(f"sqlite:///{path}").open()
 
 
-async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+async def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     """Told apart from one that is out of reach: waiting does not help."""
     path = tmp_path / "archive.db"
     path.write_text("this is a letter, not a database; " * 100)
@@ -160,7 +160,7 @@ async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         await open_archive(f"sqlite:///{path}").open()
 
 
-async def test_a_file_that_cannot_be_made_is_out_of_reach(tmp_path: Path) -> None:
+async def test_a_file_that_cannot_be_created_is_unavailable(tmp_path: Path) -> None:
     """The folder may come back: a disk that is mounted late."""
     (tmp_path / "file").write_text("")
     archive = open_archive(f"sqlite:///{tmp_path}/file/archive.db")
@@ -172,7 +172,7 @@ async def test_a_file_that_cannot_be_made_is_out_of_reach(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-async def test_a_file_locked_by_another_writer_is_out_of_reach(tmp_path: Path, finished: Simulation) -> None:
+async def test_a_file_locked_by_another_writer_is_unavailable(tmp_path: Path, finished: Simulation) -> None:
     """The lock is waited for, then the caller is told to try again; nothing was applied."""
     path = tmp_path / "archive.db"
     archive = open_archive(f"sqlite:///{path}")

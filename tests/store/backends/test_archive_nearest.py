@@ -61,7 +61,7 @@ def test_equal_vectors_come_in_the_order_of_their_ids() -> None:
     assert [cosine for _, cosine in neighbours] == pytest.approx([1.0] * 3)
 
 
-def test_vectors_without_direction_or_of_another_width_are_near_to_nothing() -> None:
+def test_zero_vectors_and_other_widths_have_no_neighbours() -> None:
     """They take no place, and the others keep theirs."""
     index = MotivationIndex(2)
     rows = [[0.0, 0.0], [1.0, 0.0], [float("nan"), 1.0], [1.0, 2.0, 3.0], [0.0, 2.0]]
@@ -139,7 +139,7 @@ def test_the_finalists_hold_the_nearest_of_programs_as_the_search_writes_them() 
     assert hits >= 0.95 * 5 * len(queries)
 
 
-def test_what_cannot_be_parsed_is_likely_for_nobody() -> None:
+def test_an_unparsable_program_has_no_similar_programs() -> None:
     """It shares no structure with anything, itself included."""
     index = ProgramIndex()
     index.add(1, "broken", "", Sketched.none().sketch)

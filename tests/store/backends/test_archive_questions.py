@@ -100,7 +100,7 @@ async def test_lists_can_be_filtered(filled: Filled) -> None:
 
 
 @pytest.mark.parametrize("query", [Query("r1", sort="beauty"), Query("r1", offset=-1), Query("r1", limit=-1)])  # type: ignore[arg-type]
-async def test_an_impossible_list_is_refused_by_name(filled: Filled, query: Query) -> None:
+async def test_an_impossible_list_request_names_the_field(filled: Filled, query: Query) -> None:
     """Not answered with something else."""
     archive, queries = filled
     await fill(archive)
@@ -265,7 +265,7 @@ async def test_an_impossible_embedding_is_refused(filled: Filled, wrong: list[fl
         await queries.nearest_motivations("r1", wrong, EMBEDDER, 3, "")
 
 
-async def test_near_motivations_include_what_came_since_the_last_question(filled: Filled) -> None:
+async def test_near_motivations_include_new_candidates(filled: Filled) -> None:
     """The index follows the archive."""
     archive, queries = filled
     simulation = Simulation()
@@ -346,7 +346,7 @@ async def test_events_are_counted_for_each_run(filled: Filled) -> None:
     assert await queries.event_count("r2") == len(second.log)
 
 
-async def test_questions_about_nobody_are_not_found(filled: Filled) -> None:
+async def test_queries_about_unknown_candidates_raise_not_found(filled: Filled) -> None:
     """An unknown run and an unknown candidate, in every question."""
     archive, queries = filled
     await fill(archive)

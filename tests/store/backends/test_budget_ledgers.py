@@ -69,7 +69,7 @@ async def test_a_call_that_could_exceed_is_refused(ledgers: Ledgers) -> None:
         assert await at_once(ledger, Spend(100)) is not None
 
 
-async def test_money_cannot_be_kept_without_prices(ledgers: Ledgers) -> None:
+async def test_a_budget_in_money_requires_prices(ledgers: Ledgers) -> None:
     """Better no call than an unlimited one."""
     async with ledgers.with_limits(Limits(dollars=1.0)) as ledger:
         with pytest.raises(BudgetExhausted, match="prices in the mind file"):
@@ -89,7 +89,7 @@ async def test_a_reserve_waits_for_calls_in_flight_that_may_cost_less(ledgers: L
         assert await at_once(ledger, Spend(16)) is None
 
 
-async def test_a_call_of_unknown_cost_keeps_its_whole_reserve(ledgers: Ledgers) -> None:
+async def test_a_call_of_unknown_cost_books_its_whole_reserve(ledgers: Ledgers) -> None:
     """Whoever does not know what it took assumes the worst."""
     async with ledgers.with_limits(Limits(tokens=100)) as ledger:
         await ledger.settle(await ledger.reserve(RUN, Spend(60)), None)
@@ -98,7 +98,7 @@ async def test_a_call_of_unknown_cost_keeps_its_whole_reserve(ledgers: Ledgers) 
         assert await at_once(ledger, Spend(40)) is not None
 
 
-async def test_many_askers_at_once_stay_within_the_budget(ledgers: Ledgers) -> None:
+async def test_concurrent_callers_stay_within_the_budget(ledgers: Ledgers) -> None:
     """Nobody is granted what others hold."""
     rng = random.Random(7)
     worsts = [Spend(rng.randint(1, 40)) for _ in range(12)]

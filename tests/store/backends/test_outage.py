@@ -43,7 +43,7 @@ async def is_available(applier: Applier, expected: bool) -> bool:
 
 
 @pytest.mark.mongo
-async def test_a_database_that_goes_away_and_returns_loses_nothing_and_doubles_nothing(
+async def test_an_outage_of_the_database_neither_loses_nor_repeats_events(
     bus: Bus, mongod: Mongod, finished: Simulation, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Events wait unacknowledged; afterwards the archive is that of a database which was never away."""
@@ -77,7 +77,7 @@ async def test_a_database_that_goes_away_and_returns_loses_nothing_and_doubles_n
 
 
 @pytest.mark.parametrize("how", ["overwritten", "replaced by an older copy", "deleted"])
-async def test_a_file_that_is_hurt_while_the_store_runs_is_an_outage_that_ends(
+async def test_a_damaged_file_is_an_outage_until_it_is_restored(
     bus: Bus, finished: Simulation, tmp_path: Path, how: str
 ) -> None:
     """It is said, events wait, and the store goes on by itself once the file is sound again, or made anew."""
@@ -143,7 +143,7 @@ def read_only(folder: Path) -> Iterator[Callable[[], None]]:
             close(0o644)
 
 
-async def test_a_read_only_file_is_an_outage_that_ends_when_it_can_be_written_again(
+async def test_a_read_only_file_is_an_outage_until_it_is_writable(
     bus: Bus, finished: Simulation, tmp_path: Path
 ) -> None:
     """A connection that was made meanwhile, by whoever only reads, must not keep the writer out for ever."""
