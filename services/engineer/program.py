@@ -102,6 +102,10 @@ def block_layout(module: ModuleType) -> str:
     return str(layout)
 
 
+FILE_PREFIX = "<candidate_"
+"""The start of the name of a program's file in tracebacks."""
+
+
 def execute(source: str) -> ModuleType:
     """The program as a module, executed once in a process.
 
@@ -317,7 +321,7 @@ def explain(error: BaseException) -> str:
 
 def _line_of(error: BaseException) -> str | None:
     """The innermost line of the program in an exception's traceback."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith("<candidate_")]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(FILE_PREFIX)]
     return f"line {frames[-1].lineno}: {frames[-1].line}"[:200] if frames else None
 
 

@@ -10,6 +10,7 @@ import math
 import os
 import stat
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +18,7 @@ from time import monotonic
 
 from services.domain.ladder_settings import HUB, SCALE_FILE, SCALES, corpus_overrides, parse_scale_file
 from services.domain.syntax import MAX_BYTES
-from services.engineer.checks.report import CheckReport, Verdict
+from services.engineer.checks.report import JSON, CheckReport, Verdict
 from services.engineer.scales import Scale, ScaleError, load_scale
 from services.engineer.training.result import Metrics, TrainingFailed, TrainingResult
 from services.sandbox import PRELOAD_CHECKS, Sandbox, SandboxUnavailable
@@ -48,7 +49,7 @@ async def main(arguments: argparse.Namespace) -> int:
         report = await _check_remotely(address, arguments, overrides, program)
     else:
         report = await _check_locally(arguments, data, overrides, program)
-    _print(json.dumps(asdict(report), indent=2) if arguments.json else _report_text(report, arguments.verbose))
+    _print(json.dumps(asdict(report), indent=2) if arguments.json else report_text(report, arguments.verbose))
     return 0 if report.passed else 1
 
 
@@ -188,15 +189,28 @@ class _Progress:
             sys.stderr.write(f"{text}\n")
 
 
-def _report_text(report: CheckReport, verbose: bool) -> str:
+def report_text(report: CheckReport, verbose: bool) -> str:
+    """A line per verdict; failures, or with `verbose` all, with their evidence."""
     lines = []
     for verdict in report.verdicts:
         lines.append(f"{MARKS[verdict.outcome]}  {verdict.probe:<14} {verdict.message}")
         if verdict.evidence and (verbose or verdict.outcome == "fail"):
-            lines.append("      " + json.dumps(verdict.evidence)[:400])
+            lines += _evidence_lines(verdict.evidence)
     result = "passed" if report.passed else "refused"
     parameters = "" if report.parameters is None else f", {report.parameters:,} parameters in the whole model"
     return "\n".join([*lines, f"{result} in {report.seconds:.1f} s ({report.isolation}{parameters})"])
+
+
+def _evidence_lines(evidence: Mapping[str, JSON]) -> list[str]:
+    """Values by name, then the program's own frames; the exception itself is the verdict's message."""
+    values = [
+        f"{name.replace('_', ' ')} {value if isinstance(value, str | int | float) else json.dumps(value)}"
+        for name, value in evidence.items()
+        if name != "traceback"
+    ]
+    lines = [", ".join(values)[:400]] if values else []
+    lines += str(evidence.get("traceback", "")).splitlines()[1:-1]
+    return [f"      {line}" for line in lines]
 
 
 def _result_text(result: TrainingResult) -> str:

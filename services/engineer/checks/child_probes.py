@@ -23,7 +23,7 @@ from services.engineer.checks.subject import (
     gap_between,
     output_of,
 )
-from services.engineer.program import explain
+from services.engineer.program import FILE_PREFIX, explain
 
 SHAPE, GRADIENT_SHAPE = (2, 65), (2, 70)  # (batch, length)
 _LABELS: Mapping[ArithmeticName, str] = {"single": "fp32", "autocast": "bf16 autocast"}
@@ -131,8 +131,11 @@ def _one_step(subject: Subject, arithmetic: Arithmetic, batch: int, length: int)
 
 
 def traceback_tail(error: BaseException) -> str:
-    """The last 2,000 characters of an exception's traceback."""
-    return "".join(traceback.format_exception(error))[-2000:]
+    """The last 2,000 characters of an exception's traceback: of the program's own frames, if it has any."""
+    whole = traceback.TracebackException.from_exception(error)
+    own = [frame for frame in whole.stack if frame.filename.startswith(FILE_PREFIX)]
+    whole.stack = traceback.StackSummary.from_list(own or whole.stack)
+    return "".join(whole.format())[-2000:]
 
 
 def life(subject: Subject) -> Finding:

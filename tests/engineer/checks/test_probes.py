@@ -16,6 +16,7 @@ from services.engineer.checks.compare import Values
 from services.engineer.checks.host import PROBES, check
 from services.engineer.checks.remote import Remote
 from services.engineer.checks.report import JSON, CheckReport, CheckSettings
+from services.engineer.tools import report_text
 from services.sandbox import Child, ChildTimeout, Message, Sandbox
 
 ZOO = Path(__file__).parent / "zoo"
@@ -138,6 +139,38 @@ async def test_a_program_is_checked_in_the_arithmetic_of_its_training(
     report = await check(programs[refused], sandbox, replace(settings, precision="auto"))
     assert complaints(report) == []
     assert "only: it cannot be trained in" in report.verdicts[1].message
+
+
+FAILS_DEEP = """
+import torch
+from torch import nn
+
+
+class DeltaNet(nn.Module):
+    def __init__(self, hidden_size, **options):
+        super().__init__()
+        self.wide = nn.Linear(hidden_size, 2 * hidden_size)
+
+    def forward(self, hidden_states, **options):
+        return self.mixed(self.wide(hidden_states), hidden_states)
+
+    def mixed(self, wide, hidden_states):
+        return wide @ hidden_states
+"""
+
+
+async def test_a_failure_in_forward_shows_the_frames_of_the_program_alone(sandbox: Sandbox) -> None:
+    """The check's own frames and torch's would hide the line to mend."""
+    report = await check(FAILS_DEEP, sandbox, SETTINGS)
+    text = report_text(report, verbose=False)
+
+    assert complaints(report) == ["runs"]
+    assert "      batch 2, length 64, precision" in text
+    assert (
+        text.index("line 12, in forward") < text.index("line 15, in mixed") < text.index("return wide @ hidden_states")
+    )
+    assert "site-packages" not in text
+    assert "child_probes" not in text
 
 
 class SlowChild:
