@@ -5,12 +5,13 @@ Decisions are seats, pool updates, promotions, verdicts and the end of the run. 
 
 from dataclasses import astuple, replace
 
+from services.domain import ladder as rungs
 from services.domain import pool as pools
-from services.domain import promotion as rungs
 from services.domain import run_state as facts
 from services.domain.discovery import Finding, findings
+from services.domain.ladder import Losses, Promote
 from services.domain.pool import Entry
-from services.domain.promotion import Losses, Promote, Result
+from services.domain.promotion import Result
 from services.domain.run_state import GOING_ON, Decision, RunPolicy, RunState, Seat, Spent, candidate_id
 
 

@@ -7,16 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from services.domain.discovery import DiscoveryPolicy, Finding
+from services.domain.ladder import Ladder, Losses, Promote, Stage
 from services.domain.objectives import Costs
 from services.domain.pool import PoolPolicy, PoolState, PoolUpdate
-from services.domain.promotion import (
-    Ladder,
-    Losses,
-    Promote,
-    PromotionPolicy,
-    Result,
-    Stage,
-)
+from services.domain.promotion import PromotionPolicy, Result
 
 Phase = Literal["baselines", "searching", "draining", "verifying", "paused", "stopped", "finished"]
 GOING_ON: frozenset[Phase] = frozenset({"baselines", "searching", "draining", "verifying"})

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from time import monotonic
 
-from services.domain.ladder_settings import HUB, SCALE_FILE, SCALES, corpus_overrides, parse_scale_file
+from services.domain.ladder import HUB, SCALE_FILE, SCALES, corpus_overrides, parse_scale_file
 from services.domain.syntax import MAX_BYTES
 from services.engineer.checks.report import JSON, CheckReport, Verdict
 from services.engineer.scales import Scale, ScaleError, load_scale

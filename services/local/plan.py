@@ -20,7 +20,7 @@ from services.chassis.bus.subjects import run_name
 from services.chassis.errors import SettingsError
 from services.contracts import events_pb2 as pb
 from services.domain.fitness import DEFAULT, VERSIONS
-from services.domain.ladder_settings import (
+from services.domain.ladder import (
     HUB,
     PROMOTIONS,
     SCALE_FILE,

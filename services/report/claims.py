@@ -10,7 +10,7 @@ from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.discovery import Cost, Finding, ModelCard, ModelFacts, Outcome, detectable
 from services.domain.discovery import gallery as model_cards
-from services.domain.ladder_settings import climb_of
+from services.domain.ladder import climb_of
 from services.domain.promotion import Result
 from services.domain.statistics import Interval, paired_test
 from services.report.rows import bounds, interval_text, name_of

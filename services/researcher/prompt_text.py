@@ -11,7 +11,7 @@ from services.archive.scoring import measures_of, objectives_of
 from services.contracts import candidate_pb2 as pb
 from services.contracts import checker_pb2, cognition_pb2, events_pb2
 from services.domain.fitness import INVESTIGATE, PAPER, PROBE, leakage_policy, suspicion
-from services.domain.ladder_settings import climb_of
+from services.domain.ladder import climb_of
 from services.domain.promotion import Limit
 from services.researcher.draft import Refusal
 

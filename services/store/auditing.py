@@ -23,8 +23,7 @@ from services.chassis.errors import SettingsError
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.discovery import Finding, findings, prediction
-from services.domain.ladder_settings import Climb, climb_of
-from services.domain.promotion import Stage
+from services.domain.ladder import Climb, Stage, climb_of
 from services.domain.statistics import Interval
 from services.store.backends import opened
 from services.store.exporting import lines_of

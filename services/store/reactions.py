@@ -8,8 +8,8 @@ from services.chassis.events import Cause, follow, rejection
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.discovery import Finding, Outcome
+from services.domain.ladder import Promote
 from services.domain.pool import PoolUpdate
-from services.domain.promotion import Promote
 from services.domain.run_state import Ablation, Decision, Finish, Seat
 from services.store.port import Change
 from services.store.projection import DEAD_LETTER

@@ -14,7 +14,7 @@ from services.chassis.bus.subjects import fact_of
 from services.contracts import archive_pb2, candidate_pb2, events_pb2
 from services.domain import pool as pools
 from services.domain import run_state as facts
-from services.domain.ladder_settings import climb_of
+from services.domain.ladder import climb_of
 from services.domain.pool import Draw, Entry, PoolPolicy
 from services.domain.promotion import Result
 from services.domain.run import step

@@ -2,22 +2,8 @@
 
 import pytest
 
-from services.domain.ladder_settings import climb_of
-from services.domain.promotion import (
-    Budget,
-    Ladder,
-    Limit,
-    PaperPromotion,
-    Result,
-    Stage,
-    SuccessiveHalving,
-    arrived,
-    climb,
-    limited,
-    reopened,
-    searched,
-    under_way,
-)
+from services.domain.ladder import Ladder, Stage, arrived, climb, climb_of, limited, reopened, searched, under_way
+from services.domain.promotion import Budget, Limit, PaperPromotion, Result, SuccessiveHalving
 from services.domain.run_state import RunState
 from services.store.backends.rows import state_from_json, state_to_json
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.domain import pool
+from services.domain.ladder import Ladder
 from services.domain.objectives import (
     OBJECTIVES,
     Costs,
@@ -24,14 +25,7 @@ from services.domain.objectives import (
     scalarised,
 )
 from services.domain.pool import Entry, PoolPolicy, PoolState
-from services.domain.promotion import (
-    Budget,
-    Ladder,
-    PaperPromotion,
-    Result,
-    Rung,
-    SuccessiveHalving,
-)
+from services.domain.promotion import Budget, PaperPromotion, Result, Rung, SuccessiveHalving
 from services.domain.run_state import RunState
 from services.store.backends.rows import state_from_json, state_to_json
 

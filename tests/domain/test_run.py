@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.domain.discovery import DiscoveryPolicy, Finding, Outcome
+from services.domain.ladder import Promote, Stage
 from services.domain.pool import PoolPolicy, PoolUpdate
-from services.domain.promotion import PaperPromotion, Promote, Result, Stage, SuccessiveHalving
+from services.domain.promotion import PaperPromotion, Result, SuccessiveHalving
 from services.domain.run import step
 from services.domain.run_state import (
     Ablation,

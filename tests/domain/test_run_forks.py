@@ -1,8 +1,9 @@
 """What a run's policy makes of a fork: the seats under way are asked for again, and the time between does not count."""
 
 from services.domain.discovery import DiscoveryPolicy, Finding
+from services.domain.ladder import Promote, Stage
 from services.domain.promotion import Budget as Size
-from services.domain.promotion import Promote, Result, Stage, SuccessiveHalving
+from services.domain.promotion import Result, SuccessiveHalving
 from services.domain.run import step
 from services.domain.run_state import (
     Budget,

@@ -10,7 +10,7 @@ from services.chassis.errors import NotPossible
 from services.console.commands.ablate import components_of
 from services.console.commands.run import PRESET
 from services.contracts import candidate_pb2 as pb
-from services.domain.ladder_settings import climb_of
+from services.domain.ladder import climb_of
 from services.local.plan import RunOptions, run_settings
 from services.report.claims import card_json, cards, claims, sentences
 from services.report.comparisons import Trained, move_effects, part_row, parts

@@ -21,7 +21,7 @@ from services.chassis.bus.topology import engineer_durable
 from services.chassis.errors import NotPossible, SettingsError, Transient
 from services.console.options import Json
 from services.console.tables import say
-from services.domain.ladder_settings import SCALES
+from services.domain.ladder import SCALES
 from services.local.log import require_server
 from services.local.processes import ServiceProcess, free_port, scale_values, stop_signal
 from services.local.settings import ClientSettings, client_settings, require_choice, running_system, split_names

@@ -11,7 +11,7 @@ from services.console.options import Candidate, Json, Run, RunArgument, chosen_r
 from services.console.tables import family, listing, mixed_precision, paragraph, say, styled
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
-from services.domain.ladder_settings import SCALES
+from services.domain.ladder import SCALES
 from services.local.archive import all_candidates, open_archive
 from services.local.settings import client_settings, require_choice
 from services.report.rows import Row, progress_of, row, state_name, tree_row

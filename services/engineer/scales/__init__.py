@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
-from services.domain.ladder_settings import SCALES
+from services.domain.ladder import SCALES
 from services.domain.zoo import baselines
 
 __all__ = ["CANDIDATE", "SCALES", "Scale", "ScaleError", "load_scale"]

@@ -13,7 +13,7 @@ import transformers  # noqa: F401 - datasets, in the harness, would use its stan
 
 from services.chassis.errors import SettingsError
 from services.chassis.plugins import plugin_names
-from services.domain.ladder_settings import corpus_overrides, parse_scale_file
+from services.domain.ladder import corpus_overrides, parse_scale_file
 from services.engineer.data import CorpusError, open_corpus
 from services.engineer.scales import ScaleError, load_scale
 from services.engineer.training.host import train
