@@ -75,6 +75,17 @@ _BLOCKS = frozenset({"body", "orelse", "finalbody", "handlers", "cases"})
 _REGISTERING = frozenset({"register_buffer", "register_parameter", "add_module"})
 
 
+Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def without_docstrings(tree: ast.Module) -> ast.Module:
+    """The tree, from which the docstrings of the module, its classes and functions are removed in place."""
+    for node in ast.walk(tree):
+        if isinstance(node, Documented) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return tree
+
+
 @dataclass(frozen=True, slots=True)
 class Definitions:
     """The definitions of a program: attributes by class, parameters by function, imports."""

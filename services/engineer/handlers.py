@@ -1,13 +1,11 @@
 """The engineer's handler: it claims a proposed candidate, trains and evaluates all seeds, and publishes the results.
 
-The folder `work/<run>/<candidate>/` holds a checkpoint for each running seed and the result of each finished one, named
-by a hash of everything it depends on, so that a killed engineer loses at most a minute of work.
+A killed engineer loses at most a minute of work: checkpoints and results of seeds are kept in a `WorkFolder`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,7 +14,6 @@ from typing import TypeVar
 
 import structlog
 from google.protobuf.json_format import MessageToDict
-from google.protobuf.message import DecodeError
 from pydantic import ValidationError
 
 from services.archive.records import record_for
@@ -30,7 +27,7 @@ from services.contracts import candidate_pb2 as pb
 from services.engineer.claims import SERVICE, WORKER, Claims
 from services.engineer.data.corpus import TokenArray
 from services.engineer.investigation import RunContext, find_suspicion, investigate, run_context, watch_settings
-from services.engineer.records import keep_weights, seed_message, training_message, training_progress
+from services.engineer.records import WorkFolder, keep_weights, seed_message, training_message, training_progress
 from services.engineer.revision import Failure, Reviser
 from services.engineer.scales import Scale, load_scale
 from services.engineer.stages import Stage, Stages, overrides_for
@@ -44,40 +41,6 @@ from services.engineer.training.session import Job as Training
 from services.engineer.training.session import Supervision, Weights
 from services.mixers.description import CATALOGUE, Mixer, state_size
 from services.sandbox import Sandbox, SandboxUnavailable
-
-
-class WorkFolder:
-    """The files of one candidate."""
-
-    def __init__(self, data_dir: Path, run: str, candidate: str) -> None:
-        self._folder = data_dir / "work" / run / candidate
-
-    def checkpoint(self, seed: int) -> Path:
-        """The path of a seed's checkpoint."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return self._folder / f"{seed}.checkpoint"
-
-    def read_result(self, seed: int, identity: str) -> pb.SeedResult | None:
-        """The result of a seed from an earlier attempt under the same conditions."""
-        try:
-            return pb.SeedResult.FromString(self._result(seed, identity).read_bytes())
-        except (FileNotFoundError, DecodeError):
-            return None
-
-    def write_result(self, identity: str, result: pb.SeedResult) -> None:
-        """Store a seed's result atomically."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._result(result.seed, identity)
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            file.write(result.SerializeToString())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-
-    def _result(self, seed: int, identity: str) -> Path:
-        return self._folder / f"{seed}-{identity[:16]}.result"
-
 
 MAX_REVISIONS = 3
 T = TypeVar("T")

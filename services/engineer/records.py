@@ -1,10 +1,13 @@
-"""Results of trainings as messages."""
+"""Results of trainings as messages, and the files of a candidate."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from statistics import fmean, stdev
 
+from google.protobuf.message import DecodeError
 from safetensors.numpy import save
 
 from services.chassis.artifacts import FsspecArtifacts
@@ -96,3 +99,39 @@ async def keep_weights(artifacts: FsspecArtifacts, weights: Mapping[str, Array])
     """Store parameters and buffers as one safetensors artifact."""
     content = save({name.removeprefix("model/"): array for name, array in weights.items()})
     return await artifacts.put(content, "weights")
+
+
+class WorkFolder:
+    """The folder `work/<run>/<candidate>/`: checkpoints of running seeds, and results of finished ones.
+
+    The name of a result holds a hash of everything that it depends on.
+    """
+
+    def __init__(self, data_dir: Path, run: str, candidate: str) -> None:
+        self._folder = data_dir / "work" / run / candidate
+
+    def checkpoint(self, seed: int) -> Path:
+        """The path of a seed's checkpoint."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self._folder / f"{seed}.checkpoint"
+
+    def read_result(self, seed: int, identity: str) -> pb.SeedResult | None:
+        """The result of a seed from an earlier attempt under the same conditions."""
+        try:
+            return pb.SeedResult.FromString(self._result(seed, identity).read_bytes())
+        except (FileNotFoundError, DecodeError):
+            return None
+
+    def write_result(self, identity: str, result: pb.SeedResult) -> None:
+        """Store a seed's result atomically."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._result(result.seed, identity)
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            file.write(result.SerializeToString())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    def _result(self, seed: int, identity: str) -> Path:
+        return self._folder / f"{seed}-{identity[:16]}.result"

@@ -14,6 +14,7 @@ from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.structure import Fingerprint, fingerprint, similarity
+from services.domain.syntax import Unreadable, parse, without_docstrings
 from services.domain.zoo import baselines
 from services.judge.rubric import ANCHOR, MIDDLE, WEIGHTS, Observation, SubScores, combine, judge_offline
 from services.llm.port import BudgetExhausted, Mind, Request, Role
@@ -183,8 +184,8 @@ def anonymous_program(program: str, name: str) -> str:
     parse is treated as text.
     """
     try:
-        tree = ast.parse(program)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        tree = without_docstrings(parse(program))
+    except Unreadable:
         return anonymous_text(program, name)
     titles = (name, INTERFACE_CLASS, *(baseline.title for baseline in baselines()))
     known = {"".join(_words(title)) for title in titles} - {""}
@@ -192,11 +193,8 @@ def anonymous_program(program: str, name: str) -> str:
     revealing = dict.fromkeys(class_ for class_ in classes if any(word in class_.lower() for word in known))
     renamed = {class_: f"Part{index}" if index else "Candidate" for index, class_ in enumerate(revealing)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if ast.get_docstring(node, clean=False) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
-            if isinstance(node, ast.ClassDef):
-                node.name = renamed.get(node.name, node.name)
+        if isinstance(node, ast.ClassDef):
+            node.name = renamed.get(node.name, node.name)
         elif isinstance(node, ast.Name):
             node.id = renamed.get(node.id, node.id)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):  # __all__, quoted annotations

@@ -23,13 +23,14 @@ import sys
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from services.chassis import tasks
 from services.chassis.errors import SettingsError
-from services.llm.answers import JSON
+from services.llm.answers import JSON, smallest
 
 FaultName = Literal[
     "rate_limit",  # 429 with Retry-After
@@ -100,40 +101,6 @@ class Player:
                 self._left[place] -= 1
                 return step
         return self._script.otherwise
-
-
-def smallest(schema: JSON, definitions: dict[str, JSON] | None = None) -> JSON:
-    """The smallest value that `schema` (as pydantic writes it) allows; used for answer "schema"."""
-    if not isinstance(schema, dict):
-        return None
-    own = schema.get("$defs")
-    definitions = own if isinstance(own, dict) else definitions or {}
-    if isinstance(reference := schema.get("$ref"), str):
-        return smallest(definitions[reference.rsplit("/", 1)[-1]], definitions)
-    for union in ("anyOf", "oneOf", "allOf"):
-        if isinstance(options := schema.get(union), list) and options:
-            return smallest(options[0], definitions)
-    if "const" in schema:
-        return schema["const"]
-    if isinstance(values := schema.get("enum"), list):
-        return values[0]
-    return _of_kind(schema, definitions)
-
-
-def _of_kind(schema: dict[str, JSON], definitions: dict[str, JSON]) -> JSON:
-    kind = schema.get("type")
-    if kind == "object":
-        properties = schema.get("properties")
-        return {name: smallest(inner, definitions) for name, inner in (properties or {}).items()}  # type: ignore[union-attr]
-    if kind == "array":
-        least = schema.get("minItems")
-        return [smallest(schema.get("items"), definitions)] * (least if isinstance(least, int) else 0)
-    if kind in ("integer", "number"):
-        return schema.get("minimum", 0)
-    if kind == "boolean":
-        return False
-    least = schema.get("minLength")
-    return "scripted".ljust(least if isinstance(least, int) else 0, ".") if kind == "string" else None
 
 
 _LARGEST_BODY = 64 << 20
@@ -256,16 +223,13 @@ async def _send(writer: asyncio.StreamWriter, reply: _Reply, cut: bool = False, 
     lines = [f"HTTP/1.1 {reply.status} {_STATUS.get(reply.status, 'Error')}"]
     head = "\r\n".join(lines + [f"{name}: {value}" for name, value in headers.items()]) + "\r\n\r\n"
     writer.write(head.encode("latin-1"))
-    if cut:
-        writer.write(reply.body[: len(reply.body) // 2])
-        await writer.drain()
-        writer.close()
-        return
-    pieces = [reply.body[at : at + 1] for at in range(len(reply.body))] if slowly else [reply.body]
-    for piece in pieces:
+    body = reply.body[: len(reply.body) // 2] if cut else reply.body
+    for piece in [body[at : at + 1] for at in range(len(body))] if slowly else [body]:
         writer.write(piece)
         await writer.drain()
         await asyncio.sleep(_TRICKLE_SECONDS if slowly else 0)
+    if cut:
+        writer.close()
 
 
 def _json(status: int, content: JSON, headers: dict[str, str] | None = None) -> _Reply:
@@ -284,10 +248,8 @@ def _refusal(request: Received, step: Step) -> _Reply | None:
         return _error(400, f"not a request: {error}")
     if step.fault == "rate_limit":
         return _error(429, step.message, {} if step.retry_after is None else {"retry-after": str(step.retry_after)})
-    if step.fault == "server_error":
-        return _error(step.status, step.message)
-    if step.fault == "bad_request":
-        return _error(400, step.message)
+    if step.fault in ("server_error", "bad_request"):
+        return _error(step.status if step.fault == "server_error" else 400, step.message)
     if step.fault == "unauthorised":
         return _error(401, f"Incorrect API key provided: {request.headers.get('authorization', 'none')}")
     if step.fault == "unsupported_schema" and _schema(payload) is not None:
@@ -344,9 +306,9 @@ def _embeddings(request: Received, step: Step) -> _Reply:
     """Letter counts: deterministic, and similar for similar texts. A truncating step omits one vector."""
     payload = request.json
     content = payload.get("input")
-    texts = content if isinstance(content, list) else [content]
+    texts = [str(text).lower() for text in (content if isinstance(content, list) else [content])]
     rows: list[JSON] = [
-        {"object": "embedding", "index": place, "embedding": [1.0 + str(text).lower().count(c) for c in LETTERS]}
+        {"object": "embedding", "index": place, "embedding": [1.0 + text.count(c) for c in ascii_lowercase]}
         for place, text in enumerate(texts[1:] if step.fault == "truncated" else texts)
     ]
     tokens = len(request.body.split())
@@ -359,9 +321,6 @@ def _other(request: Received) -> _Reply:
     if request.path.endswith("/models"):
         return _json(200, {"object": "list", "data": [{"id": "scripted", "object": "model"}]})
     return _error(404, f"nothing at {request.path}")
-
-
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 async def _main(port: int, script: Script) -> None:

@@ -3,7 +3,6 @@
 import ast
 import difflib
 import math
-import statistics
 from collections.abc import Iterator, Sequence
 
 from services.archive.policies import values_of
@@ -12,7 +11,9 @@ from services.contracts import candidate_pb2 as pb
 from services.contracts import checker_pb2, cognition_pb2, events_pb2
 from services.domain.fitness import INVESTIGATE, PAPER, PROBE, leakage_policy, suspicion
 from services.domain.ladder import climb_of
-from services.domain.promotion import Limit
+from services.domain.promotion import Budget, Limit
+from services.domain.statistics import pooled_noise
+from services.domain.syntax import Unreadable, parse, without_docstrings
 from services.researcher.draft import Refusal
 
 NOTHING = "None."
@@ -27,12 +28,11 @@ def scale_text(scale: checker_pb2.ScaleDescription | None) -> str:
     """The conditions of a training as the engineer describes them: sizes, budget, recipe, tolerance, usable modules."""
     if scale is None:
         return "The engineer did not describe the scale."
-    unit = scale.unit or "token"
     lines = [
         f"- model: {scale.blocks} blocks of mixer and SwiGLU({scale.feed_forward}), RMSNorm before each; hidden_size "
         f"{scale.width}, num_heads {scale.heads}, so {scale.width // max(1, scale.heads)} dimensions per head; "
         f"vocabulary {scale.vocabulary}",
-        f"- data: {scale.corpus}; one token is one {unit}; context {scale.context}",
+        f"- data: {scale.corpus}; one token is one {scale.unit or 'token'}; context {scale.context}",
         f"- training: {scale.steps:,} steps of {scale.batch} × {scale.context} tokens = {scale.tokens:,} tokens; "
         f"{scale.optimiser}; precision {scale.precision} on {scale.device}",
         f"- limits: {scale.wall_seconds:.0f} s and {scale.memory_bytes / 2**30:.1f} GiB for one training",
@@ -41,17 +41,12 @@ def scale_text(scale: checker_pb2.ScaleDescription | None) -> str:
     if scale.layers not in ("", "in every layer"):
         lines.append(f"- layers: the candidate stands {scale.layers}")
     if scale.modules:
-        lines.append(f"- importable from fla here{_cost_unit(scale)}: {'; '.join(_module_text(scale))}")
+        unit = (
+            f" (behind a name: its cost on this machine, forward and backward on {scale.cost_tokens:,} tokens, where a "
+            f"nn.Linear({scale.width}, {scale.width}) costs 1, {scale.linear_seconds * 1e3:.2g} ms)"
+        )
+        lines.append(f"- importable from fla here{unit if scale.costs else ''}: {'; '.join(_module_text(scale))}")
     return "\n".join(lines)
-
-
-def _cost_unit(scale: checker_pb2.ScaleDescription) -> str:
-    if not scale.costs:
-        return ""
-    return (
-        f" (behind a name: its cost on this machine, forward and backward on {scale.cost_tokens:,} tokens, where a "
-        f"nn.Linear({scale.width}, {scale.width}) costs 1, {scale.linear_seconds * 1e3:.2g} ms)"
-    )
 
 
 def _module_text(scale: checker_pb2.ScaleDescription) -> Iterator[str]:
@@ -78,8 +73,7 @@ SUSPECTED = {
 def limits_text(
     settings: events_pb2.RunSettings, root: pb.Candidate | None, controls: Sequence[pb.Candidate] = ()
 ) -> str:
-    """The limits on size and cost (in numbers if the root is measured), the loss below which a leak is suspected, given
-    the run's `controls`, and the run's further objectives."""
+    """The limits on size and cost, the loss below which a leak is suspected, and the run's further objectives."""
     text = _sizes_text(settings, root)
     floor = "far below all others"
     if root is not None and root.training.HasField("loss") and root.training.loss > 0:
@@ -87,32 +81,29 @@ def limits_text(
         floor = f"below {suspicion(root.training.loss, root.training.loss, losses).floor:.4f}"
     text += f"\n- leakage: a loss {floor} {SUSPECTED[leakage_policy(settings.policies.leakage)]}"
     if objectives := objectives_of(settings):
-        names = ", ".join(objective.name for objective in objectives)
+        names = [objective.name for objective in objectives]
         measured = measures_of(root) if root is not None else {}
-        values = [
-            f"{objective.name} {value:,.6g}"
-            for objective in objectives
-            if (value := measured.get(objective.name)) is not None
-        ]
+        values = [f"{name} {value:,.6g}" for name in names if (value := measured.get(name)) is not None]
         have = f" (the root: {', '.join(values)})" if values else ""
-        text += f"\n- objectives: {names}{have}; a design is kept that no other beats or equals in all of them"
+        text += (
+            f"\n- objectives: {', '.join(names)}{have}; a design is kept that no other beats or equals in all of them"
+        )
     return text
 
 
 def _sizes_text(settings: events_pb2.RunSettings, root: pb.Candidate | None) -> str:
     overrides, rules = dict(settings.scale_overrides), values_of(settings.policies)
     policy = climb_of(settings.promotion, rules, settings.scale, overrides).promotion
-    if policy is None:
-        return "- size: no limit; what a gain costs in parameters and FLOPs is recorded beside it"
+    budget = policy.budget if policy else Budget(None, None)
     measured = root.training.seeds[0].measurements if root is not None and root.training.seeds else pb.Measurements()
     limits = (
-        ("parameters", policy.budget.parameters, measured.parameters),
-        ("FLOPs per token", policy.budget.flops, measured.flops_per_token),
+        ("parameters", budget.parameters, measured.parameters),
+        ("FLOPs per token", budget.flops, measured.flops_per_token),
     )
     parts = [_limit_text(unit, limit, value) for unit, limit, value in limits if limit is not None]
     if not parts:
         return "- size: no limit; what a gain costs in parameters and FLOPs is recorded beside it"
-    outside = "is trained again at the width that comes nearest" if policy.budget.match else "is recorded, not verified"
+    outside = "is trained again at the width that comes nearest" if budget.match else "is recorded, not verified"
     return f"- size: {' and '.join(parts)}; what has more or fewer parameters {outside}"
 
 
@@ -160,25 +151,23 @@ def record_text(record: pb.Candidate, others: Sequence[pb.Candidate] = ()) -> st
 def numbers_text(record: pb.Candidate) -> str:
     """Loss, scores, curve, size, fitness and the judge's verdict."""
     training, verdict = record.training, record.verdict
-    error = f" ± {training.loss_stderr:.4f}" if training.HasField("loss_stderr") else ""
-    lines = [f"Held-out loss {training.loss:.4f}{error} nats per token over {len(training.seeds)} seed(s)."]
+    lines = [f"Held-out loss {_loss_text(record)} nats per token over {len(training.seeds)} seed(s)."]
     lines += [f"Mean accuracy {training.benchmark:.3f}."] if training.HasField("benchmark") else []
     lines += [f"Scores: {', '.join(scores)}."] if (scores := _score_texts(training)) else []
-    lines += [line for seed in training.seeds[:1] for line in _seed_lines(seed)]
+    for seed in training.seeds[:1]:
+        lines += [f"Curve (step: training loss): {curve}."] if (curve := curve_text(seed)) else []
+        lines += [f"Parameters {seed.measurements.parameters:,}."] if seed.measurements.parameters else []
     lines += [f"Fitness {verdict.fitness.value:.4f}."] if verdict.HasField("fitness") else []
     lines += [f"Judge {verdict.raw:.1f} of 10."] if verdict.HasField("raw") else []
     return "\n".join(lines)
 
 
 def parts_text(record: pb.Candidate, others: Sequence[pb.Candidate]) -> str:
-    """The loss by position and kind of token with each part's share and the lowest loss of `others`; empty if
-    unmeasured."""
+    """The loss by position and kind of token, with shares and the lowest loss of `others`; empty if unmeasured."""
     lowest: dict[str, float] = {}
-    for other in others:
-        if other.HasField("rejection"):
-            continue
-        for part in (part for seed in other.training.seeds[:1] for part in seed.part_losses):
-            lowest[part.part] = min(part.loss, lowest.get(part.part, math.inf))
+    trained = [seed for other in others if not other.HasField("rejection") for seed in other.training.seeds[:1]]
+    for part in (part for seed in trained for part in seed.part_losses):
+        lowest[part.part] = min(part.loss, lowest.get(part.part, math.inf))
     own = [part for seed in record.training.seeds[:1] for part in seed.part_losses]
     texts = [
         f"{part.part} ({part.share:.0%}) {part.loss:.3f}"
@@ -186,13 +175,6 @@ def parts_text(record: pb.Candidate, others: Sequence[pb.Candidate]) -> str:
         for part in own
     ]
     return f"Loss by position and kind of token (share): {', '.join(texts)}." if texts else ""
-
-
-def _seed_lines(seed: pb.SeedResult) -> Iterator[str]:
-    if curve := curve_text(seed):
-        yield f"Curve (step: training loss): {curve}."
-    if seed.measurements.parameters:
-        yield f"Parameters {seed.measurements.parameters:,}."
 
 
 def _score_texts(training: pb.Training) -> list[str]:
@@ -216,15 +198,14 @@ def curve_text(seed: pb.SeedResult, points: int = 12) -> str:
 
 def noise_text(records: Sequence[pb.Candidate]) -> str:
     """The smallest difference in loss above the noise, by the pooled variance of records with several seeds."""
-    losses = [[seed.loss for seed in record.training.seeds] for record in records]
-    repeated = [values for values in losses if len(values) > 1]
-    freedom = sum(len(values) - 1 for values in repeated)
-    if not freedom:
+    try:
+        trained = (record.training.seeds for record in records if record.training.seeds)
+        noise = pooled_noise([seed.loss for seed in seeds] for seeds in trained)
+    except ValueError:
         return "Seed noise is not measured yet: treat small differences between single seeds as chance."
-    pooled = math.sqrt(sum(statistics.variance(values) * (len(values) - 1) for values in repeated) / freedom)
     return (
-        f"Seed noise: standard deviation {pooled:.4f} nats ({freedom} degrees of freedom). Between single-seed "
-        f"results, differences below {2 * math.sqrt(2) * pooled:.4f} may be chance."
+        f"Seed noise: standard deviation {noise.deviation:.4f} nats ({noise.freedom} degrees of freedom). Between "
+        f"single-seed results, differences below {2 * math.sqrt(2) * noise.deviation:.4f} may be chance."
     )
 
 
@@ -245,14 +226,12 @@ def trained_program(record: pb.Candidate) -> str:
 
 def best_text(best: Sequence[pb.Candidate]) -> str:
     """The best candidates by loss, with their programs."""
-    return (
-        "\n\n".join(
-            f"## {record.proposal.name} ({record.id}), held-out loss {_loss_text(record)}\n"
-            f"```python\n{trained_program(record).rstrip()}\n```"
-            for record in best
-        )
-        or "The parent is the best so far."
+    texts = (
+        f"## {record.proposal.name} ({record.id}), held-out loss {_loss_text(record)}\n"
+        f"```python\n{trained_program(record).rstrip()}\n```"
+        for record in best
     )
+    return "\n\n".join(texts) or "The parent is the best so far."
 
 
 def board_text(board: Sequence[pb.Candidate]) -> str:
@@ -276,13 +255,11 @@ def board_text(board: Sequence[pb.Candidate]) -> str:
 
 def _board_line(record: pb.Candidate, parent: pb.Candidate | None) -> str:
     parts = [f"{record.proposal.name} ({record.id})"]
-    if record.training.HasField("loss"):
-        parts.append(_loss_text(record))
+    parts += [_loss_text(record)] if record.training.HasField("loss") else []
     if record.HasField("rejection"):
         parts.append(f"rejected at {record.rejection.stage}: {_cut(record.rejection.reason)}")
     parts += [change] if (change := _change_text(record, parent)) else []
-    if record.analysis.synthesis:
-        parts.append(_cut(record.analysis.synthesis))
+    parts += [_cut(record.analysis.synthesis)] if record.analysis.synthesis else []
     return "- " + "; ".join(parts)
 
 
@@ -312,12 +289,8 @@ def _cut(text: str) -> str:
 
 def cognition_text(entries: Sequence[cognition_pb2.CognitionEntry]) -> str:
     """Entries with their ids, so that ideas can name their source."""
-    return (
-        "\n\n".join(
-            f"[{entry.id}] {entry.title} ({entry.year}): {entry.design_insight} {entry.guidance}" for entry in entries
-        )
-        or NOTHING
-    )
+    texts = (f"[{entry.id}] {entry.title} ({entry.year}): {entry.design_insight} {entry.guidance}" for entry in entries)
+    return "\n\n".join(texts) or NOTHING
 
 
 def neighbours_text(neighbours: Sequence[pb.Candidate]) -> str:
@@ -354,16 +327,9 @@ def difference_text(program: str, neighbours: Sequence[pb.Candidate]) -> str:
 def _code_lines(program: str) -> list[str]:
     """The lines of a program without docstrings and comments; none if it cannot be parsed."""
     try:
-        tree = ast.parse(program)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ast.unparse(without_docstrings(parse(program))).splitlines()
+    except Unreadable:
         return []
-    for node in ast.walk(tree):
-        match node:
-            case ast.Module() | ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef() if ast.get_docstring(node):
-                node.body = node.body[1:] or [ast.Pass()]
-            case _:
-                pass
-    return ast.unparse(tree).splitlines()
 
 
 def refusals_text(refusals: Sequence[Refusal]) -> str:

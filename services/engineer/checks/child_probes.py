@@ -258,16 +258,14 @@ def mask(subject: Subject) -> Finding:
     inputs = subject.noise(*SHAPE, subject.width)
     without = subject.output(inputs, State(randomised=True))
     try:
-        ones = torch.ones(SHAPE, dtype=torch.long)
-        masked = subject.call(mixer, inputs, attention_mask=ones)
+        masked = subject.call(mixer, inputs, attention_mask=torch.ones(SHAPE, dtype=torch.long))
     except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the error is the finding
         return Finding(True, f"forward fails with a mask of all ones: {explain(error)}"[:800])
-    agreement = "a mask of all ones changes nothing"
     violation = (
         "a mask of all ones changes the output: "
         "multiply by it, and begin each of the rows laid end to end (cu_seqlens) with a new state"
     )
-    return _compare(subject, without, masked, violation, agreement)
+    return _compare(subject, without, masked, violation, "a mask of all ones changes nothing")
 
 
 def decoding(subject: Subject) -> Finding:
