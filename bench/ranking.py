@@ -25,7 +25,6 @@ from services.domain.fitness import (
     BENCHMARK,
     LOSS,
     STANDARDISED_GAIN,
-    Baseline,
     Conditions,
     Measured,
     Replicates,
@@ -66,7 +65,7 @@ def simulate(rng: random.Random) -> dict[str, tuple[float, float, int]]:
         }
     )
     assert scale is not None
-    root = Baseline(fmean(measured[0][0]), fmean(measured[0][1]), HERE)
+    root = Measured(fmean(measured[0][0]), fmean(measured[0][1]), None, HERE)
     candidates = [_candidate(rng) for _ in range(CANDIDATES)]
     scores = {STANDARDISED_GAIN: [_standardised(candidate, root, scale) for candidate in candidates]}
     for version in ("paper", "code"):
@@ -90,7 +89,7 @@ def _candidate(rng: random.Random) -> Candidate:
     return Candidate(truth, max(0.05, loss), accuracy, rng.uniform(4, 10))
 
 
-def _standardised(candidate: Candidate, root: Baseline, scale: Scale) -> float:
+def _standardised(candidate: Candidate, root: Measured, scale: Scale) -> float:
     assert root.loss is not None
     assert root.benchmark is not None
     gains = {LOSS: root.loss - candidate.loss, BENCHMARK: candidate.accuracy - root.benchmark}
@@ -152,7 +151,7 @@ def judged(exchanges: Path) -> list[Judged]:
 def rank_recorded(exchanges: Path) -> None:
     """Print the candidates in the default version's order with their places in the paper's, and inverted pairs."""
     judgements = judged(exchanges)
-    root = Baseline(judgements[0].losses[0], judgements[0].accuracies[0], HERE)
+    root = Measured(judgements[0].losses[0], judgements[0].accuracies[0], None, HERE)
     assert root.loss is not None
     assert root.benchmark is not None
     items = fmean(judgement.standard_error for judgement in judgements) * 2**0.5

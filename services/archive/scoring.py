@@ -14,7 +14,6 @@ from services.domain.fitness import (
     LOSS,
     STANDARDISED_GAIN,
     TERMS,
-    Baseline,
     Conditions,
     Fitness,
     Measured,
@@ -118,7 +117,7 @@ def score(
     """
     if version == STANDARDISED_GAIN:
         return _standardised(record, root, terms, baselines)
-    baseline = Baseline(loss_of(root), benchmark_of(root), conditions_of(root))
+    baseline = Measured(loss_of(root), benchmark_of(root), None, conditions_of(root))
     measured = Measured(loss_of(record), benchmark_of(record), raw, conditions_of(record))
     value = fitness(version, measured, baseline, terms)
     if value is None:

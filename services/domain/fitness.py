@@ -52,9 +52,8 @@ class Conditions:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One candidate's loss (nats), benchmark (more is better) and raw judgement (1–10); ``None`` is not measured.
-
-    Raises ``ValueError`` for an impossible value.
+    """Loss (nats), benchmark (more is better) and raw judgement (1–10) of a candidate, or of the run's root, as means
+    over seeds; ``None`` is not measured. Raises ``ValueError`` for an impossible value.
     """
 
     loss: float | None
@@ -63,24 +62,10 @@ class Measured:
     conditions: Conditions
 
     def __post_init__(self) -> None:
-        refuse_impossible("loss", self.loss)
-        refuse_impossible("benchmark", self.benchmark)
-        refuse_impossible("judge", self.judge)
+        for field in (LOSS, BENCHMARK, JUDGE):
+            refuse_impossible(field, getattr(self, field))
         if self.judge is not None and not JUDGE_LOWEST <= self.judge <= JUDGE_HIGHEST:
             raise ValueError(f"judge must be between 1 and 10, not {self.judge!r}; give the raw verdict")
-
-
-@dataclass(frozen=True, slots=True)
-class Baseline:
-    """The measured root of the run: means over its seeds."""
-
-    loss: float | None
-    benchmark: float | None
-    conditions: Conditions
-
-    def __post_init__(self) -> None:
-        refuse_impossible("baseline.loss", self.loss)
-        refuse_impossible("baseline.benchmark", self.benchmark)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +75,10 @@ class Fitness:
     value: float
     version: str
     parts: Mapping[str, float]
-    baseline: Baseline
+    baseline: Measured
 
 
-def fitness(version: str, measured: Measured, baseline: Baseline, terms: frozenset[str] = TERMS) -> Fitness | None:
+def fitness(version: str, measured: Measured, baseline: Measured, terms: frozenset[str] = TERMS) -> Fitness | None:
     """The fitness in a version of the paper from the given terms, or ``None`` if one of them was not measured.
 
     Raises ``ValueError`` for an unknown version or term, other conditions than the baseline's, or a baseline of zero.
@@ -131,10 +116,8 @@ class TermScale:
 
     noise: float
     reliability: float | None
-    seeds_noise: float | None
-    """The seeds' part of the noise; ``None`` if no model had two."""
-    freedom: int
-    """Degrees of freedom of the seeds' part."""
+    seeds_noise: float | None  # the seeds' part of the noise; None if no model had two
+    freedom: int  # degrees of freedom of the seeds' part
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,11 +212,6 @@ def difference_term(gain: float, baseline: float) -> float:
     return 1.0 / (1.0 + math.exp(-STEEPNESS * clipped))
 
 
-def judge_term(raw: float) -> float:
-    """The judge's raw 1–10 on [0, 1]."""
-    return (raw - JUDGE_LOWEST) / (JUDGE_HIGHEST - JUDGE_LOWEST)
-
-
 def refuse_impossible(field: str, value: float | None) -> None:
     """Raise ``ValueError`` naming ``field`` where ``value`` is NaN, infinite or negative; ``None`` passes."""
     if value is None:
@@ -273,9 +251,9 @@ def _widened(items: Interval, scale: TermScale, seeds: int) -> Interval:
     return Interval(middle - half, middle + half, items.level)
 
 
-def _part(term: str, measured: Measured, baseline: Baseline) -> float | None:
+def _part(term: str, measured: Measured, baseline: Measured) -> float | None:
     if term == JUDGE:
-        return None if measured.judge is None else judge_term(measured.judge)
+        return None if measured.judge is None else (measured.judge - JUDGE_LOWEST) / (JUDGE_HIGHEST - JUDGE_LOWEST)
     value, reference = (measured.loss, baseline.loss) if term == LOSS else (measured.benchmark, baseline.benchmark)
     if reference == 0:
         raise ValueError(f"baseline.{term} is zero: a relative difference to it means nothing; switch the term off")
@@ -305,10 +283,8 @@ class Suspicion:
 
     suspected: bool
     loss: float
-    reference: float
-    """The baseline's loss, or the best control's if that is itself below the threshold."""
-    floor: float
-    """Losses below are suspect."""
+    reference: float  # the baseline's loss, or the best control's if that is itself below the threshold
+    floor: float  # losses below are suspect
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,10 +313,8 @@ def suspicion(loss: float, baseline_loss: float, controls: Sequence[float], thre
 
     Raises ``ValueError`` for an impossible loss, a baseline of zero, or a threshold not in (0, 1).
     """
-    refuse_impossible("loss", loss)
-    refuse_impossible("baseline_loss", baseline_loss)
-    for value in controls:
-        refuse_impossible("controls", value)
+    for field, value in (("loss", loss), ("baseline_loss", baseline_loss), *(("controls", loss) for loss in controls)):
+        refuse_impossible(field, value)
     if baseline_loss == 0:
         raise ValueError("baseline_loss is zero: nothing can be below it; measure the baseline again")
     if not 0 < threshold < 1:

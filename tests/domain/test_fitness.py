@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain.fitness import Baseline, Conditions, Measured, fitness
+from services.domain.fitness import Conditions, Measured, fitness
 
 HERE = Conditions("r1", "tiny", "f00d")
-BASELINE = Baseline(4.5, 0.36, HERE)
+BASELINE = Measured(4.5, 0.36, None, HERE)
 losses = st.floats(0.01, 20.0)
 scores = st.floats(0.0, 1.0)
 verdicts = st.floats(1.0, 10.0)
@@ -97,7 +97,7 @@ def test_impossible_measurements_are_refused_by_name(field: str, bad: float) -> 
 @pytest.mark.parametrize("field", ["loss", "benchmark"])
 def test_a_zero_baseline_is_refused_only_where_it_is_needed(field: str) -> None:
     """Relative to zero means nothing, but an unused term's baseline does no harm."""
-    zero = Baseline(**{"loss": 4.5, "benchmark": 0.36, field: 0.0}, conditions=HERE)
+    zero = Measured(**{"loss": 4.5, "benchmark": 0.36, field: 0.0}, judge=None, conditions=HERE)
     measured = Measured(4.4, 0.4, 6.0, HERE)
 
     with pytest.raises(ValueError, match=f"baseline.{field}"):

@@ -12,7 +12,6 @@ from bench.ranking import rank_recorded
 from services.domain.fitness import (
     BENCHMARK,
     LOSS,
-    Baseline,
     Conditions,
     Measured,
     Replicates,
@@ -64,7 +63,7 @@ def value(scale: Scale, loss: float, benchmark: float | None = None) -> float:
 def test_the_recorded_run_is_ranked_by_what_was_measured() -> None:
     """The paper's form puts 1.6099 above 1.5005 because the judge liked it better; this one does not."""
     scale = recorded_scale()
-    root = Baseline(*BASELINES["delta_net"], HERE)
+    root = Measured(*BASELINES["delta_net"], None, HERE)
     paper = {loss: fitness("paper", Measured(loss, *PROPOSALS[loss], HERE), root) for loss in (1.5005, 1.6099)}
     ranked = sorted(PROPOSALS, key=lambda loss: -value(scale, loss, PROPOSALS[loss][0]))
 
@@ -169,7 +168,7 @@ def test_the_interval_of_one_seed_is_widened_by_the_noise_of_seeds() -> None:
 def test_no_opinion_reorders_measured_candidates() -> None:
     """In simulation the paper's form inverts pairs that are far apart in both measurements; this form never does."""
     rng, scale = random.Random(7), recorded_scale()
-    root = Baseline(*BASELINES["delta_net"], HERE)
+    root = Measured(*BASELINES["delta_net"], None, HERE)
     inverted = 0
     for _ in range(300):
         worse = (rng.uniform(1.4, 1.65), rng.uniform(0.36, 0.6))
