@@ -94,23 +94,9 @@ _PARTS: Mapping[str, tuple[str, pb.State.ValueType]] = {
 """The part of a record that each fact adds, and the state after it."""
 _LAST = ("candidate.analysed", "candidate.rejected")
 _DISCOVERIES = ("discovery.confirmed", "discovery.refuted")
-_STORED_IN_RECORD = {
-    "candidate_proposed": "proposal",
-    "candidate_trained": "training",
-    "candidate_analysed": "analysis",
-    "candidate_verified": "training",
-    "candidate_imported": "record",
-}
 
 DEAD_LETTER = "dead_letter"
 """Key in the evidence of a rejection: the sequence of the unhandled message."""
-
-
-def without_payload(event: events_pb2.Event) -> None:
-    """Remove, in place, the part that is stored in the candidate's record, so that it is not stored twice."""
-    fact = event.WhichOneof("fact") or ""
-    if part := _STORED_IN_RECORD.get(fact):
-        getattr(event, fact).ClearField(part)
 
 
 def project(incoming: Incoming, run: RunRow | None, row: CandidateRow | None) -> Change:
@@ -151,9 +137,8 @@ def _apply_dead(incoming: Incoming, run: RunRow, row: CandidateRow | None) -> Ch
     """Apply a dead letter: the candidate is rejected unless it has ended."""
     run = replace(run, dead_letters=run.dead_letters + 1)
     if run.state.ladder.is_climbing(incoming.log.candidate):
-        return stepped(
-            Change(incoming.log, row, run), facts.Verified(moment(incoming.log.event), incoming.log.candidate)
-        )
+        ended = facts.Verified(moment(incoming.log.event), incoming.log.candidate)
+        return stepped(Change(incoming.log, row, run), ended)
     unfinished = row is not None and row.record.state not in (pb.STATE_ARCHIVED, pb.STATE_REJECTED)
     return Change(incoming.log, row, run, end="reject" if unfinished else None)
 
@@ -236,18 +221,12 @@ def _apply_to_candidate(fact: str, incoming: Incoming, run: RunRow, row: Candida
         return stepped(Change(log, row, run), facts.Rescored(moment(event), event.candidate, fitness.value))
     if fact == "candidate.promoted":
         return Change(log, row, run)
-    if fact == "candidate.claimed":
-        return _claim(incoming, run, row)
-    if fact == "candidate.released":
-        return _release(incoming, run, row)
-    if fact == "candidate.verified":
-        return _verify(incoming, run, row)
+    if apply := {"candidate.claimed": _claim, "candidate.released": _release, "candidate.verified": _verify}.get(fact):
+        return apply(incoming, run, row)
     if fact == "ablation.wanted":
-        ablation, seeds = event.ablation_wanted, tuple(row.record.request.seeds)
-        ablation_fact = facts.AblationRequested(
-            moment(event), event.candidate, ablation.component, seeds, ablation.by_hand
-        )
-        return stepped(Change(log, row, run), ablation_fact)
+        request, seeds = event.ablation_wanted, tuple(row.record.request.seeds)
+        ablation = facts.AblationRequested(moment(event), event.candidate, request.component, seeds, request.by_hand)
+        return stepped(Change(log, row, run), ablation)
     if fact in _DISCOVERIES:
         verdict = event.discovery_confirmed if fact == _DISCOVERIES[0] else event.discovery_refuted
         row.record.discovery.CopyFrom(verdict.discovery)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from services.chassis.bus import Logged
 from services.contracts import events_pb2
 from services.store.port import CandidateRow, Change, LogRow, OutOfOrder, PoolRow, React, RunRow
-from services.store.projection import Incoming, project, read, without_payload
+from services.store.projection import Incoming, project, read
 
 Key = tuple[str, str]
 """A run and the id of a candidate in it."""
@@ -79,6 +79,22 @@ def needs(incoming: Sequence[Incoming]) -> Needs:
     )
 
 
+_STORED_IN_RECORD = {
+    "candidate_proposed": "proposal",
+    "candidate_trained": "training",
+    "candidate_analysed": "analysis",
+    "candidate_verified": "training",
+    "candidate_imported": "record",
+}
+
+
+def _clear_stored_part(event: events_pb2.Event) -> None:
+    """Remove, in place, the part that is stored in the candidate's record, so that it is not stored twice."""
+    fact = event.WhichOneof("fact") or ""
+    if part := _STORED_IN_RECORD.get(fact):
+        getattr(event, fact).ClearField(part)
+
+
 def fold(incoming: Sequence[Incoming], loaded: Loaded, react: React | None) -> Effects:
     """Apply a batch to the loaded rows."""
     effects = Effects(incoming[-1].log.sequence, [message.message for message in incoming])
@@ -87,7 +103,7 @@ def fold(incoming: Sequence[Incoming], loaded: Loaded, react: React | None) -> E
         had_program = _has_program(loaded.rows.get(key))
         change = _change(message, loaded)
         effects.changes.append(change)
-        without_payload(message.log.event)
+        _clear_stored_part(message.log.event)
         if not change.log.accepted:
             continue
         event = change.log.event
