@@ -52,25 +52,14 @@ def first(run: str, fact: str, service: str, attempt: int = 1) -> events_pb2.Eve
 
 
 def follow(
-    cause: Cause,
-    fact: str,
-    service: str,
-    attempt: int,
-    candidate: str = "",
-    suffix: str = "",
+    cause: Cause, fact: str, service: str, attempt: int, candidate: str = "", suffix: str = "",
     retries: int | None = None,
-) -> events_pb2.Event:
-    """The next event of a chain, its fact still to be set.
+) -> events_pb2.Event:  # fmt: skip
+    """The next event of a chain, its fact ("trained", "judged", …) still to be set. Without `candidate`: about the run.
 
-    Args:
-        cause: the event that is handled.
-        fact: "trained", "judged", …; part of the id.
-        service: the publisher.
-        attempt: part of the id; of a training, the fencing token.
-        candidate: id of the candidate that the fact is about; empty for facts about the run.
-        suffix: distinguishes several facts of one cause.
-        retries: how often the candidate was retried; by default that of the cause. Part of the id, since attempts start
-            again at 1 after a retry.
+    The id is deterministic. `attempt` is the fencing token of a training, `suffix` distinguishes several facts of one
+    cause, and `retries` is how often the candidate was retried, since attempts start again at 1 then; by default as in
+    the cause.
     """
     source = cause.event
     same = candidate in ("", source.candidate)
@@ -78,7 +67,7 @@ def follow(
     name = candidate or source.candidate or "run"
     parts = (source.run, name, fact, suffix, f"again-{again}" if again else "", str(attempt))
     event = events_pb2.Event(
-        id=".".join(part for part in parts if part),
+        id=".".join(filter(None, parts)),
         run=source.run,
         candidate=candidate,
         attempt=attempt,

@@ -7,6 +7,10 @@ import sys
 from typing import TextIO, cast
 
 import structlog
+from structlog.contextvars import bind_contextvars, clear_contextvars, merge_contextvars
+from structlog.processors import JSONRenderer, TimeStamper, add_log_level, format_exc_info
+from structlog.stdlib import ProcessorFormatter
+from structlog.typing import FilteringBoundLogger, Processor
 
 
 class _Lines(io.TextIOBase):
@@ -28,15 +32,8 @@ class _Lines(io.TextIOBase):
 def configure(service: str, level: str = "info") -> None:
     """Send every log line of this process, ours and the libraries', to stderr as JSON."""
     lines = _Lines(sys.stderr)
-    stamps: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    rendering: list[structlog.typing.Processor] = [
-        structlog.processors.format_exc_info,
-        structlog.processors.JSONRenderer(),
-    ]
+    stamps: list[Processor] = [merge_contextvars, add_log_level, TimeStamper(fmt="iso", utc=True)]
+    rendering: list[Processor] = [format_exc_info, JSONRenderer()]
     structlog.configure(
         processors=[*stamps, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
@@ -44,16 +41,14 @@ def configure(service: str, level: str = "info") -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(lines)
-    remove_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(processors=[remove_meta, *rendering], foreign_pre_chain=stamps)
-    )
+    processors = [ProcessorFormatter.remove_processors_meta, *rendering]
+    handler.setFormatter(ProcessorFormatter(processors=processors, foreign_pre_chain=stamps))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(service=service)
+    clear_contextvars()
+    bind_contextvars(service=service)
 
 
-def get_logger() -> structlog.typing.FilteringBoundLogger:
+def get_logger() -> FilteringBoundLogger:
     """The logger of this process."""
-    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+    logger: FilteringBoundLogger = structlog.get_logger()
     return logger

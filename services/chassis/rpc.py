@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import nullcontext
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import grpc
@@ -109,9 +109,8 @@ def _key_files(settings: ServiceSettings) -> tuple[bytes, bytes, bytes] | None:
     """CA certificate, private key and certificate for mutual TLS; None for plain text."""
     if settings.grpc_ca is None:
         return None
-    ca, key, certificate = (
-        path.read_bytes() for path in (settings.grpc_ca, settings.grpc_key, settings.grpc_cert) if path
-    )
+    paths = settings.grpc_ca, settings.grpc_key, settings.grpc_cert
+    ca, key, certificate = (path.read_bytes() for path in paths if path)
     return ca, key, certificate
 
 
@@ -161,14 +160,11 @@ class _Guard(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or not method.startswith(_OURS):
             return handler
-        codec = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
+        codec = handler.request_deserializer, handler.response_serializer
         if handler.unary_unary:
             call = _guarded(handler.unary_unary, method.removeprefix(_OURS))
-            return grpc.unary_unary_rpc_method_handler(call, **codec)
-        return grpc.unary_stream_rpc_method_handler(_guarded_stream(handler.unary_stream), **codec)
+            return grpc.unary_unary_rpc_method_handler(call, *codec)
+        return grpc.unary_stream_rpc_method_handler(_guarded_stream(handler.unary_stream), *codec)
 
 
 def _guarded(call: Callable[..., Any], name: str) -> Callable[..., Awaitable[Any]]:
@@ -176,36 +172,36 @@ def _guarded(call: Callable[..., Any], name: str) -> Callable[..., Awaitable[Any
         seconds = min(context.time_remaining() or DEADLINE_SECONDS, 3600.0)
         trace = {key: str(value) for key, value in context.invocation_metadata() or () if key in TRACE_HEADERS}
         span = telemetry.span(name, trace) if trace else nullcontext()  # other calls belong to no candidate
-        try:
+        async with _status_codes(context):
             with span:
                 async with asyncio.timeout(seconds):
                     return await call(request, context)
-        except Exception as error:  # noqa: BLE001 - errors become status codes
-            await _abort(context, error)
 
     return guarded
 
 
 def _guarded_stream(call: Callable[..., Any] | None) -> Callable[..., AsyncIterator[Any]]:
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        try:
-            assert call is not None  # noqa: S101 - a handler is unary or streams
+        assert call is not None  # noqa: S101 - a handler is unary or streams
+        async with _status_codes(context):
             async for answer in call(request, context):
                 yield answer
-        except Exception as error:  # noqa: BLE001 - as above
-            await _abort(context, error)
 
     return guarded
 
 
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
-    if isinstance(error, grpc.aio.AbortError):
-        raise error
-    for kind, code in _STATUS:
-        if isinstance(error, kind):
-            await context.abort(code, str(error) or code.name)
-    get_logger().error("a call failed", exc_info=error)
-    await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+@asynccontextmanager
+async def _status_codes(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[None]:
+    try:
+        yield
+    except grpc.aio.AbortError:
+        raise
+    except Exception as error:  # noqa: BLE001 - errors become status codes
+        for kind, code in _STATUS:
+            if isinstance(error, kind):
+                await context.abort(code, str(error) or code.name)
+        get_logger().error("a call failed", exc_info=error)
+        await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
 
 
 def loopback_server(settings: ServiceSettings) -> Server:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # imported only where tracing is switched on
     from opentelemetry.trace import Span
 
 EXPORT_SECONDS = 2.0
-"""Timeout of a batch, which limits how long an unreachable collector delays the end of a service."""
+"""Limits how long an unreachable collector delays the end of a service."""
 _next_trace_id: ContextVar[int | None] = ContextVar("trace id of the next first span", default=None)
 _tracing: _Tracing | None = None
 
