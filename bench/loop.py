@@ -112,7 +112,7 @@ def instant_result(job: Job, attempt: int) -> events_pb2.Event:
 
 
 @dataclass(frozen=True)
-class Laboratory:
+class System:
     """A running system: its bus, its archive, and its processes by name."""
 
     bus: Bus
@@ -162,10 +162,10 @@ class _Moment:
     cpu: Mapping[str, float]
 
     @classmethod
-    def of(cls, system: Laboratory, ended: int) -> _Moment:
+    def of(cls, system: System, ended: int) -> _Moment:
         return cls(ended, time.perf_counter(), system.cpu_seconds())
 
-    def since(self, before: _Moment, seats: int, system: Laboratory) -> Cost:
+    def since(self, before: _Moment, seats: int, system: System) -> Cost:
         """What the candidates between two moments cost; the memory is that of now."""
         count = self.ended - before.ended
         cpu = {name: 1000 * (seconds - before.cpu[name]) / count for name, seconds in self.cpu.items()}
@@ -173,7 +173,7 @@ class _Moment:
 
 
 @asynccontextmanager
-async def laboratory(folder: Path) -> AsyncIterator[Laboratory]:
+async def running_system(folder: Path) -> AsyncIterator[System]:
     """Store, judge and analyst as the processes they are; the scripted researcher and engineer in this one."""
     broker = Broker(folder / "nats")
     broker.start()
@@ -207,7 +207,7 @@ async def laboratory(folder: Path) -> AsyncIterator[Laboratory]:
             await cognition_pb2_grpc.CognitionStub(cognition).Search(request, timeout=60, wait_for_ready=True)
             pids = {process.name: process.process.pid for process in processes if process.process}
             pids |= {"broker": broker.pid or 0, "bench": os.getpid()}
-            yield Laboratory(engineer.bus, archive, pids)
+            yield System(engineer.bus, archive, pids)
             stop.set()
     broker.stop()
 
@@ -252,7 +252,7 @@ async def measure(candidates: int, seats: int, marks: Sequence[int] = ()) -> Cos
     """A whole run; each part of it up to a mark is printed."""
     to_come = sorted(mark for mark in marks if mark < candidates)
     with tempfile.TemporaryDirectory() as folder:
-        async with laboratory(Path(folder)) as system:
+        async with running_system(Path(folder)) as system:
             event = first("bench", "started", "console")
             event.run_started.settings.CopyFrom(
                 events_pb2.RunSettings(

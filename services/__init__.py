@@ -1,4 +1,4 @@
-"""The services of the laboratory and what they share."""
+"""The services and the code that they share."""
 
 import os
 

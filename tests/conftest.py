@@ -36,7 +36,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: xdist
 LIMITS = {"compose": 840, "slow": 600}  # tests/compose builds images in a fixture
 PLAIN_LIMIT = 240
 CLEANING_LIMIT = 60
-# Files whose tests share one run of a laboratory.
+# Files whose tests share one run of a system.
 TOGETHER = ("tests/deploy/test_deployed_run.py", "tests/loop/test_discovery.py")
 
 

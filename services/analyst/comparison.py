@@ -265,10 +265,12 @@ def _tasks(changes: list[TaskChange], name: str) -> str:
     significant = [change for change in changes if change.difference.certain(among=len(changes))]
     tasks = f"{len(changes)} task{'s' if len(changes) > 1 else ''}"
     if not significant:
-        return f"On {tasks} it cannot be told from {name}: the largest change is {_change(changes[0], 'went')}."
+        return (
+            f"On {tasks} it cannot be distinguished from {name}: the largest change is {_change(changes[0], 'went')}."
+        )
     shown = [_change(c, "rose" if c.now > c.before else "fell") for c in significant[:MAX_TASKS]]
     rest = len(changes) - len(significant)
-    return f"Of {tasks} against {name}, {listed(shown)}" + (f"; {rest} cannot be told apart." if rest else ".")
+    return f"Of {tasks} against {name}, {listed(shown)}" + (f"; {rest} cannot be distinguished." if rest else ".")
 
 
 def _change(change: TaskChange, verb: str) -> str:

@@ -76,14 +76,14 @@ def _design(dossier: Dossier) -> str:
 def _expectation(dossier: Dossier) -> str:
     reference = reference_of(dossier)
     if not dossier.record.training.HasField("loss"):
-        return f"{_claim(dossier)}It was not measured, so nothing can be said about it."
+        return f"{_claim(dossier)}It was not measured, so nothing is known about it."
     if reference is None:
-        return "Nothing was expected of it but to be what the others are compared with."
+        return "It is a baseline, with which the others are compared."
     difference = loss_difference(dossier.record, reference[0])
     if difference is None or not difference.certain():
-        undecided = "This is neither borne out nor refuted: at this scale it cannot be told from"
+        undecided = "This is neither confirmed nor refuted: at this scale it cannot be distinguished from"
         return f"{_claim(dossier)}{undecided} {reference[1]}."
-    outcome = "is borne out" if difference.gain > 0 else "is not borne out"
+    outcome = "is confirmed" if difference.gain > 0 else "is not confirmed"
     direction = "improves on" if difference.gain > 0 else "falls behind"
     return f"{_claim(dossier)}This {outcome}: it {direction} {reference[1]}{_caveat(difference)}."
 
@@ -91,7 +91,7 @@ def _expectation(dossier: Dossier) -> str:
 def _claim(dossier: Dossier) -> str:
     """The motivation, and the insights of its source entries."""
     motivation = dossier.record.proposal.motivation.strip().splitlines()
-    hope = f"What was hoped for: {motivation[0]} " if motivation else ""
+    hope = f"Expected: {motivation[0]} " if motivation else ""
     return hope + "".join(
         f"{_cited(source)}, which suggested it, says: {source.entry.design_insight} " for source in dossier.sources
     )
@@ -101,12 +101,12 @@ def _explanation(dossier: Dossier) -> str:
     cited = {source.id for source in dossier.sources}
     near = [hit.knowledge for hit in dossier.hits if hit.knowledge.id not in cited]
     if not near and not dossier.sources:
-        return "No entry of the cognition base is near enough to what was seen to explain it."
+        return "No entry of the cognition base is similar enough to explain the results."
     sentences = (
         [f"The change was suggested by {listed(list(map(_cited, dossier.sources)))}."] if dossier.sources else []
     )
     sentences += [f"{_cited(entry)}: {entry.entry.design_insight}" for entry in near]
-    return "What the literature says about what was seen; this run alone does not show it. " + " ".join(sentences)
+    return "The literature on these results, which this run alone does not confirm: " + " ".join(sentences)
 
 
 def _synthesis(dossier: Dossier) -> str:
@@ -114,9 +114,9 @@ def _synthesis(dossier: Dossier) -> str:
     difference = loss_difference(dossier.record, reference[0]) if reference else None
     tried = listed(_moves(dossier)) if dossier.record.proposal.moves else "the change"
     if not dossier.record.training.HasField("loss"):
-        advice = f"Nothing was learnt about {tried}; train it before building on it."
+        advice = f"Nothing is known about {tried}; train it before building on it."
     elif difference is None or reference is None:
-        advice = "Use it as a yardstick."
+        advice = "Use it as a reference."
     elif not difference.certain():
         advice = (
             f"Repeat with further seeds before building on {tried}; a different change is the better use of a seat."

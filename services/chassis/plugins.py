@@ -1,4 +1,4 @@
-"""Parts that other distributions add to the laboratory by entry points: evaluators, moves and probes.
+"""Extensions that other distributions register as entry points: evaluators, moves and probes.
 
 A distribution names them in its pyproject.toml, as in
 

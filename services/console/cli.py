@@ -1,7 +1,9 @@
 """The entry point of the command line: the list of commands, which are imported on use, and error handling."""
 
 import gc
+import inspect
 import os
+import re
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -15,8 +17,8 @@ from services.console.options import INTERRUPTED
 
 EXIT_STATUS = (
     "Exit status: 0 success; 1 negative result (unknown name, failed check, run without a result, service "
-    "unavailable); 2 a flag, file or setting is invalid; 130 interrupted, and drained. Errors are one sentence on "
-    "standard error. Colours: on a terminal only, never with NO_COLOR set. State lies below ASI_DATA_DIR."
+    "unavailable); 2 invalid flag, file or setting; 130 interrupted and drained. Errors are one sentence on "
+    "standard error. Colours: on a terminal only, never with NO_COLOR set. State is stored below ASI_DATA_DIR."
 )
 
 
@@ -29,60 +31,58 @@ class Command(NamedTuple):
 
 PANELS: Mapping[str, Mapping[str, Command]] = {
     "A run": {
-        "run": Command("run", "Run the whole laboratory on this machine, to a ranked summary."),
-        "discover": Command("run", "A run that also verifies its best candidates with fresh seeds and data."),
-        "watch": Command("watch", "A run as it happens; ends with the run, or with Ctrl-C."),
-        "track": Command("track", "Each candidate to an experiment tracker as it ends; discoveries to a URL."),
-        "status": Command("status", "The state of a run."),
-        "pause": Command("status", "Start no further candidates; those in flight go on."),
-        "resume": Command("status", "Start candidates again, where services are up."),
-        "stop": Command("status", "End a run; candidates in flight still come to their end."),
-        "runs": Command("status", "All runs, newest first."),
+        "run": Command("run", "Run the whole search on this machine, to a ranked summary."),
+        "discover": Command("run", "Run a search that also verifies its best candidates with fresh seeds and data."),
+        "watch": Command("watch", "Follow a run live; ends with the run, or with Ctrl-C."),
+        "track": Command("track", "Send candidates to an experiment tracker as they end, and discoveries to a URL."),
+        "status": Command("status", "Show the state of a run."),
+        "pause": Command("status", "Start no further candidates; those in flight continue."),
+        "resume": Command("status", "Start candidates again, if services are running."),
+        "stop": Command("status", "End a run; candidates in flight still complete."),
+        "runs": Command("status", "List all runs, newest first."),
     },
     "Its results": {
-        "list": Command("list", "The candidates of a run, best first."),
-        "show": Command("show", "One candidate: numbers, motivation, verdict, analysis."),
-        "tree": Command("list", "The phylogenetic tree of a run."),
-        "lineage": Command("list", "A candidate and its ancestors, from the root on."),
-        "compare": Command("show", "Two candidates, measure by measure."),
-        "diff": Command("show", "The difference between two programs."),
-        "report": Command("report", "Write a run's report: a page, figures, and the CSV behind each."),
-        "gallery": Command("report", "Model cards of confirmed discoveries, and every claim that was tested."),
-        "web": Command("report", "The live page: tree, leaderboard, candidates, progress."),
-        "cost": Command("cost", "What a run has used: time, compute, tokens, money."),
+        "list": Command("list", "List the candidates of a run, best first."),
+        "show": Command("show", "Show one candidate: numbers, motivation, verdict, analysis."),
+        "tree": Command("list", "Print the phylogenetic tree of a run."),
+        "lineage": Command("list", "List a candidate and its ancestors, from the root on."),
+        "compare": Command("show", "Compare two candidates measure by measure."),
+        "diff": Command("show", "Show the difference between two programs."),
+        "report": Command("report", "Write a run's report: a page, figures, and their data as CSV."),
+        "gallery": Command("report", "Show model cards of confirmed discoveries, and every claim that was tested."),
+        "web": Command("report", "Serve the live page: tree, leaderboard, candidates, progress."),
+        "cost": Command("cost", "Show the time, compute, tokens and money that a run has used."),
     },
     "Verification": {
-        "audit": Command("audit", "The events behind one result or an exported log; then training again."),
+        "audit": Command("audit", "Verify a result or an exported log by its events and by training again."),
         "replay": Command("tools", "Rebuild a run from its log alone and compare it with the archive."),
-        "ablate": Command(
-            "ablate", "Train a program without each of its components; without a program: what each move brought."
-        ),
-        "sizes": Command("sizes", "A candidate and its controls at several sizes: does the gain hold, shrink or grow?"),
-        "rescore": Command("judge", "Compute a run's fitness in another version, as new events."),
+        "ablate": Command("ablate", "Train a program without each of its components, or show the effect of each move."),
+        "sizes": Command("sizes", "Train a candidate and its controls at several sizes, and compare the gains."),
+        "rescore": Command("judge", "Recompute a run's fitness in another version, as new events."),
         "judge": Command("judge", "Judge a candidate or the baselines again, and report the drift."),
-        "scaling": Command("cost", "Candidates better than the strongest control against compute, with a fit."),
-        "stopping": Command("cost", "What early stopping would have saved in a run, and what it would have lost."),
+        "scaling": Command("cost", "Count candidates better than the strongest control against compute, with a fit."),
+        "stopping": Command("cost", "Show what early stopping would have saved and lost in a run."),
     },
     "Without a run": {
         "check": Command("tools", "Screen and probe the program in a file."),
         "train": Command("tools", "Train and evaluate the program in a file."),
-        "propose": Command("tools", "One proposal from a parent; nothing is kept or trained."),
-        "prompt": Command("tools", "The exact prompt about a candidate; nothing is sent."),
-        "table": Command("table", "The table of mixers: build, query, simulate searches, compare policies."),
-        "cognition": Command("tools", "The cognition base: search, add, ingest, stats."),
+        "propose": Command("tools", "Show one proposal from a parent; nothing is stored or trained."),
+        "prompt": Command("tools", "Show the exact prompt about a candidate; nothing is sent."),
+        "table": Command("table", "Build and query the table of mixers, simulate searches, compare policies."),
+        "cognition": Command("tools", "Search and extend the cognition base, and show its statistics."),
     },
     "Archives": {
-        "export": Command("export", "Write a run out: its log, tables, the published format, or one architecture."),
-        "import": Command("tools", "Bring in a published archive or an exported log as a run of its own."),
+        "export": Command("export", "Export a run as its log, tables or the published format, or one architecture."),
+        "import": Command("tools", "Import a published archive or an exported log as a new run."),
         "backup": Command("tools", "Copy the archive to a file."),
-        "restore": Command("tools", "Make the archive from a copy."),
+        "restore": Command("tools", "Restore the archive from a copy."),
     },
     "Operation": {
         "setup": Command("tools", "Create or verify streams, consumers, tables and indexes."),
-        "autoscale": Command("autoscale", "As many engineers on this machine as candidates wait."),
-        "worker": Command("autoscale", "Join a laboratory elsewhere with the engineers of this machine."),
-        "recover": Command("tools", "Make a damaged event log anew from the archive."),
-        "dead": Command("dead", "Messages that could not be handled: list, show, retry, drop."),
+        "autoscale": Command("autoscale", "Run as many engineers on this machine as candidates wait."),
+        "worker": Command("autoscale", "Train for a system that runs elsewhere, with the engineers of this machine."),
+        "recover": Command("tools", "Rebuild a damaged event log from the archive."),
+        "dead": Command("dead", "List, show, retry or drop messages that could not be handled."),
     },
 }
 COMMANDS = {name: command for panel in PANELS.values() for name, command in panel.items()}
@@ -111,6 +111,8 @@ class Commands(typer.core.TyperGroup):
             app.command(context_settings=PASS_ON if passes_on else HELP_NAMES, add_help_option=not passes_on)(function)
             command = typer.main.get_command(app)
         command.name = cmd_name
+        # typer keeps the line breaks of all paragraphs but the first
+        command.help = command.help and re.sub(r"(?<!\n)\n *(?!\n)", " ", inspect.cleandoc(command.help))
         return command
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -138,7 +140,7 @@ app = typer.Typer(
 
 @app.callback()
 def asi_arch() -> None:
-    """An autonomous laboratory that discovers linear-attention architectures."""
+    """Autonomous discovery of linear-attention architectures."""
 
 
 def main() -> None:

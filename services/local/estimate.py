@@ -63,7 +63,7 @@ async def decide_precision(
         return None
     profile = await profile_of(client, settings, patience, speed=False)
     if profile is None:
-        return "no engineer answers: each decides about its precision, and results of different ones are not ranked"
+        return "no engineer answers: each chooses its precision, and results are ranked only within one precision"
     settings.scale_overrides[PRECISION] = profile.precision
     return f"training in {profile.precision} (measured on the engineer's machine; --set precision=… to choose)"
 
@@ -96,7 +96,7 @@ async def plan_run(
             note(
                 f"scale {smaller} instead of {options.scale}, where {FEWEST} candidates would take "
                 f"{duration_text(too_long.seconds or 0)}: losses of the two cannot be "
-                f"compared; --scale {options.scale} runs it there nevertheless"
+                f"compared; --scale {options.scale} uses it nevertheless"
             )
             note(speed_sentence(smaller, profile))
             settings = _copy(settings, precision=profile.precision)
@@ -124,7 +124,7 @@ async def profile_of(
 
 
 def estimate(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, price: Price | None = None) -> Estimate:
-    """What a run will take: its baselines, and as many candidates as the first of its budgets allows."""
+    """The estimate of a run with its baselines and as many candidates as its budgets allow."""
     candidates = _affordable(settings, profile, price)
     if candidates is None:
         return Estimate(None, None, None, None)
@@ -143,13 +143,13 @@ def estimate(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, pric
 def most_candidates(
     settings: pb.RunSettings, profile: checker_pb2.MachineProfile, within: float, most: int
 ) -> int | None:
-    """The most candidates, of at least three, that fit into so many seconds; None where not even those do."""
+    """The largest number of candidates, at least three, that fit into so many seconds; None if three do not fit."""
     fitting = (count for count in range(most, FEWEST - 1, -1) if _seconds(settings, profile, count) <= within)
     return next(fitting, None)
 
 
 def price_of(mind: str, earlier: Sequence[archive_pb2.RunStatus]) -> Price | None:
-    """The mean over candidates of this archive's runs with the same mind; None where no model was asked yet."""
+    """The mean over candidates of this archive's runs with the same mind; None if no model was called yet."""
     runs = [run for run in earlier if run.settings.mind == mind and run.spent.tokens]
     ended = sum(run.states.get("archived", 0) + run.states.get("rejected", 0) for run in runs)
     if not ended:
@@ -158,7 +158,7 @@ def price_of(mind: str, earlier: Sequence[archive_pb2.RunStatus]) -> Price | Non
 
 
 def speed_sentence(scale: str, profile: checker_pb2.MachineProfile) -> str:
-    """How fast the machine trains."""
+    """The training speed of the machine, in words."""
     at_once = "one at a time" if profile.trainings == 1 else f"{profile.trainings} side by side"
     return (
         f"one training at scale {scale} takes about {duration_text(profile.seconds)} here: "
@@ -175,11 +175,11 @@ def sentence(settings: pb.RunSettings, run: Estimate) -> str:
     text = f"{run.trainings} trainings ({baselines} baselines, {run.candidates} candidates{seeds})"
     text += f", about {duration_text(run.seconds)}"
     if settings.promotion not in ("", "none"):
-        text += " and what its promotion trains again"
+        text += " and second trainings of promoted candidates"
     if run.gpu_seconds is not None:
         text += f", {run.gpu_seconds / 3600:.2g} GPU-hours"
     if run.tokens is not None and run.money is not None:
-        text += f", {run.tokens:,} language-model tokens for {run.money:.2f} $ by what earlier runs cost"
+        text += f", {run.tokens:,} language-model tokens for {run.money:.2f} $ by the cost of earlier runs"
     elif settings.mind not in ("", "offline"):
         text += "; no earlier run of this archive gives the price of its language model"
     limits = _limits(settings.budget)
@@ -204,7 +204,7 @@ def _copy(settings: pb.RunSettings, precision: str | None = None, candidates: in
 
 
 def _fixed_trainings(settings: pb.RunSettings) -> int:
-    """Of the baselines and of the programs that the search begins from."""
+    """The number of trainings of baselines and seed programs."""
     seeds = sum(program.name not in settings.baselines for program in settings.programs)
     return len(settings.baselines) * settings.baseline_seeds + seeds * settings.candidate_seeds
 

@@ -101,7 +101,7 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
             progress.note(f"run {run} · archive {settings.archive_place} · Ctrl-C drains and loses nothing")
             status, rows = await _watch(system, archive, run, interrupted, progress)
             if interrupted.is_set() and status.phase not in OVER:
-                progress.note("draining: work in hand is checkpointed, the run is paused …")
+                progress.note("draining: trainings are checkpointed, the run is paused …")
                 await pause_run(system.client, run, "interrupted at the terminal")
             report = await write_run_report(archive, run, settings.run_folder(run) / "report")
             request = pb.ListCandidatesRequest(run=run, slim=True)
@@ -109,9 +109,9 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
 
 
 async def join(settings: ClientSettings, options: RunOptions, start: Start, progress: Progress) -> str:
-    """Start a run in the services of this data folder, or where ASI_ARCHIVE_ADDRESS and ASI_NATS_URL say; its name.
+    """Start a run in the services of this data folder, or of ASI_ARCHIVE_ADDRESS and ASI_NATS_URL; return its name.
 
-    Raises NotPossible where no services are up, SettingsError for an impossible run.
+    Raises NotPossible if no services are running, SettingsError for an impossible run.
     """
     new_settings = await _settings_of(settings, options, start)
     client = settings
@@ -119,7 +119,7 @@ async def join(settings: ClientSettings, options: RunOptions, start: Start, prog
         system = running_system(settings)
         if system is None:
             raise NotPossible(
-                f"no services of {settings.data_dir} are up: without --join they are started with the run"
+                f"no services of {settings.data_dir} are running: without --join they are started with the run"
             )
         client = system.client(settings)
     async with channel(client.archive_address, client) as connection:
@@ -249,7 +249,7 @@ async def _watch(
 
 
 async def write_run_report(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, folder: Path) -> Path | None:
-    """The report of a run as it stands; None while it has no candidate."""
+    """The report of a run in its current state; None while it has no candidate."""
     status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
     records = await all_candidates(archive, pb.ListCandidatesRequest(run=status.run))
     if not records:

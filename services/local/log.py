@@ -66,7 +66,7 @@ async def publish(settings: ClientSettings, events: Sequence[events_pb2.Event]) 
 
 async def require_server(nats_url: str) -> None:
     """Raises BusLost if nothing listens there, since commands do not wait for a broker."""
-    if "," in nats_url:  # of a cluster one is enough
+    if "," in nats_url:  # one server of a cluster is enough
         return
     parts = urlsplit(nats_url)
     try:
@@ -91,21 +91,21 @@ async def start_run(settings: ClientSettings, run: str, run_settings: events_pb2
 
 
 async def pause_run(settings: ClientSettings, run: str, reason: str = "paused by hand") -> None:
-    """Start no further candidates; those in flight go on where a service is there to do it."""
+    """Start no further candidates; running services complete those in flight."""
     event = first(run, "paused", SERVICE, now())
     event.run_paused.reason = reason
     await publish(settings, [event])
 
 
 async def resume_run(settings: ClientSettings, run: str, budget: events_pb2.Budget | None = None) -> None:
-    """Start candidates again; with a budget, until that one is used up."""
+    """Start candidates again; a budget replaces the old one."""
     event = first(run, "resumed", SERVICE, now())
     event.run_resumed.CopyFrom(events_pb2.RunResumed(budget=budget))
     await publish(settings, [event])
 
 
 async def stop_run(settings: ClientSettings, run: str, reason: str = "stopped by hand") -> None:
-    """End the run; candidates in flight still come to their end."""
+    """End the run; candidates in flight still complete."""
     event = first(run, "stopped", SERVICE, now())
     event.run_stopped.reason = reason
     await publish(settings, [event])

@@ -48,7 +48,7 @@ PARTS = ("cognition", "analysis", "judge")
 HOUR = 3600
 SEARCH = "surrogate"  # the best in `asi-arch table compare`
 STOPPING = "quantiles"
-"""On in every new run: `asi-arch table info` says what it saves, and that it loses none of the best."""
+"""Used in every new run: `asi-arch table info` measures what it saves, and that it loses none of the best."""
 
 
 def _setting(
@@ -66,42 +66,50 @@ class Measurement(BaseModel):
 
     scale: str = _setting(
         "tiny",
-        "mini, tiny, explore, verify or final, or FILE.toml; default: what the machine can do",
+        "mini, tiny, explore, verify, final or FILE.toml; default: by the machine's speed",
         wire="scale",
         fixed=True,
     )
     overrides: dict[str, str] = _setting(
-        {}, "override of the scale, as in tokens=20000", flag="set", wire="scale_overrides", fixed=True
+        {}, "override of the scale, such as tokens=20000", flag="set", wire="scale_overrides", fixed=True
     )
-    corpus: str = _setting("", "own text: a folder, a file or hub:NAME[@CONFIG]; default: the scale's", fixed=True)
+    corpus: str = _setting(
+        "", "training text: a folder, a file or hub:NAME or hub:NAME@CONFIG; default: the scale's", fixed=True
+    )
     candidate_seeds: int = _setting(
         1, "trainings per candidate", flag="seeds", wire="candidate_seeds", fixed=True, ge=1
     )
     baseline_seeds: int = _setting(1, "trainings per baseline", wire="baseline_seeds", fixed=True, ge=1)
     baselines: tuple[str, ...] = _setting(
-        (), "names in the zoo and own programs as FILE.py, commas between; the first is the root", fixed=True
+        (), "comma-separated names of the zoo and FILE.py of your own; the first is the root", fixed=True
     )
     seed_programs: tuple[str, ...] = _setting(
-        (), "own program (FILE.py or a folder of them) to begin the search from", flag="seed_program", fixed=True
+        (), "program of your own (FILE.py or a folder) from which the search begins", flag="seed_program", fixed=True
     )
-    fitness: str = _setting(DEFAULT, "what ranks: standardised-gain-1, paper or code", wire="fitness", fixed=True)
-    judge_times: int = _setting(1, "how often a language-model judge is asked", wire="judge_times", ge=1)
+    fitness: str = _setting(
+        DEFAULT, "formula of the fitness: standardised-gain-1, paper or code", wire="fitness", fixed=True
+    )
+    judge_times: int = _setting(1, "answers per verdict of a language-model judge", wire="judge_times", ge=1)
 
 
 class Search(BaseModel):
     """How candidates are proposed."""
 
-    mind: str = _setting("offline", "offline, openai or recorded:RUN[@SEQUENCE]", wire="mind")
+    mind: str = _setting("offline", "offline, openai, recorded:RUN or recorded:RUN@SEQUENCE", wire="mind")
     seats: int = _setting(2, "candidates in flight at once", wire="seats", ge=1)
-    seed: int = _setting(1, "of every random draw of the run", wire="seed")
+    seed: int = _setting(1, "seed of all random draws of the run", wire="seed")
     parent_policy: str = _setting("paper", "paper, uniform, power-law, uct or islands", wire="parent_policy")
-    best_of: int = _setting(1, "proposals drawn for each one kept", wire="ablations.best_of", ge=1)
-    random_parent: bool = _setting(False, "draw parents blindly", wire="ablations.random_parent")
+    best_of: int = _setting(
+        1, "drafts per proposal, of which the least similar is taken", wire="ablations.best_of", ge=1
+    )
+    random_parent: bool = _setting(
+        False, "draw parents uniformly, without --parent-policy", wire="ablations.random_parent"
+    )
     without: tuple[str, ...] = _setting((), "switch off: cognition, analysis, judge")
 
 
 class Limits(BaseModel):
-    """The budget: the run ends when any of it is used up."""
+    """The budget: the run ends when any part is used up."""
 
     candidates: int | None = _setting(
         None, "proposals; default at tiny: as many as fit into 8 minutes, at most 6", wire="budget.candidates", ge=0
@@ -116,7 +124,7 @@ class Verification(BaseModel):
     """What happens to the best candidates, and the run's further rules."""
 
     promotion: str = _setting("none", "none, paper or halving", wire="promotion")
-    policies: dict[str, str] = _setting({}, "further rule, as in leakage=probe", flag="policy")
+    policies: dict[str, str] = _setting({}, "further rule, such as leakage=probe", flag="policy")
 
 
 GROUPS: Mapping[str, type[BaseModel]] = {

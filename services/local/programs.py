@@ -18,7 +18,7 @@ from services.local.settings import ClientSettings
 SUFFIX = ".py"
 MAX_BYTES = 96 * 1024
 MAX_BYTES_TOGETHER = 160 * 1024
-"""They travel in the event that starts the run, which must stay below 256 KiB."""
+"""Programs are part of the event that starts the run, which must stay below 256 KiB."""
 CHECK_SECONDS = 120.0
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
@@ -30,7 +30,7 @@ def read_programs(flag: str, paths: Iterable[str]) -> list[pb.GivenProgram]:
         path = Path(text)
         inside = sorted(path.glob(f"*{SUFFIX}")) if path.is_dir() else [path]
         if not inside:
-            raise SettingsError(f"{flag}: the folder {path} holds no file that ends in {SUFFIX}.")
+            raise SettingsError(f"{flag}: the folder {path} contains no file that ends in {SUFFIX}.")
         files += inside
     return [_read(flag, path) for path in files]
 
@@ -52,7 +52,7 @@ def _read(flag: str, path: Path) -> pb.GivenProgram:
     try:
         motivation = ast.get_docstring(ast.parse(program)) or f"A program given by hand, {path.name}."
     except (SyntaxError, ValueError) as error:
-        raise SettingsError(f"{flag}: {path} is no Python program: {error}.") from None
+        raise SettingsError(f"{flag}: {path} is not a Python program: {error}.") from None
     return pb.GivenProgram(name=path.stem, program=program, motivation=motivation)
 
 
@@ -90,7 +90,7 @@ async def check_programs(client: ClientSettings, settings: pb.RunSettings) -> st
         )
     for program, answer in zip(settings.programs, answers, strict=True):
         if isinstance(answer, grpc.aio.AioRpcError) and answer.code() is grpc.StatusCode.UNAVAILABLE:
-            return "no engineer answers: the given programs are checked when it is their turn"
+            return "no engineer answers: the given programs are checked when they are trained"
         if isinstance(answer, BaseException):
             raise answer
         fatal = next((verdict for verdict in answer.verdicts if verdict.outcome == "fail"), None)

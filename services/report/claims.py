@@ -1,4 +1,4 @@
-"""The claims of a run that were tested on fresh seeds: verdicts, model cards, and both in sentences."""
+"""The claims of a run that were tested on fresh seeds: verdicts, model cards, and their texts."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def cards(status: archive_pb2.RunStatus, records: Sequence[pb.Candidate]) -> tup
 
 
 def tried(records: Sequence[pb.Candidate]) -> int:
-    """How many candidates were proposed."""
+    """The number of proposed candidates."""
     return sum(record.kind == pb.KIND_PROPOSAL for record in records)
 
 
 def sentences(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings | None = None) -> list[str]:
-    """What a run found, and the evidence; with its settings also how many candidates the budget excluded."""
+    """The findings of a run with the evidence; with its settings also the number of candidates outside the budget."""
     claimed = [record for record in records if record.HasField("discovery")]
     if not claimed:
         outside = "" if settings is None else _outside(records, settings)
@@ -67,17 +67,17 @@ def card_json(entry: ModelCard) -> dict[str, object]:
 
 
 def outcome_of(discovery: pb.Discovery) -> str:
-    """ "confirmed", "refuted" or "undecided"; events older than the word tell two of them."""
+    """ "confirmed", "refuted" or "undecided"; events of older versions distinguish only two of them."""
     return discovery.outcome or ("confirmed" if discovery.confirmed else "undecided")
 
 
 def by_effect(record: pb.Candidate) -> tuple[bool, float]:
-    """The sorting key of claims: greatest effect first, those that were not tested last."""
+    """The sorting key of claims: greatest effect first, untested ones last."""
     return not record.discovery.HasField("effect"), -record.discovery.effect
 
 
 def finding_of(record: pb.Candidate) -> Finding:
-    """The verdict as the domain knows it. Numbers are None where nothing was tested."""
+    """The verdict as a domain object. Numbers are None if nothing was tested."""
     discovery = record.discovery
     tested = discovery.HasField("interval")
     return Finding(
@@ -98,7 +98,7 @@ def finding_of(record: pb.Candidate) -> Finding:
 
 
 def name_in(records: Mapping[str, pb.Candidate], candidate: str) -> str:
-    """A candidate's name, or its id where the run does not know it."""
+    """A candidate's name, or its id if the run does not have it."""
     return name_of(records[candidate]) if candidate in records else candidate
 
 
@@ -169,7 +169,7 @@ def _outside(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings) 
 
 
 def _size(record: pb.Candidate) -> Result | None:
-    """The measurements that the budget bounds; None for what was not trained."""
+    """The measurements that the budget bounds; None for untrained candidates."""
     if not record.training.seeds or not record.training.HasField("loss"):
         return None
     measured = record.training.seeds[0].measurements

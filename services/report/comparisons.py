@@ -1,4 +1,4 @@
-"""Trainings of programs to compare: at several sizes, without a component, and with one move more."""
+"""Comparisons of trainings: at several sizes, without a component, and with one more move."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Trained:
     parameters: int | None = None
     seconds: float | None = None
     failure: str = ""
-    ablation_of: str = ""  # the candidate that the program is with something left out
+    ablation_of: str = ""  # the original of a program without one part
 
     @property
     def key(self) -> tuple[str, int, str, int]:
@@ -84,7 +84,7 @@ def read_sizes(path: Path) -> list[Trained]:
 
 
 def gains(trained: Sequence[Trained], candidate: str) -> list[SizeGain]:
-    """For each text and size, the gain over the control that is strongest there."""
+    """For each text and size, the gain over the strongest control."""
     size_gains = []
     for corpus, factor in sorted({(training.corpus, training.factor) for training in trained}):
         losses = _losses(trained, corpus, factor)
@@ -154,14 +154,14 @@ def _losses(trained: Sequence[Trained], corpus: str, factor: int) -> dict[str, d
 ABLATIONS_FILE = "ablations.jsonl"
 """Trainings of programs without a part, in the run's folder."""
 LUCK = (
-    "Parents and ablated candidates were chosen for a low loss, which is in part luck: proposals look worse by it and "
-    "ablated components better."
+    "Parents and ablated candidates were chosen for a low loss, which is partly luck: this makes proposals look "
+    "worse and ablated components better."
 )
 
 
 @dataclass(frozen=True)
 class Part:
-    """One component: what the candidate loses without it, or why that is not known."""
+    """One component: the rise of the loss without it, or the reason why it is unknown."""
 
     component: str
     ablation: str
@@ -172,10 +172,10 @@ class Part:
 
 @dataclass(frozen=True)
 class MoveEffect:
-    """By how much a move or a component lowers the held-out loss (nats per token), over pairs of trained programs.
+    """The decrease by a move or a component of the held-out loss (nats per token), over pairs of trained programs.
 
-    `source` is "ablation" where one program of a pair is the other without the component, "proposal" where it is the
-    other's child by this one move, and "table" for the table of mixers.
+    `source` is "ablation" if one program of a pair is the other without the component, "proposal" if it is the other's
+    child by this one move, and "table" for the table of mixers.
     """
 
     source: str
@@ -187,19 +187,19 @@ class MoveEffect:
 
     @property
     def verdict(self) -> str:
-        """In words; an interval around zero shows nothing."""
+        """In words; an interval that contains zero shows no effect."""
         if self.interval.crosses_zero:
             return "not told apart"
         return ("pays" if self.gain > 0 else "costs") + ("" if self.other_seeds else " with this seed")
 
 
 def move_effects(records: Sequence[pb.Candidate], trained: Sequence[Trained] = ()) -> list[MoveEffect]:
-    """What each move brought in a run: ablations before proposals, the largest gain first.
+    """The gain of each move in a run: ablations before proposals, the largest gain first.
 
-    `trained` are trainings of a folder of programs, as `asi-arch ablate --programs` leaves them: pairs by seed. Else
-    a pair is one difference of losses over the seeds and held-out blocks that both programs share. Its deviation is
-    pooled from the pairs of all moves that have several, and from the seeds of all programs that have several; where
-    there are none, an interval is that of the one pair over held-out blocks.
+    `trained` are the trainings of `asi-arch ablate --programs`, paired by seed. Otherwise a pair is one difference of
+    losses over the seeds and held-out blocks that both programs share. Its deviation is pooled from the moves with
+    several pairs and from the programs with several seeds; without any, the interval is that of the one pair over
+    held-out blocks.
     """
     whole = [item for item in records if not any(seed.HasField("stopped") for seed in item.training.seeds)]
     by_id = {record.id: record for record in whole}
@@ -246,7 +246,7 @@ def _single_change(record: pb.Candidate, parent: pb.Candidate) -> str:
 
 @dataclass(frozen=True)
 class Variant:
-    """A program of the folder beside the candidate: the rise of the loss without what it leaves out, paired by seed."""
+    """A variant without one part: the rise of the loss against the candidate, paired by seed."""
 
     name: str
     description: str
@@ -255,7 +255,7 @@ class Variant:
     loss: float
     rise: float
     interval: Interval
-    p: float  # one-sided: that the loss rises, by Holm's correction over the variants
+    p: float  # one-sided, for a rise of the loss; Holm's correction over the variants
 
 
 def variants_of(trained: Sequence[Trained], candidate: str, descriptions: Mapping[str, str]) -> list[Variant]:
@@ -287,7 +287,7 @@ def ablations_of(records: Sequence[pb.Candidate], candidate: str) -> list[pb.Can
 
 
 def parts(original: pb.Candidate, records: Sequence[pb.Candidate]) -> list[Part]:
-    """What each component brings, the most first; what could not be measured last, with the reason."""
+    """The effect of each component, largest first; unmeasured ones last, with the reason."""
     between = seed_noise(records)
     results = [_part(original, ablation, between) for ablation in ablations_of(records, original.id)]
     return sorted(
@@ -306,7 +306,7 @@ def part_row(part: Part) -> dict[str, object]:
 
 
 def verdict_of(part: Part) -> str:
-    """In words: an interval around zero carries nothing."""
+    """In words; an interval that contains zero shows no effect."""
     if part.gain is None:
         return "not measured"
     return part.gain.conclusion.replace("better", "carries").replace("worse", "harms")

@@ -1,4 +1,4 @@
-"""What a run spent, what early stopping would have saved, and what its compute bought."""
+"""The compute of a run, the effect of early stopping, and discoveries against compute."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ def drafts(records: Sequence[pb.Candidate]) -> dict[str, dict[str, float | int]]
 
 
 def _refused_drafts(record: pb.Candidate) -> list[str]:
-    """Why the drafts of a candidate that was rejected without a proposal were refused."""
+    """The reasons why drafts were refused, of a candidate that was rejected without a proposal."""
     listed = record.rejection.evidence.fields.get("refused")
     return [] if listed is None else [str(value.string_value) for value in listed.list_value.values]
 
 
 def _per(count: int, spent: archive_pb2.Spent, money: float | None) -> dict[str, float | None]:
-    """Everything that the run has used for each of `count` results; None without any."""
+    """The resources of the run per result, for `count` results; None without any."""
 
     def share(whole: float | None) -> float | None:
         return whole / count if count and whole is not None else None
@@ -130,7 +130,7 @@ def replays(records: Sequence[pb.Candidate]) -> list[Replayed]:
 
 
 def stopped_in_the_run(records: Sequence[pb.Candidate]) -> str:
-    """What the run's own rule has stopped, in a sentence; empty where it stopped nothing."""
+    """The effect of the run's own rule in a sentence; empty if it stopped nothing."""
     curves = curves_of(records)
     stopped = [curve for curve in curves if curve.final is None]
     if not stopped:
@@ -140,9 +140,9 @@ def stopped_in_the_run(records: Sequence[pb.Candidate]) -> str:
 
 
 def too_few(records: Sequence[pb.Candidate]) -> str:
-    """Why there is no replay."""
+    """The reason why there is no replay."""
     whole = sum(curve.final is not None for curve in curves_of(records))
-    return f"{whole} whole trainings with a curve; a regression needs {MINIMUM_FINISHED} before it may stop the next"
+    return f"{whole} whole trainings with a curve; a regression needs {MINIMUM_FINISHED} to stop a training"
 
 
 def replay_row(replayed: Replayed) -> dict[str, object]:
@@ -232,8 +232,8 @@ def scaling_text(result: ScalingResult) -> str:
     control, fit = result.control, result.scaling
     text = (
         f"{result.source}: {fit.successes} of {result.candidates} candidates are better than the control "
-        f"{baseline(control.name).title} ({control.loss:.4f}) by more than {control.reach():.4f} nats, which seeds do "
-        f"not explain (deviation {control.noise.deviation:.4f}); {fit.rate:.3g} per {result.unit} "
+        f"{baseline(control.name).title} ({control.loss:.4f}) by more than {control.reach():.4f} nats, more than noise "
+        f"explains (deviation {control.noise.deviation:.4f}); {fit.rate:.3g} per {result.unit} "
         f"[{fit.rate_interval.low:.3g}, {fit.rate_interval.high:.3g}]. "
     )
     if fit.exponent is None or fit.exponent_interval is None:

@@ -21,12 +21,12 @@ from services.report.rows import Row, final_train_loss, gain_over, name_of, row
 
 @dataclass(frozen=True)
 class Dataset:
-    """Everything the figures draw from."""
+    """The data of all figures."""
 
     status: RunStatus
     records: tuple[pb.Candidate, ...]  # by number
     sizes: tuple[Trained, ...] = ()  # trainings at other sizes
-    ablated: tuple[Trained, ...] = ()  # of programs with something left out
+    ablated: tuple[Trained, ...] = ()  # of programs without one part
 
     @classmethod
     def of(
@@ -72,7 +72,7 @@ class Dataset:
         return sorted(self.scored, key=lambda record: (-record.verdict.fitness.value, record.request.number))
 
 
-# The colours of Okabe and Ito, which colour-blind readers tell apart, and greys that print.
+# The colours of Okabe and Ito, which colour-blind readers can distinguish, and greys that print.
 INK, SOFT, FAINT = "#1f2933", "#8a94a0", "#e4e7eb"
 ACCENT, GOOD, THIRD, FOURTH = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 CATEGORIES = (ACCENT, GOOD, THIRD, FOURTH, "#56b4e9", "#e69f00", "#7a6a00", "#4d4d4d")
@@ -82,8 +82,8 @@ WIDTH = 6.8  # inches of a text column
 
 @dataclass(frozen=True)
 class Drawing:
-    """One figure: its file name, title, caption, the drawing or why there is none, and the table behind it, which the
-    page shows where there is no drawing, or in addition with `tabulated`."""
+    """One figure: its file name, title, caption, drawing (or the reason why there is none) and data. The page shows the
+    data as a table if there is no drawing, or in addition with `tabulated`."""
 
     name: str
     title: str
@@ -96,7 +96,7 @@ class Drawing:
 
 
 def missing(name: str, title: str, why: str) -> Drawing:
-    """A figure that cannot be drawn, and why not."""
+    """A figure that cannot be drawn, with the reason."""
     return Drawing(name, title, "", None, missing=why)
 
 
@@ -111,7 +111,7 @@ def new_axes(x: str, y: str, height: float = 3.6) -> tuple[Figure, Axes]:
 
 
 def style_axes(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
-    """The frame and the grid that all figures have."""
+    """The frame and the grid of all figures."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(SOFT)
     axes.tick_params(colors=INK, labelsize=8)
@@ -133,7 +133,7 @@ BAND_POINTS = 60
 
 
 def draw_line(axes: Axes, line: Line, start: float, end: float, unit: float = 1.0) -> None:
-    """A least-squares line of counts with its 95 % band, where it has one, over an axis in `unit`."""
+    """A least-squares line of counts with its 95 % band, if it has one, over an axis in `unit`."""
     xs = [start + (end - start) * place / BAND_POINTS for place in range(BAND_POINTS + 1)]
     at, bands = [x / unit for x in xs], [band for x in xs if (band := line.band(x)) is not None]
     axes.plot(at, [line.at(x) for x in xs], color=GOOD, lw=1.3, ls="--", label="least squares")
@@ -148,7 +148,7 @@ ORIGINS = ("analysis", "cognition", "original")
 
 
 def benchmarks(data: Dataset) -> Drawing:
-    """Models and what they scored; the difference refers to the root."""
+    """Models and their scores; differences refer to the root."""
     name, title = "tables-1-2-benchmarks", "Tables 1 and 2 · Models and benchmarks"
     models = [record for record in data.ranked if record.training.seeds][:MAX_MODELS]
     if not models:
@@ -182,13 +182,13 @@ def benchmarks(data: Dataset) -> Drawing:
     if "Δ low" in header:
         caption += (
             " Δ low and Δ high bound the difference to the root at 95 %, paired by seed and held-out block; with one "
-            "seed they are silent about others."
+            "seed they do not cover other seeds."
         )
     return Drawing(name, title, caption, None, header, tuple(tuple(row[place] for place in filled) for row in cells))
 
 
 def components(data: Dataset) -> Drawing:
-    """What the best quarter is made of, and the rest, with how far fitness differs with and without each."""
+    """Components of the best quarter and of the others, with the difference of fitness with and without each."""
     name, title = "figure-7-components", "Figure 7 · Components of the best against all others"
     tagged = [record for record in data.ranked if _components(record) and record.kind != pb.KIND_ABLATION]
     if len(tagged) < MIN_TAGGED:
@@ -213,14 +213,14 @@ def components(data: Dataset) -> Drawing:
     caption = (
         f"Shares of the best {len(best)} and of the other {len(others)} that have a component (Wilson's 95 % "
         f"intervals), and the difference of mean fitness with and without it (Welch's; groups of {MIN_GROUP} and "
-        "more). The search chose what to combine, so this describes it; `asi-arch ablate` measures one component alone."
+        "more). The combinations were chosen by the search; `asi-arch ablate` measures one component alone."
     )
     return Drawing(name, title, caption, None, header, tuple(cells))
 
 
 def origins(data: Dataset) -> Drawing:
-    """Where ideas came from, for the best quarter and the others."""
-    name, title = "table-3-origins", "Table 3 · Where ideas came from"
+    """Origins of ideas, for the best quarter and the others."""
+    name, title = "table-3-origins", "Table 3 · Origins of ideas"
     naming = [record for record in data.ranked if record.proposal.ideas]
     if len(naming) < MIN_TAGGED:
         return missing(name, title, f"{len(naming)} scored candidates name origins of ideas, of {MIN_TAGGED} needed")
@@ -254,11 +254,11 @@ PARTS: tuple[tuple[str, Callable[[pb.Candidate], bool]], ...] = (
 
 
 def holdings(data: Dataset) -> Drawing:
-    """For how many candidates each part of a record is there."""
+    """The number of candidates with each part of a record."""
     count = len(data.records)
     cells = [(part, present := sum(map(holds, data.records)), present / count) for part, holds in PARTS]
-    caption = f"Of {count} candidates; what is absent was not measured or not published, and is nowhere filled in."
-    return Drawing("holdings", "What the records hold", caption, None, ("part", "n", "share"), tuple(cells))
+    caption = f"Of {count} candidates; absent values were not measured or not published, and are never imputed."
+    return Drawing("holdings", "Contents of the records", caption, None, ("part", "n", "share"), tuple(cells))
 
 
 def _mean(record: pb.Candidate, task: str) -> float | None:

@@ -47,8 +47,8 @@ def discoveries(data: Dataset) -> list[Drawing]:
 
 
 def verdicts(data: Dataset) -> Drawing:
-    """Every claim that was tried, held or not."""
-    name, title = "verdicts", "Claims and what came of them"
+    """All claims that were tested."""
+    name, title = "verdicts", "Claims and their verdicts"
     judged = [record for record in data.records if record.HasField("discovery")]
     if not judged:
         return missing(name, title, "no candidate was promoted to a second training")
@@ -65,13 +65,13 @@ def verdicts(data: Dataset) -> Drawing:
     tried = judged[0].discovery.tried
     caption = (
         "gain: the control's held-out loss minus the candidate's (nats per token), paired over fresh seeds, on data "
-        f"that no selection has seen; low and high bound it at 95 %. p is one-sided, adjusted for {tried} tried."
+        f"not used for selection; low and high bound it at 95 %. p is one-sided, adjusted for {tried} tried."
     )
     return Drawing(name, title, caption, None, header, tuple(cells))
 
 
 def curve(data: Dataset) -> Drawing:
-    """Cumulative confirmed discoveries against all compute that was paid for."""
+    """Cumulative confirmed discoveries against all compute."""
     name, title = "discovery-curve", "Discovery curve · Confirmed discoveries against compute spent"
     series = discovery_curve(list(_work(data.records)))
     tried = sum(record.HasField("discovery") for record in data.records)
@@ -97,7 +97,7 @@ def curve(data: Dataset) -> Drawing:
     else:
         caption += (
             f"Least-squares line {series.line.slope * HOUR:.3g} discoveries per hour, with the 95 % band of the line. "
-            "Counts that only grow are no independent points: the band is a lower bound of what is not known."
+            "Cumulative counts are not independent, so the band underestimates the uncertainty."
         )
     return Drawing(name, title, caption, figure, ("id", "name", "hours", "discoveries"), cells)
 
@@ -126,7 +126,7 @@ def growth(data: Dataset) -> Drawing:
         style_axes(axes)
     caption = " ".join(compute.scaling_text(entry) for entry in all_series) + (
         " Steps: counted. Dashed, with the 95 % band of the exponent: a power law of compute. Single trainings are "
-        "compared with a control's mean, so that a few of the many are better by chance; the discovery curve counts "
+        "compared with a control's mean, so a few are better by chance; the discovery curve counts "
         "what was confirmed."
     )
     cells = tuple((entry.source, at, count) for entry in all_series for run in entry.scaling.runs for at, count in run)
@@ -151,7 +151,7 @@ def _growth(axes: Axes, series: compute.ScalingResult, colour: str) -> None:
 
 def overview(data: Dataset) -> Drawing:
     """All losses of the search by source, and the gains of the finalists."""
-    name, title = "overview", "The run · What was found, from which source, and what was confirmed"
+    name, title = "overview", "The run · Losses by source, and confirmed claims"
     proposals = [record for record in data.measured if record.kind == pb.KIND_PROPOSAL]
     groups = {
         "controls": [record for record in data.measured if record.kind == pb.KIND_BASELINE],
@@ -179,7 +179,7 @@ def overview(data: Dataset) -> Drawing:
     caption = (
         f"Left: one seed each, {max(len(record.training.seeds) for record in groups['controls'])} for controls. "
         "Right: the strongest control's loss minus the finalist's, fresh seeds and unseen text, with its 95 % "
-        "interval; filled where it was confirmed, hollow where not."
+        "interval; filled if confirmed, else hollow."
     )
     return Drawing(name, title, caption, figure, ("id", "name", "by", "loss"), tuple(cells))
 
@@ -220,7 +220,7 @@ def _sizes(trained: Sequence[comparisons.Trained], candidate: str) -> Drawing:
     for place, corpus in enumerate(dict.fromkeys(gain.corpus for gain in gains)):
         own = [gain for gain in gains if gain.corpus == corpus]
         reach = [0.0 if gain.interval is None else gain.interval.high - gain.gain for gain in own]
-        xs = [gain.factor * (1 + 0.03 * place) for gain in own]  # side by side, or the bars hide each other
+        xs = [gain.factor * (1 + 0.03 * place) for gain in own]  # side by side, so that the bars do not overlap
         axes.errorbar(xs, [gain.gain for gain in own], reach, color=(ACCENT, GOOD)[place % 2], marker="o", capsize=3,
                       label=corpus)  # fmt: skip
     axes.axhline(0, color=INK, lw=0.8)
@@ -239,14 +239,14 @@ def _sizes(trained: Sequence[comparisons.Trained], candidate: str) -> Drawing:
         "The strongest control's held-out loss minus the candidate's, paired by seed, with its 95 % interval over "
         f"seeds. {comparisons.sizes_text(gains, trend)}"
     )
-    title = f"Size · Does the gain of {gains[0].name} hold?"
+    title = f"Size · The gain of {gains[0].name} at several sizes"
     return Drawing(f"sizes-{candidate}", title, caption, figure, header, cells)
 
 
 def relation(data: Dataset, rung: int) -> Drawing:
-    """Do losses of one stage order candidates as the next stage's do?"""
+    """The rank correlation of losses at one stage with those at the next."""
     name = f"stages-{rung - 1}-{rung}"
-    title = f"From stage {rung - 1} to stage {rung} · Does one loss predict the next?"
+    title = f"From stage {rung - 1} to stage {rung} · Correlation of losses"
     pairs = [(record, before, after) for record in data.records for before, after in _losses(record, rung)]
     earlier, later = [before for _, before, _ in pairs], [after for _, _, after in pairs]
     cells = tuple((record.id, record.proposal.name, before, after) for record, before, after in pairs)
@@ -258,8 +258,8 @@ def relation(data: Dataset, rung: int) -> Drawing:
         verb = "does not predict the later one here" if low <= 0 else "predicts the later"
         caption = (
             f"Rank correlation {related.correlation.rho:+.2f} [{low:+.2f}, {high:+.2f}] over {len(pairs)} candidates"
-            f"{'' if p is None else f', p {p:.2g}'}: the earlier stage {verb}. Only those that were promoted, and the "
-            "controls, are here: a selection, which lowers the correlation."
+            f"{'' if p is None else f', p {p:.2g}'}: the earlier stage {verb}. Only promoted candidates and "
+            "controls are included, which lowers the correlation."
         )
     except ValueError as error:
         caption = f"No correlation is given: {error}."
@@ -279,8 +279,8 @@ def relation(data: Dataset, rung: int) -> Drawing:
 
 
 def predictors(data: Dataset) -> Drawing:
-    """How well loss, judge and fitness of the search predict the losses of the last verification."""
-    name, title = "predictors", "What predicts the verification"
+    """Rank correlations of loss, judge and fitness of the search with the losses of the last verification."""
+    name, title = "predictors", "Predictors of the verification"
     verified = [
         (record, verification.training.loss)
         for record in data.records
@@ -290,7 +290,7 @@ def predictors(data: Dataset) -> Drawing:
         and record.training.HasField("loss")
     ]
     if len(verified) < MIN_CORRELATED:
-        why = f"{len(verified)} of {MIN_CORRELATED} candidates that it needs have a judgement and a verified loss"
+        why = f"{len(verified)} of {MIN_CORRELATED} required candidates have a judgement and a verified loss"
         return missing(name, title, why)
     later = [-after for _, after in verified]
     losses = [-record.training.loss for record, _ in verified]
@@ -307,9 +307,9 @@ def predictors(data: Dataset) -> Drawing:
         added = None if measure == "loss" else partial_rank_correlation(values, later, losses)
         cells.append((measure, len(values), related.correlation.rho, *bounds(related.interval), added))
     caption = (
-        "Rank correlation with the verified loss, positive where better comes with better, with its 95 % interval. "
-        "beyond loss: the part that the search's loss does not tell already (partial rank correlation); near zero, a "
-        "judge adds nothing to the selection. Only promoted candidates were verified, which weakens all of them."
+        "Rank correlation with the verified loss, positive if better values come with lower losses, with its 95 % "
+        "interval. beyond loss: the partial rank correlation given the search's loss; near zero, a judge adds nothing "
+        "to the selection. Only promoted candidates were verified, which weakens all correlations."
     )
     header = ("measure", "candidates", "correlation", "low", "high", "beyond loss")
     return Drawing(name, title, caption, None, header, tuple(cells))
@@ -327,7 +327,7 @@ def _work(records: Sequence[pb.Candidate]) -> Iterator[Work]:
 
 
 def _losses(record: pb.Candidate, rung: int) -> list[tuple[float, float]]:
-    """The loss at the stage before and at this one; nothing where either is missing."""
+    """The losses at the previous stage and at this one; omitted if either is missing."""
     verifications = ((verification.rung or 1, verification.training) for verification in record.verifications)
     losses = {at: stage.loss for at, stage in ((0, record.training), *verifications) if stage.HasField("loss")}
     return [(losses[rung - 1], losses[rung])] if rung - 1 in losses and rung in losses else []

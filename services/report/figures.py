@@ -62,20 +62,20 @@ def count_against_compute(data: Dataset) -> Drawing:
         line = linear_fit(xs, counts)
         draw_line(axes, line, xs[0], xs[-1])
         unit = "hour" if hours else "candidate"
-        remark = f"The line rises by {line.slope:.3g} per {unit}; its band takes counts that only grow for independent."
+        remark = f"The line rises by {line.slope:.3g} per {unit}; its band treats cumulative counts as independent."
     else:
-        remark = f"No line: {count} of {MIN_FITTED} that a fit needs."
+        remark = f"No line: {count} of {MIN_FITTED} candidates that a fit needs."
     style_counts(axes)
     without = "" if hours else " The records hold no compute, so the axis counts candidates."
     caption = (
-        f"{count} of {len(scored)} candidates: {meaning}. Single measurements are compared, so that some of them are "
-        f"better by chance; the discovery curve counts those that were confirmed. {remark}{without}"
+        f"{count} of {len(scored)} candidates: {meaning}. Single measurements are compared, so some of them are "
+        f"better by chance; the discovery curve counts confirmed ones. {remark}{without}"
     )
     return Drawing(name, title, caption, figure, ("id", x, "better"), tuple(points))
 
 
 def _better_than_root(data: Dataset) -> tuple[Callable[[pb.Candidate], bool | None] | None, str]:
-    """A test whether a candidate is better than the root (None: unknown) and its description; or None and why."""
+    """A test whether a candidate is better than the root (None: unknown), and its description; or None and a reason."""
     root = data.root
     if root is not None and root.training.HasField("benchmark"):
         loss, benchmark = root.training.loss, root.training.benchmark
@@ -167,7 +167,7 @@ def _trend(axes: Axes, label: str, points: Sequence[tuple[int, float]]) -> list[
 
 
 def front(data: Dataset) -> Drawing:
-    """The first objective against each of the others, with what nothing dominates, and the hypervolume over the run."""
+    """The first objective against each of the others, with the front, and the hypervolume over the run."""
     name, title = "front", "Several objectives · the front and its hypervolume"
     objectives = objectives_of(data.status.settings)
     if not objectives:
@@ -213,7 +213,7 @@ def front(data: Dataset) -> Drawing:
         f"{', '.join(first)} and {last_name}. The hypervolume is the share of the box between zero "
         "and the worst baseline in each objective; it ends at "
         f"{progress.volumes[-1][1]:.4f}. Speed counts as seconds per token and a benchmark as its error. Single "
-        "measurements are compared: some of the front is there by chance."
+        "measurements are compared, so some candidates are on the front by chance."
     )
     header = ("id", "name", *(objective.name for objective in objectives), "on the front")
     cells = tuple(
@@ -309,13 +309,13 @@ def curves(data: Dataset) -> Drawing:
     caption = (
         f"n = {len(drawn)}, each the mean over its seeds. Grey: all; coloured: the {len(strong)} best by fitness"
         + ("; dashed: controls." if controls else ".")
-        + " The beginning lies above the axis."
+        + " The beginning is above the axis."
     )
     return Drawing(name, title, caption, figure, ("id", "step", "loss"), cells)
 
 
 def stopping(data: Dataset) -> Drawing:
-    """Compute saved and finalists lost against the place at which trainings are stopped."""
+    """Compute saved and finalists lost against the step at which trainings are stopped."""
     name, title = "stopping", "Early stopping · Replayed over this run"
     rules = replays(data.records)
     if not rules:

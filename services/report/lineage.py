@@ -1,4 +1,4 @@
-"""Figures of descent: the phylogenetic tree of a run, what each move brings, and ablations."""
+"""Figures of descent: the phylogenetic tree of a run, effects of moves, and ablations."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -182,24 +182,24 @@ def _cells(data: Dataset) -> tuple[tuple[str, ...], tuple[tuple[object, ...], ..
 
 
 def ablations(data: Dataset) -> list[Drawing]:
-    """One drawing per ablated candidate, in the order of the run, or one that states that there is none."""
+    """One drawing per ablated candidate, in the order of the run, or a placeholder if there is none."""
     ablated = {record.request.ablation_of for record in data.records if record.kind == pb.KIND_ABLATION}
     drawings = [_ablation(record, data) for record in data.records if record.id in ablated]
     return drawings or [missing("ablations", "Ablations", "no candidate was ablated; run `asi-arch ablate CANDIDATE`")]
 
 
 def _ablation(original: pb.Candidate, data: Dataset) -> Drawing:
-    name, title = f"ablation-{original.id}", f"Ablation · What each component of {name_of(original)} brings"
+    name, title = f"ablation-{original.id}", f"Ablation · Effects of the components of {name_of(original)}"
     components = parts(original, data.records)
     measured = [part for part in components if part.gain is not None]
     rows = [part_row(part) for part in components]
     if not measured:
         return missing(name, title, components[0].reason or "no ablation was measured yet")
     silent = any(part.gain is not None and part.gain.conclusion.endswith("this seed") for part in measured)
-    covered = "are silent about other seeds, of which none is known" if silent else "scatter between seeds is part of"
+    covered = "do not cover other seeds, since none was trained" if silent else "include the scatter between seeds"
     caption = (
-        "How far the held-out loss rises without the component (nats per token, same seeds), with 95 % intervals that "
-        f"{covered}. What crosses zero is not told apart from nothing."
+        "The rise of the held-out loss without the component (nats per token, same seeds), with 95 % intervals that "
+        f"{covered}. An interval that contains zero shows no effect."
     )
     failed = [f"{part.component}: {part.reason}" for part in components if part.gain is None and part.reason]
     figure = Figure(figsize=(7.5, 0.42 * len(measured) + 1.1), layout="constrained")
@@ -225,8 +225,8 @@ def _forest(axes: Axes, rows: Sequence[tuple[str, float, Interval]], x: str) -> 
 
 
 def what_pays(data: Dataset) -> Drawing:
-    """Every move with its gain and interval: from the run's ablations and proposals, and from the table of mixers."""
-    name, title = "what-pays", "What pays · The gain of each move"
+    """Every move with its gain and interval, from the run's ablations and proposals and from the table of mixers."""
+    name, title = "what-pays", "Effects · The gain of each move"
     table = Table.load()
     moves = move_effects(data.records, data.ablated)
     moves += [
@@ -235,7 +235,7 @@ def what_pays(data: Dataset) -> Drawing:
         for effect in effects(table)
     ]  # fmt: skip
     titles = {
-        "ablation": "Left out of candidates of this run",
+        "ablation": "Removed from candidates of this run",
         "proposal": "Children that differ from their parent by one move",
         "table": f"Table of mixers: {len(table.truth)} architectures at {table.scale}",
     }
@@ -257,9 +257,9 @@ def what_pays(data: Dataset) -> Drawing:
     unclear = sum(effect.interval.crosses_zero for effect in moves)
     absent = len(LIBRARY) - len({effect.move for effect in moves} & set(BY_NAME))
     caption = (
-        "How far the held-out loss falls with the move, with 95 % intervals; in brackets the number of pairs of "
-        f"programs that differ by it alone. {unclear} of {len(moves)} intervals (grey) contain zero: nothing is shown "
-        "of these moves. The intervals are not corrected for their number: of as many moves without any effect "
+        "The fall of the held-out loss with the move, with 95 % intervals; in brackets the number of pairs of "
+        f"programs that differ by it alone. {unclear} of {len(moves)} intervals (grey) contain zero: they show no "
+        "effect. The intervals are not corrected for their number: of as many moves without any effect "
         f"{0.05 * len(moves):.1f} would seem to have one. {LUCK} The table compares with DeltaNet's value of a part, "
         f"at a small scale. {absent} of {len(LIBRARY)} moves of the library are in no such pair."
     )

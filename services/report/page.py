@@ -1,6 +1,6 @@
-"""The report of a run: one HTML page that opens without a network, figures, tables and the CSV behind each.
+"""The report of a run: one self-contained HTML page, figures, tables and their data as CSV.
 
-Everything comes from the archive: also the methods paragraph and the citation.
+All content comes from the archive, including the methods paragraph and the citation.
 """
 
 import csv
@@ -39,11 +39,11 @@ PAPER = """@misc{asiarch2025,
 
 
 def methods(data: Dataset) -> str:
-    """What was run, on what, how candidates were chosen, scored and verified."""
+    """The methods: configuration, hardware, selection, scoring and verification of candidates."""
     status, settings = data.status, data.status.settings
     if status.origin.startswith("imported"):
         return (
-            f"The {len(data.records)} records of run {status.run} were {status.origin}; nothing of them was measured "
+            f"The {len(data.records)} records of run {status.run} were {status.origin}; none of them was measured "
             f"here. {len(data.scored)} hold a score in the sum form of the published code (0 to 3), "
             f"{len(data.measured)} also hold a training curve, benchmark scores or a parameter count. The mean "
             "accuracy is that of ARC-Challenge, ARC-Easy, BoolQ, HellaSwag, PIQA, Social IQA and WinoGrande if "
@@ -59,7 +59,7 @@ def methods(data: Dataset) -> str:
         f"Each was trained with {settings.candidate_seeds} seed{'s' if settings.candidate_seeds != 1 else ''}; the "
         f"controls {', '.join(settings.baselines)} were trained under the same configuration with "
         f"{settings.baseline_seeds or 1}, and {settings.baselines[0] if settings.baselines else 'the first'} is the "
-        "root that all differences refer to.",
+        "root, to which all differences refer.",
     ]
     if settings.pool.size:
         sentences.append(
@@ -78,8 +78,8 @@ def methods(data: Dataset) -> str:
         )
     if settings.promotion not in ("", "none"):
         sentences.append(
-            f"Finalists were chosen by “{settings.promotion}” and trained again with fresh seeds on data that no "
-            "selection has seen; a discovery is confirmed against the strongest control, with p adjusted for all tried."
+            f"Finalists were chosen by “{settings.promotion}” and trained again with fresh seeds on data not "
+            "used for selection; a discovery is confirmed against the strongest control, with p adjusted for all tried."
         )
     sentences.append(_machine(data))
     return " ".join(sentence for sentence in sentences if sentence)
@@ -148,8 +148,7 @@ def write_report(
 ) -> Path:
     """Write index.html with its figures (PNG, SVG, PDF) and CSV files below `folder`; the path of the page.
 
-    `sizes` are trainings at other sizes, as `asi-arch sizes` leaves them, and `ablated` those of programs with
-    something left out, as `asi-arch ablate --programs` does.
+    `sizes` are the trainings of `asi-arch sizes`, and `ablated` those of `asi-arch ablate --programs`.
     """
     data = Dataset.of(status, records, sizes, ablated)
     folder.mkdir(parents=True, exist_ok=True)
@@ -180,7 +179,7 @@ def _section(drawing: Drawing, folder: Path) -> str:
         FigureCanvasAgg(drawing.figure).print_figure(folder / f"{drawing.name}.png", dpi=200)
         FigureCanvasPdf(drawing.figure).print_figure(folder / f"{drawing.name}.pdf")
         text = io.StringIO()
-        with rc_context({"svg.fonttype": "none", "svg.hashsalt": drawing.name}):  # text stays text: it can be read out
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": drawing.name}):  # text stays text, for screen readers
             FigureCanvasSVG(drawing.figure).print_svg(text)  # type: ignore[no-untyped-call]
         svg = re.sub(r'\bid="([^"]+)"', rf'id="{drawing.name}-\1"', text.getvalue())  # unique ids within the page
         svg = re.sub(r'(url\(#|href="#)', rf"\1{drawing.name}-", svg)
@@ -205,7 +204,7 @@ def _table(drawing: Drawing) -> str:
 
 
 def _best_cells(drawing: Drawing) -> dict[int, float]:
-    """The best value of each column of accuracies and scores: the highest, of losses the lowest."""
+    """The best value of each column: the highest of accuracies and scores, the lowest of losses."""
     best: dict[int, float] = {}
     for place, title in enumerate(drawing.header):
         values = [cell for row in drawing.cells if isinstance(cell := row[place], float)]
@@ -252,7 +251,7 @@ def _findings(data: Dataset) -> list[str]:
     if settings.promotion in ("", "none"):
         return []
     if data.status.phase not in ENDED and not any(record.HasField("discovery") for record in data.records):
-        return ["Findings appear here once the second trainings of the finalists have ended."]
+        return ["Findings appear here after the second trainings of the finalists."]
     return sentences(data.records, settings)
 
 
@@ -260,7 +259,7 @@ TITLE = "Gallery · Confirmed discoveries"
 
 
 def gallery_section(data: Dataset, folder: Path) -> str:
-    """The cards, greatest effect first, and `gallery.json`; a sentence where nothing was confirmed."""
+    """The cards, greatest effect first, and `gallery.json`; a sentence if nothing was confirmed."""
     model_cards = cards(data.status, data.records)
     if not model_cards:
         return f'<h2>{TITLE}</h2><p class="missing">Empty: no claim of this run was confirmed.</p>'

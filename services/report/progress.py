@@ -240,7 +240,7 @@ class Progress:
 
 
 def ended_and_expected(status: pb.RunStatus) -> tuple[int, int | None]:
-    """Candidates that ended and, where the budget counts candidates, how many there will be."""
+    """The number of ended candidates and, if the budget counts candidates, their final number."""
     ended = status.states.get("archived", 0) + status.states.get("rejected", 0)
     budget = status.settings.budget
     expected = len(status.settings.baselines) + budget.candidates if budget.HasField("candidates") else None

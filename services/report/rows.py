@@ -110,7 +110,7 @@ def seconds_of(record: pb.Candidate) -> float:
 
 
 def name_of(record: pb.Candidate) -> str:
-    """The name, or the id where there is none."""
+    """The name, or the id if there is none."""
     return record.proposal.name or record.request.baseline or record.id
 
 
@@ -232,12 +232,12 @@ def bounds(interval: Interval | None) -> tuple[float, float] | tuple[None, None]
 
 
 def interval_text(low: float | None, high: float | None, pattern: str = "+.4f") -> str:
-    """As in "[-0.0100, +0.0200]"; a dash where there is no interval."""
+    """As in "[-0.0100, +0.0200]"; a dash without an interval."""
     return ABSENT if low is None or high is None else f"[{low:{pattern}}, {high:{pattern}}]"
 
 
 def number(value: float | None, pattern: str = ".4f") -> str:
-    """A number, or a dash where it is absent."""
+    """A number, or a dash if it is absent."""
     return ABSENT if value is None else format(value, pattern)
 
 

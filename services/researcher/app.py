@@ -32,13 +32,13 @@ class ResearcherSettings(ServiceSettings):
 
 
 class MixedProposer:
-    """Chooses between `model` and `offline` for each seat by what pays: success per cost of earlier proposals.
+    """Chooses between `model` and `offline` for each seat by the success per cost of earlier proposals.
 
-    A proposal succeeds when its fitness is above its parent's; one that was rejected fails. Of each proposer a rate of
-    success is drawn from its posterior (Beta prior 1, 1), divided by the mean cost of its seats, and the higher one is
-    given the seat (Thompson sampling with budgets: Xia et al., IJCAI 2015). The draw is seeded by the run's seed and
-    the candidate, so that a seat handled twice chooses alike. Where the offline search has nothing new to offer, the
-    model proposes.
+    A proposal succeeds if its fitness exceeds its parent's, and fails if it is rejected. For each proposer, a success
+    rate is drawn from its posterior (Beta prior 1, 1) and divided by the mean cost of its seats; the proposer with the
+    higher ratio gets the seat (Thompson sampling with budgets: Xia et al., IJCAI 2015). The draw is seeded by the run's
+    seed and the candidate, so a redelivered seat gets the same proposer. If the offline search is exhausted, the model
+    proposes.
     """
 
     def __init__(self, model: Proposer, offline: Proposer) -> None:
@@ -67,11 +67,11 @@ EQUAL_COSTS: Mapping[bool, float] = {True: 1.0, False: 1.0}
 
 
 def seat_costs(records: Iterable[pb.Candidate]) -> Mapping[bool, float]:
-    """What a seat of either proposer costs on average (True: the offline search's): the mean of two shares.
+    """The mean cost of a seat of each proposer (True: the offline search), as the mean of two shares.
 
-    One is its time, training and waiting for answers, the other its dollars, or its tokens where a price is not known;
-    each as a share of what a seat of both takes. So a proposer that takes as long as the other and no tokens costs a
-    third of it. Equal as long as one of them has no seat that has ended.
+    The first is the time of training and of waiting for answers, the second the dollars, or the tokens if a price is
+    unknown; each as a share of the sum over both proposers. A proposer that takes the same time as the other and no
+    tokens thus costs a third of it. Both costs are equal until each proposer has a seat that ended.
     """
     seats: dict[bool, list[pb.Candidate]] = {True: [], False: []}
     for record in records:
@@ -106,7 +106,7 @@ def _dollars(record: pb.Candidate) -> float:
 def offline_is_drawn(
     history: Iterable[archive_pb2.MoveOutcome], seed: str, costs: Mapping[bool, float] = EQUAL_COSTS
 ) -> bool:
-    """Whether the offline search is given the seat. Its outcomes are those that name moves."""
+    """Whether the offline search gets the seat. Proposals that name moves are its own."""
     counts = {True: [1, 1], False: [1, 1]}  # successes and failures, by whether the proposal was offline
     for outcome in history:
         if outcome.HasField("gain") or outcome.rejected:

@@ -35,7 +35,7 @@ RUNS_SECONDS = 3.0
 COMPRESSED_FROM = 32_768
 MAX_CURVES = 200
 HEADERS = {
-    # The page loads nothing from elsewhere and runs no script but its own files, whatever a candidate's text holds.
+    # The page loads nothing from elsewhere and runs only its own scripts, whatever a candidate's text contains.
     "Content-Security-Policy": (
         "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; object-src 'none'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -60,7 +60,7 @@ class Pages:
         self._runs: dict[str, tuple[RunTable, RunLog]] = {}
 
     async def run(self, name: str) -> tuple[RunTable, RunLog]:
-        """Of a run, by default the newest. Raises AioRpcError."""
+        """The table of a run, by default the newest. Raises AioRpcError."""
         if name not in self._runs:
             name = (await self.archive.call("GetRun", pb.RunRequest(run=name))).run
         if name not in self._runs:
@@ -84,7 +84,7 @@ PAGES: web.AppKey[Pages] = web.AppKey("pages")
 
 
 def application(opened: Opened, settings: ClientSettings) -> web.Application:
-    """The page's routes around the archive that `opened` opens; `settings` say where log and artifacts are."""
+    """The page's routes on the archive that `opened` opens; `settings` locate log and artifacts."""
     app = web.Application(middlewares=[_guard])
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:

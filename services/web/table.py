@@ -96,7 +96,7 @@ class RunTable:
         self._fresh = False
 
     async def whole(self) -> Change:
-        """The status and all rows. Raises AioRpcError where the archive does not answer."""
+        """The status and all rows. Raises AioRpcError if the archive does not answer."""
         async with self._ready:
             if not self._fresh:
                 await self._apply_status(await self._archive.call("GetRun", pb.RunRequest(run=self.run)))

@@ -46,7 +46,7 @@ async def test_nothing_is_called_better_within_its_error() -> None:
     analysis = await OfflineAnalyst().analyse(dossier(child, **FAMILY))
 
     assert "not told apart" in analysis.results.split("its parent")[1]
-    assert "neither borne out nor refuted" in analysis.expectation
+    assert "neither confirmed nor refuted" in analysis.expectation
     assert "Repeat with further seeds" in analysis.synthesis
 
 
@@ -55,7 +55,7 @@ async def test_a_worse_candidate_is_advised_against() -> None:
     child = candidate("Child", 4, losses=(1.60,), parent="c000002")
     analysis = await OfflineAnalyst().analyse(dossier(child, **FAMILY))
 
-    assert "is not borne out: it falls behind its parent Parent" in analysis.expectation
+    assert "is not confirmed: it falls behind its parent Parent" in analysis.expectation
     assert analysis.synthesis.startswith("Drop the change")
 
 

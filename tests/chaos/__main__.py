@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from services.chassis import logs
-from tests.chaos.laboratory import run_schedule
 from tests.chaos.schedules import ALL, Schedule, drawn
+from tests.chaos.system import run_schedule
 from tests.mongod import Mongod
 
 MAX_SECONDS = 900.0

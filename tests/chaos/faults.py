@@ -1,4 +1,4 @@
-"""Injects the faults of a schedule into a running laboratory."""
+"""Injects the faults of a schedule into a running system."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from services.contracts import events_pb2
 from tests.chaos.schedules import Fault
 
 if TYPE_CHECKING:
-    from tests.chaos.laboratory import Laboratory, Part
+    from tests.chaos.system import Part, System
 
 RUN = "chaos"
 DRAIN_SECONDS = 7.0  # from one drain to the next
@@ -30,16 +30,16 @@ DRAIN_SECONDS = 7.0  # from one drain to the next
 
 @dataclass(frozen=True)
 class Faults:
-    """The faults of one laboratory."""
+    """The faults of one system."""
 
-    laboratory: Laboratory
+    system: System
 
     def _targets(self, fault: Fault) -> list[Part]:
         if fault.target == "all":
-            return list(self.laboratory.parts.values())
+            return list(self.system.parts.values())
         if fault.target == "engineers":
-            return [part for name, part in self.laboratory.parts.items() if name.startswith("engineer")]
-        return [self.laboratory.parts[fault.target]] if fault.target in self.laboratory.parts else []
+            return [part for name, part in self.system.parts.items() if name.startswith("engineer")]
+        return [self.system.parts[fault.target]] if fault.target in self.system.parts else []
 
     async def inject(self, fault: Fault) -> None:
         """Inject one fault; returns when it has ended."""
@@ -62,14 +62,14 @@ class Faults:
                 await self._publish_garbage()
             case "repeat log":
                 await self._repeat_log()
-            case "delete archive" if self.laboratory.database is not None:
+            case "delete archive" if self.system.database is not None:
                 await self._drop_database()
             case "delete archive" | "garble archive" | "old archive" | "lock archive":
                 await self._replace_archive(fault)
             case "full disk":
                 await self._fill_disk(fault.seconds)
             case "kill database" | "freeze database":
-                async with self.laboratory.archive_lock:
+                async with self.system.archive_lock:
                     await self._stop_database(fault)
             case "cut log":
                 await asyncio.to_thread(self._cut_log)
@@ -86,14 +86,14 @@ class Faults:
             await asyncio.sleep(DRAIN_SECONDS)
 
     def _kill_broker(self, seconds: float) -> None:
-        with self.laboratory.broker_lock:
-            self.laboratory.broker.kill()
-            self.laboratory.broker_down_until = time.monotonic() + seconds
+        with self.system.broker_lock:
+            self.system.broker.kill()
+            self.system.broker_down_until = time.monotonic() + seconds
 
     async def _freeze(self, fault: Fault) -> None:
         frozen = [part.process.pid for part in self._targets(fault) if part.process and part.process.poll() is None]
-        if fault.target == "broker" and self.laboratory.broker.pid is not None:
-            frozen.append(self.laboratory.broker.pid)
+        if fault.target == "broker" and self.system.broker.pid is not None:
+            frozen.append(self.system.broker.pid)
         for process in frozen:
             os.kill(process, signal.SIGSTOP)
         await asyncio.sleep(fault.seconds)
@@ -108,12 +108,12 @@ class Faults:
             with contextlib.suppress(nats.js.errors.NotFoundError):  # deleted by an earlier attempt
                 await bus._js.delete_consumer(EVENTS, durable)
 
-        await self.laboratory.retry(delete)
+        await self.system.retry(delete)
 
     async def _second_store(self, seconds: float) -> None:
-        first = self.laboratory.parts["store"]
+        first = self.system.parts["store"]
         environment = {**first.environment, "ASI_LISTEN": "127.0.0.1:0"}
-        log = self.laboratory.folder / "second-store.log"
+        log = self.system.folder / "second-store.log"
         second = replace(first, name="second store", environment=environment, log=log, process=None)
         second.restart()
         try:
@@ -132,18 +132,18 @@ class Faults:
                 for body in (b"", b"\xff\x00 no event", unknown, started):
                     await bus.publish_body(f"asi.v1.{RUN}.candidate.{fact}", "", body)
 
-        await self.laboratory.retry(publish)
+        await self.system.retry(publish)
 
     async def _repeat_log(self) -> None:
         async def repeat(bus: Bus) -> None:
             for message in [message async for message in bus.read_log()]:
                 await bus.publish_body(message.subject, "", message.body)
 
-        await self.laboratory.retry(repeat)
+        await self.system.retry(repeat)
 
     async def _replace_archive(self, fault: Fault) -> None:
-        file = Path(self.laboratory.archive_url.removeprefix("sqlite:///"))
-        async with self.laboratory.archive_lock:
+        file = Path(self.system.archive_url.removeprefix("sqlite:///"))
+        async with self.system.archive_lock:
             if fault.kind == "lock archive":
                 with contextlib.closing(sqlite3.connect(file, isolation_level=None, timeout=30)) as other:
                     other.execute("BEGIN IMMEDIATE")
@@ -153,7 +153,7 @@ class Faults:
 
     async def _fill_disk(self, seconds: float) -> None:
         """As with a full disk, no file of the store's process can grow; ends with the process."""
-        process = self.laboratory.parts["store"].process
+        process = self.system.parts["store"].process
         if process is None or process.poll() is not None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -163,22 +163,22 @@ class Faults:
                 resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
     async def _stop_database(self, fault: Fault) -> None:
-        assert self.laboratory.database is not None  # such faults are drawn for MongoDB only
+        assert self.system.database is not None  # such faults are drawn for MongoDB only
         if fault.kind == "freeze database":
-            self.laboratory.database.signal(signal.SIGSTOP)
+            self.system.database.signal(signal.SIGSTOP)
             await asyncio.sleep(fault.seconds)
-            self.laboratory.database.signal(signal.SIGCONT)
+            self.system.database.signal(signal.SIGCONT)
         else:
-            self.laboratory.database.stop()
+            self.system.database.stop()
             await asyncio.sleep(fault.seconds)
-            await asyncio.to_thread(self.laboratory.database.start)
+            await asyncio.to_thread(self.system.database.start)
 
     async def _drop_database(self) -> None:
         def drop() -> None:
-            with pymongo.MongoClient[dict[str, object]](self.laboratory.archive_url) as client:
+            with pymongo.MongoClient[dict[str, object]](self.system.archive_url) as client:
                 client.drop_database(client.get_default_database().name)
 
-        async with self.laboratory.archive_lock:
+        async with self.system.archive_lock:
             await asyncio.to_thread(drop)
 
     async def _replaced(self, fault: Fault, file: Path) -> None:
@@ -197,23 +197,23 @@ class Faults:
             _put(copy, file)
 
     def _cut_log(self) -> None:
-        with self.laboratory.broker_lock:
-            self.laboratory.broker.kill()
+        with self.system.broker_lock:
+            self.system.broker.kill()
             blocks = sorted(
-                self.laboratory.folder.glob("nats/**/streams/EVENTS/msgs/*.blk"), key=lambda path: int(path.stem)
+                self.system.folder.glob("nats/**/streams/EVENTS/msgs/*.blk"), key=lambda path: int(path.stem)
             )
             content = blocks[-1].read_bytes()
             blocks[-1].write_bytes(content[: len(content) // 2])
-            for index in self.laboratory.folder.glob("nats/**/streams/EVENTS/msgs/index.db"):
+            for index in self.system.folder.glob("nats/**/streams/EVENTS/msgs/index.db"):
                 index.unlink()
-            self.laboratory.broker.start()
+            self.system.broker.start()
 
     async def _lose_log(self) -> None:
         async def lose(bus: Bus) -> None:
             await bus.remove_stream(EVENTS)
             await bus.set_up()
 
-        await self.laboratory.retry(lose)
+        await self.system.retry(lose)
 
 
 def _copy(file: Path, copy: Path) -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.laboratory import run_schedule
 from tests.chaos.schedules import CUT, KILLS, LEADERS, MIXED, Schedule
+from tests.chaos.system import run_schedule
 from tests.mongod import Mongod
 
 CANDIDATES = 24

@@ -37,7 +37,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Laboratory:
+class System:
     """A store that works on the test's streams, and where the command line finds it."""
 
     bus: Bus
@@ -85,12 +85,12 @@ async def living_store(settings: ServiceSettings) -> AsyncIterator[str]:
 
 
 @pytest_asyncio.fixture
-async def laboratory(bus: Bus, settings: ServiceSettings, tmp_path: Path) -> AsyncIterator[Laboratory]:
+async def system(bus: Bus, settings: ServiceSettings, tmp_path: Path) -> AsyncIterator[System]:
     """A store that follows this test's log."""
     async with living_store(settings) as address:
         environment = bare_environment(tmp_path, ASI_NATS_URL=settings.nats_url, ASI_ARCHIVE_ADDRESS=address)
         async with channel(address, settings) as connection:
-            yield Laboratory(bus, archive_pb2_grpc.ArchiveStub(connection), settings, environment)
+            yield System(bus, archive_pb2_grpc.ArchiveStub(connection), settings, environment)
 
 
 @pytest.fixture

@@ -10,26 +10,26 @@ import pytest
 
 from asi_arch import Laboratory, flags
 from services.contracts import events_pb2 as events
-from tests.console.conftest import Laboratory as Store
+from tests.console.conftest import System
 from tests.console.published_events import whole_way
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "a_run.ipynb"
 
 
-async def finished(laboratory: Store, started: events.Event) -> None:
-    await laboratory.bus.publish(started)
-    await whole_way(laboratory.bus, fitness=0.5)
-    await whole_way(laboratory.bus, fitness=0.7)
-    await laboratory.until("finished")
+async def finished(system: System, started: events.Event) -> None:
+    await system.bus.publish(started)
+    await whole_way(system.bus, fitness=0.5)
+    await whole_way(system.bus, fitness=0.7)
+    await system.until("finished")
 
 
 async def test_runs_and_candidates_are_data_frames(
-    laboratory: Store, started: events.Event, monkeypatch: pytest.MonkeyPatch
+    system: System, started: events.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was not measured is missing, and following a run that is over ends."""
-    await finished(laboratory, started)
+    await finished(system, started)
     for name in ("ASI_NATS_URL", "ASI_ARCHIVE_ADDRESS", "ASI_DATA_DIR"):
-        monkeypatch.setenv(name, laboratory.environment[name])
+        monkeypatch.setenv(name, system.environment[name])
 
     def ask() -> None:
         api = Laboratory()
@@ -57,15 +57,15 @@ def test_settings_become_flags() -> None:
 
 @pytest.mark.parametrize("allowed", [False, True])
 async def test_an_agent_reads_and_starts_runs_only_if_allowed(
-    laboratory: Store, started: events.Event, allowed: bool
+    system: System, started: events.Event, allowed: bool
 ) -> None:
     """Over standard input and output, as an agent starts the server."""
     pytest.importorskip("mcp", reason="the MCP server needs the extra mcp")
     from mcp import Client, StdioServerParameters, stdio_client
 
-    await finished(laboratory, started)
+    await finished(system, started)
     arguments = ["-m", "asi_arch.mcp_server", *(["--allow-start"] if allowed else [])]
-    server = StdioServerParameters(command=sys.executable, args=arguments, env=laboratory.environment)
+    server = StdioServerParameters(command=sys.executable, args=arguments, env=system.environment)
     async with Client(stdio_client(server)) as client:
         tools = {tool.name for tool in (await client.list_tools()).tools}
         listed = await client.call_tool("list_candidates", {"run": "r1"})

@@ -1,4 +1,4 @@
-"""Engineers beside a laboratory: as many as there is work, one to a GPU, drained and never killed."""
+"""Engineers beside a system: as many as there is work, one to a GPU, drained and never killed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from services.console.commands.autoscale import Bounds, EngineerTarget, Fleet, g
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2 as events
 from services.domain.zoo import baseline
-from tests.console.conftest import Laboratory, bare_environment
+from tests.console.conftest import System, bare_environment
 from tests.console.published_events import next_of
 from tests.loop.conftest import MICRO
 
@@ -122,19 +122,19 @@ def micro(started: events.Event) -> events.Event:
 
 @pytest.mark.slow
 async def test_autoscale_follows_the_queue_and_drains_removed_engineers(
-    laboratory: Laboratory, started: events.Event, tmp_path: Path
+    system: System, started: events.Event, tmp_path: Path
 ) -> None:
     """Two candidates, two engineers; nothing left to do, no engineer; SIGTERM, no process."""
-    await laboratory.bus.publish(micro(started))
+    await system.bus.publish(micro(started))
     scaler = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.console", "autoscale", "--max", "2", "--every", "0.5", "--calm", "2", "--json",
-        env=laboratory.environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env=system.environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert scaler.stdout is not None
     first = json.loads(await asyncio.wait_for(scaler.stdout.readline(), 60))
-    await propose(laboratory.bus)
-    await propose(laboratory.bus)
-    workers = await trained(laboratory.bus, 2)
+    await propose(system.bus)
+    await propose(system.bus)
+    workers = await trained(system.bus, 2)
     moments = [first]
     async with asyncio.timeout(90):
         while not (moments[-1]["engineers"] == 0 and len(moments) > 2 and moments[-1]["draining"] == 0):
@@ -152,16 +152,16 @@ async def test_autoscale_follows_the_queue_and_drains_removed_engineers(
 
 @pytest.mark.slow
 async def test_a_worker_trains_for_a_remote_system_and_returns_its_work_when_stopped(
-    laboratory: Laboratory, started: events.Event, tmp_path: Path
+    system: System, started: events.Event, tmp_path: Path
 ) -> None:
     """One engineer on the CPU; SIGTERM drains it, and the command ends with 0."""
-    await laboratory.bus.publish(micro(started))
-    await propose(laboratory.bus)
+    await system.bus.publish(micro(started))
+    await propose(system.bus)
     worker = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.console", "worker", "--stages", "tiny",
-        env=laboratory.environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env=system.environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    await trained(laboratory.bus, 1)
+    await trained(system.bus, 1)
     worker.send_signal(signal.SIGTERM)
     out, err = await asyncio.wait_for(worker.communicate(), 60)
     log = (tmp_path / "logs" / "engineer-0.log").read_text()
@@ -172,9 +172,9 @@ async def test_a_worker_trains_for_a_remote_system_and_returns_its_work_when_sto
 
 
 @pytest.mark.slow
-async def test_each_engineer_has_its_own_gpu_until_it_ends(laboratory: Laboratory, tmp_path: Path) -> None:
+async def test_each_engineer_has_its_own_gpu_until_it_ends(system: System, tmp_path: Path) -> None:
     """Two GPUs, two engineers; who drains is not replaced at once, and nobody is left in the end."""
-    environment = {name: value for name, value in laboratory.environment.items() if name.startswith("ASI_")}
+    environment = {name: value for name, value in system.environment.items() if name.startswith("ASI_")}
     fleet = Fleet(["0", "3"], environment | {"ASI_ENGINEER_DEVICE": "cpu"}, tmp_path / "logs")
     fleet.resize(5)
     engineers = fleet.pids
@@ -192,23 +192,23 @@ async def test_each_engineer_has_its_own_gpu_until_it_ends(laboratory: Laborator
 
 @pytest.mark.slow
 async def test_an_engineer_removed_during_a_training_hands_it_over(
-    laboratory: Laboratory, started: events.Event, tmp_path: Path
+    system: System, started: events.Event, tmp_path: Path
 ) -> None:
     """It is drained, not killed: the next one goes on from its checkpoint, and there is one result."""
     settings = micro(started).run_started.settings
     settings.scale_overrides["steps"] = "400"
-    await laboratory.bus.publish(started)
-    await propose(laboratory.bus)
-    environment = {name: value for name, value in laboratory.environment.items() if name.startswith("ASI_")}
+    await system.bus.publish(started)
+    await propose(system.bus)
+    environment = {name: value for name, value in system.environment.items() if name.startswith("ASI_")}
     fleet = Fleet([""], environment | {"ASI_ENGINEER_PARALLEL": "1"}, tmp_path / "logs")
     fleet.resize(1)
     await asyncio.to_thread(_wait_for_steps, tmp_path / "logs" / "engineer-0.log", 20)
     await fleet.drain()
-    assert not [message async for message in laboratory.bus.read_log("asi.v1.r1.candidate.trained")]
+    assert not [message async for message in system.bus.read_log("asi.v1.r1.candidate.trained")]
     fleet.resize(1)
-    await trained(laboratory.bus, 1)
+    await trained(system.bus, 1)
     await fleet.drain()
-    (logged,) = [message async for message in laboratory.bus.read_log("asi.v1.r1.candidate.trained")]
+    (logged,) = [message async for message in system.bus.read_log("asi.v1.r1.candidate.trained")]
     training = events.Event.FromString(logged.body).candidate_trained.training
     lines = _lines(tmp_path / "logs" / "engineer-0.log")
     steps = [entry["step"] for entry in lines if entry["event"] == "training"]

@@ -19,7 +19,7 @@ from services.local.plan import RunOptions, fork_settings, require_possible_scal
 from services.local.settings import ClientSettings, did_you_mean
 from services.report.rows import Node, Row, row
 from services.store.steering import policy_of
-from tests.console.conftest import Laboratory, bare_environment
+from tests.console.conftest import System, bare_environment
 from tests.console.published_events import whole_way
 
 
@@ -87,7 +87,7 @@ def test_own_programs_become_baselines_and_seeds(tmp_path: Path) -> None:
     [
         ("gla.py", "x = 1", "gla.py has the name of a program of the zoo: rename the file"),
         ("1st.py", "x = 1", "begin the name with a letter"),
-        ("mine.py", "x = (", "is no Python program"),
+        ("mine.py", "x = (", "is not a Python program"),
         ("mine.py", f"x = {'1' * 100_000}", "more than 98304 bytes"),
         ("mine.txt", None, "cannot be read: No such file"),
     ],
@@ -201,28 +201,26 @@ def test_tables_keep_id_name_and_fitness_at_any_width(width: int, monkeypatch: p
     assert any("c000001" in line and row["name"][:23] in line and "0.951" in line for line in lines)
 
 
-async def test_unknown_runs_and_candidates_come_with_similar_names(
-    laboratory: Laboratory, started: events.Event
-) -> None:
+async def test_unknown_runs_and_candidates_come_with_similar_names(system: System, started: events.Event) -> None:
     """One sentence, status 1."""
-    await laboratory.bus.publish(started)
-    await whole_way(laboratory.bus)
-    await laboratory.until("draining")
-    candidate = await laboratory.asi_arch("show", "c00001")
-    run = await laboratory.asi_arch("status", "--run", "r11")
+    await system.bus.publish(started)
+    await whole_way(system.bus)
+    await system.until("draining")
+    candidate = await system.asi_arch("show", "c00001")
+    run = await system.asi_arch("status", "--run", "r11")
 
     assert (candidate.status, run.status) == (1, 1)
     assert candidate.err.startswith("asi-arch: run r1 has no candidate 'c00001'; did you mean c000001")
     assert run.err == "asi-arch: no run is called r11; did you mean r1?\n"
 
 
-async def test_a_run_is_named_by_argument_or_by_option(laboratory: Laboratory, started: events.Event) -> None:
+async def test_a_run_is_named_by_argument_or_by_option(system: System, started: events.Event) -> None:
     """Two different ones are a mistake."""
-    await laboratory.bus.publish(started)
-    await laboratory.until("baselines")
-    by_place = await laboratory.asi_arch("status", "r1", "--json")
-    by_flag = await laboratory.asi_arch("status", "--run", "r1")
-    both = await laboratory.asi_arch("status", "r1", "--run", "r2")
+    await system.bus.publish(started)
+    await system.until("baselines")
+    by_place = await system.asi_arch("status", "r1", "--json")
+    by_flag = await system.asi_arch("status", "--run", "r1")
+    both = await system.asi_arch("status", "r1", "--run", "r2")
 
     assert json.loads(by_place.out)["run"] == "r1"
     assert by_flag.status == 0
@@ -230,12 +228,12 @@ async def test_a_run_is_named_by_argument_or_by_option(laboratory: Laboratory, s
 
 
 @pytest.mark.slow
-async def test_every_command_with_output_supports_json(laboratory: Laboratory, started: events.Event) -> None:
+async def test_every_command_with_output_supports_json(system: System, started: events.Event) -> None:
     """With names that scripts may rely on."""
-    await laboratory.bus.publish(started)
-    await whole_way(laboratory.bus)
-    await whole_way(laboratory.bus)
-    await laboratory.until("finished")
+    await system.bus.publish(started)
+    await whole_way(system.bus)
+    await whole_way(system.bus)
+    await system.until("finished")
     row = {"id", "name", "run", "parent", "kind", "stage", "state", "loss", "benchmark", "judge", "fitness",
            "parameters", "seconds", "reason"}  # fmt: skip
     needed: dict[str, set[str]] = {
@@ -254,7 +252,7 @@ async def test_every_command_with_output_supports_json(laboratory: Laboratory, s
         "pause": {"run", "published"},
     }
     for command, names in needed.items():
-        result = await laboratory.asi_arch(*command.split(), "--json")
+        result = await system.asi_arch(*command.split(), "--json")
         content = json.loads(result.out)
         first = content[0] if isinstance(content, list) and content else content
 
@@ -262,10 +260,10 @@ async def test_every_command_with_output_supports_json(laboratory: Laboratory, s
         assert names <= set(first), command
 
 
-async def test_without_any_run_each_command_says_so_and_creates_nothing(laboratory: Laboratory, tmp_path: Path) -> None:
+async def test_without_any_run_each_command_says_so_and_creates_nothing(system: System, tmp_path: Path) -> None:
     """Not even an empty archive."""
     empty = tmp_path / "empty"
-    nowhere = Laboratory(laboratory.bus, laboratory.archive, laboratory.settings, bare_environment(empty))
+    nowhere = System(system.bus, system.archive, system.settings, bare_environment(empty))
     for command in (("backup", "copy.db"), ("export", "r1"), ("replay",)):
         result = await nowhere.asi_arch(*command)
 

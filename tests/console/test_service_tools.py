@@ -68,7 +68,7 @@ async def test_judging_requires_a_candidate_or_a_run(environment: Environment) -
     for arguments in ((), ("c000001", "--calibrate")):
         status, _, err = await asi_arch(environment, "judge", *arguments)
 
-        assert (status, err) == (2, "asi-arch: say what to judge: either a CANDIDATE or --calibrate.\n")
+        assert (status, err) == (2, "asi-arch: name what to judge: either a CANDIDATE or --calibrate.\n")
 
 
 async def test_a_missing_judge_service_is_reported_at_once(environment: Environment) -> None:

@@ -1,4 +1,4 @@
-"""`asi-arch table` on a table under construction."""
+"""`asi-arch table` on a table that is being built."""
 
 import json
 from collections.abc import Sequence

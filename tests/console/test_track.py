@@ -11,7 +11,7 @@ from services.chassis.errors import SettingsError
 from services.console.commands.track import TRACKERS, discovery_message, open_tracker, points_of, post_message
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2 as events
-from tests.console.conftest import Laboratory
+from tests.console.conftest import System
 from tests.console.published_events import whole_way
 
 PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
@@ -60,17 +60,17 @@ def test_an_unknown_tracker_is_refused_with_the_known_ones(tmp_path: Path) -> No
 
 
 async def test_a_run_is_followed_into_a_tracker_and_exported(
-    laboratory: Laboratory, started: events.Event, tmp_path: Path
+    system: System, started: events.Event, tmp_path: Path
 ) -> None:
     """The same candidates by the event stream and from the archive."""
     pytest.importorskip("tensorboardX", reason="needs the extra tensorboard")
-    await laboratory.bus.publish(started)
-    await whole_way(laboratory.bus, fitness=0.5)
-    await whole_way(laboratory.bus, fitness=0.7)
-    await laboratory.until("finished")
+    await system.bus.publish(started)
+    await whole_way(system.bus, fitness=0.5)
+    await whole_way(system.bus, fitness=0.7)
+    await system.until("finished")
     live, whole = tmp_path / "live", tmp_path / "whole"
-    tracked = await laboratory.asi_arch("track", "--to", "tensorboard", "--out", str(live), "--from-start")
-    exported = await laboratory.asi_arch("export", "--to", "tensorboard", "--out", str(whole))
+    tracked = await system.asi_arch("track", "--to", "tensorboard", "--out", str(live), "--from-start")
+    exported = await system.asi_arch("export", "--to", "tensorboard", "--out", str(whole))
 
     assert tracked.status == 0, tracked.err
     assert exported.status == 0, exported.err

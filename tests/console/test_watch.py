@@ -12,19 +12,17 @@ from pathlib import Path
 
 from services.chassis.settings import ServiceSettings
 from services.contracts import events_pb2 as events
-from tests.console.conftest import Laboratory, bare_environment
+from tests.console.conftest import System, bare_environment
 from tests.console.published_events import whole_way
 
 
-async def test_each_event_is_one_json_object_and_watch_ends_with_the_run(
-    laboratory: Laboratory, started: events.Event
-) -> None:
+async def test_each_event_is_one_json_object_and_watch_ends_with_the_run(system: System, started: events.Event) -> None:
     """Followed while it happens, with stable names and nothing where nothing was measured."""
-    await laboratory.bus.publish(started)
-    await laboratory.until("baselines")
-    watching = asyncio.create_task(laboratory.asi_arch("watch", "--from-start", "--json"))
-    await whole_way(laboratory.bus, fitness=0.5)
-    await whole_way(laboratory.bus, fitness=0.7)
+    await system.bus.publish(started)
+    await system.until("baselines")
+    watching = asyncio.create_task(system.asi_arch("watch", "--from-start", "--json"))
+    await whole_way(system.bus, fitness=0.5)
+    await whole_way(system.bus, fitness=0.7)
     result = await watching
     rows = [json.loads(line) for line in result.out.splitlines()]
 
@@ -37,14 +35,14 @@ async def test_each_event_is_one_json_object_and_watch_ends_with_the_run(
     assert {"id", "run", "name", "stage", "service", "attempt", "benchmark", "judge", "reason", "time"} <= set(rows[0])
 
 
-async def test_a_run_that_is_over_says_so_and_can_still_be_seen(laboratory: Laboratory, started: events.Event) -> None:
+async def test_a_run_that_is_over_says_so_and_can_still_be_seen(system: System, started: events.Event) -> None:
     """Nobody waits for what will not come."""
-    await laboratory.bus.publish(started)
-    await whole_way(laboratory.bus)
-    await whole_way(laboratory.bus)
-    await laboratory.until("finished")
-    nothing = await laboratory.asi_arch("watch")
-    result = await laboratory.asi_arch("watch", "--from-start")
+    await system.bus.publish(started)
+    await whole_way(system.bus)
+    await whole_way(system.bus)
+    await system.until("finished")
+    nothing = await system.asi_arch("watch")
+    result = await system.asi_arch("watch", "--from-start")
 
     assert nothing.status == 1
     assert "run r1 has finished" in nothing.err
@@ -53,16 +51,16 @@ async def test_a_run_that_is_over_says_so_and_can_still_be_seen(laboratory: Labo
 
 
 async def test_on_a_terminal_candidates_in_flight_are_a_table_until_ctrl_c(
-    laboratory: Laboratory, started: events.Event
+    system: System, started: events.Event
 ) -> None:
     """At 80 columns; the status is 0, as nothing was cut off."""
-    await laboratory.bus.publish(started)
-    await whole_way(laboratory.bus)
-    await laboratory.until("draining")
+    await system.bus.publish(started)
+    await whole_way(system.bus)
+    await system.until("draining")
     master, slave = pty.openpty()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.console", "watch", stdin=slave, stdout=slave, stderr=slave,
-        env=laboratory.environment | {"TERM": "xterm-256color"}, start_new_session=True,
+        env=system.environment | {"TERM": "xterm-256color"}, start_new_session=True,
     )  # fmt: skip
     os.close(slave)
     try:

@@ -13,7 +13,7 @@ from services.contracts.archive_pb2 import RunStatus
 from services.contracts.candidate_pb2 import Candidate
 from tests.chassis.collector import Span
 from tests.chassis.nats_server import NatsServer
-from tests.deploy.laboratory import RUN, Laboratory, Series, scripted_model
+from tests.deploy.system import RUN, Series, System, scripted_model
 
 pytestmark = pytest.mark.slow
 MAKE = Path(__file__).parents[2] / "deploy" / "make_certificates.sh"
@@ -23,16 +23,16 @@ GAUGES_SECONDS = 7.0
 class ObservedRun:
     """What was seen of the run: the archive's word, the metrics at its end, the spans and the logs."""
 
-    def __init__(self, laboratory: Laboratory) -> None:
-        self.about, self.records, self.series = asyncio.run(self._watch(laboratory))
-        laboratory.stop()
-        self.spans, self.logs = laboratory.collector.spans, laboratory.logs()
+    def __init__(self, system: System) -> None:
+        self.about, self.records, self.series = asyncio.run(self._watch(system))
+        system.stop()
+        self.spans, self.logs = system.collector.spans, system.logs()
 
-    async def _watch(self, laboratory: Laboratory) -> tuple[RunStatus, list[Candidate], Series]:
-        await laboratory.start()
-        about, records = await laboratory.run(240)
+    async def _watch(self, system: System) -> tuple[RunStatus, list[Candidate], Series]:
+        await system.start()
+        about, records = await system.run(240)
         await asyncio.sleep(GAUGES_SECONDS)
-        return about, records, laboratory.scrape()
+        return about, records, system.scrape()
 
     def total(self, name: str, **labels: str) -> float:
         """The sum of all series of a name with these labels."""
@@ -46,17 +46,17 @@ class ObservedRun:
 @pytest.fixture(scope="module")
 def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObservedRun]:
     """The run, once for all tests of this file."""
-    folder = tmp_path_factory.mktemp("laboratory")
+    folder = tmp_path_factory.mktemp("system")
     subprocess.run([MAKE, folder / "certificates"], check=True)
     tls = TLS.replace("/certificates", str(folder / "certificates" / "nats"))
     broker = NatsServer(folder / "nats", tls)
     broker.start()
     model, url = scripted_model(folder)
-    laboratory = Laboratory(broker, folder / "certificates", folder, url)
+    system = System(broker, folder / "certificates", folder, url)
     try:
-        yield ObservedRun(laboratory)
+        yield ObservedRun(system)
     finally:
-        laboratory.stop()
+        system.stop()
         model.kill()
         model.wait()
         broker.stop()

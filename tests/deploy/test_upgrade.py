@@ -1,4 +1,4 @@
-"""An upgrade of a running laboratory: the store and the others are new, the engineers still run the code of before."""
+"""An upgrade of a running system: the store and the others are new, the engineers still run the code of before."""
 
 from __future__ import annotations
 

@@ -355,7 +355,7 @@ def test_a_discovery_has_to_beat_the_strongest_control(gain: float, confirmed: b
 
 
 def test_a_verification_that_failed_does_not_hold_the_run_up() -> None:
-    """Its claim is simply not borne out; a dead letter names no rung."""
+    """Its claim is not confirmed; a dead letter names no rung."""
     state, _ = searched(VERIFYING)
     for name in ("c000001", "c000002"):
         state, _ = step(state, again(name, 1.5), VERIFYING)

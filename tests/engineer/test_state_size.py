@@ -60,7 +60,7 @@ def test_the_size_is_that_of_matrices_convolutions_and_windows() -> None:
 
 @pytest.mark.parametrize(("rule", "known"), [("delta", True), ("of a later version", False)])
 def test_a_description_of_another_version_has_no_state_size(rule: str, known: bool) -> None:
-    """While a laboratory is upgraded, a researcher may be newer than an engineer."""
+    """During an upgrade of the system, a researcher may be newer than an engineer."""
     record = pb.Candidate()
     record.proposal.description.update({"memory": {"rule": rule}})
     training = pb.Training(seeds=[pb.SeedResult()])

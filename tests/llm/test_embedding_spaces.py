@@ -75,7 +75,7 @@ def test_a_budget_in_money_needs_a_price_of_every_model(tmp_path: Path) -> None:
 
 
 @dataclass
-class Laboratory:
+class System:
     """Everything that embeds for a run, and what it left behind."""
 
     server: ScriptedEndpoint
@@ -96,14 +96,14 @@ class Laboratory:
 
 
 @asynccontextmanager
-async def laboratory(bus: Bus, folder: Path, script: Script, tokens: int | None = None) -> AsyncIterator[Laboratory]:
+async def embedding_system(bus: Bus, folder: Path, script: Script, tokens: int | None = None) -> AsyncIterator[System]:
     """A researcher's embedder, with an endpoint that plays this script and an archive with a budget of tokens."""
     archive, through = Archive(tokens), Recorder(bus)
     async with ScriptedEndpoint(script) as server, archive_client(archive) as stub:
         minds = Minds("researcher", through, stub, folder.as_uri())  # type: ignore[arg-type]
         endpoint = OpenAIEmbedder(priced(server.base_url), rng=random.Random(0))
         embedder = RunEmbedder(endpoint, minds)
-        yield Laboratory(server, archive, through, minds, embedder, job_of(bus))
+        yield System(server, archive, through, minds, embedder, job_of(bus))
         await embedder.close()
         await minds.close()
 
@@ -120,71 +120,76 @@ def everything_below(folder: Path) -> str:
 
 async def test_a_run_keeps_its_embedding_space(bus: Bus, tmp_path: Path) -> None:
     """Nearest motivations are found within one space only: another one would find nothing, and all would look new."""
-    async with laboratory(bus, tmp_path, script()) as lab:
-        begun = await lab.spaces.motivation("gate", "", "offline", lab.job)
-        local = await lab.spaces.motivation("gate", "hashed-64-v1", "offline", lab.job)
-        asked_once = len(lab.server.received)
+    async with embedding_system(bus, tmp_path, script()) as system:
+        begun = await system.spaces.motivation("gate", "", "offline", system.job)
+        local = await system.spaces.motivation("gate", "hashed-64-v1", "offline", system.job)
+        asked_once = len(system.server.received)
         with pytest.raises(Transient, match=r"openai:large.*set ASI_EMBEDDER"):
-            await lab.spaces.motivation("gate", "openai:large", "offline", lab.job)
-        alone = await MotivationEmbedder(LocalEmbedder(64)).motivation("gate", "", "offline", lab.job)
+            await system.spaces.motivation("gate", "openai:large", "offline", system.job)
+        alone = await MotivationEmbedder(LocalEmbedder(64)).motivation("gate", "", "offline", system.job)
 
     assert (begun.embedder, local.embedder, alone.embedder) == ("openai:small", "hashed-64-v1", "hashed-64-v1")
-    assert asked_once == len(lab.server.received) == 1
+    assert asked_once == len(system.server.received) == 1
 
 
 async def test_what_is_embedded_for_a_candidate_is_booked_and_recorded(bus: Bus, tmp_path: Path) -> None:
     """Every exchange, those that failed too, with what it cost and took; the key is nowhere."""
     plays = Script(embeddings=(Step(fault="server_error"), Step(fault="malformed"), Step(fault="truncated")))
-    async with laboratory(bus, tmp_path, plays) as lab:
-        vector = await lab.embedder.vector("a gate that holds " + KEY, "offline", lab.job)
+    async with embedding_system(bus, tmp_path, plays) as system:
+        vector = await system.embedder.vector("a gate that holds " + KEY, "offline", system.job)
 
-    failed, broken, short, whole = lab.calls
+    failed, broken, short, whole = system.calls
     assert vector is not None
     assert [call.error for call in (failed, broken, short, whole)] == ["server_error", "malformed", "malformed", ""]
-    assert {(call.role, call.model, call.endpoint) for call in lab.calls} == {("embed", "small", "e0")}
+    assert {(call.role, call.model, call.endpoint) for call in system.calls} == {("embed", "small", "e0")}
     assert whole.prompt_tokens > 0
     assert whole.price == pytest.approx(2e-6 * whole.prompt_tokens)
-    assert len({call.prompt_hash for call in lab.calls}) == 1
-    assert [settlement.tokens for settlement in lab.archive.settled] == [0, 0, short.prompt_tokens, whole.prompt_tokens]
-    assert [settlement.HasField("tokens") for settlement in lab.archive.settled] == [True, False, True, True]
-    assert KEY not in str(lab.bus.events) + everything_below(tmp_path)
+    assert len({call.prompt_hash for call in system.calls}) == 1
+    assert [settlement.tokens for settlement in system.archive.settled] == [
+        0,
+        0,
+        short.prompt_tokens,
+        whole.prompt_tokens,
+    ]
+    assert [settlement.HasField("tokens") for settlement in system.archive.settled] == [True, False, True, True]
+    assert KEY not in str(system.bus.events) + everything_below(tmp_path)
 
 
 async def test_what_the_budget_does_not_cover_is_not_embedded(bus: Bus, tmp_path: Path) -> None:
     """Nothing is sent; the seat ends as it does when a mind cannot be paid."""
-    async with laboratory(bus, tmp_path, script(), tokens=0) as lab:
+    async with embedding_system(bus, tmp_path, script(), tokens=0) as system:
         with pytest.raises(BudgetExhausted, match="does not cover"):
-            await lab.spaces.motivation("gate", "", "offline", lab.job)
+            await system.spaces.motivation("gate", "", "offline", system.job)
 
-    assert (lab.server.received, lab.bus.events) == ([], [])
+    assert (system.server.received, system.bus.events) == ([], [])
 
 
 async def test_a_cancelled_embedding_call_is_booked(bus: Bus, tmp_path: Path) -> None:
     """Nobody knows whether the endpoint charges: the whole reserve is booked, and the call is on record."""
-    async with laboratory(bus, tmp_path, Script(embeddings=(Step(fault="hang"),))) as lab:
-        asking = asyncio.ensure_future(lab.embedder.vector("gate", "offline", lab.job))
-        await lab.server.arrived.wait()
+    async with embedding_system(bus, tmp_path, Script(embeddings=(Step(fault="hang"),))) as system:
+        asking = asyncio.ensure_future(system.embedder.vector("gate", "offline", system.job))
+        await system.server.arrived.wait()
         asking.cancel()
         await asyncio.wait([asking])
 
     assert asking.cancelled()
-    assert [call.error for call in lab.calls] == ["cancelled"]
-    assert [settlement.HasField("tokens") for settlement in lab.archive.settled] == [False]
+    assert [call.error for call in system.calls] == ["cancelled"]
+    assert [settlement.HasField("tokens") for settlement in system.archive.settled] == [False]
 
 
 async def test_a_recorded_run_takes_its_vectors_from_the_record(bus: Bus, tmp_path: Path) -> None:
     """To the letter, or by the embedder that asks nobody; a fork asks the endpoint for what is not on record."""
-    async with laboratory(bus, tmp_path, script()) as lab:
-        original = await lab.spaces.motivation("gate", "", "offline", lab.job)
-        lab.archive.book(lab.calls[0])
-        replayed = await lab.spaces.motivation("gate", "", "recorded:r1", lab.job)
-        without = await MotivationEmbedder(LocalEmbedder(64), RunEmbedder(None, lab.minds)).motivation(
-            "gate", "openai:small", "recorded:r1", lab.job
+    async with embedding_system(bus, tmp_path, script()) as system:
+        original = await system.spaces.motivation("gate", "", "offline", system.job)
+        system.archive.book(system.calls[0])
+        replayed = await system.spaces.motivation("gate", "", "recorded:r1", system.job)
+        without = await MotivationEmbedder(LocalEmbedder(64), RunEmbedder(None, system.minds)).motivation(
+            "gate", "openai:small", "recorded:r1", system.job
         )
-        unknown = await lab.embedder.vector("another gate", "recorded:r1", lab.job)
-        new = await lab.spaces.motivation("another gate", "", "recorded:r1", lab.job)
+        unknown = await system.embedder.vector("another gate", "recorded:r1", system.job)
+        new = await system.spaces.motivation("another gate", "", "recorded:r1", system.job)
 
     assert original == replayed == without
     assert unknown is None
     assert new.embedder == "hashed-64-v1"
-    assert len(lab.server.received) == len(lab.bus.events) == 1
+    assert len(system.server.received) == len(system.bus.events) == 1

@@ -104,7 +104,7 @@ def test_costs_are_reported_per_result() -> None:
 
 
 def test_the_report_draws_the_curve_once_there_are_discoveries(tmp_path: Path) -> None:
-    """Four of them: a line with its band, the relation between the stages, and the CSV behind each."""
+    """Four of them: a line with its band, the relation between the stages, and the data as CSV."""
     page = write_report(status(), finished_run(confirmed=4, refuted=1), tmp_path)
     text = page.read_text(encoding="utf-8")
 

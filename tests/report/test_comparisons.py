@@ -97,7 +97,7 @@ def test_the_report_draws_the_sizes(tmp_path: Path) -> None:
     rows = trained({1: 0.1, 2: 0.05, 4: 0.025})
     page = write_report(status(), finished_run(), tmp_path, rows).read_text(encoding="utf-8")
 
-    assert "Does the gain of Net4 hold?" in page
+    assert "The gain of Net4 at several sizes" in page
     assert "the gain shrinks with size" in page
     assert (tmp_path / "sizes-c000004.csv").read_text(encoding="utf-8").count("\n") == 4
     assert "against Net2 (3 seeds)" in sizes_text(gains(rows, "c000004"), [])

@@ -120,7 +120,7 @@ def test_methods_and_citation_come_from_the_settings_of_the_run(published: Datas
     assert "at scale tiny" in text
     assert "12 candidates by the mind “offline”, 2 in flight at a time, seed 7" in text
     assert "Finalists were chosen by “halving”" in text
-    assert "nothing of them was measured here" in methods(published)
+    assert "none of them was measured here" in methods(published)
     assert bibtex(Dataset.of(about, finished_run())).startswith("@misc{asiarchr1,")
     assert "eprint        = {2507.18074}" in bibtex(published)
 
@@ -140,7 +140,7 @@ def test_the_page_holds_its_figures_and_lists_the_missing_ones(tmp_path: Path) -
         assert len(list(csv.reader((tmp_path / f"{name}.csv").open()))) > 1
     assert len(ids) == len(set(ids))
     assert "<text" in (tmp_path / "curves.svg").read_text()
-    assert page.index("Not drawn") > page.index("What the records hold")
+    assert page.index("Not drawn") > page.index("Contents of the records")
     assert "Ablations: no candidate was ablated" in page
     assert "http" not in (tmp_path / "curves.svg").read_text().split("<defs", 1)[1].replace("http://www.w3.org", "")
 

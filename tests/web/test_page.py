@@ -26,17 +26,17 @@ from tests.web.changing_archive import HOSTILE, NODES, ChangingArchive, record, 
 
 @dataclass
 class Site:
-    """A served page, what it reads from, and how the laboratory behind it is taken away and brought back."""
+    """A served page, what it reads from, and its archive server, which can be stopped and restarted."""
 
     address: str
     archive: ChangingArchive
     port: int
     data_dir: Path
-    laboratory: AsyncExitStack
+    archive_server: AsyncExitStack
 
-    async def start_laboratory(self) -> None:
+    async def start_archive(self) -> None:
         """Answer again, where it answered before."""
-        await self.laboratory.enter_async_context(served(self.archive, self.port))
+        await self.archive_server.enter_async_context(served(self.archive, self.port))
 
 
 @pytest_asyncio.fixture
@@ -44,12 +44,12 @@ async def site(settings: ServiceSettings, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("ASI_NATS_URL", settings.nats_url)
     console = ClientSettings(**settings.model_dump(exclude_none=True) | {"data_dir": tmp_path})
     archive = ChangingArchive()
-    async with AsyncExitStack() as laboratory:
-        port = await laboratory.enter_async_context(served(archive))
+    async with AsyncExitStack() as archive_server:
+        port = await archive_server.enter_async_context(served(archive))
         runner = web.AppRunner(application(lambda: stub_of(port), console), shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield Site(f"http://127.0.0.1:{runner.addresses[0][1]}/", archive, port, tmp_path, laboratory)
+        yield Site(f"http://127.0.0.1:{runner.addresses[0][1]}/", archive, port, tmp_path, archive_server)
         await runner.cleanup()
 
 
@@ -306,12 +306,12 @@ async def test_a_page_stays_open_while_the_system_restarts(site: Site) -> None:
     """While the archive is away there is a sentence, and what was known stays; when it answers again, all goes on."""
     async with opened(site.address) as page:
         await expect(page.get_by_label("State", exact=True)).to_contain_text("searching")
-        await site.laboratory.aclose()
+        await site.archive_server.aclose()
         await expect(page.locator(".banner")).to_contain_text("archive does not answer")
         await page.get_by_role("button", name="Leaderboard").click()
         await expect(page.locator(".rows tbody a").first).to_be_visible()
         site.archive.finish()
-        await site.start_laboratory()
+        await site.start_archive()
 
         await expect(page.locator(".banner")).to_be_hidden()
         await expect(page.locator(".run select option")).to_have_text(["r2 · finished", "r1 · finished"])

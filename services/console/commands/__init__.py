@@ -1,1 +1,1 @@
-"""The commands of `asi-arch`: a file for each, or for a few that differ in a word; `cli` says which holds which."""
+"""The commands of `asi-arch`. Commands on one subject, such as `pause` and `resume`, share a file; `cli` lists them."""

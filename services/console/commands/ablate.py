@@ -1,6 +1,6 @@
-"""`asi-arch ablate`: the same program without each of its components in turn, and which of them carries the gain.
+"""`asi-arch ablate`: train a program without each of its components in turn, to measure what each contributes.
 
-Without a candidate: what each move of the run brought so far, from all pairs of programs that differ by it alone.
+Without a candidate: the effect of each move of the run, from all pairs of programs that differ by that move alone.
 """
 
 from __future__ import annotations
@@ -50,19 +50,19 @@ from services.report.rows import bounds, interval_text, number
 POLL_SECONDS = 1.0
 ENDED = frozenset({pb.STATE_ARCHIVED, pb.STATE_REJECTED})
 FORM = frozenset({"chunkwise-form", "parallel-scan", "hardware-kernel"})
-"""How a program is computed, not what it computes: nothing to leave out."""
+"""Components of the implementation, which do not change the function and cannot be ablated."""
 
 
 def ablate(
     candidate: Candidate = "",
     component: Annotated[
-        list[str] | None, typer.Option(help="leave out only this one; may be given again; default: each in turn")
+        list[str] | None, typer.Option(help="leave out only this one; repeatable; default: each in turn")
     ] = None,
     programs: Annotated[
         Path | None,
         typer.Option(
-            help="a folder of programs, each the candidate with one thing left out: train these and the candidate "
-            "instead, without services; the same again goes on",
+            help="a folder of programs, each the candidate without one part: train these and the candidate "
+            "instead, without services; a repeated command continues",
             exists=True,
             file_okay=False,
         ),
@@ -71,9 +71,9 @@ def ablate(
     run: Run = "",
     as_json: Json = False,
 ) -> None:
-    """Train the same program without each of its components, with the same seeds, and see which carries the gain.
+    """Train a program without each of its components, with the same seeds, to measure what each contributes.
 
-    Without a candidate: what each move brought in the run so far; nothing is trained.
+    Without a candidate: the effect of each move of the run so far; nothing is trained.
     """
     logs.configure("console", "warning")
     if not candidate:
@@ -112,7 +112,7 @@ def _print_effects(effects: Sequence[MoveEffect], as_json: bool) -> None:
         Column("pairs", [str(effect.pairs) for effect in effects], right=True),
         Column("", [effect.verdict for effect in effects], rank=1),
     ]))  # fmt: skip
-    say(styled(paragraph(f"gain: nats per token by which the loss falls with the move. {LUCK}"), dim=True))
+    say(styled(paragraph(f"gain: fall of the loss with the move (nats per token). {LUCK}"), dim=True))
 
 
 def _ablate_programs(
@@ -140,7 +140,7 @@ def _ablate_programs(
     if as_json:
         print_json([asdict(variant) for variant in rows])
         return
-    say(f"{own.id} {own.proposal.name}, and what is left without a part of it, {rows[0].seeds} seeds each")
+    say(f"{own.id} {own.proposal.name}, and its variants without a part, {rows[0].seeds} seeds each")
     say(table([
         Column("", [variant.name for variant in rows], flexible=True),
         Column("parameters", [number(variant.parameters, ",") for variant in rows], right=True, rank=2),
@@ -153,14 +153,14 @@ def _ablate_programs(
 
 
 def _trainings_for(candidate: str, path: Path) -> list[Trained]:
-    """Without those of another candidate's variants, whose files may have the same names."""
+    """Without the variants of other candidates, whose files may have the same names."""
     return [training for training in read_sizes(path) if training.ablation_of in ("", candidate)]
 
 
 async def _ablate(
     settings: ClientSettings, run: str, candidate: str, components: Sequence[str], note: Callable[[str], None]
 ) -> tuple[pb.Candidate, list[Part]]:
-    """Ask for what was not asked for before, wait for all of it, compare. Starts the services where none run.
+    """Request the missing ablations, wait for all of them, compare. Starts the services if none run.
 
     Raises NotFound, NotPossible for a candidate that was not trained or has no such component.
     """
@@ -183,7 +183,7 @@ async def _ablate(
 
 
 def components_of(original: pb.Candidate, selection: Sequence[str]) -> list[str]:
-    """What can be left out of a candidate. Raises NotPossible."""
+    """The components that can be ablated. Raises NotPossible."""
     if not original.training.HasField("loss"):
         raise NotPossible(f"candidate {original.id} was not trained: there is nothing to compare an ablation with")
     own = [
@@ -197,8 +197,8 @@ def components_of(original: pb.Candidate, selection: Sequence[str]) -> list[str]
 
 
 def _print(original: pb.Candidate, part_rows: Sequence[Part]) -> None:
-    """Which component carries the gain."""
-    say(f"{original.id} {original.proposal.name}: loss {original.training.loss:.4f} nats per token with all of it")
+    """Print the effect of each component."""
+    say(f"{original.id} {original.proposal.name}: loss {original.training.loss:.4f} nats per token with all components")
     intervals = [part.gain.interval if part.gain else None for part in part_rows]
     say(table([
         Column("without", [part.component for part in part_rows]),
@@ -208,7 +208,7 @@ def _print(original: pb.Candidate, part_rows: Sequence[Part]) -> None:
         Column("[95 %]", [interval_text(*bounds(interval)) for interval in intervals], rank=2),
         Column("", [part.reason or verdict_of(part) for part in part_rows], flexible=True),
     ]))  # fmt: skip
-    say(styled(paragraph("gain: nats per token that the loss rises by without the component, same seeds"), dim=True))
+    say(styled(paragraph("gain: rise of the loss without the component (nats per token, same seeds)"), dim=True))
 
 
 def _ablation_wanted(original: pb.Candidate, component: str) -> events_pb2.Event:

@@ -57,13 +57,13 @@ def audit(
     ],
     no_rerun: Annotated[bool, typer.Option("--no-rerun", help="train nothing again")] = False,
     run: Run = "",
-    seeds: Annotated[int, typer.Option(min=1, help="of a log: fresh seeds to train with")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="for a log: number of fresh seeds to train with")] = 1,
     as_json: Json = False,
 ) -> None:
-    """The whole chain of one result; then its check and training once more, to see whether the numbers hold.
+    """Show the chain of events of one result, then check and train the program again and compare the numbers.
 
-    Of an exported log: every byte and hash, its replay and its statistics; then the best candidate and the strongest
-    control with fresh seeds on this machine's text.
+    For an exported log: verify every byte and hash, replay it and recompute its statistics, then train the best
+    candidate and the strongest control with fresh seeds on this machine's text.
     """
     if candidate.endswith((".jsonl", ".jsonl.gz")):
         _audit_log(Path(candidate), 0 if no_rerun else seeds, as_json)
@@ -106,7 +106,7 @@ def rerun_of(record: candidate_pb2.Candidate, status: pb.RunStatus) -> Rerun:
     verdict = "hold" if near and passed else "do NOT hold"
     sentence = (
         f"the numbers {verdict}: seed {seed.seed} gives {loss:.4f} against {recorded:.4f} on record{where}, "
-        f"seeds' spread {spread:.4f}; the check {'passes' if passed else 'FAILS'}"
+        f"spread of seeds {spread:.4f}; the check {'passes' if passed else 'FAILS'}"
     )
     return Rerun(seed.seed, recorded, loss, spread, passed, near and passed, sentence)
 
@@ -167,7 +167,7 @@ def _print_log(report: Mapping[str, Any]) -> None:
     if report["problems"]:
         say(f"the log is NOT as it was exported: {len(report['problems'])} contradiction(s); nothing is trained again")
         return
-    say("every line, hash and digest agrees, and the claims follow from the losses on record")
+    say("every line, hash and digest agrees, and the claims follow from the recorded losses")
     for claim in report["claims"]:
         say(paragraph(claim_sentence(claim), indent=4))
     if not report["claims"]:
@@ -222,7 +222,7 @@ def judged(
 
 
 def _print_chain(record: candidate_pb2.Candidate, links: Sequence[pb.ChainLink]) -> None:
-    """Every event with its hash, and what each added."""
+    """Print every event with its hash and content."""
     say(f"{styled(record.proposal.name or record.id, bold=True)}  {record.id} · run {record.run}")
     for link in links:
         event = link.event

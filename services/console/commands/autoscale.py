@@ -1,4 +1,4 @@
-"""`asi-arch autoscale` and `asi-arch worker`: engineers for a laboratory that runs here or elsewhere."""
+"""`asi-arch autoscale` and `asi-arch worker`: engineers for a system that runs here or elsewhere."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Fleet:
 
     @property
     def draining(self) -> int:
-        """The number of engineers that finish their work in hand."""
+        """The number of engineers that finish their current work."""
         alive = {place: engineer.process for place, engineer in self._draining.items() if engineer.process}
         self._draining = {place: self._draining[place] for place, process in alive.items() if process.poll() is None}
         return len(self._draining)
@@ -99,7 +99,7 @@ def gpus(environment: Mapping[str, str] | None = None) -> list[str]:
 
 
 class FleetStatus(TypedDict):
-    """One change, as `--json` prints it: messages waiting and in hand, engineers, those that drain."""
+    """One change, as `--json` prints it: messages waiting and in progress, engineers, and draining engineers."""
 
     waiting: int
     in_hand: int
@@ -141,14 +141,14 @@ def autoscale(
     most: Annotated[
         int | None, typer.Option("--max", min=1, help="engineers at most; default: one per GPU, or per core")
     ] = None,
-    every: Annotated[float, typer.Option(min=0.1, help="seconds between two looks at the queue")] = 2.0,
+    every: Annotated[float, typer.Option(min=0.1, help="seconds between two polls of the queue")] = 2.0,
     calm: Annotated[float, typer.Option(min=0, help="seconds that less work must last before one is drained")] = 30.0,
     as_json: Json = False,
 ) -> None:
-    """As many engineers on this machine as candidates wait or are in training; Ctrl-C drains them all.
+    """Run as many engineers on this machine as candidates wait or are in training; Ctrl-C drains them all.
 
-    Beside `asi-arch run` in the same folder, or for a laboratory elsewhere (ASI_NATS_URL, ASI_ARCHIVE_ADDRESS). What is
-    taken away finishes, or checkpoints and hands back: nothing is killed.
+    Works for `asi-arch run` in the same folder, or for a system elsewhere (ASI_NATS_URL, ASI_ARCHIVE_ADDRESS). An
+    engineer that is removed finishes its training, or checkpoints and returns it; none is killed.
     """
     require_choice("--stage", stage, SCALES)
     bounds = Bounds(least, most, every, calm)
@@ -156,12 +156,12 @@ def autoscale(
 
 
 def worker(
-    stages: Annotated[str, typer.Option(help="stages to train, commas between")] = "explore", as_json: Json = False
+    stages: Annotated[str, typer.Option(help="comma-separated stages to train")] = "explore", as_json: Json = False
 ) -> None:
-    """Join a laboratory elsewhere: an engineer per visible GPU, else one on the CPU; SIGTERM or Ctrl-C drains.
+    """Train for a system elsewhere: one engineer per visible GPU, else one on the CPU; SIGTERM or Ctrl-C drains.
 
-    ASI_NATS_URL and ASI_ARCHIVE_ADDRESS say where it is, CUDA_VISIBLE_DEVICES which GPUs it gets. Artifacts go where
-    ASI_ARTIFACTS_URL says: all engineers of a run need the same place.
+    ASI_NATS_URL and ASI_ARCHIVE_ADDRESS are its addresses; CUDA_VISIBLE_DEVICES selects GPUs. Artifacts are stored at
+    ASI_ARTIFACTS_URL, which must be the same for all engineers of a run.
     """
     names = split_names(stages)
     for name in names:
@@ -222,7 +222,9 @@ async def _work(settings: ClientSettings, stages: Sequence[str], report: Report)
     """
     for name in ("ASI_NATS_URL", "ASI_ARCHIVE_ADDRESS"):
         if name not in os.environ:
-            raise SettingsError(f"{name} is not set: a worker joins a laboratory that runs elsewhere; say where.")
+            raise SettingsError(
+                f"{name} is not set: a worker trains for a system that runs elsewhere: set the address."
+            )
     places = places_for(stages, None if gpus() else 1)
     environment = engineer_environment(settings, stages)
     await require_server(environment["ASI_NATS_URL"])
@@ -262,7 +264,7 @@ def engineer_environment(settings: ClientSettings, stages: Sequence[str]) -> dic
     if system is None and "ASI_NATS_URL" not in os.environ:
         raise SettingsError(
             f"nothing runs in {settings.data_dir} and ASI_NATS_URL is not set: "
-            "start `asi-arch run` here, or say where NATS and the store (ASI_ARCHIVE_ADDRESS) are."
+            "start `asi-arch run` here, or set the addresses of NATS and the store (ASI_ARCHIVE_ADDRESS)."
         )
     nats, archive = settings.nats_url, settings.archive_address
     if system is not None:

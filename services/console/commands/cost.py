@@ -1,4 +1,4 @@
-"""`asi-arch cost`, `stopping` and `scaling`: what a run has used, could have saved, and has bought with its compute."""
+"""`asi-arch cost`, `stopping` and `scaling`: resources of a run, early stopping, and discoveries against compute."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ from services.report.rows import ABSENT, clock
 
 
 def cost(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
-    """What a run has used: time, compute, tokens, money."""
+    """Show the time, compute, tokens and money that a run has used."""
     totals = costs(*asyncio.run(run_and_candidates(client_settings(), chosen_run(argument, run))))
     if as_json:
         print_json(totals)
@@ -39,7 +39,7 @@ def cost(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> No
 
 
 def _print(totals: Mapping[str, object]) -> None:
-    """A line for each number; parts of a sum stand below its title."""
+    """A line for each number; the parts of a sum follow its title."""
     for name, value in totals.items():
         if not isinstance(value, dict):
             say(f"{_title(name):<26}{_number(name, value)}")
@@ -70,7 +70,7 @@ def _number(name: str, value: object) -> str:
 
 
 def stopping(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
-    """What each rule of early stopping would have saved in a run, and which finalists it would have lost."""
+    """Show what each rule of early stopping would have saved in a run, and which finalists it would have lost."""
     _, records = asyncio.run(run_and_candidates(client_settings(), chosen_run(argument, run)))
     rules = replays(records)
     if as_json:
@@ -99,8 +99,8 @@ def _print_replays(rules: Sequence[Replayed]) -> None:
         Column("finalists lost", lost, right=True),
     ]))  # fmt: skip
     note = (
-        "Each training is judged by the earlier ones alone. New runs stop by quantiles; --policy stopping=none trains "
-        "everything to its end, --policy stopping=extrapolation --policy prune_from=0.5 predicts."
+        "Each training is judged by the earlier ones alone. New runs stop by quantiles; --policy stopping=none "
+        "stops none, --policy stopping=extrapolation --policy prune_from=0.5 predicts final losses."
     )
     say(styled(paragraph(note), dim=True))
 
@@ -109,17 +109,17 @@ def scaling(
     argument: RunArgument = "",
     run: Run = "",
     on_table: Annotated[
-        bool, typer.Option("--table", help="of simulated runs on the shipped table of mixers, which need no run")
+        bool, typer.Option("--table", help="simulate runs on the shipped table of mixers; needs no run")
     ] = False,
-    policy: Annotated[str, typer.Option(help="of --table: the search policy")] = "bandit",
-    budget: Annotated[int, typer.Option(min=4, help="of --table: trainings of each run")] = TABLE_BUDGET,
-    runs: Annotated[int, typer.Option(min=1, help="of --table: how many runs")] = TABLE_RUNS,
+    policy: Annotated[str, typer.Option(help="with --table: the search policy")] = "bandit",
+    budget: Annotated[int, typer.Option(min=4, help="with --table: trainings of each run")] = TABLE_BUDGET,
+    runs: Annotated[int, typer.Option(min=1, help="with --table: number of runs")] = TABLE_RUNS,
     against: Annotated[str, typer.Option(help="a baseline's name; default: the strongest control")] = "",
     as_json: Json = False,
 ) -> None:
-    """How many candidates better than the strongest control compute has bought, with a fit and its interval.
+    """Count candidates better than the strongest control against compute, with a fit and its interval.
 
-    Better means: the loss lies below the control's by more than the noise between seeds explains.
+    A candidate is better if its loss is below the control's by more than the noise between seeds.
     """
     try:
         if on_table:

@@ -1,4 +1,4 @@
-"""`asi-arch dead list|show|retry|drop`: messages that could not be handled, why, and what is done about them."""
+"""`asi-arch dead list|show|retry|drop`: messages that could not be handled: reasons, retries and dismissals."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Which = Annotated[str, typer.Argument(metavar="LETTER", help="its number, or the
 
 @dead.callback(invoke_without_command=True)
 def plain(context: typer.Context, run: Run = "", as_json: Json = False) -> None:
-    """Messages that could not be handled; without a further word, their list."""
+    """Messages that could not be handled; lists them by default."""
     if context.invoked_subcommand is None:
         list_letters(run, as_json)
 
@@ -54,7 +54,7 @@ def plain(context: typer.Context, run: Run = "", as_json: Json = False) -> None:
 @dead.command("list")
 @run_async
 async def list_letters(run: Run = "", as_json: Json = False) -> None:
-    """All dead letters of a run, oldest first, and what was done about each."""
+    """List all dead letters of a run, oldest first, with their states."""
     async with _letters(run) as (_, _, letters):
         rows = [letter_row(letter) for letter in letters]
     if as_json:
@@ -73,7 +73,7 @@ async def list_letters(run: Run = "", as_json: Json = False) -> None:
 @dead.command()
 @run_async
 async def show(letter: Which, run: Run = "", as_json: Json = False) -> None:
-    """The message, the event in it, and the traceback."""
+    """Show the message, its event, and the traceback."""
     async with _letters(run) as (bus, _, letters):
         match = letter_named(letters, letter)
         work = events_pb2.Event.FromString(await bus.body_at(match.event.dead.sequence))
@@ -87,9 +87,9 @@ async def show(letter: Which, run: Run = "", as_json: Json = False) -> None:
 @dead.command()
 @run_async
 async def retry(letter: Which, run: Run = "", as_json: Json = False) -> None:
-    """Publish a letter's work again: its rejected candidate goes on from there, as the same candidate.
+    """Publish the work of a dead letter again: its rejected candidate continues from there.
 
-    Nothing that it has been through is done again. With NATS credentials this takes the administrator's.
+    Completed steps are not repeated. Requires the administrator's NATS credentials, if credentials are used.
     """
     settings = client_settings()
     async with _letters(run) as (bus, archive, letters):
@@ -98,25 +98,25 @@ async def retry(letter: Which, run: Run = "", as_json: Json = False) -> None:
     await catch_up(settings)
     alive = settings.archive_is_elsewhere or running_system(settings) is not None
     waits = "" if alive else "; it waits for services: `asi-arch run --resume`"
-    _print_event(event, as_json, f"{event.candidate} goes on from {event.id}{waits}")
+    _print_event(event, as_json, f"{event.candidate} continues from {event.id}{waits}")
 
 
 @dead.command()
 @run_async
 async def drop(
     letter: Which,
-    reason: Annotated[str, typer.Option(help="why nothing more is done about it")] = "",
+    reason: Annotated[str, typer.Option(help="reason, which is recorded")] = "",
     run: Run = "",
     as_json: Json = False,
 ) -> None:
-    """Mark a letter as dealt with; its candidate stays as it ended."""
+    """Mark a dead letter as closed; its candidate stays as it ended."""
     async with _letters(run) as (bus, _, letters):
         match = letter_named(letters, letter)
         _require_open(match)
         event = dropped(match.cause, reason)
         await bus.publish(event)
     await catch_up(client_settings())
-    _print_event(event, as_json, f"{event.dead_dropped.dead} is dealt with")
+    _print_event(event, as_json, f"{event.dead_dropped.dead} is closed")
 
 
 def _print_event(event: events_pb2.Event, as_json: bool, sentence: str) -> None:
@@ -165,7 +165,7 @@ async def _retry_event(bus: Bus, archive: archive_pb2_grpc.ArchiveAsyncStub, let
     _require_open(letter)
     dead = letter.event
     if not dead.candidate:
-        raise NotPossible(f"dead letter {letter.number} is about a run, which no service takes up again: drop it")
+        raise NotPossible(f"dead letter {letter.number} is about a run, which no service can retry: drop it")
     request = pb.GetCandidateRequest(run=dead.run, candidate=dead.candidate)
     record = await archive.GetCandidate(request, timeout=30)
     if record.state != candidate_pb2.STATE_REJECTED or "dead_letter" not in record.rejection.evidence.fields:
@@ -219,7 +219,7 @@ def letter_row(letter: Letter) -> dict[str, object]:
 
 
 def _print_letter(letter: Letter, work: events_pb2.Event) -> None:
-    """The message, what became of it, and the traceback."""
+    """The message, its state, and the traceback."""
     dead = letter.event.dead
     say(pairs([
         ("dead letter", f"{letter.number}, {letter.state}"),

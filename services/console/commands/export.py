@@ -20,10 +20,10 @@ from services.report.rows import as_dict
 
 @passes_arguments_on
 def export(context: typer.Context) -> None:
-    """Write a RUN out: its whole log (jsonl), tables (parquet), the published format, or one architecture.
+    """Export a RUN: its whole log (jsonl), tables (parquet), the published format, or one architecture.
 
-    The last is `export RUN --as module --candidate C --out DIR`: a Python package that needs torch alone. With
-    `--to wandb|mlflow|tensorboard` all candidates go to an experiment tracker's folder.
+    `export RUN --as module --candidate C --out DIR` writes one architecture as a Python package that needs only torch.
+    `--to wandb|mlflow|tensorboard` writes all candidates to an experiment tracker's folder.
     """
     if any(argument.partition("=")[0] == "--to" for argument in context.args):
         _export_to_tracker(context.args)
@@ -85,6 +85,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--as", dest="format", choices=("module",), default="module")
     parser.add_argument("--candidate", help="an id, or a name that just one candidate has")
     parser.add_argument("--out", type=Path, help="folder; default: the candidate's name")
-    parser.add_argument("--vocabulary", type=int, help="tokens of the tokenizer, where no weights were kept")
+    parser.add_argument("--vocabulary", type=int, help="tokens of the tokenizer, if no weights were stored")
     parser.add_argument("--json", action="store_true")
     return parser

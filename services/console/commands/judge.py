@@ -28,7 +28,7 @@ from services.local.system import service_addresses
 from services.report.rows import number
 
 JUDGE_SECONDS = 1800.0  # a model may be called several times, with retries and repairs
-ANCHORS = {"delta_net": 5.0, "gated_delta_net": 7.0}  # where the rubric puts them
+ANCHORS = {"delta_net": 5.0, "gated_delta_net": 7.0}  # their scores by the rubric
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,17 @@ class Drift:
 
 def judge(
     candidate: Annotated[str, typer.Argument(help="an id, or a name that just one candidate has")] = "",
-    baselines: Annotated[bool, typer.Option("--calibrate", help="every baseline of the run instead")] = False,
-    tolerance: Annotated[float, typer.Option(min=0, help="drift in points that still counts as none")] = 1.0,
+    baselines: Annotated[bool, typer.Option("--calibrate", help="judge every baseline of the run instead")] = False,
+    tolerance: Annotated[float, typer.Option(min=0, help="largest accepted drift, in points")] = 1.0,
     run: Run = "",
     as_json: Json = False,
 ) -> None:
-    """Judge a candidate, or with --calibrate the baselines, once more, and report the drift. Nothing is recorded.
+    """Judge a candidate, or with --calibrate the baselines, again, and report the drift. Nothing is recorded.
 
     Exits 1 when the drift exceeds --tolerance, or nothing could be compared.
     """
     if bool(candidate) == baselines:
-        raise SettingsError("say what to judge: either a CANDIDATE or --calibrate.")
+        raise SettingsError("name what to judge: either a CANDIDATE or --calibrate.")
     settings = client_settings()
     rows = asyncio.run(_calibration(settings, run) if baselines else _verdict(settings, run, candidate))
     largest = max((abs(row.drift) for row in rows if row.drift is not None), default=None)
@@ -139,7 +139,7 @@ async def _judges(
 
 
 def _print(rows: Sequence[Drift], largest_drift: float | None) -> None:
-    """One line per candidate; what is absent is a dash, with its reason below."""
+    """One line per candidate; an absent value is a dash, with its reason below."""
     say(table([
         Column("id", [drift.candidate for drift in rows]),
         Column("name", [drift.name for drift in rows], flexible=True),
@@ -162,7 +162,7 @@ async def rescore(
     run: Run = "",
     as_json: Json = False,
 ) -> None:
-    """Compute a run's fitness anew in another version, as new events; the old values stay in the log."""
+    """Recompute a run's fitness in another version, as new events; the old values stay in the log."""
     require_choice("--fitness", fitness, VERSIONS)
     settings = client_settings()
     status, records = await run_and_candidates(settings, chosen_run(argument, run))

@@ -1,4 +1,4 @@
-"""`asi-arch list`, `lineage` and `tree`: candidates as a table, and who descends from whom."""
+"""`asi-arch list`, `lineage` and `tree`: candidates as a table, and their descent."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -24,13 +24,13 @@ SORTS = ("fitness", "loss", "benchmark", "parameters", "time", "stage", "state",
 async def list_(
     run: Run = "",
     sort: Annotated[str, typer.Option(help=", ".join(SORTS[:-1]))] = "fitness",
-    reverse: Annotated[bool, typer.Option("--reverse", help="the other way round")] = False,
-    state: Annotated[list[str] | None, typer.Option(help="only these states, as in archived")] = None,
+    reverse: Annotated[bool, typer.Option("--reverse", help="reverse the order")] = False,
+    state: Annotated[list[str] | None, typer.Option(help="only these states, such as archived")] = None,
     stage: Annotated[str, typer.Option(help="only this stage")] = "",
-    limit: Annotated[int | None, typer.Option(min=1, help="at most so many")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="largest number of rows")] = None,
     as_json: Json = False,
 ) -> None:
-    """The candidates of a run, best first; those of the front first with --sort front."""
+    """List the candidates of a run, best first; with --sort front, those of the front first."""
     require_choice("--sort", sort, SORTS)
     if stage:
         require_choice("--stage", stage, SCALES)
@@ -73,7 +73,7 @@ def _mark_front(
 
 @run_async
 async def lineage(candidate: Candidate, run: Run = "", as_json: Json = False) -> None:
-    """A candidate and its ancestors, from the root on."""
+    """List a candidate and its ancestors, from the root on."""
     async with open_archive(client_settings()) as archive:
         request = pb.GetRelativesRequest(run=run, candidate=candidate)
         path = (await archive.GetRelatives(request, timeout=30)).path
@@ -94,7 +94,7 @@ def _print(rows: Sequence[Row], as_json: bool, objectives: Sequence[str] = (), n
 
 @run_async
 async def tree(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
-    """The phylogenetic tree of a run: children below their parent, the best first."""
+    """Print the phylogenetic tree of a run: children below their parent, the best first."""
     async with open_archive(client_settings()) as archive:
         status = await archive.GetRun(pb.RunRequest(run=chosen_run(argument, run)), timeout=30)
         reply = await archive.GetTree(pb.RunRequest(run=status.run), timeout=30)

@@ -1,6 +1,6 @@
-"""`asi-arch report`, `gallery` and `web`: a run as a page that opens without a network, its claims, and the live page.
+"""`asi-arch report`, `gallery` and `web`: the report of a run, its claims, and the live page.
 
-What draws them is imported by the command that is called: matplotlib and aiohttp take half a second each.
+Each command imports what it draws with: matplotlib and aiohttp take half a second each.
 """
 
 import asyncio
@@ -25,11 +25,11 @@ from services.report.comparisons import ABLATIONS_FILE, SIZES_FILE, read_sizes
 def report(
     argument: RunArgument = "",
     run: Run = "",
-    out: Annotated[Path | None, typer.Option(help="folder; default: below the run's own")] = None,
-    open_page: Annotated[bool, typer.Option("--open", help="show it in the browser")] = False,
+    out: Annotated[Path | None, typer.Option(help="folder; default: below the run's folder")] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="open it in the browser")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a run's report: a page that opens without a network, figures (PNG, SVG, PDF), and the CSV behind each."""
+    """Write a run's report: a self-contained page, figures (PNG, SVG, PDF), and their data as CSV."""
     from services.report.page import write_report
 
     settings = client_settings()
@@ -46,7 +46,7 @@ def report(
 
 
 def gallery(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
-    """Model cards of confirmed discoveries, and every claim that was tested on fresh seeds and data."""
+    """Show model cards of confirmed discoveries, and every claim that was tested on fresh seeds and data."""
     status, records = asyncio.run(run_and_candidates(client_settings(), chosen_run(argument, run)))
     verdicts, discovery_cards = claims(records), cards(status, records)
     if as_json:
@@ -62,12 +62,12 @@ def gallery(argument: RunArgument = "", run: Run = "", as_json: Json = False) ->
 
 
 def web(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="port on this machine; 0 takes a free one")] = 8070,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port on this machine; 0: a free one")] = 8070,
     host: Annotated[
         str, typer.Option(help="address to listen on; the page is read-only and has no login")
     ] = "127.0.0.1",
 ) -> None:
-    """The live page: tree, leaderboard, candidates, progress. Ctrl-C ends it."""
+    """Serve the live page: tree, leaderboard, candidates, progress. Ctrl-C ends it."""
     from services.web.app import serve
 
     try:

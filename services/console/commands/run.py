@@ -1,6 +1,6 @@
-"""`asi-arch run` and `asi-arch discover`: a whole run on this machine, or in services that are up already.
+"""`asi-arch run` and `asi-arch discover`: a whole run on this machine, or in services that run already.
 
-`discover` is `run` with settings that go from the baselines to a verdict on the best candidates.
+`discover` is `run` with settings under which the best candidates are also verified.
 """
 
 import asyncio
@@ -97,16 +97,16 @@ Name = Annotated[str | None, typer.Option("--run", metavar="NAME", help="name of
 def run(
     options: RunOptions,
     name: Name = None,
-    resume: Annotated[bool, typer.Option("--resume", help="go on with --run, or with the newest run")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="continue --run, or the newest run")] = False,
     joins: Annotated[
-        bool, typer.Option("--join", help="leave the run to services that are up already, beside their other runs")
+        bool, typer.Option("--join", help="start the run in services that run already, beside their other runs")
     ] = False,
     fork: Annotated[
         str, typer.Option(metavar="RUN[@EVENT]", help="begin with that run's history up to an event (sequence or id)")
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Run the whole laboratory on this machine: baselines, then new candidates, to a ranked summary."""
+    """Run the whole search on this machine: baselines, then new candidates, to a ranked summary."""
     start = Start(checked_run_name(name) if name else None, fork, resume)
     if joins:
         logs.configure("console", "warning")
@@ -132,7 +132,7 @@ def run_to_end(options: RunOptions, start: Start, as_json: bool) -> None:
 
 
 def _print_outcome(settings: ClientSettings, outcome: Outcome) -> None:
-    """The ranking, the findings and how sure they are, and where everything lies."""
+    """The ranking, the findings with their certainty, and the locations of all results."""
     from services.report.claims import sentences
 
     status = outcome.status
@@ -148,11 +148,11 @@ def _print_outcome(settings: ClientSettings, outcome: Outcome) -> None:
               ("event log", settings.log_place), ("service logs", settings.data_dir / "logs")]  # fmt: skip
     say(pairs([(f"  {title}", str(path)) for title, path in places if path is not None]))
     if outcome.interrupted:
-        say(f"go on with: asi-arch run --resume --run {status.run}")
+        say(f"continue with: asi-arch run --resume --run {status.run}")
 
 
-# Sized for half an hour on two quiet CPU cores: a third of it is the search, the rest goes into second trainings on
-# more data. A candidate may have 10 % more parameters or fewer, and 10 % more operations, than the root.
+# Sized for half an hour on two idle CPU cores: a third is the search, the rest second trainings on more data. Programs
+# may have 10 % more or fewer parameters than the root, and 10 % more operations.
 PRESET = {
     "scale": "tiny",
     "candidates": 8,
@@ -168,12 +168,12 @@ def discover(
     name: Name = None,
     candidates: Annotated[int, typer.Option(min=1, help="proposals; every fourth is trained again")] = 8,
     mind: Annotated[str, typer.Option(help="offline, openai or recorded:RUN")] = "offline",
-    seed: Annotated[int, typer.Option(help="of every random draw of the run")] = 1,
+    seed: Annotated[int, typer.Option(help="seed of all random draws of the run")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Search, train the best again with fresh seeds, data and the strongest controls, and say what holds.
+    """Search, then verify the best candidates with fresh seeds and data against the strongest controls.
 
-    About half an hour on two quiet CPU cores. The same as `asi-arch run` with these flags: --promotion halving
+    Takes about half an hour on two idle CPU cores. The same as `asi-arch run` with these flags: --promotion halving
     --baseline-seeds 2 --set tokens=600000 --policy stages=tiny:tokens=1000000:seeds=5 --policy flops=+0.1.
     """
     options = RunOptions.read({**PRESET, "candidates": candidates, "mind": mind, "seed": seed})

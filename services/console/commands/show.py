@@ -39,15 +39,15 @@ SECTIONS = (
 
 def show(
     candidate: Candidate,
-    program: Annotated[bool, typer.Option("--program", help="its program, nothing else")] = False,
-    lessons: Annotated[bool, typer.Option("--lessons", help="which sentences of its prompt came from which analysis, "
-                                          "and which later prompts quote its own")] = False,
+    program: Annotated[bool, typer.Option("--program", help="print only its program")] = False,
+    lessons: Annotated[bool, typer.Option("--lessons", help="sentences of its prompt that quote analyses, with their "
+                                          "sources, and later prompts that quote its own analysis")] = False,
     exchanges: Annotated[Path | None, typer.Option(help="with --lessons: recorded exchanges, for prompts that are not "
                                                    "on this machine")] = None,
     run: Run = "",
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """One candidate: numbers, motivation, verdict, analysis."""
+    """Show one candidate: numbers, motivation, verdict, analysis."""
     if lessons:
         learnt = asyncio.run(_learnt(client_settings(), run, candidate, exchanges))
         print_json(learnt.as_json()) if as_json else _print_learnt(learnt)
@@ -229,7 +229,7 @@ class Measure(TypedDict):
 
 
 def compare(first: Candidate, second: Candidate, run: Run = "", as_json: Json = False) -> None:
-    """Two candidates, measure by measure, and which of the two is better in each."""
+    """Compare two candidates measure by measure."""
     left, right = asyncio.run(_both(client_settings(), run, first, second))
     if not as_json:
         _print_measures(left, right)
@@ -242,7 +242,7 @@ def compare(first: Candidate, second: Candidate, run: Run = "", as_json: Json = 
 
 
 def diff(first: Candidate, second: Candidate, run: Run = "", as_json: Json = False) -> None:
-    """The difference between two programs."""
+    """Show the difference between two programs."""
     left, right = asyncio.run(_both(client_settings(), run, first, second))
     if missing := [record.id for record in (left, right) if not program_of(record)]:
         have = "has" if len(missing) == 1 else "have"

@@ -35,17 +35,20 @@ CORPORA = ("python-source", "documentation")
 def sizes(
     candidate: Candidate,
     against: Annotated[
-        list[str] | None, typer.Option(help="a control, by id or name; may be given again; default: all baselines")
+        list[str] | None, typer.Option(help="a control, by id or name; repeatable; default: all baselines")
     ] = None,
-    factors: Annotated[str, typer.Option(help="sizes as multiples of the run's, commas between")] = "1,2,4",
-    seeds: Annotated[int, typer.Option(min=2, help="trainings of each at each size")] = 3,
-    corpus: Annotated[str, typer.Option(help=f"texts, commas between: {', '.join(CORPORA)}")] = CORPORA[0],
+    factors: Annotated[str, typer.Option(help="comma-separated multiples of the run's size")] = "1,2,4",
+    seeds: Annotated[int, typer.Option(min=2, help="seeds per program and size")] = 3,
+    corpus: Annotated[str, typer.Option(help=f"comma-separated texts: {', '.join(CORPORA)}")] = CORPORA[0],
     parallel: Annotated[int | None, typer.Option(min=1, help="trainings at once; default: one per core")] = None,
-    only_show: Annotated[bool, typer.Option("--show", help="train nothing, show what was trained")] = False,
+    only_show: Annotated[bool, typer.Option("--show", help="only show earlier trainings")] = False,
     run: Run = "",
     as_json: Json = False,
 ) -> None:
-    """Train a candidate and its controls at several sizes, smallest first, and compare them; the same again goes on."""
+    """Train a candidate and its controls at several sizes, smallest first, and compare them.
+
+    A repeated command continues.
+    """
     settings = client_settings()
     status, records = asyncio.run(run_and_candidates(settings, run))
     own = record_named(records, candidate)

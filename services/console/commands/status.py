@@ -21,7 +21,7 @@ LISTEN_SECONDS = 3.5  # a little more than between two announcements of a servic
 
 @run_async
 async def status(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
-    """The state of a run."""
+    """Show the state of a run."""
     settings = client_settings()
     state = await run_status(settings, chosen_run(argument, run))
     system = running_system(settings)
@@ -66,7 +66,7 @@ async def _waits(settings: ClientSettings, status: pb.RunStatus) -> list[str]:
 
 @run_async
 async def runs(as_json: Json = False) -> None:
-    """All runs, newest first."""
+    """List all runs, newest first."""
     async with open_archive(client_settings()) as archive:
         statuses = (await archive.ListRuns(pb.ListRunsRequest(), timeout=30)).runs
     print_json([as_dict(run) for run in statuses]) if as_json else say(_overview(statuses))
@@ -113,7 +113,7 @@ def _overview(statuses: Sequence[pb.RunStatus]) -> str:
 
 @run_async
 async def pause(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
-    """Start no further candidates; those in flight go on."""
+    """Start no further candidates; those in flight continue."""
     from services.local.log import pause_run
 
     await _steer("pause", pause_run, chosen_run(argument, run), as_json)
@@ -121,7 +121,7 @@ async def pause(argument: RunArgument = "", run: Run = "", as_json: Json = False
 
 @run_async
 async def resume(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
-    """Start candidates again, where services are up; `asi-arch run --resume` starts the services too."""
+    """Start candidates again, if services are running; `asi-arch run --resume` starts the services too."""
     from services.local.log import resume_run
 
     await _steer("resume", resume_run, chosen_run(argument, run), as_json)

@@ -1,4 +1,4 @@
-"""`asi-arch table`: the table of mixers. Build it, ask it, simulate searches on it, compare policies."""
+"""`asi-arch table`: build and query the table of mixers, simulate searches on it, compare policies."""
 
 import subprocess
 import sys
@@ -26,11 +26,12 @@ BUILD = "services.engineer.table"
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 SCALES = ("mini-half", "mini", "tiny")
 Folder = Annotated[
-    Path | None, typer.Option("--folder", metavar="PATH", help="a table under construction; default: the shipped one")
+    Path | None,
+    typer.Option("--folder", metavar="PATH", help="folder of a table that is being built; default: the shipped table"),
 ]
 ScaleName = Annotated[str, typer.Option("--scale", help=f"one of {', '.join(SCALES)}")]
 Estimates = Annotated[
-    bool, typer.Option("--estimates", help="fill what was not measured by a regression: provisional results")
+    bool, typer.Option("--estimates", help="estimate missing measurements by regression: results are provisional")
 ]
 
 table = typer.Typer(name="table", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
@@ -43,7 +44,7 @@ def about() -> None:
 
 @table.command(context_settings=PASS_ON, add_help_option=False)
 def build(context: typer.Context) -> None:
-    """Train cells that are missing, into --folder PATH; resumes, and may run in several processes at once."""
+    """Train missing cells into --folder PATH. Resumes, and may run in several processes at once."""
     command = ends_with_parent([sys.executable, "-m", BUILD, *context.args])
     raise typer.Exit(subprocess.run(command, check=False).returncode)
 
@@ -62,7 +63,7 @@ def pack(folder: Annotated[Path, typer.Argument()], file: Annotated[Path, typer.
 
 @table.command()
 def info(folder: Folder = None, scale: ScaleName = "mini-half", as_json: Json = False) -> None:
-    """What the table holds, how reliable it is, what early losses tell, what stopping saves, and what pays."""
+    """Show coverage, reliability, the value of early losses and early stopping, and the effects of parts."""
     from services.table import analysis
     from services.table.lattice import cells
 
@@ -112,7 +113,7 @@ def info(folder: Folder = None, scale: ScaleName = "mini-half", as_json: Json = 
     say(pairs(rows))
     _early_and_stopping(agreements, stoppings)
     if effects:
-        say(f"\n{styled('What pays', bold=True)}: nats per byte gained over DeltaNet's value, all else alike")
+        say(f"\n{styled('Effects', bold=True)}: gain over DeltaNet's value in nats per byte, all else equal")
         say(text_table([
             Column("part", [effect.dimension for effect in effects]),
             Column("value", [effect.value or "none" for effect in effects]),
@@ -128,12 +129,12 @@ def query(
     architecture: Annotated[str, typer.Argument(help="a cell such as delta.mamba.sigmoid.silu.l2.qkv.swish.none.rms, a "
                                                      "baseline's name, or a structure")],
     fidelity: Annotated[float, typer.Option(min=0, max=1, help="share of the steps: 0.25, 0.5, 0.75 or 1")] = 1.0,
-    seed: Annotated[int | None, typer.Option(help="default: the first there is")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed; default: the first measured")] = None,
     folder: Folder = None,
     scale: ScaleName = "mini-half",
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """What was measured of one architecture."""
+    """Show the measurements of one architecture."""
     try:
         record = _load(folder, scale).query(architecture, fidelity, seed)
     except ValueError as error:
@@ -162,7 +163,7 @@ def simulate(
     scale: ScaleName = "mini-half",
     as_json: Json = False,
 ) -> None:
-    """One simulated search."""
+    """Simulate one search."""
     from services.table.policies import POLICIES
 
     require_choice("policy", policy, list(POLICIES))
@@ -182,17 +183,17 @@ def simulate(
 
 @table.command()
 def compare(
-    policies: Annotated[str, typer.Option(help="names, commas between; default: all")] = "",
-    budgets: Annotated[str, typer.Option(help="whole trainings, commas between")] = "20,50,100,200,500",
+    policies: Annotated[str, typer.Option(help="comma-separated names; default: all")] = "",
+    budgets: Annotated[str, typer.Option(help="comma-separated numbers of whole trainings")] = "20,50,100,200,500",
     runs: Annotated[int, typer.Option(min=2, help="simulated searches of each policy")] = 200,
-    seats: Annotated[str, typer.Option(help="trainings in flight at once, commas between")] = "1",
+    seats: Annotated[str, typer.Option(help="comma-separated numbers of trainings in flight")] = "1",
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="draw regret against the budget, as PNG")] = None,
     estimates: Estimates = False,
     folder: Folder = None,
     scale: ScaleName = "mini-half",
     as_json: Json = False,
 ) -> None:
-    """Policies on equal footing: regret at each budget, with paired tests against random and local search."""
+    """Compare policies: regret at each budget, with paired tests against random and local search."""
     from services.table.analysis import compare as compared
     from services.table.policies import POLICIES
 
@@ -224,7 +225,7 @@ def compare(
         Column("p random", [number(result.p.get("random"), ".3f") for result in results], right=True),
         Column("p local", [number(result.p.get("local"), ".3f") for result in results], right=True),
     ]))  # fmt: skip
-    note = "p: Holm-adjusted chance that a policy no better than the opponent looks this good."
+    note = "p: Holm-adjusted, one-sided, against the hypothesis that the policy is no better than the opponent."
     say(styled(paragraph(note), dim=True))
 
 
@@ -284,7 +285,7 @@ def _share(value: float | None, absent: str = "–") -> str:
 
 
 def _load(folder: Path | None, scale: str, empty: bool = False) -> "Table":
-    """The table, imported late: `asi-arch --help` needs none of it."""
+    """The table; imported here, since `asi-arch --help` does not need it."""
     from services.table import Table
 
     require_choice("--scale", scale, SCALES)
@@ -296,7 +297,7 @@ def _load(folder: Path | None, scale: str, empty: bool = False) -> "Table":
 
 
 def _space(folder: Path | None, scale: str, estimates: bool) -> "tuple[Table, str]":
-    """The table to simulate on, and what it is, in words."""
+    """The table to simulate on, and its description."""
     from services.table.analysis import filled
 
     measured = _load(folder, scale)
@@ -313,4 +314,4 @@ def _whole(flag: str, text: str) -> list[int]:
     try:
         return [int(part) for part in split_names(text)]
     except ValueError:
-        raise SettingsError(f"{flag} is {text!r}; write whole numbers with commas between.") from None
+        raise SettingsError(f"{flag} is {text!r}; give comma-separated whole numbers.") from None

@@ -31,7 +31,7 @@ def passes_arguments_on(function: Callable[[typer.Context], None]) -> Callable[[
 
 @passes_arguments_on
 def check(context: typer.Context) -> None:
-    """Screen and probe the program in a FILE: by the engineer of a system that runs here, else in a new sandbox."""
+    """Screen and probe the program in a FILE, by the engineer of a running system, else in a new sandbox."""
     system = running_system(client_settings())
     hand_over(ENGINEER, context, variables={"ASI_CHECKER_ADDRESS": system.addresses["checker"]} if system else {})
 
@@ -57,8 +57,8 @@ def replay(context: typer.Context) -> None:
 
 @passes_arguments_on
 def import_(context: typer.Context) -> None:
-    """Bring in a published archive (asi-arch PATH), own programs (programs FOLDER) or an exported log (jsonl or parquet
-    PATH) as a run of its own."""
+    """Import a published archive (asi-arch PATH), programs (programs FOLDER) or an exported log (jsonl or parquet PATH)
+    as a new run."""
     hand_over(STORE, context, with_log=True)
 
 
@@ -72,7 +72,7 @@ def backup(context: typer.Context) -> None:
 
 @passes_arguments_on
 def recover(context: typer.Context) -> None:
-    """Make a damaged event log anew from the archive."""
+    """Rebuild a damaged event log from the archive."""
     if not HELP.intersection(context.args):
         settings = client_settings()
         settings.require_archive()
@@ -83,7 +83,7 @@ def recover(context: typer.Context) -> None:
 
 @passes_arguments_on
 def restore(context: typer.Context) -> None:
-    """Make the archive from a copy."""
+    """Restore the archive from a copy."""
     hand_over(STORE, context)
 
 
@@ -131,7 +131,7 @@ def cognition(context: typer.Context) -> None:
 
 
 def _uses(records: Sequence["Candidate"]) -> list[dict[str, object]]:
-    """For each candidate with a parent: the entries it was shown, and its gain in fitness where both were scored."""
+    """For each candidate with a parent: the entries it was shown, and its gain in fitness if both were scored."""
     fitness = {record.id: record.verdict.fitness.value for record in records if record.verdict.HasField("fitness")}
     uses: list[dict[str, object]] = []
     for record in (record for record in records if record.proposal.parent):
@@ -150,11 +150,11 @@ ASKED_BY = {
 def propose(
     parent: Annotated[str, typer.Option(help="an id, or a name that just one candidate has")],
     mind: Annotated[str, typer.Option(help="offline or openai")] = "offline",
-    seed: Annotated[int | None, typer.Option(help="of the draw; default: the run's")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of the draw; default: the run's")] = None,
     run: Run = "",
     as_json: Json = False,
 ) -> None:
-    """One proposal from a parent, without a run. Nothing is kept or trained."""
+    """Show one proposal from a parent, without a run. Nothing is stored or trained."""
     arguments = ["propose", "--parent", parent, "--mind", mind, "--run", run]
     arguments += [] if seed is None else ["--seed", str(seed)]
     _run_tool("services.researcher.tools", arguments, as_json, "archive", "cognition")
@@ -163,14 +163,14 @@ def propose(
 def prompt(
     role: Annotated[str, typer.Argument(metavar="ROLE", help=", ".join(ASKED_BY))],
     candidate: Annotated[str, typer.Option(help="an id, or a name that just one candidate has")],
-    parts: Annotated[bool, typer.Option("--parts", help="only how many tokens each part of it takes")] = False,
+    parts: Annotated[bool, typer.Option("--parts", help="only the number of tokens of each part")] = False,
     run: Run = "",
     as_json: Json = False,
 ) -> None:
-    """The exact prompt that would be sent about a candidate; nothing is sent.
+    """Show the exact prompt that would be sent about a candidate; nothing is sent.
 
-    propose asks for a child of the candidate. With --json the answer's schema is shown too, and the body of the request
-    where the environment describes a model.
+    propose requests a child of the candidate. With --json the answer's schema is shown too, and the body of the request
+    if the environment names a model.
     """
     if role not in ASKED_BY:
         also = "; a paper is read by `asi-arch cognition ingest`" if role == "extract" else ""

@@ -39,10 +39,10 @@ def track(
     to: Annotated[str, typer.Option(metavar="TRACKER", help=f"one of {', '.join(TRACKERS)}")] = "",
     out: Annotated[Path | None, typer.Option(help="folder; default: in the data folder")] = None,
     webhook: Annotated[
-        str, typer.Option(metavar="URL", help="gets a POST with JSON for each confirmed discovery")
+        str, typer.Option(metavar="URL", help="URL that receives a POST with JSON for each confirmed discovery")
     ] = "",
     run: Run = "",
-    from_start: Annotated[bool, typer.Option("--from-start", help="first all that has happened already")] = False,
+    from_start: Annotated[bool, typer.Option("--from-start", help="begin with all earlier events")] = False,
 ) -> None:
     """Follow a run to its end: write each candidate to a tracker, and report discoveries to a URL."""
     if not to and not webhook:
@@ -54,7 +54,7 @@ def track(
     try:
         asyncio.run(_follow(settings, run, from_start, tracker, webhook))
     except KeyboardInterrupt:
-        say("no longer followed; the run goes on")
+        say("no longer followed; the run continues")
     finally:
         if tracker is not None:
             tracker.close()

@@ -35,10 +35,10 @@ MAX_ASKED = 16
 
 def watch(
     run: Run = "",
-    from_start: Annotated[bool, typer.Option("--from-start", help="first all that has happened already")] = False,
+    from_start: Annotated[bool, typer.Option("--from-start", help="begin with all earlier events")] = False,
     as_json: Json = False,
 ) -> None:
-    """A run as it happens; ends with the run, or with Ctrl-C, which disturbs nothing.
+    """Follow a run live; ends with the run, or with Ctrl-C, which does not affect the run.
 
     A live table on a terminal, a line per event elsewhere, one JSON object per event with --json.
     """
@@ -128,7 +128,7 @@ def _not_running(settings: ClientSettings, state: WatchedRun) -> str:
     run, phase = state.status.run, state.status.phase
     nothing = f"run {run} is {phase}, but nothing runs in {settings.data_dir}"
     reason = f"run {run} has {phase}" if state.over else nothing
-    return f"{reason}: `asi-arch run --resume` goes on, `asi-arch watch --from-start` shows what has happened"
+    return f"{reason}: `asi-arch run --resume` continues it, `asi-arch watch --from-start` shows its events"
 
 
 async def _log(bus: Bus, run: str, start: int, wait: bool) -> AsyncIterator[Logged | None]:

@@ -1,4 +1,4 @@
-"""A laboratory under scheduled faults: a real broker, real services as processes, instant training."""
+"""A system under scheduled faults: a real broker, real services as processes, instant training."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Part:
 
 
 @dataclass
-class Laboratory:
+class System:
     """The broker, database and services of one run. Use `run_schedule`."""
 
     folder: Path
@@ -257,27 +257,27 @@ async def run_schedule(
     `database` is the server of `archive_url`, if that is not a file.
     """
     broker = Broker(folder / "nats") if brokers == 1 else Cluster(folder / "nats")
-    laboratory = Laboratory(folder, archive_url, schedule, broker, database)
+    system = System(folder, archive_url, schedule, broker, database)
     try:
         async with asyncio.timeout(seconds + 2 * END_SECONDS):  # beside the limit of each part
             await asyncio.to_thread(broker.start)
-            await laboratory.set_up(brokers)
+            await system.set_up(brokers)
             event = first(RUN, "started", "console")
             event.run_started.settings.CopyFrom(run_settings(candidates))
-            await laboratory.retry(lambda bus: bus.publish(event))
-            status = await laboratory.run(candidates, seconds)
-            await laboratory.drain()
-            evidence = await _evidence(laboratory, status)
+            await system.retry(lambda bus: bus.publish(event))
+            status = await system.run(candidates, seconds)
+            await system.drain()
+            evidence = await _evidence(system, status)
     finally:
-        for part in laboratory.parts.values():
+        for part in system.parts.values():
             part.signal(signal.SIGCONT)
             part.signal(signal.SIGKILL)
-        laboratory.broker.stop()
+        system.broker.stop()
     violations = broken(evidence)
-    if schedule.stops and not any("the event log is damaged" in line for line in laboratory.messages):
+    if schedule.stops and not any("the event log is damaged" in line for line in system.messages):
         violations.append("the damaged log was not named")
     violations += _damaged_copies(folder)
-    return [*violations, *(line for line in laboratory.messages if "did not drain" in line)]
+    return [*violations, *(line for line in system.messages if "did not drain" in line)]
 
 
 def _damaged_copies(folder: Path) -> list[str]:
@@ -289,18 +289,18 @@ def _damaged_copies(folder: Path) -> list[str]:
     return damaged
 
 
-async def _evidence(laboratory: Laboratory, status: archive_pb2.RunStatus) -> Evidence:
-    archive = open_archive(laboratory.archive_url)
+async def _evidence(system: System, status: archive_pb2.RunStatus) -> Evidence:
+    archive = open_archive(system.archive_url)
     await archive.open()
-    again = await laboratory.retry(lambda bus: replay(bus, RUN, None, archive))
+    again = await system.retry(lambda bus: replay(bus, RUN, None, archive))
     log = [row async for row in archive.log(RUN)]
     tree = await archive.tree(RUN)
     records = [await archive.record(RUN, node.id) for node in tree]
     damage = await archive.damage()
     await archive.close()
-    executions = (laboratory.folder / "executions").read_text().splitlines()
-    laboratory.broker.stop()
-    schedule = laboratory.schedule
+    executions = (system.folder / "executions").read_text().splitlines()
+    system.broker.stop()
+    schedule = system.schedule
     return Evidence(
-        laboratory.folder, status, records, log, again, executions, schedule.guilty, schedule.taken, damage
+        system.folder, status, records, log, again, executions, schedule.guilty, schedule.taken, damage
     )  # fmt: skip

@@ -42,7 +42,7 @@ Series = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 @dataclass
-class Laboratory:
+class System:
     """Five services on a broker that lets each do its own work only."""
 
     broker: NatsServer
