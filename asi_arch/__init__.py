@@ -1,14 +1,14 @@
-"""A small Python API to the laboratory: runs and candidates as data frames, start a run, follow it.
+"""A small Python API: read runs and candidates as data frames, start a run, follow it.
 
     from asi_arch import Laboratory
 
-    laboratory = Laboratory()                       # the data folder of ASI_DATA_DIR, as the command line takes it
-    started = laboratory.start(candidates=3)        # a process of its own; started.wait(), started.interrupt()
+    laboratory = Laboratory()                       # the data folder of ASI_DATA_DIR, as for the command line
+    started = laboratory.start(candidates=3)        # a new process; started.wait(), started.interrupt()
     for change in laboratory.follow(started.run):   # each candidate whose state has changed
         print(change["id"], change["name"], change["state"], change["loss"])
     laboratory.candidates(started.run)              # a pandas data frame
 
-Works in notebooks, whose thread has an event loop already: what waits for the archive does so in a thread of its own.
+Works in notebooks, whose thread already runs an event loop: calls of the archive run in another thread.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class StartedRun:
     process: subprocess.Popen[str]
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end; the exit status of `asi-arch run`. Raises subprocess.TimeoutExpired."""
+        """Wait for the end; returns the exit status of `asi-arch run`. Raises subprocess.TimeoutExpired."""
         return self.process.wait(timeout)
 
     def interrupt(self) -> None:
-        """Drain: work in hand is kept, and the run is paused."""
+        """Drain: trainings are checkpointed, and the run is paused."""
         self.process.send_signal(signal.SIGINT)
 
 
@@ -63,17 +63,17 @@ class Laboratory:
     """The archive of one data folder."""
 
     def __init__(self, data_dir: Path | str | None = None) -> None:
-        """Takes the settings of the environment; `data_dir` stands in for ASI_DATA_DIR."""
+        """Uses the settings of the environment; `data_dir` overrides ASI_DATA_DIR."""
         self._settings: ClientSettings = client_settings()
         if data_dir is not None:
             self._settings = self._settings.model_copy(update={"data_dir": Path(data_dir)})
 
     def statuses(self) -> list[dict[str, Any]]:
-        """Every run's status as the contracts have it, newest first; none where there is no archive yet."""
+        """The status messages of all runs, newest first; empty if there is no archive yet."""
         return [as_dict(status) for status in self._statuses()]
 
     def runs(self) -> pd.DataFrame:
-        """One row per run, newest first: phase, scale, mind, counts by state, the best fitness, what was spent."""
+        """One row per run, newest first: phase, scale, mind, counts by state, the best fitness, the resources used."""
         import pandas as pd
 
         rows = [
@@ -93,7 +93,7 @@ class Laboratory:
         return _wait(self._rows(run))
 
     def candidates(self, run: str = "") -> pd.DataFrame:
-        """One row per candidate; what was not measured is missing. Raises NotFound."""
+        """One row per candidate, without unmeasured values. Raises NotFound."""
         import pandas as pd
 
         rows = self.rows(run)
@@ -116,19 +116,19 @@ class Laboratory:
         return pd.DataFrame(rows)
 
     def candidate(self, candidate: str, run: str = "") -> dict[str, Any]:
-        """One whole record as the contracts have it, found by id or by a name that is unique. Raises NotFound."""
+        """The complete record of a candidate, by id or unique name. Raises NotFound."""
         return as_dict(_wait(self._record(candidate, run)))
 
     def program(self, candidate: str, run: str = "") -> str:
-        """The program of a candidate, as it was trained. Raises NotFound."""
+        """The trained program of a candidate. Raises NotFound."""
         record = _wait(self._record(candidate, run))
         return record.training.program or record.proposal.program
 
     def start(self, run: str = "", **settings: object) -> StartedRun:
-        """Start the services and a run, in a process of its own, and return once the archive knows the run.
+        """Start the services and a run in a new process, and return once the archive has the run.
 
         `settings` are the flags of `asi-arch run`: `candidates=3`, `seed_program=["mine.py"]`, `set={"tokens": 20000}`.
-        Raises RuntimeError with the command line's sentence where it ends before.
+        Raises RuntimeError with the command line's message if it ends before that.
         """
         known = {status.run for status in self._statuses()}
         name = run or next(f"r{number}" for number in range(len(known) + 1, 10_000) if f"r{number}" not in known)
@@ -147,7 +147,7 @@ class Laboratory:
         raise RuntimeError(f"run {name} did not start: {process.communicate()[1].strip()[-2000:]}")
 
     def follow(self, run: str = "") -> Iterator[Row]:
-        """Each candidate once, and again whenever its state has changed, until the run is over. Raises NotFound."""
+        """Each candidate once, and again after each change of its state, until the run ends. Raises NotFound."""
         states: dict[str, str] = {}
         while True:
             status = _wait(self._status(run))
@@ -189,7 +189,7 @@ class Laboratory:
 
 
 def flags(settings: Mapping[str, object]) -> list[str]:
-    """Settings as flags of the command line: lists are given again and again, tables as NAME=VALUE, True alone."""
+    """Settings as flags of the command line: lists as repeated flags, tables as NAME=VALUE, True as the flag alone."""
     arguments: list[str] = []
     for name, value in settings.items():
         flag = f"--{name.replace('_', '-')}"
@@ -205,6 +205,6 @@ def flags(settings: Mapping[str, object]) -> list[str]:
 
 
 def _wait(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine, whether or not this thread has a loop of its own."""
+    """The result of a coroutine, whether or not this thread runs an event loop."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, coroutine).result()

@@ -1,4 +1,4 @@
-"""What an evaluator of one's own needs (entry points asi_arch.evaluators): a reader of a trained model, and a score."""
+"""Types for evaluators (entry points asi_arch.evaluators): a reader of a trained model, and a score."""
 
 from services.engineer.evaluation.benchmarks import Evaluator
 from services.engineer.evaluation.reader import Predictions, Reader

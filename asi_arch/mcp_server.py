@@ -1,9 +1,9 @@
-"""An MCP server: a coding agent asks about runs and candidates, checks programs, and, where allowed, starts runs.
+"""An MCP server with which coding agents query runs and candidates, check programs and, if allowed, start runs.
 
     python -m asi_arch.mcp_server                 # reads only
     python -m asi_arch.mcp_server --allow-start   # may also start and interrupt runs
 
-Over standard input and output, as agents start it; needs `pip install 'asi-arch[mcp]'`.
+Uses standard input and output; needs `pip install 'asi-arch[mcp]'`.
 """
 
 import argparse
@@ -21,19 +21,19 @@ from asi_arch import Laboratory, StartedRun
 from services.report.rows import ranked
 
 INSTRUCTIONS = (
-    "A laboratory that searches for token mixers (linear-attention architectures). Losses are held-out nats per token, "
-    "lower is better; fitness is a gain over the run's root baseline in units of its noise; what was not measured is "
+    "A search for token mixers (linear-attention architectures). Losses are held-out nats per token, "
+    "lower is better; fitness is a gain over the run's root baseline in units of its noise; unmeasured values are "
     "null, and no score of one seed is a discovery. Begin with list_runs."
 )
 MAX_ROWS = 200
 
 
 def build(laboratory: Laboratory, allow_start: bool) -> MCPServer[Any]:
-    """The server of one laboratory."""
+    """The server of one data folder."""
     server: MCPServer[Any] = MCPServer("asi-arch", instructions=INSTRUCTIONS)
 
     def list_runs() -> list[dict[str, Any]]:
-        """All runs, newest first: settings, phase, candidates by state, the best one, what was spent."""
+        """All runs, newest first: settings, phase, candidates by state, the best one, the resources used."""
         return [_without_programs(status) for status in laboratory.statuses()]
 
     def list_candidates(run: str = "", limit: int = 30) -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def build(laboratory: Laboratory, allow_start: bool) -> MCPServer[Any]:
         return record
 
     def get_program(candidate: str, run: str = "") -> str:
-        """The Python program of a candidate, as it was trained."""
+        """The trained Python program of a candidate."""
         return laboratory.program(candidate, run)
 
     async def check_program(program: str, scale: str = "tiny") -> dict[str, Any]:
@@ -79,13 +79,13 @@ def _add_starting(server: MCPServer[Any], laboratory: Laboratory) -> None:
     started: dict[str, StartedRun] = {}
 
     def start_run(candidates: int, settings: dict[str, Any] | None = None) -> str:
-        """Start a run of so many new candidates; `settings` are further flags of `asi-arch run`. Its name."""
+        """Start a run of so many new candidates; `settings` are further flags of `asi-arch run`. Returns its name."""
         run = laboratory.start(candidates=candidates, **(settings or {}))
         started[run.run] = run
         return run.run
 
     def interrupt_run(run: str) -> str:
-        """Drain a run that this server has started: work in hand is kept, and the run is paused."""
+        """Drain a run that this server started: trainings are checkpointed, and the run is paused."""
         if run not in started:
             return f"run {run} was not started here; there are {', '.join(started) or 'none'}"
         started[run].interrupt()
@@ -103,7 +103,7 @@ def _without_programs(status: dict[str, Any]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve until standard input ends."""
-    parser = argparse.ArgumentParser(prog="asi-arch-mcp", description="The laboratory for coding agents, over MCP.")
+    parser = argparse.ArgumentParser(prog="asi-arch-mcp", description="An MCP server for coding agents.")
     parser.add_argument("--data-dir", type=Path, help="default: ASI_DATA_DIR, else .data")
     parser.add_argument("--allow-start", action="store_true", help="let the agent start and interrupt runs")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""What a probe of one's own needs (entry points asi_arch.probes): a program to ask, and a finding."""
+"""Types for probes (entry points asi_arch.probes): the program under test, and a finding."""
 
 from services.engineer.checks.host import AddedProbe, Probe
 from services.engineer.checks.remote import Remote, State

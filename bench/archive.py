@@ -1,11 +1,11 @@
-"""How the archive behaves when it is big: a run of real ways first, then records until there are as many as wanted.
+"""Speed of large archives: a realistic run, then imported records up to the requested number.
 
     python -m bench.archive                                      # 100,000 candidates in SQLite
     python -m bench.archive --url mongodb://host/bench --candidates 100000
-    python -m bench.archive measure --url sqlite:///old.db       # only ask an archive that an earlier call has filled
+    python -m bench.archive measure --url sqlite:///old.db       # only query an archive that was filled before
 
-Everything goes through `Archive.apply`, the one way to write: the ways event by event with the store's answers, as a
-live run does, then the rest as imported records in batches of 500. The questions are asked by a process of its own.
+All writes use `Archive.apply`: first the run, event by event with the store's answers, then imported records in batches
+of 500. The queries run in a separate process.
 """
 
 import argparse
@@ -38,7 +38,7 @@ QUESTIONS = 100
 
 
 async def live(archive: Archive, log: Log, ways: int) -> list[float]:
-    """A run event by event, answers published as they come; seconds of the archive's work per candidate."""
+    """Apply a run event by event, and its answers at once; seconds of the archive's work per candidate."""
     await archive.apply([log.write(start(ways))], react)
     seconds: list[float] = []
     while waiting := await archive.outbox():
@@ -57,7 +57,7 @@ async def live(archive: Archive, log: Log, ways: int) -> list[float]:
 
 
 async def fill(archive: Archive, log: Log, have: int, want: int) -> float:
-    """Records until there are as many as wanted; the rate in events a second."""
+    """Add records up to the requested number; the rate in events per second."""
     cause, applied, spent = Cause.of(log.messages[0].body), len(log.messages), 0.0
     for low in range(have + 1, want + 1, BATCH):
         messages = [
@@ -72,7 +72,7 @@ async def fill(archive: Archive, log: Log, have: int, want: int) -> float:
 
 
 async def fingerprint_all(archive: Archive) -> None:
-    """Give every program its fingerprint: parsing 100,000 takes minutes, and there are few structures here."""
+    """Store the fingerprints: parsing 100,000 programs takes minutes, and there are few structures here."""
     known = {number: Sketched.of(fingerprint(program(number))) for number in range(STRUCTURES)}
     last = 0
     while page := await archive.programs(RUN, last, 2000):  # type: ignore[attr-defined]
@@ -82,7 +82,7 @@ async def fingerprint_all(archive: Archive) -> None:
 
 
 async def replayed(log: Log, folder: Path) -> float:
-    """The rate in events a second at which a real run's log goes into a fresh file."""
+    """The rate in events per second at which the run's log is replayed into a new file."""
     archive = open_archive(f"sqlite:///{folder}/replay.db")
     await archive.open()
     began = time.perf_counter()
@@ -94,7 +94,7 @@ async def replayed(log: Log, folder: Path) -> float:
 
 
 async def ask(question: Callable[[int], Awaitable[object]]) -> str:
-    """Median and 95th percentile of a question's time, after three that warm up, and the median of its CPU time."""
+    """Median and 95th percentile of a query's time, after three warm-up queries, and the median of its CPU time."""
     times, cpu = [], []
     for number in range(QUESTIONS + 3):
         began, used = time.perf_counter(), time.process_time()
@@ -107,7 +107,7 @@ async def ask(question: Callable[[int], Awaitable[object]]) -> str:
 
 
 async def measure(url: str) -> None:
-    """Open an archive that is filled, and ask."""
+    """Open a filled archive and measure queries."""
     began, used = time.perf_counter(), time.process_time()
     archive = open_archive(url)
     await archive.open()
@@ -146,11 +146,11 @@ async def measure(url: str) -> None:
 
 
 async def build(url: str, candidates: int, ways: int, folder: Path) -> None:
-    """Fill an archive and say how fast that went."""
+    """Fill an archive and print the speed."""
     archive, log = open_archive(url), Log()
     await archive.open()
     if await archive.applied():
-        sys.exit(f"{url} holds something already: name an empty place, or ask it with `measure`")
+        sys.exit(f"{url} is not empty: give an empty one, or query it with `measure`")
     seconds = await live(archive, log, ways)
     for end in (100, 500, 1000, 2000):
         if end <= len(seconds):
@@ -169,9 +169,9 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=("all", "measure"), default="all")
-    parser.add_argument("--url", help="an empty place; default: a SQLite file in a temporary folder")
+    parser.add_argument("--url", help="an empty archive; default: a SQLite file in a temporary folder")
     parser.add_argument("--candidates", type=int, default=100_000)
-    parser.add_argument("--ways", type=int, default=WAYS, help="how many of them go the whole way, event by event")
+    parser.add_argument("--ways", type=int, default=WAYS, help="number of candidates that are applied event by event")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         url = chosen.url or f"sqlite:///{folder}/archive.db"

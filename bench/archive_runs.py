@@ -1,4 +1,4 @@
-"""A run and records as the bench of the archive writes them: of the sizes that real ones have."""
+"""A run and records of realistic sizes for the benchmark of the archive."""
 
 import random
 
@@ -28,7 +28,7 @@ LAYER = """
 
 
 class Log:
-    """A log in memory: numbers messages as the stream does."""
+    """A log in memory that numbers messages like the stream."""
 
     def __init__(self) -> None:
         self.messages: list[Logged] = []
@@ -40,7 +40,7 @@ class Log:
 
 
 def program(number: int) -> str:
-    """About 8 KB of Python, one of some hundred structures."""
+    """About 8 KB of Python, of one of a hundred structures."""
     chance = random.Random(number % STRUCTURES)
     layers = (
         LAYER.format(n=n, a=chance.randrange(5), b=chance.randrange(1, 5), c=chance.randrange(2)) for n in range(20)
@@ -51,19 +51,19 @@ def program(number: int) -> str:
 
 
 def embedding(number: int) -> list[float]:
-    """A direction near that of the numbers around it."""
+    """A vector similar to those of neighbouring numbers."""
     centre = np.random.default_rng(number // 50).standard_normal(DIMENSION)
     values: list[float] = (centre + np.random.default_rng(number).standard_normal(DIMENSION) / 2).tolist()
     return values
 
 
 def parent_of(number: int) -> str:
-    """One of the 500 before it: paths in an archive of 100,000 get some 400 long."""
+    """A parent among the 500 earlier ones, so that paths in an archive of 100,000 have about 400 nodes."""
     return f"c{random.Random(number).randrange(max(1, number - 500), number):06d}"
 
 
 def propose(record: pb.Candidate, number: int, parent: str) -> None:
-    """What a researcher adds."""
+    """Add the proposal."""
     record.proposal.CopyFrom(
         pb.Proposal(
             name=f"net_{number}", motivation=TEXT, program=program(number), parent=parent, embedder=EMBEDDER,
@@ -74,7 +74,7 @@ def propose(record: pb.Candidate, number: int, parent: str) -> None:
 
 
 def train(record: pb.Candidate, number: int) -> None:
-    """What an engineer adds."""
+    """Add the training."""
     loss = 3 - random.Random(number).random()
     record.training.CopyFrom(pb.Training(loss=loss, benchmark=0.3, attempt=1))
     for seed in range(3):
@@ -85,7 +85,7 @@ def train(record: pb.Candidate, number: int) -> None:
 
 
 def judge(record: pb.Candidate) -> None:
-    """What a judge adds."""
+    """Add the verdict."""
     record.verdict.raw = 5.0
     record.verdict.justification = TEXT
     record.verdict.fitness.value = 1 - record.training.loss / 4
@@ -93,7 +93,7 @@ def judge(record: pb.Candidate) -> None:
 
 
 def analyse(record: pb.Candidate) -> None:
-    """What an analyst adds."""
+    """Add the analysis."""
     record.analysis.results = record.analysis.synthesis = TEXT
     record.state = pb.STATE_ANALYSED
 
@@ -112,7 +112,7 @@ def start(candidates: int) -> events_pb2.Event:
 
 
 def way(request: events_pb2.Event) -> list[events_pb2.Event]:
-    """Everything that happens to one candidate between its request and its end."""
+    """All events of one candidate between its request and its end."""
     record, cause, events = pb.Candidate(), Cause.published(request), []
     record.request.CopyFrom(request.candidate_requested.request)
     record.id, record.stage = request.candidate, request.candidate_requested.stage
@@ -149,7 +149,7 @@ def way(request: events_pb2.Event) -> list[events_pb2.Event]:
 
 
 def imported(cause: Cause, number: int) -> events_pb2.Event:
-    """A whole record at once."""
+    """A complete record."""
     record = pb.Candidate(id=f"c{number:06d}", run=RUN, kind=pb.KIND_IMPORTED, stage="tiny")
     record.request.number = number
     propose(record, number, parent_of(number))

@@ -1,4 +1,4 @@
-"""Training written down in few lines, with nothing of ours but the mixer: what the machinery is compared with."""
+"""A minimal training loop that uses only the mixer of this project, as the reference for training speed."""
 
 from collections.abc import Callable
 from statistics import fmean
@@ -35,9 +35,9 @@ def tokens_per_second(
     device: str,
     precision: str,
 ) -> float:
-    """Tokens [steps, batch, context + 1] trained on in a second, the first quarter of the steps left out.
+    """Trained tokens per second over `tokens` [steps, batch, context + 1], without the first quarter of the steps.
 
-    On a CPU it is a second of processor time, which other work on the machine hardly changes.
+    On a CPU per second of processor time, which hardly depends on other load.
     """
     clock = process_time if device == "cpu" else perf_counter
     torch.manual_seed(0)
@@ -72,7 +72,7 @@ def loss_after_training(
     rate: float,
     seed: int,
 ) -> float:
-    """Held-out nats per token after one step per batch of tokens [steps, batch, context + 1], the rate falling to 0."""
+    """Held-out nats per token after one step per batch of `tokens` [steps, batch, context + 1]; the rate falls to 0."""
     torch.manual_seed(seed)
     model = _model(make_mixer, width=width, inner=inner, blocks=blocks, vocabulary=vocabulary)
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.1)

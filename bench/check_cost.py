@@ -1,10 +1,10 @@
-"""What a check costs: processor seconds of each program, and the share of each probe.
+"""The cost of a check: processor seconds of each program, and of each probe.
 
     python -m bench.check_cost [--repeats 3] [--verdicts] [FILE ...]
 
-Without files, the baseline programs are checked. Prints one line per program with the processor seconds of the child
-and the host, and with those by the clock; then by probe the median over the programs: the child's own, and what the
-host spends on drawing inputs and comparing. Processor time hardly depends on other work on the machine, the clock does.
+Without files, the baseline programs are checked. Prints one line per program with the processor seconds of child and
+host and the elapsed time, then for each probe the median over the programs, for the child and for the host, which draws
+inputs and compares. Processor time hardly depends on other load, unlike elapsed time.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def programs_of(files: list[Path]) -> dict[str, tuple[str, CheckSettings]]:
 async def check_once(
     program: str, sandbox: Sandbox, settings: CheckSettings
 ) -> tuple[dict[str, float], float, list[Verdict]]:
-    """Processor seconds by probe, seconds by the clock, and the verdicts."""
+    """Processor seconds by probe, elapsed seconds, and the verdicts."""
     spent: dict[str, float] = {}
     began, busy = time.perf_counter(), time.process_time()
     verdicts = [Verdict.of("screen", True, await screen_apart(program, sandbox, settings.program_bytes))]
@@ -59,7 +59,7 @@ async def measure(files: list[Path], repeats: int, show: bool) -> None:
             refused = any(verdict.outcome == "fail" for verdict in complaints)
             clock = min(run[1] for run in runs)
             outcome = "refused" if refused else "passed"
-            print(f"{name:30} {spent['all']:6.2f} processor seconds {clock:6.2f} by the clock   {outcome}", flush=True)
+            print(f"{name:30} {spent['all']:6.2f} processor seconds {clock:6.2f} elapsed   {outcome}", flush=True)
             for verdict in complaints if show else []:
                 print(f"    {verdict.outcome} {verdict.probe}: {verdict.message[:300]}", flush=True)
     print("median over the programs, in processor seconds:")
@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="programs to check instead")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--verdicts", action="store_true", help="print what is not a pass")
+    parser.add_argument("--verdicts", action="store_true", help="print verdicts that are not a pass")
     arguments = parser.parse_args()
     asyncio.run(measure(arguments.files, arguments.repeats, arguments.verdicts))
 

@@ -1,11 +1,11 @@
-"""How long the command line takes to answer, as a person at a terminal waits.
+"""Response times of the command line.
 
     python -m bench.cli [--records 1772] [--rounds 5] [--checks]
 
-An archive of that many records in the published format is generated, imported with `asi-arch import`, and asked in
-turns; the median and the least wall-clock time are printed beside the least CPU time of all processes of a command,
-which the machine's load changes less. `--checks` adds `asi-arch check` of a program of the zoo. Limits: `--help` 0.3 s,
-questions 0.5 s, a check 3 s.
+An archive with this number of records in the published format is generated and imported with `asi-arch import`; then
+the commands are run in turn. Prints the median and the minimum of the elapsed time, and the minimum CPU time of all
+processes of a command, which depends less on load. `--checks` adds `asi-arch check` of a program of the zoo. Limits:
+`--help` 0.3 s, queries 0.5 s, a check 3 s.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def published(records: int, rng: random.Random) -> list[dict[str, object]]:
 
 
 def timed(arguments: list[str], environment: dict[str, str]) -> tuple[float, float]:
-    """Wall-clock and CPU seconds of one command. Raises CalledProcessError where it fails."""
+    """Elapsed and CPU seconds of one command. Raises CalledProcessError if it fails."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([*ASI_ARCH, *arguments], env=environment, stdout=subprocess.DEVNULL, check=True)
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -60,7 +60,7 @@ def timed(arguments: list[str], environment: dict[str, str]) -> tuple[float, flo
 
 
 def main() -> None:
-    """Generate, import, ask in turns, print."""
+    """Generate, import, run the commands in turn, print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--records", type=int, default=1772)
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,9 +1,9 @@
-"""Time of our CPU operators beside a loop over tokens: forward and backward, one thread, float32.
+"""Speed of the CPU operators against a loop over tokens: forward and backward, one thread, float32.
 
     python -m bench.fla_cpu [--batch 8] [--length 256] [--heads 4] [--width 32] [--repeats 10]
 
-Prints the least time of the repeats in microseconds per token for each operator, forward alone and with the backward,
-the same for the loop, and how often faster the operator is.
+Prints for each operator the minimum time over the repeats in microseconds per token, for the forward pass and for both
+passes, the same for the loop, and the ratio.
 """
 
 import argparse
@@ -30,7 +30,7 @@ OPERATORS: dict[str, tuple[Operator, str]] = {
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the inputs; width is that of one head."""
+    """Sizes of the inputs; `width` is that of one head."""
 
     batch: int
     length: int
@@ -41,7 +41,7 @@ class Sizes:
 def token_by_token(
     q: Tensor, k: Tensor, v: Tensor, g: Tensor | None = None, beta: Tensor | None = None
 ) -> tuple[Tensor, None]:
-    """The recurrence of all five as written in their papers."""
+    """The recurrence of all five operators as in their papers."""
     state, outputs = torch.zeros_like(k[:, 0, :, :, None] * v[:, 0, :, None]), []
     for t in range(q.shape[1]):
         if g is not None:
@@ -56,7 +56,7 @@ def token_by_token(
 
 
 def inputs(sizes: Sizes, extra: str) -> dict[str, Tensor]:
-    """Leaves that need a gradient, by the names of the operators' arguments."""
+    """Leaf tensors that require gradients, by the names of the operators' arguments."""
     torch.manual_seed(0)
     rows = (sizes.batch, sizes.length, sizes.heads)
     tensors = {name: torch.randn(*rows, sizes.width) for name in ("q", "v")}
@@ -68,7 +68,7 @@ def inputs(sizes: Sizes, extra: str) -> dict[str, Tensor]:
 
 
 def microseconds(operator: Operator, tensors: dict[str, Tensor], repeats: int) -> tuple[float, float]:
-    """Per token, the least of the repeats: forward, and forward with backward."""
+    """Minimum over the repeats, per token: forward, and forward with backward."""
     forward, both = [], []
     for _ in range(repeats + 2):  # the first two warm up
         began = time.perf_counter()

@@ -1,9 +1,9 @@
-"""How long from the request for a child to the first forward pass in it (DeltaNet-like work left out: one Linear).
+"""Time from the request for a child to its first forward pass, of one Linear layer.
 
     python bench/fork_server.py [--children 40]
 
-Prints the median and the 95th percentile in milliseconds for each set of layers that this machine has, and the time a
-warm start saves against a process that imports torch itself.
+Prints the median and the 95th percentile in milliseconds for each set of layers that this machine supports, and
+the time of a new process that imports torch itself.
 """
 
 import argparse
@@ -51,7 +51,7 @@ async def measure(layers: frozenset[str], children: int) -> None:
 
 
 def cold() -> float:
-    """Seconds that a new process needs for the same, without any sandbox."""
+    """Seconds of a new process for the same, without a sandbox."""
     program = "import torch; torch.set_num_threads(1); torch.nn.Linear(128, 128)(torch.ones(1, 64, 128)).sum().item()"
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,18 +1,18 @@
-"""Everything that only a GPU can show, in order of worth: `make gpu`.
+"""Measurements that need a GPU, the most important first: `make gpu`.
 
     python -m bench.gpu [--out gpu.json] [--parts sandbox kernels …] [--again] [--minutes 40] [--device cuda]
 
-Each part stands for itself; what it found is added to the JSON file as soon as it is known, and a part that is there
-already is not measured again without --again. Without a GPU every part runs in the form that a CPU allows, and the
-table says what it left out. No network and no data set is needed.
+Parts are independent; each result is added to the JSON file at once, and parts that are in the file are repeated only
+with --again. Without a GPU each part runs as far as a CPU allows, and the table shows what was skipped. Neither a
+network nor a data set is needed.
 
-    paper       what a training should take on an H100, by counted operations: needs no GPU
-    sandbox     every program of the zoo trained in the sandbox, compiled and not; hostile programs confined likewise
-    kernels     the zoo, packed sequences and caches: fla's Triton kernels against our PyTorch versions
+    paper       expected duration of a training on an H100, by counted operations: needs no GPU
+    sandbox     every program of the zoo trained in the sandbox, compiled and not; refusal of hostile programs
+    kernels     fla's Triton kernels against our PyTorch versions: the zoo, packed sequences and caches
     throughput  tokens/s, memory and use of the peak, in the sandbox and in a bare loop around fla's own layers
-    budget      what one explore training takes by that, and several candidates at once
-    loop        a real run: baselines and candidates, five services
-    drain       a training that is stopped and resumed, against one that was not
+    budget      the resulting duration of one explore training, and several candidates at once
+    loop        a run with baselines, candidates and all five services
+    drain       a training that is stopped and resumed, against an uninterrupted one
 """
 
 import argparse
@@ -61,13 +61,13 @@ PEAK_FLOPS = {
     "L40S": 362e12,
     "4090": 165e12,
 }
-"""Of dense bfloat16, by what the device's name holds, from the vendor's data sheets."""
+"""Peak of dense bfloat16 by a part of the device's name, from the vendor's data sheets."""
 BANDWIDTH = {"H100": 3.35e12}
-"""Bytes per second of its memory, from the same."""
+"""Memory bandwidth in bytes per second, from the same source."""
 LAUNCH_SECONDS = 5e-6
-"""What starting one kernel costs the processor: an assumption, which `throughput` tests."""
+"""Assumed processor time to launch a kernel, which `throughput` tests."""
 CHUNK = 64
-"""Tokens that fla's kernels take at a time."""
+"""Tokens per chunk of fla's kernels."""
 EXPLORE_TOKENS, GOAL_HOURS, PAPER_HOURS = 1_048_576_000, 0.5, 5.6
 LOOP_SECONDS = 2400.0
 MEASURED = ("delta_net", "gated_delta_net", "gla", "mamba2")
@@ -89,7 +89,7 @@ HOSTILE = {
 
 @dataclass(frozen=True)
 class Bench:
-    """What the parts share."""
+    """The context of all parts."""
 
     device: str
     results: Mapping[str, Result]
@@ -97,11 +97,11 @@ class Bench:
 
     @property
     def gpu(self) -> bool:
-        """Whether this is the real thing."""
+        """Whether the device is a GPU."""
         return self.device == "cuda"
 
     def scale(self, name: str = "explore", **overrides: object) -> Scale:
-        """A scale as it is on a GPU; on a CPU one of seconds. No tasks, no points of the curve on the way."""
+        """The scale on a GPU; on a CPU one that takes seconds. Without tasks and intermediate evaluations."""
         usual: dict[str, object] = {"evaluations": 0, "tasks": "", "corpus": "python-source", "precision": "fp32"}
         if self.gpu:
             usual |= {"device": "cuda", "precision": "bf16-autocast"}
@@ -122,7 +122,7 @@ class Bench:
 
 
 def synthetic_corpus(vocabulary: int, tokens: int) -> Corpus:
-    """Token numbers that are as frequent as words: for speed, which does not depend on what they say."""
+    """Random tokens with the frequencies of words, for measurements of speed."""
     drawn = np.minimum(np.random.default_rng(1).zipf(1.2, tokens), vocabulary - 1).astype(np.uint16)
     train, heldout, verification = drawn[: tokens // 2], drawn[tokens // 2 : tokens * 3 // 4], drawn[tokens * 3 // 4 :]
     words = ByteTokens()
@@ -132,13 +132,13 @@ def synthetic_corpus(vocabulary: int, tokens: int) -> Corpus:
 
 
 async def paper_part(bench: Bench) -> Result:
-    """What an explore and a verify training should take on an H100: arithmetic, memory traffic, launches, memory.
+    """The expected cost of an explore and a verify training on an H100: arithmetic, memory traffic, launches, memory.
 
-    Counted on the CPU over short rows of the root's model, the loss in chunks. fla's kernels do in one launch what our
-    PyTorch versions do in many operations, so that traffic, launches and saved activations are upper bounds.
+    Counted on the CPU over short rows of the root's model, with the loss in chunks. One kernel of fla replaces many
+    operations of our PyTorch versions, so traffic, launches and saved activations are upper bounds.
     """
     result: Result = {
-        "left_out": [] if bench.gpu else ["operations of Triton kernels, which nobody counts"],
+        "left_out": [] if bench.gpu else ["operations of Triton kernels, which are not counted"],
         "ok": True,
     }
     for stage in ("explore", "verify"):
@@ -171,7 +171,7 @@ async def paper_part(bench: Bench) -> Result:
 
 @dataclass(frozen=True)
 class _Counts:
-    """Of one forward and backward pass of the root."""
+    """Counts of one forward and backward pass of the root."""
 
     parameters: int
     flops_per_token: float
@@ -181,7 +181,7 @@ class _Counts:
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts operations that compute, and the bytes of what they read and write; views are neither."""
+    """Counts operations, except views, and the bytes that they read and write."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -197,7 +197,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _counted(stage: str) -> _Counts:
-    """In this process, of one and of two blocks, from which the others follow."""
+    """Counts from models of one and of two blocks, extrapolated to all blocks."""
     prepare_child()
     scale = load_scale(stage)
     single, double = (_counts_of(replace(scale, blocks=blocks)) for blocks in (1, 2))
@@ -207,7 +207,7 @@ def _counted(stage: str) -> _Counts:
 
 
 def _counts_of(scale: Scale) -> _Counts:
-    """What grows with the tokens is told from what does not by passes over one and over two chunks."""
+    """Counts per token, from the difference between passes over one and over two chunks."""
     sizes, program = ModelSizes.of(scale, VOCABULARY), zoo.baselines()[0].program
     flops = flops_per_token(program, sizes, 2 * CHUNK, "fp32") or 0.0
     model = build_model(program, sizes, seed=0, device="cpu")
@@ -236,7 +236,7 @@ def _counts_of(scale: Scale) -> _Counts:
 
 
 async def sandbox_part(bench: Bench) -> Result:
-    """Every zoo program two steps long, and hostile ones, within the limits of a GPU training."""
+    """Two steps of every program of the zoo, and hostile programs, within the limits of a GPU training."""
     report: Result = {"left_out": [] if bench.gpu else ["CUDA, compiled programs"]}
     scale = bench.scale(blocks=2, batch=8, micro_batch=8, tokens=2 * 8 * 2048 if bench.gpu else 512, log_every=1)
     corpus = synthetic_corpus(VOCABULARY if bench.gpu else 256, 1 << 20)
@@ -263,7 +263,7 @@ async def sandbox_part(bench: Bench) -> Result:
 
 
 async def _hostile(sandbox: Sandbox, text: str, scale: Scale) -> str:
-    """What becomes of a program that does something forbidden as it is loaded."""
+    """The outcome of a program that does something forbidden when it is loaded."""
     program = f"{text}\n{zoo.baseline('delta_net').program}"
     limits: Limits = replace(limits_of(scale), wall_seconds=60.0, cpu_seconds=60.0)
     try:
@@ -295,7 +295,7 @@ async def kernels_part(bench: Bench) -> Result:
 
 
 async def throughput_part(bench: Bench) -> Result:
-    """Ours in the sandbox, with and without compilation, and fla's own layer in the same bare loop."""
+    """Speed in the sandbox, with and without compilation, and of fla's own layer in a bare loop."""
     report: Result = {"left_out": [] if bench.gpu else ["CUDA: a CPU's numbers at a scale of seconds", "fla's layers"]}
     stages = ("explore", "verify") if bench.gpu else ("explore",)
     async with Sandbox() as sandbox:
@@ -318,7 +318,7 @@ async def throughput_part(bench: Bench) -> Result:
 
 
 def _timed_scale(bench: Bench, stage: str, compiled: bool) -> Scale:
-    """One micro-batch per step, a dozen steps."""
+    """A training of a dozen steps with one micro-batch each."""
     own = load_scale(stage)
     micro = own.micro_batch if bench.gpu else 4
     tokens = 12 * micro * (own.context if bench.gpu else 64)
@@ -326,7 +326,7 @@ def _timed_scale(bench: Bench, stage: str, compiled: bool) -> Scale:
 
 
 async def _ours(name: str, scale: Scale, sandbox: Sandbox, bench: Bench) -> Result:
-    """Tokens per second by the host's clock, the first steps left out."""
+    """Tokens per second by the host's clock, without the first steps."""
     job = Job(zoo.baseline(name).program, 0, scale, synthetic_corpus(VOCABULARY if bench.gpu else 256, 1 << 22))
     try:
         async with sandbox.child(JOB, limits_of(scale)) as child:
@@ -348,7 +348,7 @@ async def _ours(name: str, scale: Scale, sandbox: Sandbox, bench: Bench) -> Resu
 
 
 def _bare(name: str, scale: Scale, layers: bool) -> float:
-    """The bare loop's tokens per second, in this process; around fla's own layer where `layers`."""
+    """The bare loop's tokens per second, in this process; with fla's own layer if `layers`."""
     prepare_child(scale.threads, scale.device)
     vocabulary = VOCABULARY if layers else 256
     corpus = synthetic_corpus(vocabulary, 1 << 22)
@@ -372,10 +372,10 @@ def _bare(name: str, scale: Scale, layers: bool) -> float:
 
 
 async def budget_part(bench: Bench) -> Result:
-    """GPU-hours of one explore training by the speeds above, and the speed of several trainings together."""
+    """GPU-hours of one explore training from the measured speeds, and the speed of several concurrent trainings."""
     report: Result = {"goal_gpu_hours": GOAL_HOURS, "paper_gpu_hours": PAPER_HOURS, "left_out": []}
     if not bench.gpu:
-        report["left_out"] = ["GPU-hours: nothing that a CPU measures says what a GPU would take"]
+        report["left_out"] = ["GPU-hours, which cannot be measured on a CPU"]
     for key, row in bench.results.get("throughput", {}).items():
         if bench.gpu and key.startswith("explore ") and isinstance(row, dict):
             best = max((part.get("tokens_per_second", 0) for name, part in row.items() if name != "bare"), default=0)
@@ -396,7 +396,7 @@ async def budget_part(bench: Bench) -> Result:
 
 
 async def loop_part(bench: Bench) -> Result:
-    """`asi-arch run` with everything that belongs to it, at explore on a GPU."""
+    """A complete `asi-arch run`, at explore on a GPU."""
     candidates = 5 if bench.gpu else 1
     settings = {
         "tasks": "copying,induction",
@@ -435,7 +435,7 @@ async def loop_part(bench: Bench) -> Result:
 
 
 async def drain_part(bench: Bench) -> Result:
-    """The curve of a training that was drained after its first chunk and resumed, against an undisturbed one."""
+    """The curve of a training that was drained after its first chunk and resumed, against an uninterrupted one."""
     scale = bench.scale(blocks=2, batch=8, micro_batch=8, tokens=12 * 8 * 2048 if bench.gpu else 12 * 256, log_every=4)
     corpus, program = synthetic_corpus(VOCABULARY if bench.gpu else 256, 1 << 20), zoo.baseline("delta_net").program
     with tempfile.TemporaryDirectory() as folder:
@@ -476,7 +476,7 @@ PARTS: Mapping[str, Callable[[Bench], Awaitable[Result]]] = {
 
 
 def table(results: Mapping[str, Result]) -> str:
-    """One line for each part: how it ended, how long it took, what it left out."""
+    """One line for each part: its outcome, duration and skipped measurements."""
     lines = [f"{'part':<12}{'result':<10}{'seconds':>8}  left out"]
     for name in PARTS:
         result = results.get(name)
@@ -490,12 +490,12 @@ def table(results: Mapping[str, Result]) -> str:
 
 
 async def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the parts that are not there yet. Exit status 1 where one failed."""
+    """Run the missing parts. Exit status 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="results, added to part by part")
     parser.add_argument("--parts", nargs="*", choices=tuple(PARTS), default=list(PARTS))
     parser.add_argument("--again", action="store_true", help="measure parts again that are in the file")
-    parser.add_argument("--minutes", type=float, default=40.0, help="start no further part after so long")
+    parser.add_argument("--minutes", type=float, default=40.0, help="start no further part after this time")
     parser.add_argument("--mps", type=Path, help="pipe folder of a running MPS daemon, for `budget`")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
@@ -507,7 +507,7 @@ async def main(arguments: Sequence[str] | None = None) -> int:
         if name in results and not options.again:
             continue
         if time.monotonic() - began > 60 * options.minutes:
-            print(f"{name}: the time is up; the next call goes on with it", flush=True)
+            print(f"{name}: the time limit is reached; the next call continues with it", flush=True)
             break
         print(f"{name} …", flush=True)
         started = time.monotonic()

@@ -1,10 +1,10 @@
-"""What the mind costs on top of the endpoint, against a scripted endpoint on this machine.
+"""The overhead of the mind over the endpoint, with a scripted endpoint on this machine.
 
     python -m bench.llm [--asks 400]
 
-Prints one JSON object: the median and 99th percentile of one question and of the bare client's same request, questions
-per second with many at once, how near concurrency comes to its limit, and what faults cost (every question must be
-answered, every exchange recorded, and the budget hold).
+Prints one JSON object: the median and 99th percentile of one question and of the same request by the bare client,
+questions per second at high concurrency, the concurrency relative to its limit, and the cost of faults (every question
+must be answered, every exchange recorded, and the budget kept).
 """
 
 import argparse
@@ -26,7 +26,7 @@ from services.llm.port import Message, MindError, Request, Role
 from services.llm.scripted import FaultName, Script, ScriptedEndpoint, Step
 from services.llm.settings import Endpoint, MindSettings, Model, Retry, RoleSettings
 
-PROMPT = "A parent's program of some length.\n" * 800  # about 28 kB, as a proposal's context has
+PROMPT = "A parent's program of some length.\n" * 800  # about 28 kB, like the context of a proposal
 FAULTS: tuple[FaultName, ...] = ("rate_limit", "server_error", "malformed", "disconnect", "empty")
 Numbers = dict[str, float]
 
@@ -97,7 +97,7 @@ async def many(count: int, concurrency: int, latency: float) -> Numbers:
 
 
 async def faulty(count: int, share: float) -> Numbers:
-    """`share` of all exchanges fail; the budget is never passed."""
+    """A `share` of all exchanges fails; the budget is never exceeded."""
     rng = random.Random(0)
     steps = tuple(Step(fault=rng.choice(FAULTS) if rng.random() < share else None) for _ in range(3 * count))
     ledger = MemoryLedger(Limits(tokens=100_000_000))
@@ -130,7 +130,7 @@ async def measure(asks: int) -> dict[str, object]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="What the mind costs on top of the endpoint.")
+    parser = argparse.ArgumentParser(description="The overhead of the mind over the endpoint.")
     parser.add_argument("--asks", type=int, default=400)
     forbid_outside_calls()
     print(json.dumps(asyncio.run(measure(parser.parse_args().asks)), indent=2))

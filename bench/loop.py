@@ -1,11 +1,10 @@
-"""What the loop itself costs per candidate: real NATS, gRPC, SQLite and services; training and thinking are instant.
+"""The overhead of the loop per candidate: real NATS, gRPC, SQLite and services, with instant proposals and trainings.
 
     python -m bench.loop [--candidates 100 2000] [--marks 1000 2000 4000]
-Prints milliseconds per candidate from request to archive, with one candidate after the other (seats = 1) and with
-eight in flight; beside it the CPU time of each process, which the machine's load changes less (this one plays
-researcher and engineer), and its resident memory at the end. The limits are 30 ms one after the other and 15 ms with
-eight in flight, flat in the number of candidates. Marks print the same of a run's parts: of its candidates from one
-mark to the next, and the memory at the mark.
+Prints milliseconds per candidate from request to archive, with one candidate at a time (seats = 1) and with eight in
+flight, the CPU time of each process (this one acts as researcher and engineer), which depends less on load, and its
+resident memory at the end. The limits are 30 ms with one and 15 ms with eight in flight, independent
+of the number of candidates. Marks print the same for the candidates between two marks, and the memory at each mark.
 """
 
 from __future__ import annotations
@@ -69,23 +68,23 @@ class InstantChecker(checker_pb2_grpc.CheckerServicer):
 
 
 class InstantProposer:
-    """A program that no other has: one more constant."""
+    """A unique program: it differs by one constant."""
 
     async def propose(self, context: Context, refusals: Sequence[Refusal]) -> Draft:  # noqa: ARG002
         number = context.record.request.number
         program = baseline("delta_net").program + f"\n\nSCALE = ({number}, {number % 7})\n" + "x = 1\n" * (number % 13)
-        return Draft(f"Instant{number}", f"Idea {number} of a bench that thinks of nothing.", program, ("delta-rule",))
+        return Draft(f"Instant{number}", f"Idea {number} of a benchmark.", program, ("delta-rule",))
 
     async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:  # noqa: ARG002
         return ""
 
     async def without(self, original: pb.Candidate, record: pb.Candidate, refusals: Sequence[Refusal]) -> Draft:  # noqa: ARG002
         """Refused: this run has no ablations."""
-        raise Rejected("propose", "the bench asks for no ablations")
+        raise Rejected("propose", "the benchmark requests no ablations")
 
 
 async def train(job: Job) -> Sequence[events_pb2.Event]:
-    """Claimed by its first delivery, which is the only one here."""
+    """Claimed by its first and only delivery."""
     claim = follow(job.cause, "claimed", "engineer", job.attempt, job.event.candidate)
     claim.candidate_claimed.worker = "bench"
     await job.bus.publish(claim)
@@ -93,7 +92,7 @@ async def train(job: Job) -> Sequence[events_pb2.Event]:
 
 
 def instant_result(job: Job, attempt: int) -> events_pb2.Event:
-    """A training out of nothing, as big as a real one's."""
+    """An invented training of realistic size."""
     number = int(job.event.candidate.removeprefix("c"))
     loss = 1.5 - 0.2 * ((number * 7919) % 1000) / 1000
     seed = pb.SeedResult(
@@ -120,7 +119,7 @@ class System:
     pids: Mapping[str, int]
 
     def cpu_seconds(self) -> dict[str, float]:
-        """What each process has computed since its start, by Linux' account."""
+        """The CPU time of each process since its start, from /proc."""
         fields = {
             name: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for name, pid in self.pids.items()
         }
@@ -136,11 +135,11 @@ class System:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run of this size took."""
+    """The measurements of a run."""
 
     candidates: int
     seats: int
-    ms: float  # per candidate, by the clock
+    ms: float  # elapsed, per candidate
     cpu_ms: Mapping[str, float]  # per candidate, by process
     mib: Mapping[str, int]
 
@@ -155,7 +154,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class _Moment:
-    """So many candidates have ended, and so much time was used."""
+    """The number of ended candidates, and the used time."""
 
     ended: int
     time: float
@@ -166,7 +165,7 @@ class _Moment:
         return cls(ended, time.perf_counter(), system.cpu_seconds())
 
     def since(self, before: _Moment, seats: int, system: System) -> Cost:
-        """What the candidates between two moments cost; the memory is that of now."""
+        """The cost of the candidates between two moments; the memory is the current one."""
         count = self.ended - before.ended
         cpu = {name: 1000 * (seconds - before.cpu[name]) / count for name, seconds in self.cpu.items()}
         return Cost(count, seats, 1000 * (self.time - before.time) / count, cpu, system.resident_mib())
@@ -174,7 +173,7 @@ class _Moment:
 
 @asynccontextmanager
 async def running_system(folder: Path) -> AsyncIterator[System]:
-    """Store, judge and analyst as the processes they are; the scripted researcher and engineer in this one."""
+    """Store, judge and analyst as processes; the scripted researcher and engineer in this process."""
     broker = Broker(folder / "nats")
     broker.start()
     ports = {name: f"127.0.0.1:{free_port()}" for name in ("archive", "checker", "cognition", "judge")}
@@ -200,7 +199,7 @@ async def running_system(folder: Path) -> AsyncIterator[System]:
         settings = ServiceSettings(**shared, listen=ports["checker"])
         engineer = await stack.enter_async_context(wired("engineer", settings, _engineer))
         cognition = await stack.enter_async_context(channel(ports["cognition"], settings))
-        async with asyncio.TaskGroup() as group:  # a service that cannot go on ends the measurement
+        async with asyncio.TaskGroup() as group:  # a failed service ends the measurement
             for worker in (researcher, engineer):
                 group.create_task(worker.run(stop))
             request = cognition_pb2.SearchRequest(query="ready")
@@ -223,7 +222,7 @@ async def _engineer(service: Service, settings: ServiceSettings) -> AsyncIterato
 async def instant_researcher(
     service: Service, settings: ResearcherSettings, proposer: InstantProposer | None = None
 ) -> AsyncIterator[None]:
-    """The researcher as it is, but for what proposes and embeds."""
+    """The researcher with a scripted proposer and embedder."""
 
     async def no_vector(query: str, mind: str, job: Job) -> None:
         """No endpoint embeds."""
@@ -249,7 +248,7 @@ async def instant_researcher(
 
 
 async def measure(candidates: int, seats: int, marks: Sequence[int] = ()) -> Cost:
-    """A whole run; each part of it up to a mark is printed."""
+    """A complete run; prints each part up to a mark."""
     to_come = sorted(mark for mark in marks if mark < candidates)
     with tempfile.TemporaryDirectory() as folder:
         async with running_system(Path(folder)) as system:
@@ -268,7 +267,7 @@ async def measure(candidates: int, seats: int, marks: Sequence[int] = ()) -> Cos
             start = last = _Moment.of(system, 0)
             await system.bus.publish(event)
             while True:
-                await asyncio.sleep(1 if candidates > 1000 else 0.2)  # the question itself costs the store something
+                await asyncio.sleep(1 if candidates > 1000 else 0.2)  # the query itself costs CPU time of the store
                 try:
                     status = await system.archive.GetRun(archive_pb2.RunRequest(run="bench"), timeout=30)
                 except grpc.aio.AioRpcError:

@@ -1,10 +1,10 @@
-"""How fast the page is with 1,772 candidates, and the pictures of it in the documentation.
+"""Speed of the page with 1,772 candidates, and its screenshots for the documentation.
 
     python -m bench.page                            speeds, as one JSON object
     python -m bench.page --screenshots docs/images  also pictures at three sizes, and figures of the report
 
-Imports a generated archive in the published format (see `bench.published_archive`) into a folder of its own, serves it
-and drives Chromium. Needs the extra `dev`, and chromium on the PATH.
+Imports a generated archive in the published format (see `bench.published_archive`) into a temporary folder, serves it
+and controls Chromium. Needs the extra `dev`, and chromium on the PATH.
 """
 
 import argparse
@@ -66,7 +66,7 @@ TYPE = """async () => {
 
 
 async def measure(address: str, folder: Path | None) -> dict[str, object]:
-    """Median milliseconds of what a reader waits for; the pictures where `folder` is given."""
+    """Median milliseconds of the page's responses; also takes the screenshots if `folder` is given."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
@@ -109,7 +109,7 @@ async def _screenshots(browser: Browser, address: str, folder: Path) -> None:
             viewport={"width": width, "height": height}, color_scheme="dark" if size == "1920" else "light"
         )
         rows: list[dict[str, Any]] = (await (await page.request.get(f"{address}api/table")).json())["rows"]
-        known = {row["id"] for row in rows if row.get("train_loss") is not None}  # which have programs, too
+        known = {row["id"] for row in rows if row.get("train_loss") is not None}  # these also have programs
         ranked = sorted(rows, key=lambda row: -row["fitness"])
         best, second = [row["id"] for row in ranked if row["id"] in known and row.get("parent") in known][:2]
         for view, query in VIEWS.items():
@@ -128,7 +128,7 @@ async def _screenshots(browser: Browser, address: str, folder: Path) -> None:
 
 
 def _save(picture: bytes, path: Path) -> None:
-    """With a palette, which takes a third of the space; by coverage, so that rare colours are kept."""
+    """With a palette, which reduces the size to a third; chosen by coverage, to preserve rare colours."""
     Image.open(io.BytesIO(picture)).convert("RGB").quantize(
         255, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
     ).save(path, optimize=True)

@@ -1,12 +1,12 @@
-"""Two ways of searching, live: pairs of short runs with equal seeds, and the paired difference of the best loss.
+"""Compare two searches by pairs of short runs with equal seeds, and the paired difference of the best loss.
 
     python -m bench.paired_search [--in-process] [--sides surrogate,random] [--pairs 10] [--candidates 24] [--out FILE]
     python -m bench.paired_search --mind openai --policy experiments --sides 3,0 --candidates 4 --pairs 2
 
-Both runs of a pair have the same seed, baselines, scale and budget, one seat each, in a data folder that is thrown
-away; only one policy differs: `search` of the offline mind, or that of `--policy`, as the quick experiments that a
-language model may ask for before it proposes. The result file is written after every run: the same command goes on
-where it was cut short, and refuses a file that was made with other settings. `--report` prints what the file holds.
+Both runs of a pair have the same seed, baselines, scale and budget, one seat, and a temporary data folder. Only one
+policy differs: `search` of the offline mind, or that of `--policy`, such as the number of quick experiments that a
+language model may request. The result file is written after every run: a repeated command continues, and refuses a file
+made with other settings. `--report` prints the results in the file.
 
 A run is `asi-arch run` with all services. With `--in-process` the same proposers, pool and draw of parents work in one
 process with a training loop of 60 lines, without checks, sandbox and early stopping: a tenth of the processor time.
@@ -36,9 +36,9 @@ from services.llm.port import OFFLINE
 from services.researcher.offline.search import Seed, propose_by_surrogate, propose_random
 
 Train = Callable[[str], float | None]
-"""From a program to its held-out loss; None where it failed."""
+"""From a program to its held-out loss; None if it failed."""
 RUN_LIMIT = 7200
-"""Seconds after which a run is given up."""
+"""Time limit of a run in seconds."""
 SMALL = (
     "tokens=25088", "blocks=1", "width=32", "feed_forward=64", "heldout_blocks=64", "evaluations=1",
     "check_truncations=16", "tasks=", "averaged=", "precision=fp32",
@@ -48,10 +48,10 @@ SMALL = (
 
 @dataclass(frozen=True)
 class Run:
-    """One run: the held-out loss of each proposal in their order; None for one that was rejected or stopped.
+    """One run: the held-out loss of each proposal in order; None for rejected or stopped ones.
 
-    `tokens` are those of its language model, and `passed` how many of its seats had a first draft that was new and
-    sound; None where there is no such model.
+    `tokens` are those of its language model, and `passed` the number of seats whose first draft was new and sound; None
+    without a language model.
     """
 
     side: str
@@ -62,14 +62,14 @@ class Run:
     passed: int | None = None
 
     def best(self, trained: int) -> float | None:
-        """Lowest loss of the first proposals, so many."""
+        """Lowest loss of the first `count` proposals."""
         return min((loss for loss in self.losses[:trained] if loss is not None), default=None)
 
 
 def measure(
     side: str, seed: int, candidates: int, settings: Sequence[str], mind: str = "offline", policy: str = "search"
 ) -> Run:
-    """Raises CalledProcessError when the run fails; what it says is shown."""
+    """Raises CalledProcessError if the run fails; its messages are shown."""
     with tempfile.TemporaryDirectory() as folder:
 
         def run_json(*command: str) -> Any:
@@ -99,7 +99,7 @@ def measure(
 
 
 def measure_in_process(side: str, seed: int, candidates: int, baselines: Sequence[str], train: Train) -> Run:
-    """One seat: draw a parent from a pool of the size that small runs have, propose, train, enter the pool."""
+    """One seat: draw a parent from a pool of the size of small runs, propose, train, enter the pool."""
     begun = time.perf_counter()
     policy = pool.PoolPolicy(size=12, parents=4, references=3, cold_start=5, batch=3)
     state, measured, proposed = pool.PoolState(), dict[str, Seed](), set[str]()
@@ -136,7 +136,7 @@ def measure_in_process(side: str, seed: int, candidates: int, baselines: Sequenc
 
 
 def trainer(seed: int, scale_name: str, overrides: Sequence[str]) -> Train:
-    """A plain loop over the scale's model and text; its programs come from our own moves, and are trusted."""
+    """A minimal loop over the scale's model and text; its programs come from our own moves and are trusted."""
     import torch
 
     from bench.bare_loop import loss_after_training
@@ -167,12 +167,12 @@ def trainer(seed: int, scale_name: str, overrides: Sequence[str]) -> Train:
 
 
 def report(runs: Sequence[Run], sides: tuple[str, str], candidates: int) -> str:
-    """Mean difference of the best loss, second side less first: positive where the first is better."""
+    """Mean difference of the best loss, second side minus first: positive if the first is better."""
     first, second = sides
     by_pair: dict[int, dict[str, Run]] = {}
     for run in runs:
         by_pair.setdefault(run.seed, {})[run.side] = run
-    lines = [f"best held-out loss of {second} less that of {first}, nats per byte; positive: {first} is better"]
+    lines = [f"best held-out loss of {second} minus that of {first}, nats per byte; positive: {first} is better"]
     for trained in sorted({max(1, candidates // 2), candidates}):
         gains = []
         for pair in by_pair.values():
@@ -188,13 +188,13 @@ def report(runs: Sequence[Run], sides: tuple[str, str], candidates: int) -> str:
         lines.append(
             f"after {trained} proposals: {test.effect:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}] over "
             f"{test.count} pairs, {sum(gain > 0 for gain in gains)} of them positive, one-sided p {test.p:.3f}"
-            + (f"; a true difference of {visible:.3f} would be seen with a chance of 80 %" if visible else "")
+            + (f"; a true difference of {visible:.3f} would be detected with a probability of 80 %" if visible else "")
         )
     return "\n".join((*lines, *(text for side in sides if (text := _side_text(side, runs)))))
 
 
 def _side_text(side: str, runs: Sequence[Run]) -> str:
-    """What one side's language model was paid, and how its first drafts fared; empty without one."""
+    """The tokens of one side's language model, and the results of its first drafts; empty without one."""
     own = [run for run in runs if run.side == side and run.tokens is not None]
     losses = [loss for run in own for loss in run.losses if loss is not None]
     if not own or not losses:
@@ -212,7 +212,7 @@ def _power(effect: float, test: Any) -> float:
 
 
 def _read(file: Path, settings: Mapping[str, object]) -> list[Run]:
-    """The runs of the file so far. Raises SystemExit where it was made with other settings."""
+    """The runs of the file so far. Raises SystemExit if it was made with other settings."""
     if not file.exists():
         return []
     content = json.loads(file.read_text(encoding="utf-8"))
@@ -233,13 +233,15 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", dest="overrides", action="append", default=None, help="override of the scale")
     parser.add_argument("--out", type=Path, default=Path("build/paired_search.json"))
     parser.add_argument("--in-process", action="store_true", help="without services; see above")
-    parser.add_argument("--report", action="store_true", help="print what the file holds, train nothing")
-    parser.add_argument("--flags", default="", help="further ones of `asi-arch run`, as in --flags='--without judge'")
+    parser.add_argument("--report", action="store_true", help="print the results in the file, train nothing")
+    parser.add_argument(
+        "--flags", default="", help="further flags of `asi-arch run`, such as --flags='--without judge'"
+    )
     return parser.parse_args(words)
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run what the file lacks, pair by pair; `words` stand for those of the command line."""
+    """Run the missing runs, pair by pair; `words` replace those of the command line."""
     arguments = _arguments(words)
     first, second = arguments.sides.split(",")
     overrides = SMALL if arguments.overrides is None else arguments.overrides

@@ -1,8 +1,8 @@
-"""Writes an archive in the published format: 1,772 records of which 106 hold details, with invented numbers.
+"""Writes an archive in the published format: 1,772 records, 106 of them with details, with invented numbers.
 
     python -m bench.published_archive FOLDER
 
-What a page or an importer does with a large archive is measured and tested on it. The shape follows the published one:
+It is used to measure and test the page and the importer with a large archive. Its structure follows the published one:
 parents come from the ten best so far, names repeat, indices have gaps, and the best records have programs, curves
 (some of which end in nan), benchmark scores and summaries.
 """
@@ -67,7 +67,7 @@ def write(folder: Path, nodes: int = NODES, detailed: int = DETAILED, seed: int 
 
 
 def _tree(rng: random.Random, count: int) -> list[_Node]:
-    """Children of one of the ten best of the last pool; scores drift upwards with much scatter."""
+    """A tree of children of the ten best of the last pool; scores increase with large scatter."""
     nodes = [_Node(1, None, "delta_net", 1.45)]
     pool = list(nodes)
     index = 1
@@ -111,7 +111,7 @@ def _details(node: _Node, source: str, rng: random.Random) -> dict[str, object]:
 
 
 def _varied(source: str, rng: random.Random) -> str:
-    """The source with a few lines added and one number changed, so that differences have something to show."""
+    """The source with a few added lines and one changed number, so that programs differ."""
     lines = source.splitlines()
     places = sorted(rng.sample(range(len(lines) // 3, len(lines)), 3), reverse=True)
     for place in places:

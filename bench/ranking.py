@@ -1,14 +1,14 @@
-"""Which form of fitness ranks candidates as they truly are? Simulated runs with a known truth, and a recorded one.
+"""Compare versions of the fitness by simulated runs with known true gains, and by a recorded run.
 
     python -m bench.ranking [--runs 200]
     python -m bench.ranking --recorded examples/recorded-run/exchanges.jsonl
 
-Each run has four baselines with two seeds and 40 candidates with one. A candidate's true gain in loss is exponential
-(a few are far better), its true accuracy follows the gain with scatter of its own; both are measured with noise, and a
-judge scores with an opinion that has nothing to do with the truth. Compared are the rank correlation with the truth
-over all candidates and over the ten best, and how many pairs that are worse in both measurements are ranked higher.
+Each run has four baselines with two seeds and 40 candidates with one. A candidate's true gain in loss is exponential,
+and its true accuracy follows the gain with additional scatter; both are measured with noise, and a judge's scores are
+independent of the truth. The output is the rank correlation with the truth over all candidates and over the ten best,
+and the number of pairs in which a candidate that is worse in both measurements is ranked higher.
 
-The recorded run is ranked by what its judge was shown and answered: losses, accuracies and scores of its candidates.
+The recorded run is ranked by the losses, accuracies and scores in the requests to its judge and the answers.
 """
 
 import argparse
@@ -41,12 +41,12 @@ ROOT_LOSS, ROOT_ACCURACY = 1.89, 0.34
 LOSS_NOISE, ACCURACY_NOISE = 0.01, 0.02
 CANDIDATES, BEST = 40, 10
 FRESH_SEED_GAINS = (1.6983 - 1.4763, 1.6842 - 1.4831, 1.6766 - 1.4823)
-"""One gain of the recorded run, measured again with three fresh seeds: what another seed changes."""
+"""One gain of the recorded run, measured again with three fresh seeds, for the noise between seeds."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One simulated candidate: its true gain in loss, and what was measured of it."""
+    """One simulated candidate: its true gain in loss, and its measurements."""
 
     truth: float
     loss: float
@@ -106,7 +106,7 @@ def _quality(candidates: Sequence[Candidate], values: Sequence[float]) -> tuple[
 
 
 def inverted_pairs(candidates: Sequence[Candidate], values: Sequence[float]) -> int:
-    """How many pairs have the one that is better in both measurements ranked below the other."""
+    """The number of pairs in which the candidate that is better in both measurements is ranked below the other."""
     return sum(
         (a.loss < b.loss and a.accuracy >= b.accuracy and x < y)
         or (b.loss < a.loss and b.accuracy >= a.accuracy and y < x)
@@ -116,7 +116,7 @@ def inverted_pairs(candidates: Sequence[Candidate], values: Sequence[float]) -> 
 
 @dataclass(frozen=True)
 class Judged:
-    """One request to a judge: what it says of the two anchors and the candidate, and the score that came back."""
+    """One request to a judge: the numbers of the two anchors and the candidate, and the returned score."""
 
     losses: list[float]
     accuracies: list[float]
@@ -125,7 +125,7 @@ class Judged:
 
 
 def judged(exchanges: Path) -> list[Judged]:
-    """All that the judge of a recorded run was asked, a candidate that was judged several times once."""
+    """All requests to the judge of a recorded run; repeated ones of a candidate are averaged."""
     by_measurements: dict[tuple[float, float], list[Judged]] = {}
     for line in exchanges.read_text(encoding="utf-8").splitlines():
         exchange = json.loads(line)

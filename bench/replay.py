@@ -1,12 +1,12 @@
-"""How fast a run is rebuilt from its log, beside a bare ordered consumer that reads the same log and decodes it.
+"""Speed of a replay, relative to a bare ordered consumer that reads and decodes the same log.
 
     python -m bench.replay [--ways 300] [--rounds 7] [--into sqlite|mongodb://…]
 
-A real nats-server holds a run of whole ways. All are timed in turns and the median of the ratios is printed: the load
-of a machine changes, what neighbours in time share of it hardly does. The limit is 0.5.
+A real nats-server contains a complete run. All are timed in turn, and the median of the ratios is printed, since it
+depends less on load than the times. The limit is 0.5.
 
-There are two bare consumers: the one that nats-py's documentation shows, `await subscription.next_msg()` on asyncio's
-own loop, and the fastest that we know to write with it, a callback on uvloop.
+There are two bare consumers: that of nats-py's documentation, `await subscription.next_msg()` on asyncio's loop, and a
+faster one, a callback on uvloop.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from services.store.replay import replay
 
 
 async def write_log(bus: Bus, folder: Path, ways: int) -> int:
-    """A run's log in the broker, decided by the real rules; how many events it has."""
+    """Publish a run's log, made by the real rules; returns the number of events."""
     archive, log = open_archive(f"sqlite:///{folder}/live.db"), Log()
     await archive.open()
     await archive.apply([log.write(start(ways))], react)
@@ -65,7 +65,7 @@ async def plain(url: str, events: int) -> float:
 
 
 async def bare(url: str, events: int) -> float:
-    """As `plain`, with a callback and without limits on what waits: twice as fast on uvloop."""
+    """As `plain`, with a callback and without limits on pending messages: twice as fast on uvloop."""
     client = await nats.connect(url)
     done, count = asyncio.get_running_loop().create_future(), 0
 
@@ -89,7 +89,7 @@ async def bare(url: str, events: int) -> float:
 
 
 async def rebuilt(settings: ServiceSettings, into: str) -> float:
-    """Seconds of a replay, its digest included."""
+    """Seconds of a replay, including its digest."""
     archive = open_archive(into) if into else None
     if archive is not None:
         await archive.open()

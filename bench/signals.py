@@ -1,11 +1,11 @@
-"""What cheap signals are worth: reliability over seeds, cost, and agreement with published orders of architectures.
+"""The value of cheap signals: reliability over seeds, cost, and agreement with published orders of architectures.
 
     python -m bench.signals [--tasks mqar,copying] [--names delta_net,gla] [--seeds 1 2] [--steps 200] [--out FILE]
 
 Every architecture of a published order is trained on every task with every seed, and as a language model at scale
-`mini`. A line of the result file is one training, so that a run that was interrupted goes on where it was. The orders
-are those of the perplexities in arXiv:2412.06464 (1.3B, and its ablation at 400M) and arXiv:2406.06484 (340M), as far
-as the zoo or a description has the architecture. Accuracy at the end and its mean over the curve are two signals.
+`mini`. A line of the result file is one training, so an interrupted run continues. The orders are those of the
+perplexities in arXiv:2412.06464 (1.3B, and its ablation at 400M) and arXiv:2406.06484 (340M), for
+architectures of the zoo or of a description. Accuracy at the end and its mean over the curve are two signals.
 """
 
 import argparse
@@ -47,7 +47,7 @@ VARIANTS: Mapping[str, Mixer] = {
 PUBLISHED_PARTS: Mapping[str, float] = dict(
     zip(("gated_delta_net", *VARIANTS), (27.35, 27.55, 28.95, 29.12, 30.87), strict=False)
 )
-"""Mean perplexity at 400M parameters and 15B tokens, one part of Gated DeltaNet left out at a time."""
+"""Mean perplexity at 400M parameters and 15B tokens, without one part of Gated DeltaNet each."""
 PUBLISHED_KEYS: Mapping[str, float] = {"delta_net with elu and l2": 28.03, "delta_net with elu and sum": 31.12}
 """WikiText perplexity at 340M parameters by the norm of the keys."""
 ORDERS = (PUBLISHED, PUBLISHED_SMALL, PUBLISHED_PARTS, PUBLISHED_KEYS)
@@ -79,7 +79,7 @@ async def task(name: str, which: str, seed: int, steps: int, sandbox: Sandbox) -
 
 
 async def collect(arguments: argparse.Namespace, done: list[dict[str, object]]) -> list[dict[str, object]]:
-    """What is not among the rows that are done is measured and appended to the file; all rows are returned."""
+    """Measure the missing rows and append them to the file; returns all rows."""
     place: Path = arguments.out
     known = {(row["task"], row["name"], row["seed"]) for row in done}
     async with Sandbox() as sandbox:
@@ -179,7 +179,7 @@ def _rho(order: Sequence[tuple[float, float]]) -> float:
 
 
 def main() -> None:
-    """Collect and report."""
+    """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=lambda text: [name for name in text.split(",") if name], default=list(TASKS))
     names = list(dict.fromkeys(name for order in ORDERS for name in order))

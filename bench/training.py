@@ -2,11 +2,10 @@
 
     python -m bench.training [--scale tiny] [--set steps=80] [--repeats 3] [--programs delta_net gated_delta_net]
 
-They are measured in turn, in processes that do nothing else, and the medians of the ratios are printed. On a CPU they
-are tokens per second of processor time, the host's part of ours included; two workers are measured by the clock. The
-bare loop runs twice on a CPU: with our operators, which shows what the machinery costs, and with the PyTorch functions
-that fla ships for the same operators, which is what a training on a CPU is without us. With a scale on "cuda" the bare
-loop runs fla's own layer of the same name where there is one.
+They are measured in turn, in separate processes, and the medians of the ratios are printed. On a CPU the unit is tokens
+per second of processor time, including that of the host; two workers are measured by elapsed time. On a CPU the
+bare loop runs twice: with our operators, which shows the overhead, and with the PyTorch functions that fla ships for the
+same operators. With a scale on "cuda" the bare loop runs fla's own layer of the same name, if there is one.
 """
 
 import argparse
@@ -82,7 +81,7 @@ def bare(program: str, name: str, scale: Scale, *, of_fla: bool = False) -> floa
 
 
 async def ours(program: str, scale: Scale, sandbox: Sandbox) -> float:
-    """Our tokens/s, the whole way through the sandbox: by processor time of child and host, or the clock on a GPU."""
+    """Tokens/s of a training in the sandbox: by processor time of child and host, or elapsed time on a GPU."""
     job = Job(program, 0, scale, open_corpus(scale, CACHE))
     async with sandbox.child(JOB, limits_of(scale)) as child:
         session = Session(job, Supervision(), child, _unscored)
@@ -96,7 +95,7 @@ async def ours(program: str, scale: Scale, sandbox: Sandbox) -> float:
 
 
 async def compare(name: str, scale: Scale, repeats: int, sandbox: Sandbox) -> None:
-    """One line: our tokens/s, the bare loop's and the median of their ratios twice, and two workers together."""
+    """One line: tokens/s in the sandbox, in both bare loops with the median ratios, and of two workers together."""
     program = zoo.baseline(name).program
     comparable = scale.device == "cpu" and any(function in program for function in fla_functions())
     rows: list[tuple[float, float, float]] = []
@@ -116,7 +115,7 @@ async def compare(name: str, scale: Scale, repeats: int, sandbox: Sandbox) -> No
 
 
 def _fla_module(path: str) -> ModuleType:
-    """A module of fla by its path: the package around it needs Triton."""
+    """A module of fla, loaded from its path, since the package needs Triton."""
     package = PathFinder.find_spec("fla")
     assert package is not None
     assert package.submodule_search_locations is not None

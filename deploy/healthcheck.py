@@ -1,6 +1,6 @@
-"""Exit status 0 while the service of this container answers SERVING through gRPC health.
+"""Exits with status 0 if the service of this container answers SERVING by gRPC health.
 
-It runs every few seconds in every container, so it imports grpc and nothing else.
+It runs every few seconds in every container, so it imports only grpc.
 """
 
 import os
@@ -14,7 +14,7 @@ TIMEOUT_SECONDS = 10
 
 
 def serving() -> bool:
-    """Ask this container's own server, with its certificates where it has some."""
+    """Query this container's server, with certificates if there are any."""
     port = os.environ["ASI_LISTEN"].rpartition(":")[2]
     paths = {name: os.environ.get(f"ASI_GRPC_{name}") for name in ("CA", "KEY", "CERT")}
     if paths["CA"]:

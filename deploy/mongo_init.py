@@ -1,6 +1,6 @@
-"""Make a lone mongod the one member of its replica set: `python mongo_init.py HOST:PORT [OPTIONS]`. Idempotent.
+"""Make a single mongod the only member of its replica set: `python mongo_init.py HOST:PORT [OPTIONS]`. Idempotent.
 
-OPTIONS are those of a MongoDB URL, as in tls=true&tlsCAFile=/certificates/ca.crt.
+OPTIONS are those of a MongoDB URL, such as tls=true&tlsCAFile=/certificates/ca.crt.
 """
 
 import sys
@@ -12,7 +12,7 @@ ALREADY = 23
 
 
 def initiate(address: str, options: str = "") -> None:
-    """Raises PyMongoError while the server is out of reach."""
+    """Raises PyMongoError if the server is unreachable."""
     client: MongoClient[dict[str, object]] = MongoClient(
         f"mongodb://{address}/?{options}", directConnection=True, serverSelectionTimeoutMS=20_000
     )

@@ -1,1 +1,1 @@
-"""Recall of the cognition base's search on queries written as analyses phrase them."""
+"""Recall of the cognition base's search on queries in the style of analyses."""

@@ -1,7 +1,7 @@
-"""`python -m bench.retrieval`: recall@3 of the local embedders beside plain word overlap.
+"""`python -m bench.retrieval`: recall@3 of the local embedders and of plain word overlap.
 
-A query is found when one of the papers that answer it is among the three best papers. No threshold is applied. Where
-the environment describes an endpoint's embedder (ASI_EMBEDDING_MODEL), it is measured too.
+A query counts if one of the papers that answer it is among the three best. No threshold is applied. If the environment
+names an endpoint's embedder (ASI_EMBEDDING_MODEL), it is measured too.
 """
 
 from __future__ import annotations

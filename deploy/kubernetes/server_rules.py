@@ -1,7 +1,7 @@
-"""What an API server or a controller refuses although every field is as its schema says.
+"""Rules of an API server or a controller that schemas cannot express.
 
-References between objects, selectors that choose nothing, names, quantities and combinations of fields. The rules are
-those of the server's own validation (pkg/apis/*/validation), as far as these manifests come near them.
+They concern references between objects, selectors without matches, names, quantities and combinations of fields. They
+are those of the server's own validation (pkg/apis/*/validation) that are relevant for these manifests.
 """
 
 import re
@@ -13,7 +13,7 @@ Placed = tuple[str, Manifest]
 
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job", "ScaledJob")
 MADE_ELSEWHERE = frozenset({"ConfigMap nats-config", "Secret asi-nats", "Secret asi-mind", "Secret asi-mongo"})
-"""What deploy/README.md makes by hand: keys and the broker's users."""
+"""Objects that deploy/README.md creates by hand: keys and the broker's users."""
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _PORT = re.compile(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
 _VARIABLE = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
@@ -41,25 +41,25 @@ def broken(manifests: Iterable[Placed]) -> Iterator[str]:
 def _problems(manifest: Manifest, objects: list[Manifest]) -> Iterator[str]:
     name, kind = manifest["metadata"]["name"], manifest["kind"]
     if not all(_LABEL.fullmatch(part) for part in name.split(".")):
-        yield f"the name {name} is no DNS name"
+        yield f"the name {name} is not a DNS name"
     if kind in WORKLOADS:
         yield from _workload(manifest, objects)
     elif kind == "Service":
         yield from _service(manifest, objects)
     elif kind == "PodDisruptionBudget":
         if ("minAvailable" in manifest["spec"]) == ("maxUnavailable" in manifest["spec"]):
-            yield "gives not exactly one of minAvailable and maxUnavailable"
+            yield "must give exactly one of minAvailable and maxUnavailable"
         if not _chosen(manifest["spec"].get("selector", {}), objects):
-            yield "its selector chooses no pod"
+            yield "its selector matches no pod"
     elif kind == "NetworkPolicy" and not _chosen(manifest["spec"].get("podSelector", {}), objects):
-        yield "its podSelector chooses no pod"
+        yield "its podSelector matches no pod"
     elif kind == "ScaledObject":
         target = manifest["spec"]["scaleTargetRef"]
         scaled = next((o for o in objects if _is(o, target.get("kind", "Deployment"), target["name"])), None)
         if scaled is None:
             yield f"scales {target['name']}, which does not exist"
         elif "replicas" in scaled["spec"]:
-            yield f"scales {target['name']}, whose replicas every apply would set back"
+            yield f"scales {target['name']}, whose replicas each apply would reset"
         if manifest["spec"].get("minReplicaCount", 0) > manifest["spec"].get("maxReplicaCount", 100):
             yield "minReplicaCount is above maxReplicaCount"
 
@@ -77,7 +77,7 @@ def _workload(manifest: Manifest, objects: list[Manifest]) -> Iterator[str]:
     if manifest["kind"] == "StatefulSet":
         governing = next((o for o in objects if _is(o, "Service", spec.get("serviceName", ""))), None)
         if governing is None or governing["spec"].get("clusterIP") != "None":
-            yield f"its serviceName {spec.get('serviceName')} is no headless Service"
+            yield f"its serviceName {spec.get('serviceName')} is not a headless Service"
     yield from _pod(template["spec"], spec.get("volumeClaimTemplates", []), objects)
 
 
@@ -92,7 +92,7 @@ def _pod(pod: Manifest, claims: list[Manifest], objects: list[Manifest]) -> Iter
         yield "runAsNonRoot contradicts runAsUser 0"
     for kind, name in _references(pod, containers):
         if f"{kind} {name}" not in MADE_ELSEWHERE and not any(_is(o, kind, name) for o in objects):
-            yield f"refers to {kind} {name}, which is neither here nor made by hand"
+            yield f"refers to {kind} {name}, which is neither among the manifests nor created by hand"
     for container in containers:
         yield from _container(container, offered)
 
@@ -109,15 +109,15 @@ def _container(container: Manifest, offered: set[str]) -> Iterator[str]:
     yield from _twice(f"port of container {name}", names)
     for port in names:
         if len(port) > 15 or not _PORT.fullmatch(port):
-            yield f"container {name}: {port} is no name of a port (at most 15 of a-z, 0-9 and -)"
+            yield f"container {name}: {port} is not a port name (at most 15 of a-z, 0-9 and -)"
     for probe in _PROBES:
         for way in ("httpGet", "tcpSocket"):
             port = container.get(probe, {}).get(way, {}).get("port")
             if isinstance(port, str) and port not in names:
-                yield f"container {name}: its {probe} asks the port {port}, which it does not name"
+                yield f"container {name}: its {probe} uses the port {port}, which it does not declare"
     for variable in container.get("env", []):
         if not _VARIABLE.fullmatch(variable["name"]):
-            yield f"container {name}: {variable['name']} is no name of a variable"
+            yield f"container {name}: {variable['name']} is not a variable name"
         if "value" in variable and "valueFrom" in variable:
             yield f"container {name}: {variable['name']} has both a value and a source"
     yield from _resources(name, container.get("resources", {}))
@@ -128,7 +128,7 @@ def _resources(name: str, resources: Manifest) -> Iterator[str]:
     for resource in {**requests, **limits}:
         request, most = _amount(requests.get(resource)), _amount(limits.get(resource))
         if (resource in requests and request is None) or (resource in limits and most is None):
-            yield f"container {name}: an amount of {resource} is no quantity"
+            yield f"container {name}: an amount of {resource} is not a quantity"
         elif request is not None and most is not None and request > most:
             yield f"container {name} requests more {resource} than its limit"
         if "/" in resource and requests.get(resource, limits.get(resource)) != limits.get(resource):
@@ -139,18 +139,18 @@ def _service(manifest: Manifest, objects: list[Manifest]) -> Iterator[str]:
     selector, ports = manifest["spec"].get("selector"), manifest["spec"].get("ports", [])
     yield from _twice("port", [port["name"] for port in ports if "name" in port])
     if len(ports) > 1 and any("name" not in port for port in ports):
-        yield "of several ports each needs a name"
+        yield "each of several ports needs a name"
     if not selector:
         return
     pods = _chosen({"matchLabels": selector}, objects)
     if not pods:
-        yield "its selector chooses no pod"
+        yield "its selector matches no pod"
     for port in ports:
         target = port.get("targetPort", port["port"])
         for pod in pods:
             opened = [p for container in pod["spec"]["containers"] for p in container.get("ports", [])]
             if not any(target in (p["containerPort"], p.get("name")) for p in opened):
-                yield f"leads to the port {target}, which no container of its pods opens"
+                yield f"targets the port {target}, which no container of its pods opens"
 
 
 def _references(pod: Manifest, containers: list[Manifest]) -> Iterator[tuple[str, str]]:
@@ -179,7 +179,7 @@ def _template(manifest: Manifest) -> Manifest:
 
 
 def _chosen(selector: Mapping[str, Any], objects: list[Manifest]) -> list[Manifest]:
-    """Templates of the pods that a selector chooses."""
+    """Templates of the pods that a selector matches."""
     templates = [_template(manifest) for manifest in objects if manifest["kind"] in WORKLOADS]
     return [t for t in templates if _matches(selector, t.get("metadata", {}).get("labels", {}))]
 
@@ -203,7 +203,7 @@ def _is(manifest: Manifest, kind: str, name: str) -> bool:
 
 
 def _twice(what: str, names: list[str]) -> Iterator[str]:
-    yield from (f"the {what} {name} is there twice" for name in sorted({n for n in names if names.count(n) > 1}))
+    yield from (f"the {what} {name} occurs twice" for name in sorted({n for n in names if names.count(n) > 1}))
 
 
 def _amount(text: object) -> float | None:

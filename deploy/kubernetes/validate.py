@@ -1,9 +1,9 @@
-"""Compare every manifest with Kubernetes' own schemas, KEDA's objects with `keda.schema.json`, and all with the rules
-that an API server or a controller applies and a schema cannot say (`server_rules.py`).
+"""Validate every manifest against Kubernetes' own schemas, KEDA's objects against `keda.schema.json`, and all against
+the rules that schemas cannot express (`server_rules.py`).
 
     python deploy/kubernetes/validate.py [--version 1.30]
 
-Strict: a field that the schema does not know is an error, since Kubernetes would drop it. Exits 1 with one line each.
+Unknown fields are errors, since Kubernetes would drop them. Exits with status 1 and one line per error.
 """
 
 import argparse
@@ -23,7 +23,7 @@ Manifest = dict[str, Any]
 
 
 def manifests() -> Iterator[tuple[Path, Manifest]]:
-    """Every object with its file; kustomizations name files, and are compared with them in the tests."""
+    """Every object with its file, except kustomizations, which the tests compare with the files."""
     for path in sorted(HERE.rglob("*.yaml")):
         if path.name != "kustomization.yaml":
             yield from ((path, manifest) for manifest in yaml.safe_load_all(path.read_text()))
@@ -38,7 +38,7 @@ def as_kubernetes_sees(manifest: Manifest) -> list[Manifest]:
 
 
 def error_in(manifest: Manifest, version: str, keda: Manifest) -> str | None:
-    """What is wrong with it, in words; None where nothing is."""
+    """The error in words; None if there is none."""
     try:
         if manifest["apiVersion"].startswith("keda.sh/"):
             jsonschema.validate(manifest, keda)

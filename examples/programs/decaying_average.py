@@ -1,6 +1,6 @@
 """Each head keeps a decaying average of its values, whose rate the token chooses, and gates what it reads.
 
-An example of a program of one's own: `asi-arch check` it, then give it to a run with `--baselines` or `--seed-program`.
+An example of a user's program: `asi-arch check` it, then give it to a run with `--baselines` or `--seed-program`.
 """
 
 import torch

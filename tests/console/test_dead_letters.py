@@ -101,7 +101,7 @@ async def test_a_retried_candidate_continues_where_its_message_was_lost(
     ]
 
     assert retried.status == 0, retried.err
-    assert "c000001 goes on from r1.c000001." in retried.out
+    assert "c000001 continues from r1.c000001." in retried.out
     assert again.status == 1
     assert "was retried already" in again.err
     assert record.retries == 1

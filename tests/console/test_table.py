@@ -44,7 +44,7 @@ def test_info_shows_coverage_reliability_early_losses_stopping_and_effects(folde
     assert [row["fidelity"] for row in report["fidelities"]] == [0.25, 0.5, 0.75]
     assert {row["rule"] for row in report["stopping"]} == {"extrapolation", "halving", "quantiles"}
     assert all(row["low"] <= row["gain"] <= row["high"] for row in report["effects"])
-    assert "What pays" in called("info", "--folder", folder).output
+    assert "Effects" in called("info", "--folder", folder).output
 
 
 def test_query_answers_for_a_baseline_by_name(folder: Path) -> None:

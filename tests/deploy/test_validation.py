@@ -23,7 +23,7 @@ def validated(folder: Path) -> subprocess.CompletedProcess[str]:
         ("base/keda.yaml", "lagThreshold", "lagTreshold", "lagTreshold"),
         ("overlays/gpu/explore.yaml", "strategy: gradual", "strategy: slow", "slow"),
         ("overlays/gpu/explore.yaml", "restartPolicy", "restartPolice", "restartPolice"),
-        ("base/engineer.yaml", "selector: {app: engineer}", "selector: {app: engine}", "its selector chooses no pod"),
+        ("base/engineer.yaml", "selector: {app: engineer}", "selector: {app: engine}", "its selector matches no pod"),
         (
             "base/engineer.yaml",
             "matchLabels: {app: engineer}",
@@ -32,9 +32,9 @@ def validated(folder: Path) -> subprocess.CompletedProcess[str]:
         ),
         ("base/engineer.yaml", "{name: data, mountPath", "{name: dada, mountPath", "mounts the volume dada"),
         ("base/engineer.yaml", "claimName: data", "claimName: date", "refers to PersistentVolumeClaim date"),
-        ("base/engineer.yaml", "tcpSocket: {port: grpc}", "tcpSocket: {port: gprc}", "asks the port gprc"),
+        ("base/engineer.yaml", "tcpSocket: {port: grpc}", "tcpSocket: {port: gprc}", "uses the port gprc"),
         ("base/engineer.yaml", "limits: {memory: 6Gi}", "limits: {memory: 1Gi}", "requests more memory than its limit"),
-        ("base/nats.yaml", "serviceName: nats", "serviceName: gnats", "serviceName gnats is no headless Service"),
+        ("base/nats.yaml", "serviceName: nats", "serviceName: gnats", "serviceName gnats is not a headless Service"),
         ("base/keda.yaml", "    name: engineer\n", "    name: engineers\n", "scales engineers, which does not exist"),
     ],
 )

@@ -1,1 +1,1 @@
-"""An evaluator, a move and a probe of one's own, each in a module of its own: not every service has torch."""
+"""An example evaluator, move and probe, in separate modules, since not every service has torch."""
