@@ -3,9 +3,9 @@
     python -m bench.training [--scale tiny] [--set steps=80] [--repeats 3] [--programs delta_net gated_delta_net]
 
 They are measured in turn, in separate processes, and the medians of the ratios are printed. On a CPU the unit is tokens
-per second of processor time, including that of the host; two workers are measured by elapsed time. On a CPU the
-bare loop runs twice: with our operators, which shows the overhead, and with the PyTorch functions that fla ships for the
-same operators. With a scale on "cuda" the bare loop runs fla's own layer of the same name, if there is one.
+per second of processor time, including that of the host; two workers are measured by elapsed time. On a CPU the bare
+loop runs twice: with our operators, which shows the overhead, and with fla's own PyTorch functions for the same
+operators. With a scale on "cuda" the bare loop runs fla's own layer of the same name, if there is one.
 """
 
 import argparse
