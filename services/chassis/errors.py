@@ -1,12 +1,4 @@
-"""Exceptions of handlers, and how the worker loop responds to each.
-
-Transient      the message is redelivered later, with back-off
-NotYet         a dependency of the candidate is not finished: the message is redelivered soon
-Rejected       a fact about the candidate: published as candidate.rejected, then acknowledged
-HandedBack     the service is draining: the message is redelivered at once to another replica; not a failure
-Superseded     another worker handles the message: it is neither acknowledged nor refused here
-anything else  a dead letter with its traceback
-"""
+"""Exceptions of handlers, calls and settings. The worker loop makes a dead letter of those that it does not expect."""
 
 from collections.abc import Mapping
 
@@ -16,7 +8,7 @@ class SettingsError(Exception):
 
 
 class Transient(Exception):  # noqa: N818 - a condition to wait out, not an error of ours
-    """A dependency is unavailable: retry after `delay` seconds."""
+    """A dependency is unavailable: redelivered after `delay` seconds, by default with back-off."""
 
     def __init__(self, reason: str, delay: float | None = None) -> None:
         super().__init__(reason)
@@ -24,11 +16,14 @@ class Transient(Exception):  # noqa: N818 - a condition to wait out, not an erro
 
 
 class NotYet(Transient):
-    """A dependency of the candidate, such as a baseline, is not finished."""
+    """A dependency of the candidate, such as a baseline, is not finished: redelivered soon."""
 
 
 class Rejected(Exception):  # noqa: N818 - an outcome
-    """The candidate ends here, for `reason`; `evidence` holds numbers and positions, never prose about scores."""
+    """The candidate ends here, for `reason`, which is published as candidate.rejected and acknowledged.
+
+    `evidence` holds numbers and positions, never prose about scores.
+    """
 
     def __init__(self, stage: str, reason: str, evidence: Mapping[str, object] | None = None) -> None:
         super().__init__(reason)
@@ -38,11 +33,11 @@ class Rejected(Exception):  # noqa: N818 - an outcome
 
 
 class HandedBack(Exception):  # noqa: N818 - not an error
-    """The work was checkpointed because the service is stopping; another replica continues."""
+    """The work was checkpointed because the service is stopping: redelivered at once to another replica."""
 
 
 class Superseded(Exception):  # noqa: N818
-    """Another worker claimed the work. An acknowledgement from here would count as that worker's."""
+    """Another worker claimed the work: neither acknowledged nor refused here, which would count as that worker's."""
 
 
 class BusLost(Exception):  # noqa: N818

@@ -52,7 +52,7 @@ class LogState(NamedTuple):
 
 
 class Bus:
-    """One connection. Use as an async context manager, or `connect` and `close`."""
+    """One connection; an async context manager."""
 
     def __init__(self, settings: ServiceSettings, name: str) -> None:
         self._settings = settings
@@ -64,13 +64,6 @@ class Bus:
         self._denials = Denials()
         self._refused: asyncio.Future[None] | None = None
         self._js = self._client.jetstream(timeout=5)
-
-    async def __aenter__(self) -> "Bus":
-        await self.connect()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
 
     @property
     def connected(self) -> bool:
@@ -88,7 +81,7 @@ class Bus:
         """The number of reconnections."""
         return int(self._client.stats["reconnects"])
 
-    async def connect(self) -> None:
+    async def __aenter__(self) -> "Bus":
         """Connect, waiting for a server that is not running yet. Raises SettingsError if it refuses the credentials."""
         refused = self._refused = asyncio.get_running_loop().create_future()
         connecting = asyncio.ensure_future(
@@ -114,8 +107,9 @@ class Bus:
         finally:
             connecting.cancel()
             refused.cancel()
+        return self
 
-    async def close(self) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Flush and close. Not `drain`, which blocks for its whole timeout once a pull has timed out."""
         self._closing = True
         if self._client.is_connected:
