@@ -154,14 +154,7 @@ def _retry(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     _require_link(event, record)
     if event.retries != record.retries + 1:
         raise Refused(f"candidate {event.candidate} was retried {record.retries} times: {event.retries} is not next")
-    baseline = record.kind == pb.KIND_BASELINE
-    again = facts.Retried(
-        moment(event),
-        record.id,
-        baseline=baseline,
-        root=baseline and record.request.baseline == run.settings.baselines[0],
-        proposal=record.kind == pb.KIND_PROPOSAL,
-    )
+    again = facts.Retried(moment(event), record.id, **_role(record, run))
     change = stepped(Change(incoming.log, replace(row, ended=None), _without_one_dead_letter(run)), again)
     record.ClearField("rejection")
     record.ClearField("claims")
@@ -322,26 +315,30 @@ def _archive(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     record = row.record
     rejected = record.state == pb.STATE_REJECTED
     row = replace(row, ended=incoming.log.sequence)
-    baseline = record.kind == pb.KIND_BASELINE
     ended = facts.Ended(
         time=moment(incoming.log.event),
         candidate=record.id,
         sequence=incoming.log.sequence,
         fitness=None if rejected or record.kind == pb.KIND_ABLATION else row.fitness,
         parent=record.proposal.parent or None,
-        baseline=baseline,
-        root=baseline and record.request.baseline == run.settings.baselines[0],
         rejected=rejected,
-        proposal=record.kind == pb.KIND_PROPOSAL,
         unpaid=UNPAID in record.rejection.evidence.fields,
         result=None if rejected else promotable(record.id, record.training, row.fitness, run.settings),
         costs=None if rejected else costs_of_record(record, run.settings),
+        **_role(record, run),
     )
     change = stepped(Change(incoming.log, row, run), ended)
     if not rejected:
         record.state = pb.STATE_ARCHIVED
     _move_head(record, incoming)
     return change
+
+
+def _role(record: pb.Candidate, run: RunRow) -> dict[str, bool]:
+    """What a candidate is in its run, as facts name it."""
+    baseline = record.kind == pb.KIND_BASELINE
+    root = baseline and record.request.baseline == run.settings.baselines[0]
+    return {"baseline": baseline, "root": root, "proposal": record.kind == pb.KIND_PROPOSAL}
 
 
 def _require_head(event: events_pb2.Event, row: CandidateRow) -> None:

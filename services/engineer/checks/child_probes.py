@@ -31,7 +31,6 @@ RUN_SHAPES = ((2, 64), (1, 1), (3, 37), (1, 130))  # (batch, length): whole chun
 LARGE = 1e3
 DRIFT_CALLS, CHECKPOINT_CALLS = 4, 3
 DECODED_LENGTH, PREFILL, DECODED_STATE = 40, 33, State(randomised=True)
-NESTED = 3  # depth of containers that are searched for tensors
 
 
 def without_gradient(subject: Subject, mixer: nn.Module) -> set[str]:
@@ -295,9 +294,8 @@ def decoding(subject: Subject) -> Finding:
 def _decoded(subject: Subject, inputs: Tensor) -> Tensor | None:
     from fla.models.utils import Cache  # the CPU version, which `prepare_child` installs
 
-    mixer, cache = subject.mixer(DECODED_STATE), Cache()
+    mixer, cache, parts = subject.mixer(DECODED_STATE), Cache(), list[Tensor]()
     starts = [0, *range(PREFILL, DECODED_LENGTH)]
-    parts = []
     with torch.no_grad():
         for start, end in zip(starts, [*starts[1:], DECODED_LENGTH], strict=True):
             parts.append(subject.call(mixer, inputs[:, start:end], past_key_values=cache, use_cache=True))
@@ -328,7 +326,7 @@ def _scalars_with_gradient(mixer: nn.Module) -> Iterator[str]:
                 yield f"{path}.{name}".lstrip(".")
 
 
-def _tensors(value: object, depth: int = NESTED) -> Iterator[Tensor]:
+def _tensors(value: object, depth: int = 3) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif depth and isinstance(value, list | tuple | dict):
