@@ -8,7 +8,7 @@ class SettingsError(Exception):
 
 
 class Transient(Exception):  # noqa: N818 - a condition to wait out, not an error of ours
-    """A dependency is unavailable: redelivered after `delay` seconds, by default with back-off."""
+    """A dependency is unavailable. A message is redelivered after `delay` seconds, by default with back-off."""
 
     def __init__(self, reason: str, delay: float | None = None) -> None:
         super().__init__(reason)
@@ -16,11 +16,11 @@ class Transient(Exception):  # noqa: N818 - a condition to wait out, not an erro
 
 
 class NotYet(Transient):
-    """A dependency of the candidate, such as a baseline, is not finished: redelivered soon."""
+    """A dependency of the candidate, such as a baseline, is not finished: the message is redelivered soon."""
 
 
 class Rejected(Exception):  # noqa: N818 - an outcome
-    """The candidate ends here, for `reason`, which is published as candidate.rejected and acknowledged.
+    """The candidate ends here: candidate.rejected is published with `reason`, and the message acknowledged.
 
     `evidence` holds numbers and positions, never prose about scores.
     """
@@ -33,11 +33,11 @@ class Rejected(Exception):  # noqa: N818 - an outcome
 
 
 class HandedBack(Exception):  # noqa: N818 - not an error
-    """The work was checkpointed because the service is stopping: redelivered at once to another replica."""
+    """The work was checkpointed because the service is stopping: its message is redelivered to another replica."""
 
 
 class Superseded(Exception):  # noqa: N818
-    """Another worker claimed the work: neither acknowledged nor refused here, which would count as that worker's."""
+    """Another worker claimed the work. An acknowledgement from here would count as that worker's: none is sent."""
 
 
 class BusLost(Exception):  # noqa: N818

@@ -1,4 +1,4 @@
-"""Users of the message bus: what each may do, one table for the server's configuration and the tests, and who it is.
+"""Users of the message bus: their rights, one table for the server's configuration and the tests, and credentials.
 
 A service publishes its own facts, pulls from its own durable consumers and acknowledges their messages. No user reads
 another user's inbox, and only the administrator creates or changes streams and consumers. A service authenticates with
