@@ -126,10 +126,10 @@ def _container(container: Manifest, offered: set[str]) -> Iterator[str]:
 def _resources(name: str, resources: Manifest) -> Iterator[str]:
     requests, limits = resources.get("requests", {}), resources.get("limits", {})
     for resource in {**requests, **limits}:
-        request, most = _amount(requests.get(resource)), _amount(limits.get(resource))
-        if (resource in requests and request is None) or (resource in limits and most is None):
+        request, limit = _amount(requests.get(resource)), _amount(limits.get(resource))
+        if (resource in requests and request is None) or (resource in limits and limit is None):
             yield f"container {name}: an amount of {resource} is not a quantity"
-        elif request is not None and most is not None and request > most:
+        elif request is not None and limit is not None and request > limit:
             yield f"container {name} requests more {resource} than its limit"
         if "/" in resource and requests.get(resource, limits.get(resource)) != limits.get(resource):
             yield f"container {name}: the limit of {resource} must equal its request"

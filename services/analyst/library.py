@@ -20,7 +20,7 @@ from services.llm.embedder import Embedder, Vector
 DEFAULT_COUNT = 3
 FITTED_THRESHOLD = 0.2
 ENDPOINT_THRESHOLD = 0.5
-"""Default least cosines: the paper's for endpoints, and a smaller one for sparse vectors."""
+"""Default minimum cosines: the paper's for endpoints, and a smaller one for sparse vectors."""
 Files = tuple[tuple[str, int, int], ...]  # name, modification time in ns, bytes
 
 
@@ -41,8 +41,8 @@ class Library:
 
     def __init__(self, own_entries: Path, threshold: float | None = None, embedder: Embedder | None = None) -> None:
         self._fitted = _EmbeddedCorpus(own_entries, FITTED_THRESHOLD if threshold is None else threshold, None)
-        least = ENDPOINT_THRESHOLD if threshold is None else threshold
-        self._embedded = None if embedder is None else _EmbeddedCorpus(own_entries, least, embedder)
+        minimum = ENDPOINT_THRESHOLD if threshold is None else threshold
+        self._embedded = None if embedder is None else _EmbeddedCorpus(own_entries, minimum, embedder)
         self._embedder = embedder
 
     async def search(
@@ -51,11 +51,11 @@ class Library:
         """Best first. Raises ValueError for an empty query, or an invalid count or threshold."""
         by_endpoint = vector is not None and self._embedder is not None and vector.embedder == self._embedder.name
         corpus = self._embedded if self._embedded is not None and by_endpoint else self._fitted
-        least = corpus.threshold if threshold is None else threshold
-        if not -1 <= least <= 1:
-            raise ValueError(f"threshold must be a cosine, -1 to 1, not {least}")
+        minimum = corpus.threshold if threshold is None else threshold
+        if not -1 <= minimum <= 1:
+            raise ValueError(f"threshold must be a cosine, -1 to 1, not {minimum}")
         index = await corpus.index()
-        hits = await index.search(query, count or DEFAULT_COUNT, least, vector if by_endpoint else None)
+        hits = await index.search(query, count or DEFAULT_COUNT, minimum, vector if by_endpoint else None)
         return SearchResult(hits, index.embedder.name)
 
     async def embedded(self, query: str) -> Vector | None:

@@ -190,10 +190,10 @@ def _best_first(nodes: Sequence[Node]) -> list[Node]:
 
 
 def _branch(node: Node, head: str, room: int, ids: int) -> str:
-    most = max(2, room - MIN_NAME)  # a deep branch is drawn with its depth instead of all of its lines
-    if len(head) > most:
+    max_width = max(2, room - MIN_NAME)  # a deep branch is drawn with its depth instead of all of its lines
+    if len(head) > max_width:
         depth = f"{len(head) // 2}"
-        head = f"{head[: most - len(depth) - 3]}…{depth} "
+        head = f"{head[: max_width - len(depth) - 3]}…{depth} "
     name = node["name"] or ABSENT
     if len(head) + len(name) > room:
         name = name[: room - len(head) - 1] + "…"

@@ -48,9 +48,9 @@ class PoolPolicy:
 
     def __post_init__(self) -> None:
         lowest = {"size": 1, "parents": 1, "references": 0, "cold_start": 0, "batch": 1}
-        for field, least in lowest.items():
-            if getattr(self, field) < least:
-                raise ValueError(f"pool.{field} must be at least {least}, not {getattr(self, field)}")
+        for field, minimum in lowest.items():
+            if getattr(self, field) < minimum:
+                raise ValueError(f"pool.{field} must be at least {minimum}, not {getattr(self, field)}")
         if self.parents > self.size:
             raise ValueError(f"pool.parents ({self.parents}) must not exceed pool.size ({self.size})")
 

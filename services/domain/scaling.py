@@ -148,8 +148,8 @@ def discovery_scaling(runs: Sequence[Sequence[tuple[float, bool]]], level: float
     exponent, interval = None, None
     if count >= MIN_FITTED and math.fsum(logs) > 0:
         exponent = count / math.fsum(logs)
-        least, most = (chi_square_quantile(share, 2 * count) / (2 * count) for share in (tail, 1 - tail))
-        interval = Interval(exponent * least, exponent * most, level)
+        lower, upper = (chi_square_quantile(share, 2 * count) / (2 * count) for share in (tail, 1 - tail))
+        interval = Interval(exponent * lower, exponent * upper, level)
     rate_interval = Interval(low / total, high / total, level)
     return DiscoveryScaling(tuple(points), tuple(totals), count, count / total, rate_interval, exponent, interval)
 

@@ -54,10 +54,10 @@ def benjamini_hochberg(ps: Sequence[float], tried: int | None = None) -> list[fl
     """
     total = _total(ps, tried)
     order = sorted(range(len(ps)), key=lambda place: ps[place], reverse=True)
-    adjusted, least = [0.0] * len(ps), 1.0
+    adjusted, smallest = [0.0] * len(ps), 1.0
     for rank, place in enumerate(order):
-        least = min(least, ps[place] * total / (len(ps) - rank))
-        adjusted[place] = least
+        smallest = min(smallest, ps[place] * total / (len(ps) - rank))
+        adjusted[place] = smallest
     return adjusted
 
 
@@ -65,10 +65,10 @@ def holm(ps: Sequence[float], tried: int | None = None) -> list[float]:
     """Adjusted p-values that control the chance of even one false discovery (Holm 1979); arguments as above."""
     total = _total(ps, tried)
     order = sorted(range(len(ps)), key=lambda place: ps[place])
-    adjusted, most = [0.0] * len(ps), 0.0
+    adjusted, largest = [0.0] * len(ps), 0.0
     for rank, place in enumerate(order):
-        most = min(1.0, max(most, ps[place] * (total - rank)))
-        adjusted[place] = most
+        largest = min(1.0, max(largest, ps[place] * (total - rank)))
+        adjusted[place] = largest
     return adjusted
 
 
@@ -231,12 +231,14 @@ def power(effect: float, deviation: float, count: int, alpha: float = 0.05) -> f
     return 1.0 - float(_special().nctdtr(count - 1, effect / deviation * math.sqrt(count), critical))
 
 
-def seeds_needed(effect: float, deviation: float, alpha: float = 0.05, chance: float = 0.8, most: int = 1000) -> int:
-    """The fewest pairs with which :func:`power` reaches ``chance``. Raises ``ValueError`` when ``most`` do not."""
-    for count in range(2, most + 1):
+def seeds_needed(
+    effect: float, deviation: float, alpha: float = 0.05, chance: float = 0.8, max_count: int = 1000
+) -> int:
+    """The fewest pairs with which :func:`power` reaches ``chance``. Raises ``ValueError`` when ``max_count`` do not."""
+    for count in range(2, max_count + 1):
         if power(effect, deviation, count, alpha) >= chance:
             return count
-    raise ValueError(f"effect {effect!r} is too small: even {most} seeds do not reach a power of {chance}")
+    raise ValueError(f"effect {effect!r} is too small: even {max_count} seeds do not reach a power of {chance}")
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -69,9 +69,9 @@ def upcast(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def chunk_size(length: int, most: int) -> int:
-    """The chunk size for a sequence: at most `most`, else the length rounded up to a power of two."""
-    return min(most, 1 << (max(1, length) - 1).bit_length())
+def chunk_size(length: int, maximum: int) -> int:
+    """The chunk size for a sequence: at most `maximum`, else the length rounded up to a power of two."""
+    return min(maximum, 1 << (max(1, length) - 1).bit_length())
 
 
 def split_chunks(tensor: Tensor, size: int) -> Tensor:

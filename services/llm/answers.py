@@ -78,14 +78,14 @@ def _of_kind(schema: dict[str, JSON], definitions: dict[str, JSON]) -> JSON:
         properties = schema.get("properties")
         return {name: smallest(inner, definitions) for name, inner in (properties or {}).items()}  # type: ignore[union-attr]
     if kind == "array":
-        least = schema.get("minItems")
-        return [smallest(schema.get("items"), definitions)] * (least if isinstance(least, int) else 0)
+        length = schema.get("minItems")
+        return [smallest(schema.get("items"), definitions)] * (length if isinstance(length, int) else 0)
     if kind in ("integer", "number"):
         return schema.get("minimum", 0)
     if kind == "boolean":
         return False
-    least = schema.get("minLength")
-    return "scripted".ljust(least if isinstance(least, int) else 0, ".") if kind == "string" else None
+    length = schema.get("minLength")
+    return "scripted".ljust(length if isinstance(length, int) else 0, ".") if kind == "string" else None
 
 
 def _has_mapping(node: JSON) -> bool:

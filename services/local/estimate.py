@@ -141,10 +141,10 @@ def estimate(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, pric
 
 
 def most_candidates(
-    settings: pb.RunSettings, profile: checker_pb2.MachineProfile, within: float, most: int
+    settings: pb.RunSettings, profile: checker_pb2.MachineProfile, within: float, maximum: int
 ) -> int | None:
     """The largest number of candidates, at least three, that fit into so many seconds; None if three do not fit."""
-    fitting = (count for count in range(most, FEWEST - 1, -1) if _seconds(settings, profile, count) <= within)
+    fitting = (count for count in range(maximum, FEWEST - 1, -1) if _seconds(settings, profile, count) <= within)
     return next(fitting, None)
 
 

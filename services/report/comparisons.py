@@ -90,17 +90,17 @@ def gains(trained: Sequence[Trained], candidate: str) -> list[SizeGain]:
         losses = _losses(trained, corpus, factor)
         own = losses.pop(candidate, {})
         common = {name: sorted(own.keys() & other.keys()) for name, other in losses.items()}
-        most = max(map(len, common.values()), default=0)
-        if not most:
+        max_seeds = max(map(len, common.values()), default=0)
+        if not max_seeds:
             continue
-        complete = [name for name, seeds in common.items() if len(seeds) == most]
+        complete = [name for name, seeds in common.items() if len(seeds) == max_seeds]
         control = min(complete, key=lambda name: fmean(losses[name][seed] for seed in common[name]))
         seeds = common[control]
         differences = [losses[control][seed] - own[seed] for seed in seeds]
-        interval = paired_test(differences).interval() if most > 1 else None
+        interval = paired_test(differences).interval() if max_seeds > 1 else None
         names = {training.candidate: training.name for training in trained}
         size_gains.append(
-            SizeGain(factor, corpus, names[candidate], names[control], most, fmean(own[seed] for seed in seeds),
+            SizeGain(factor, corpus, names[candidate], names[control], max_seeds, fmean(own[seed] for seed in seeds),
                      fmean(losses[control][seed] for seed in seeds), fmean(differences), interval)
         )  # fmt: skip
     return size_gains

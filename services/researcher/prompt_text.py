@@ -111,8 +111,8 @@ def _limit_text(unit: str, limit: Limit, value: float) -> str:
     share = f"{'up to ' if limit.upwards else ''}{limit.share:.0%}{' more than' if limit.upwards else ' of'}"
     if not value:
         return f"{unit} within {share} the root's"
-    most = f"{value * (1 + limit.share):,.0f}"
-    bounds = f"at most {most}" if limit.upwards else f"{value * (1 - limit.share):,.0f} to {most}"
+    upper = f"{value * (1 + limit.share):,.0f}"
+    bounds = f"at most {upper}" if limit.upwards else f"{value * (1 - limit.share):,.0f} to {upper}"
     return f"{bounds} {unit} (the root has {value:,.0f})"
 
 

@@ -57,13 +57,13 @@ class Message:
     arrays: dict[str, NDArray[np.generic]] = field(default_factory=dict)
 
 
-def printable(text: str, most: int = TEXT_CHARACTERS) -> str:
-    """Untrusted text, with control characters escaped and at most `most` characters.
+def printable(text: str, limit: int = TEXT_CHARACTERS) -> str:
+    """Untrusted text, with control characters escaped and at most `limit` characters.
 
     Carriage returns before newlines are removed; others are escaped, as they could hide the beginning of a line.
     """
-    mark = f" [{len(text) - most} more characters left out]" if len(text) > most else ""
-    return _UNPRINTABLE.sub(_escape, text[:most].replace("\r\n", "\n")) + mark
+    mark = f" [{len(text) - limit} more characters left out]" if len(text) > limit else ""
+    return _UNPRINTABLE.sub(_escape, text[:limit].replace("\r\n", "\n")) + mark
 
 
 def _escape(match: re.Match[str]) -> str:
@@ -71,9 +71,9 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
-def printable_json(value: JSON, most: int = TEXT_CHARACTERS) -> JSON:
-    """Untrusted JSON with printable texts; strings and lists are truncated when their total size exceeds `most`."""
-    budget = [most]
+def printable_json(value: JSON, limit: int = TEXT_CHARACTERS) -> JSON:
+    """Untrusted JSON with printable texts; strings and lists are truncated when their total size exceeds `limit`."""
+    budget = [limit]
 
     def visit(item: JSON) -> JSON:
         budget[0] -= 8

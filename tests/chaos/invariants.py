@@ -93,11 +93,11 @@ def _executions_bounded(evidence: Evidence) -> Iterator[str]:
     drained = {tuple(line[:2]) for line in words if line[2:]}  # what a drain ends goes on from its checkpoint
     healthy = [line for line in words if tuple(line) not in drained and not line[2:] and line[0] not in evidence.guilty]
     count = len(evidence.candidates)
-    most = max(
+    maximum = max(
         math.ceil(MAX_EXECUTIONS * count), count + evidence.taken
     )  # a short run may be hurt more than a long one
-    if len(healthy) > most:
-        yield f"{len(healthy)} trainings were begun of {count} candidates; at most {most} may be"
+    if len(healthy) > maximum:
+        yield f"{len(healthy)} trainings were begun of {count} candidates; at most {maximum} may be"
 
 
 def _nothing_left(evidence: Evidence) -> Iterator[str]:

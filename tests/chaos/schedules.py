@@ -227,7 +227,9 @@ def drawn(seed: int, backend: Literal["sqlite", "mongo"]) -> Schedule:
     rng = random.Random(seed)
     faults = []
     for _ in range(rng.randint(4, 9)):
-        kind, targets, most = rng.choice((*_RANDOM, *(_OF_FILES if backend == "sqlite" else _OF_DATABASES)))
-        faults.append(Fault(rng.uniform(0.05, 0.9), kind, rng.choice(targets), rng.choice((0.0, rng.uniform(0, most)))))
+        kind, targets, max_seconds = rng.choice((*_RANDOM, *(_OF_FILES if backend == "sqlite" else _OF_DATABASES)))
+        faults.append(
+            Fault(rng.uniform(0.05, 0.9), kind, rng.choice(targets), rng.choice((0.0, rng.uniform(0, max_seconds))))
+        )
     in_order = tuple(sorted(faults, key=lambda fault: fault.after))
     return Schedule(f"drawn from seed {seed}", in_order)

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_engineers_start_at_once_and_end_after_a_quiet_period() -> None:
     """One for each message, within the bounds."""
-    target = EngineerTarget(Bounds(least=1, most=4, every=1, calm=10))
+    target = EngineerTarget(Bounds(minimum=1, maximum=4, every=1, calm=10))
 
     assert target.at(0, 0) == 1
     assert target.at(1, 3) == 3
@@ -223,10 +223,10 @@ def _lines(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")] if log.exists() else []
 
 
-def _wait_for_steps(log: Path, least: int) -> None:
+def _wait_for_steps(log: Path, minimum: int) -> None:
     """Until a training has taken so many."""
     deadline = time.monotonic() + 60
-    while not any(entry["event"] == "training" and entry["step"] >= least for entry in _lines(log)):
+    while not any(entry["event"] == "training" and entry["step"] >= minimum for entry in _lines(log)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 

@@ -263,9 +263,9 @@ async def test_every_command_with_output_supports_json(system: System, started: 
 async def test_without_any_run_each_command_says_so_and_creates_nothing(system: System, tmp_path: Path) -> None:
     """Not even an empty archive."""
     empty = tmp_path / "empty"
-    nowhere = System(system.bus, system.archive, system.settings, bare_environment(empty))
+    empty_system = System(system.bus, system.archive, system.settings, bare_environment(empty))
     for command in (("backup", "copy.db"), ("export", "r1"), ("replay",)):
-        result = await nowhere.asi_arch(*command)
+        result = await empty_system.asi_arch(*command)
 
         assert result.status == 1
         assert result.err == f"asi-arch: there is no archive in {empty} yet: start a run with `asi-arch run`\n"

@@ -60,10 +60,10 @@ def test_a_candidate_of_another_size_is_promoted_with_matched_parameters() -> No
     ladder = searched(Ladder(), Result("c000001", 0.5, 2.0, None, 1000), root=True)
     for name, size in (("c000003", 1020), ("c000004", 1500)):
         ladder = searched(ladder, Result(name, 0.6, 1.5, None, size), root=False)
-    everybody = SuccessiveHalving(eta=2, budget=Budget(flops=None, match=True))
-    _, promoted = climb(ladder, everybody, STAGES[:1], CONTROLS, over=False)
+    promote_all = SuccessiveHalving(eta=2, budget=Budget(flops=None, match=True))
+    _, promoted = climb(ladder, promote_all, STAGES[:1], CONTROLS, over=False)
     big = searched(ladder, Result("c000005", 0.9, 1.4, None, 1500), root=False)
-    _, later = climb(big, everybody, STAGES[:1], CONTROLS, over=True)
+    _, later = climb(big, promote_all, STAGES[:1], CONTROLS, over=True)
 
     assert [(promotion.candidate, promotion.match) for promotion in promoted] == [
         ("c000001", None), ("c000002", None), ("c000003", None)

@@ -30,10 +30,10 @@ from services.domain.run_state import RunState
 from services.store.backends.rows import state_from_json, state_to_json
 
 
-def points(width: int = 3, most: int = 8) -> st.SearchStrategy[list[Costs]]:
+def points(width: int = 3, max_size: int = 8) -> st.SearchStrategy[list[Costs]]:
     """On a coarse grid, so that ties and equal points come up often."""
     cost = st.integers(1, 6).map(float)
-    return st.lists(st.tuples(*[cost] * width), max_size=most)
+    return st.lists(st.tuples(*[cost] * width), max_size=max_size)
 
 
 @given(points())

@@ -151,7 +151,7 @@ def test_power_agrees_with_tables_and_simulation() -> None:
     assert rejected == pytest.approx(power(1, 1, 5), abs=0.03)
     assert power(0, 1, 5) == pytest.approx(0.05, abs=1e-5)
     with pytest.raises(ValueError, match="too small"):
-        seeds_needed(0.001, 1.0, most=50)
+        seeds_needed(0.001, 1.0, max_count=50)
 
 
 def test_corrections_on_worked_examples() -> None:

@@ -40,13 +40,13 @@ def build(folder: Path, *more: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
-def recorded(folder: Path, least: int) -> list[Record]:
+def recorded(folder: Path, minimum: int) -> list[Record]:
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
-        if len(records := read_all(folder)) >= least:
+        if len(records := read_all(folder)) >= minimum:
             return records
         time.sleep(0.1)
-    raise AssertionError(f"fewer than {least} trainings were recorded")
+    raise AssertionError(f"fewer than {minimum} trainings were recorded")
 
 
 @pytest.mark.slow

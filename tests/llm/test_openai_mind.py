@@ -184,18 +184,18 @@ async def test_an_endpoint_without_schemas_gets_instructions_and_is_remembered()
 
 
 @pytest.mark.parametrize(
-    ("complaint", "gone", "remaining"),
+    ("complaint", "removed", "remaining"),
     [
         ("Unsupported parameter: 'max_tokens'; use 'max_completion_tokens'", '"max_tokens"', '"max_completion_tokens"'),
         ("Unsupported value: 'temperature' does not support 0.7", '"temperature"', '"max_tokens"'),
     ],
 )
-async def test_parameters_that_a_model_refuses_are_left_out(complaint: str, gone: str, remaining: str) -> None:
+async def test_parameters_that_a_model_refuses_are_left_out(complaint: str, removed: str, remaining: str) -> None:
     """Reasoning models take neither a temperature nor the old name of the limit."""
     async with served(script(Step(fault="bad_request", message=complaint))) as (server, model):
         await model.ask(question())
 
-    assert gone not in server.received[1].body
+    assert removed not in server.received[1].body
     assert remaining in server.received[1].body
 
 

@@ -76,8 +76,8 @@ async def test_no_program_holds_more_than_the_limits_in_uncounted_memory(layers:
             assert reason is not None, path.stem
         left = snapshot(lesser.folder)
 
-    most = (SMALL.memory_bytes + SMALL.file_bytes >> 20) + SLACK
-    assert {name: count for name, count in files.items() if count > most} == {}
+    limit = (SMALL.memory_bytes + SMALL.file_bytes >> 20) + SLACK
+    assert {name: count for name, count in files.items() if count > limit} == {}
     assert {name for name in left if not name.endswith(("lock", "forkserver.log"))} == set()
 
 

@@ -101,13 +101,13 @@ async def test_a_fork_asks_the_endpoint_only_from_its_event_on(
     paid = len(endpoint.received)
     same = await answers(minds, mind, again, bus, "one", "two")
     before_the_event = len(endpoint.received) - paid
-    anew = await answers(minds, mind, again, bus, "three", "four")
+    new = await answers(minds, mind, again, bus, "three", "four")
     await minds.close()
 
     assert (first, later) == (["Answer1", "Answer2"], ["Answer3"])
     assert mind == f"recorded:r1@{cut}"
     assert (same, before_the_event) == (first, 0)
-    assert (anew, len(endpoint.received) - paid) == (["Answer4", "Answer5"], 2)
+    assert (new, len(endpoint.received) - paid) == (["Answer4", "Answer5"], 2)
 
 
 async def test_a_candidate_unknown_to_the_source_is_answered_by_the_endpoint(

@@ -71,11 +71,11 @@ def test_facts_about_unknown_candidates_are_refused(begun: Simulation) -> None:
     """Of an unknown run and of an unknown candidate."""
     stranger = Simulation("r9")
     stranger.start()
-    nobody = follow(begun.open[0], "proposed", "researcher", 1, "c999999")
-    nobody.candidate_proposed.SetInParent()
+    unknown = follow(begun.open[0], "proposed", "researcher", 1, "c999999")
+    unknown.candidate_proposed.SetInParent()
 
     assert hear(begun, stranger.open[0].event)[0].log.refused_because == "no run is called r9"
-    assert hear(begun, nobody)[0].log.refused_because == "the run has no candidate c999999"
+    assert hear(begun, unknown)[0].log.refused_because == "the run has no candidate c999999"
 
 
 def test_model_calls_are_booked_even_after_the_candidate_has_ended(begun: Simulation) -> None:

@@ -63,15 +63,16 @@ async def test_a_missing_event_is_named(
     bus: Bus, settings: ServiceSettings, finished: Simulation, tmp_path: Path
 ) -> None:
     """One analysis is gone from the log: whatever followed from it is refused as well."""
-    gone = next(message for message in finished.log if message.subject.endswith("candidate.analysed"))
-    await publish(bus, [message for message in finished.log if message is not gone])
+    missing = next(message for message in finished.log if message.subject.endswith("candidate.analysed"))
+    await publish(bus, [message for message in finished.log if message is not missing])
     live = await lived(tmp_path, finished.log)
 
     result = await replayed(bus, live)
 
     assert not result.agrees
     assert (
-        f"event {_id(gone)} (sequence {gone.sequence}) is in the archive, but missing in the log" in result.differences
+        f"event {_id(missing)} (sequence {missing.sequence}) is in the archive, but missing in the log"
+        in result.differences
     )
     await live.close()
 

@@ -70,8 +70,8 @@ class Index:
         cosines = np.clip(self._matrix @ query.values.astype(np.float64), -1.0, 1.0)
         places = np.flatnonzero(cosines >= threshold)
         if len(places) > count:
-            least = np.partition(cosines[places], -count)[-count]
-            places = places[cosines[places] >= least - 1e-6]  # including ties after rounding
+            smallest = np.partition(cosines[places], -count)[-count]
+            places = places[cosines[places] >= smallest - 1e-6]  # including ties after rounding
         hits = [Hit(self.corpus.entries[place], float(cosines[place])) for place in places]
         return tuple(sorted(hits, key=lambda hit: (-round(hit.similarity, 6), hit.knowledge.id))[:count])
 
@@ -162,8 +162,8 @@ class TermWeights:
     Equal to scikit-learn's TfidfVectorizer, whose import takes two seconds.
     """
 
-    def __init__(self, texts: Sequence[str], terms: Callable[[str], list[str]], most: int | None = None) -> None:
-        """`most` limits the vocabulary to the most frequent terms."""
+    def __init__(self, texts: Sequence[str], terms: Callable[[str], list[str]], max_terms: int | None = None) -> None:
+        """`max_terms` limits the vocabulary to the most frequent terms."""
         self._terms = terms
         counts = [Counter(terms(text)) for text in texts]
         total, documents = Counter[str](), Counter[str]()
@@ -171,8 +171,8 @@ class TermWeights:
             total.update(count)
             documents.update(count.keys())
         vocabulary = sorted(total)
-        if most is not None and len(vocabulary) > most:
-            order = np.argsort([-total[term] for term in vocabulary])[:most]
+        if max_terms is not None and len(vocabulary) > max_terms:
+            order = np.argsort([-total[term] for term in vocabulary])[:max_terms]
             vocabulary = [vocabulary[place] for place in sorted(order)]
         self.places = {term: place for place, term in enumerate(vocabulary)}
         self._rarity = np.array([np.log((1 + len(texts)) / (1 + documents[term])) + 1 for term in vocabulary])
@@ -206,7 +206,7 @@ class CorpusEmbedder:
     def __init__(self, corpus: Corpus, weights: tuple[float, float, float] = WEIGHTS) -> None:
         texts = [whole(knowledge) for knowledge in corpus.entries]
         self._weights = weights
-        self._words, self._grams = TermWeights(texts, stems), TermWeights(texts, grams, most=8192)
+        self._words, self._grams = TermWeights(texts, stems), TermWeights(texts, grams, max_terms=8192)
         self._basis = _latent_basis(self._words.rows(texts), LATENT)
         digest = hashlib.sha256(repr((texts, weights)).encode()).hexdigest()[:8]
         self._dimension: int = len(self._words.places) + len(self._grams.places) + self._basis.shape[1] + 1
@@ -236,10 +236,10 @@ class CorpusEmbedder:
         return np.hstack([*weighted, np.full((len(texts), 1), 1e-4)]).astype(np.float32)
 
 
-def _latent_basis(documents: NDArray[np.float64], most: int) -> NDArray[np.float64]:
-    """The leading right singular vectors, shape [terms, at most `most`]; signs are fixed for all machines."""
+def _latent_basis(documents: NDArray[np.float64], max_dimension: int) -> NDArray[np.float64]:
+    """The leading right singular vectors, shape [terms, at most `max_dimension`]; signs are fixed for all machines."""
     _, _, rows = np.linalg.svd(documents, full_matrices=False)
-    basis = rows[: min(most, len(documents))].T
+    basis = rows[: min(max_dimension, len(documents))].T
     largest = np.abs(basis).argmax(axis=0)
     signs: NDArray[np.float64] = np.sign(basis[largest, np.arange(basis.shape[1])])
     return np.asarray(basis * signs)

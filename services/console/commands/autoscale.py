@@ -111,8 +111,8 @@ class FleetStatus(TypedDict):
 class Bounds:
     """Limits of the number of engineers, seconds between polls, and seconds of less work before one is drained."""
 
-    least: int
-    most: int | None  # None: one per GPU, or per core
+    minimum: int
+    maximum: int | None  # None: one per GPU, or per core
     every: float
     calm: float
 
@@ -131,15 +131,15 @@ class EngineerTarget:
         """One engineer per message, within the bounds: the maximum over the calm time."""
         recent = [(at, count) for at, count in self._backlogs if now - at < self._bounds.calm]
         self._backlogs = [*recent, (now, backlog)]
-        target = max(self._bounds.least, *(count for _, count in self._backlogs))
-        return target if self._bounds.most is None else min(self._bounds.most, target)
+        target = max(self._bounds.minimum, *(count for _, count in self._backlogs))
+        return target if self._bounds.maximum is None else min(self._bounds.maximum, target)
 
 
 def autoscale(
     stage: Annotated[str, typer.Option(help="whose queue is followed: tiny, explore, verify or final")] = "tiny",
-    least: Annotated[int, typer.Option("--min", min=0, help="engineers at least")] = 0,
-    most: Annotated[
-        int | None, typer.Option("--max", min=1, help="engineers at most; default: one per GPU, or per core")
+    minimum: Annotated[int, typer.Option("--min", min=0, help="minimum number of engineers")] = 0,
+    maximum: Annotated[
+        int | None, typer.Option("--max", min=1, help="maximum number of engineers; default: one per GPU, or per core")
     ] = None,
     every: Annotated[float, typer.Option(min=0.1, help="seconds between two polls of the queue")] = 2.0,
     calm: Annotated[float, typer.Option(min=0, help="seconds that less work must last before one is drained")] = 30.0,
@@ -151,7 +151,7 @@ def autoscale(
     engineer that is removed finishes its training, or checkpoints and returns it; none is killed.
     """
     require_choice("--stage", stage, SCALES)
-    bounds = Bounds(least, most, every, calm)
+    bounds = Bounds(minimum, maximum, every, calm)
     asyncio.run(_autoscale(client_settings(), stage, bounds, _reporter(as_json)))
 
 
@@ -186,8 +186,8 @@ async def _autoscale(settings: ClientSettings, stage: str, bounds: Bounds, repor
 
     Raises SettingsError, NotPossible, BusLost, ServiceFailed.
     """
-    places = places_for([stage], bounds.most)
-    bounds = replace(bounds, most=len(places))
+    places = places_for([stage], bounds.maximum)
+    bounds = replace(bounds, maximum=len(places))
     environment = engineer_environment(settings, [stage])
     client = settings.model_copy(update={"nats_url": environment["ASI_NATS_URL"]})
     await require_server(client.nats_url)
@@ -240,14 +240,14 @@ async def _work(settings: ClientSettings, stages: Sequence[str], report: Report)
             await fleet.drain()
 
 
-def places_for(stages: Sequence[str], most: int | None) -> list[str]:
-    """A place per visible GPU where a stage trains on one, else per core. At most `most`. Raises NotPossible."""
+def places_for(stages: Sequence[str], maximum: int | None) -> list[str]:
+    """A place per visible GPU where a stage trains on one, else per core. At most `maximum`. Raises NotPossible."""
     on_gpu = [stage for stage in stages if device_of(stage) == "cuda"]
     visible = gpus()
     if on_gpu and not visible:
         raise NotPossible(f"the stage {on_gpu[0]} trains on a GPU, and none is visible here (CUDA_VISIBLE_DEVICES)")
-    places = visible if on_gpu else [""] * (most or os.cpu_count() or 1)
-    return places[:most]
+    places = visible if on_gpu else [""] * (maximum or os.cpu_count() or 1)
+    return places[:maximum]
 
 
 def device_of(stage: str) -> str:

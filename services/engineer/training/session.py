@@ -173,11 +173,11 @@ class Session:
         compiled = await asyncio.to_thread(cache.arrays) if cache is not None and job.scale.compile else {}
         ready = await ask(self.child, "begin", job.header(), compiled, expect="ready", timeout=self._time_left())
         self.parameters = names(ready, "parameters")
-        self.flops_per_token, least = amount(ready, "flops_per_token"), job.sizes.flops_without_mixers
-        if self.flops_per_token is not None and self.flops_per_token < least:
+        self.flops_per_token, minimum = amount(ready, "flops_per_token"), job.sizes.flops_without_mixers
+        if self.flops_per_token is not None and self.flops_per_token < minimum:
             flops = self.flops_per_token
-            text = f"{flops:,.0f} operations per token are reported; without any mixer there are {least:,}."
-            raise TrainingFailed("forged", text, {"told": flops, "least": least})
+            text = f"{flops:,.0f} operations per token are reported; without any mixer there are {minimum:,}."
+            raise TrainingFailed("forged", text, {"told": flops, "least": minimum})
         self.first = await self.weights()
         await self._restore()
         await self._save()

@@ -64,11 +64,11 @@ def best(
     ids: Sequence[str], scores: NDArray[np.float32] | NDArray[np.float64], count: int, except_id: str
 ) -> list[Scored]:
     """The `count` highest scores, ties by id, without `except_id`."""
-    most = min(count + 1, len(ids))  # one more, since `except_id` may be among them
-    if most < 1:
+    size = min(count + 1, len(ids))  # one more, since `except_id` may be among them
+    if size < 1:
         return []
-    least = np.partition(scores, len(ids) - most)[len(ids) - most]
-    pairs = ((ids[place], float(scores[place])) for place in np.flatnonzero(scores >= least).tolist())
+    threshold = np.partition(scores, len(ids) - size)[len(ids) - size]
+    pairs = ((ids[place], float(scores[place])) for place in np.flatnonzero(scores >= threshold).tolist())
     others = (pair for pair in pairs if pair[0] != except_id)
     return heapq.nsmallest(count, others, key=lambda pair: (-pair[1], pair[0]))
 
@@ -110,8 +110,8 @@ class MotivationIndex:
         if not self._ids or count < 1:
             return []
         cosines = np.concatenate([block @ direction for block in self._vectors.blocks()])
-        most = min(count + 1, len(self._ids))  # one more, since `except_id` may be among them
-        places = np.flatnonzero(cosines >= np.partition(cosines, -most)[-most] - _SLACK)
+        size = min(count + 1, len(self._ids))  # one more, since `except_id` may be among them
+        places = np.flatnonzero(cosines >= np.partition(cosines, -size)[-size] - _SLACK)
         # A matrix product rounds equal rows differently depending on their position; these sums keep ties.
         exact = np.einsum("ij,j->i", self._vectors.take(places), direction, dtype=np.float64)
         return best([self._ids[place] for place in places.tolist()], exact, count, except_id)
@@ -163,9 +163,9 @@ class Sketched:
         mine, theirs = np.frombuffer(self.runs, _RUNS), np.concatenate(tables)
         runs, counts = np.ascontiguousarray(mine["run"]), np.ascontiguousarray(mine["count"])
         place = np.minimum(np.searchsorted(runs, theirs["run"]), len(runs) - 1)  # runs are sorted and not empty
-        least = np.where(runs[place] == theirs["run"], np.minimum(counts[place], theirs["count"]), 0)
+        overlap = np.where(runs[place] == theirs["run"], np.minimum(counts[place], theirs["count"]), 0)
         owner = np.repeat(np.arange(len(others)), [len(table) for table in tables])
-        shared = np.bincount(owner, least, len(others))
+        shared = np.bincount(owner, overlap, len(others))
         either = counts.sum(dtype=np.int64) + np.bincount(owner, theirs["count"], len(others)) - shared
         equal = np.array([other.digest == self.digest for other in others])
         alike: list[float] = np.where(equal, 1.0, shared / either).tolist()
