@@ -25,13 +25,13 @@ def about(loss: float, budget: int | None = 3) -> Dossier:
 
 
 def test_new_components_of_better_candidates_are_ablated() -> None:
-    """At most two, and never how a program is computed."""
+    """At most two, and no components of the implementation."""
     assert worth_asking(about(1.4)) == ["output-gate", "token-shift"]
 
 
 @pytest.mark.parametrize(("loss", "budget"), [(1.4, None), (1.4, 0), (1.6, 3), (1.8, 3)])
 def test_no_ablation_is_requested_without_a_gain_or_a_budget(loss: float, budget: int | None) -> None:
-    """An ablation of what gains nothing explains nothing."""
+    """An ablation explains nothing without a gain."""
     assert worth_asking(about(loss, budget)) == []
 
 

@@ -127,7 +127,7 @@ async def test_a_candidate_without_a_verdict_is_compared_with_the_root(bus: Bus,
 
 
 async def test_without_analysis_no_text_is_written(bus: Bus, tmp_path: Path) -> None:
-    """Only so can be measured what analyses bring."""
+    """The switch is used to measure the value of analyses."""
     archive = Archive(settings_of(without_analysis=True))
     async with handler(archive, tmp_path) as analysing:
         (event,) = await analysing.handle(judged(bus, archive))
@@ -151,7 +151,7 @@ async def test_without_cognition_nothing_is_retrieved(bus: Bus, tmp_path: Path) 
 
 
 async def test_the_entry_that_suggested_an_idea_is_cited(bus: Bus, tmp_path: Path) -> None:
-    """Expectation against reality: the reader sees who raised the expectation."""
+    """The analysis names the source of the expectation."""
     record = pb.Candidate()
     record.CopyFrom(CHILD)
     record.proposal.ideas.add(text="a convolution", origin="cognition", source="2406.06484#layer-recipe")
@@ -172,7 +172,7 @@ async def test_work_that_is_done_already_is_not_done_again(bus: Bus, tmp_path: P
 
 
 class BusyArchive(Archive):
-    """Its relatives are asked for too often."""
+    """The archive does not return the relatives."""
 
     async def GetRelatives(self, request: arc.GetRelativesRequest, context: Context) -> arc.RelativesReply:  # noqa: N802, ARG002
         raise Busy("ask again in a moment")

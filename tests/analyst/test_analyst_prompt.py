@@ -37,7 +37,7 @@ async def run_command(archive: Archive, environment: pytest.MonkeyPatch, folder:
 async def test_the_prompt_holds_the_relatives_and_what_was_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """What the model sees is what a person is shown."""
+    """The shown prompt equals the prompt that is sent."""
     assert await run_command(knowing(), monkeypatch, tmp_path, "analyse", "--candidate", CHILD.id, "--json") == 0
 
     out = capsys.readouterr().out
@@ -50,6 +50,6 @@ async def test_the_prompt_holds_the_relatives_and_what_was_measured(
 async def test_a_candidate_that_is_not_judged_cannot_be_analysed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """One sentence, and the exit status of a no."""
+    """One message, and the exit status of a negative result."""
     assert await run_command(knowing(judged=False), monkeypatch, tmp_path, "analyse", "--candidate", CHILD.id) == 1
     assert "is not judged" in capsys.readouterr().err

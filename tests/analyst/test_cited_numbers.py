@@ -39,7 +39,7 @@ def test_numbers_of_the_record_and_what_is_computed_from_them_pass(text: str) ->
     ],
 )
 def test_an_invented_number_is_named(text: str, wrong: str) -> None:
-    """So that the model can be told."""
+    """The number is named for the model's correction."""
     assert invented(text, HELD) == [wrong]
 
 

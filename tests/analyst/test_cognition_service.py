@@ -39,7 +39,7 @@ async def stub(tmp_path: Path, folder: Path) -> AsyncIterator[cognition_pb2_grpc
 
 
 def half_copied(folder: Path) -> None:
-    """A file that cannot be parsed yet."""
+    """A file that cannot be parsed."""
     folder.mkdir()
     (folder / "half.toml").write_text("[[paper")
 
@@ -105,7 +105,7 @@ async def test_entries_added_while_it_runs_are_found(
 async def test_a_broken_file_does_not_end_the_service(
     stub: cognition_pb2_grpc.CognitionAsyncStub, folder: Path
 ) -> None:
-    """Somebody may be copying it just now."""
+    """It may be incomplete because it is being copied."""
     before = await stub.Search(pb.SearchRequest(query=QUERY), timeout=30)
     half_copied(folder)
 
@@ -113,7 +113,7 @@ async def test_a_broken_file_does_not_end_the_service(
 
 
 async def test_a_broken_file_is_reported_at_the_start(folder: Path) -> None:
-    """Then a person is there to mend it."""
+    """At the start a person can repair it."""
     half_copied(folder)
 
     with pytest.raises(CorpusError, match=r"half\.toml"):

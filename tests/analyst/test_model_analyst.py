@@ -64,7 +64,7 @@ async def test_an_invented_number_is_reported_once_for_correction() -> None:
 
 
 async def test_a_number_that_stays_invented_is_never_published() -> None:
-    """The offline analysis stands in, and says why."""
+    """The offline analysis is used, and gives the reason."""
     async with analyst(Step(answer=answer("Its loss fell to 1.2345."), times=5)) as (thinking, endpoint):
         analysis = await thinking.analyse(GIVEN)
 
@@ -76,7 +76,7 @@ async def test_a_number_that_stays_invented_is_never_published() -> None:
 
 
 async def test_a_model_that_declines_leaves_the_offline_analysis() -> None:
-    """A candidate is not lost because its analyst was."""
+    """A failure of the analyst does not lose the candidate."""
     async with analyst(Step(fault="refusal", message="I would rather not", times=9)) as (thinking, _):
         analysis = await thinking.analyse(GIVEN)
 

@@ -1,4 +1,4 @@
-"""The analyst without a language model: what it says is measured, and it says no more than that."""
+"""The analyst without a language model states only measured results."""
 
 import time
 
@@ -14,7 +14,7 @@ FAMILY = {"root": ROOT, "parent": PARENT, "grandparent": ROOT, "siblings": (SIBL
 
 
 async def test_added_and_removed_components_are_named() -> None:
-    """The change is what the numbers are about."""
+    """The analysis names the change that it explains."""
     analysis = await OfflineAnalyst().analyse(dossier(CHILD, **FAMILY))
 
     assert "adds short-convolution and removes forget-gate" in analysis.design_evaluation
@@ -32,7 +32,7 @@ async def test_root_parent_and_sibling_are_compared_with_their_errors() -> None:
 
 
 async def test_every_number_occurs_in_the_record() -> None:
-    """The offline twin obeys the check that a language model must pass."""
+    """The offline analysis passes the same check as a language model's."""
     facts = dossier(CHILD, **FAMILY)
     analysis = await OfflineAnalyst().analyse(facts)
 
@@ -41,7 +41,7 @@ async def test_every_number_occurs_in_the_record() -> None:
 
 
 async def test_nothing_is_called_better_within_its_error() -> None:
-    """Noise that is praised is built upon."""
+    """Noise must not be reported as a gain."""
     child = candidate("Child", 4, losses=(1.4499,), parent="c000002", noise=0.5)
     analysis = await OfflineAnalyst().analyse(dossier(child, **FAMILY))
 
@@ -60,7 +60,7 @@ async def test_a_worse_candidate_is_advised_against() -> None:
 
 
 def test_scatter_over_seeds_counts() -> None:
-    """Blocks alone are far too sure: another seed may turn the sign."""
+    """The error over blocks alone is too small: another seed may change the sign."""
     first, other = candidate("A", 5, losses=(1.40, 1.52)), candidate("B", 6, losses=(1.50, 1.50))
     difference = loss_difference(first, other)
 

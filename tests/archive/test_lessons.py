@@ -1,4 +1,4 @@
-"""Lessons are weighed by what was measured, not by who claims them."""
+"""Lessons are weighed by measurements."""
 
 import gzip
 import json
@@ -132,7 +132,7 @@ def test_lessons_use_the_newest_claim_and_are_ordered_by_certainty() -> None:
 
 
 async def test_the_store_answers_with_the_lessons_of_all_candidates() -> None:
-    """Anew after each change of the run; what is refuted is told apart."""
+    """Computed again after each change of the run; refuted lessons are separate."""
     records = [
         candidate(1, 1.5, "delta-rule"),
         claiming(candidate(2, 1.4, "delta-rule", "gate", parent=1), "gate", "helps"),

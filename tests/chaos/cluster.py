@@ -38,7 +38,7 @@ class Cluster:
 
     @property
     def pid(self) -> int | None:
-        """Of the leader of the log; None where there is none."""
+        """The process id of the log's leader; None if there is none."""
         leader = self._leader()
         return self._processes[leader].pid if leader is not None else None
 

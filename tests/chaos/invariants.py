@@ -1,4 +1,4 @@
-"""What holds after every run, whatever went wrong in it. Each function names what does not, a sentence each."""
+"""Invariants of every run, whatever its faults. Each function yields a sentence for each violation."""
 
 from __future__ import annotations
 

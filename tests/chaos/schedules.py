@@ -1,4 +1,4 @@
-"""What goes wrong, and when: schedules are data. Each fault waits for a share of the run's candidates to have ended."""
+"""Schedules of faults, as data. Each fault waits until a share of the run's candidates has ended."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ _OF_DATABASES: tuple[tuple[Kind, tuple[Target, ...], float], ...] = (
 
 
 def drawn(seed: int, backend: Literal["sqlite", "mongo"]) -> Schedule:
-    """A schedule that nobody has written: the same for the same seed and backend."""
+    """A random schedule, determined by seed and backend."""
     rng = random.Random(seed)
     faults = []
     for _ in range(rng.randint(4, 9)):

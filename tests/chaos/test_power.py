@@ -1,4 +1,4 @@
-"""Every acknowledged event, and every applied one, outlives a loss of power."""
+"""Acknowledged and applied events survive a power loss."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""What an OpenTelemetry collector is to the services: it takes their spans over OTLP."""
+"""A minimal OpenTelemetry collector, which receives spans over OTLP."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Span:
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Takes in what services export, as an OpenTelemetry collector does."""
+    """Receives exported spans, as an OpenTelemetry collector does."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []

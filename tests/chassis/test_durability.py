@@ -1,4 +1,4 @@
-"""A broker that may lose what it has acknowledged is refused where it is ours, and warned of elsewhere."""
+"""A broker that may lose acknowledged events is refused if it is ours, and gives a warning otherwise."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from services.local.processes import Broker, free_port
 
 @pytest.fixture
 def careless(tmp_path: Path) -> Iterator[Broker]:
-    """A broker as somebody else would start it."""
+    """A broker with default settings."""
     broker = Broker(tmp_path / "nats", sync=False)
     broker.start()
     yield broker
@@ -33,7 +33,7 @@ async def test_our_own_broker_syncs_and_is_accepted(broker: Broker) -> None:
 
 
 async def test_a_broker_that_does_not_sync_is_refused_or_reported(careless: Broker) -> None:
-    """By who owns it."""
+    """Depending on its owner."""
     with pytest.raises(SettingsError, match="sync_interval: always"):
         await require_durability(_settings(careless, ours=True), (2, 11, 0))
     with capture_logs() as logs:
@@ -43,7 +43,7 @@ async def test_a_broker_that_does_not_sync_is_refused_or_reported(careless: Brok
 
 @pytest.mark.parametrize("monitor", [None, f"http://127.0.0.1:{free_port()}"], ids=["not named", "silent"])
 async def test_a_foreign_broker_without_monitoring_gives_a_warning(monitor: str | None) -> None:
-    """As on Kubernetes, where the broker is whatever a cluster has: nobody learns of it only after a loss of power."""
+    """As on Kubernetes, where the broker's configuration is unknown."""
     with capture_logs() as logs:
         await require_durability(ServiceSettings(nats_monitor_url=monitor), (2, 11, 0))
 
@@ -57,7 +57,7 @@ async def test_an_old_broker_is_refused(broker: Broker) -> None:
 
 
 async def test_a_server_of_a_cluster_may_be_down(broker: Broker, careless: Broker) -> None:
-    """The others tell, and each that answers must sync."""
+    """The other servers answer, and each that answers must sync."""
     down = f"http://127.0.0.1:{free_port()}"
 
     def told_by(*monitors: str) -> ServiceSettings:
@@ -71,6 +71,6 @@ async def test_a_server_of_a_cluster_may_be_down(broker: Broker, careless: Broke
 
 
 async def test_a_local_broker_without_monitoring_is_refused() -> None:
-    """Nobody knows, so nobody may rely on it."""
+    """Its durability is unknown, so it is refused."""
     with pytest.raises(SettingsError, match="ASI_NATS_MONITOR_URL"):
         await require_durability(ServiceSettings(require_durable_broker=True), (2, 11, 0))

@@ -1,4 +1,4 @@
-"""What is written at length is cut where it is said, so that every fact can be published."""
+"""Long texts are truncated, so that every fact can be published."""
 
 from services.chassis.bus import Bus
 from services.chassis.bus.topology import MAX_EVENT_BYTES
@@ -11,7 +11,7 @@ STARTED = Cause.published(first("r1", "started", "console"))
 
 
 def analysed(characters: int) -> events_pb2.Event:
-    """A model that does not come to an end."""
+    """A very long text of a model."""
     event = follow(STARTED, "analysed", "analyst", 1, "c000001")
     event.candidate_analysed.analysis.results = "é" * characters
     event.candidate_analysed.analysis.synthesis = "short"
@@ -19,7 +19,7 @@ def analysed(characters: int) -> events_pb2.Event:
 
 
 def test_a_text_that_is_too_long_is_cut_with_a_mark() -> None:
-    """Whole characters, and as much as fits; what is short stays."""
+    """Truncated at whole characters; short texts are unchanged."""
     event = analysed(300_000)
     fit(event, MAX_EVENT_BYTES)
     analysis = event.candidate_analysed.analysis
@@ -56,7 +56,7 @@ def test_evidence_is_cut_at_any_depth_but_programs_are_not() -> None:
 
 
 async def test_whatever_is_written_can_be_published(bus: Bus) -> None:
-    """The same cut each time: an event that is said again is the same event."""
+    """Truncation is deterministic: an event that is published again is identical."""
     once, again = analysed(1_000_000), analysed(1_000_000)
     again.time.CopyFrom(once.time)
 

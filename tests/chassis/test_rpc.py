@@ -36,7 +36,7 @@ async def serve(port: int) -> Server:
 
 
 async def test_a_call_without_a_deadline_gets_one_and_a_longer_one_is_not_cut_short() -> None:
-    """A check of a big program takes minutes; a question that nobody limited must not wait for ever."""
+    """A check of a large program takes minutes; a call without a limit must not wait for ever."""
     server = await serve(0)
     async with channel(f"127.0.0.1:{server.port}", ServiceSettings(), DEFAULT) as connection:
         stub = checker_pb2_grpc.CheckerStub(connection)
@@ -52,7 +52,7 @@ async def test_a_call_without_a_deadline_gets_one_and_a_longer_one_is_not_cut_sh
 
 
 async def test_a_server_that_starts_late_is_found_soon() -> None:
-    """Engineers are scaled to none and come back: who waits for them must not sleep for minutes meanwhile."""
+    """Engineers may be scaled to zero and back; a caller must not back off for minutes."""
     port = free_port()
     async with channel(f"127.0.0.1:{port}", ServiceSettings()) as connection:
         call = checker_pb2_grpc.CheckerStub(connection).Check(checker_pb2.CheckRequest(), timeout=30)

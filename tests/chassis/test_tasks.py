@@ -9,7 +9,7 @@ from services.chassis import tasks
 
 
 async def _deaf(times: int) -> None:
-    """As clients whose answer and whose cancellation come in the same moment."""
+    """Like a client whose reply and cancellation coincide."""
     for _ in range(times):
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(60)
@@ -35,7 +35,7 @@ async def test_a_task_that_drops_a_cancellation_is_cancelled_again() -> None:
 
 
 async def test_the_time_for_an_end_may_be_limited() -> None:
-    """What has not ended by then is left."""
+    """Tasks that have not ended by then are abandoned."""
     deaf = asyncio.create_task(_deaf(5))
     await asyncio.sleep(0)
 

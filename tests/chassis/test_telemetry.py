@@ -16,7 +16,7 @@ from tests.chassis.collector import Collector
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    """Somebody who takes the spans."""
+    """A collector of spans."""
     listening = Collector()
     yield listening
     listening.stop()
@@ -93,7 +93,7 @@ def test_spans_below_a_carrier_share_its_trace_and_write_their_own_into_what_is_
 
 
 def test_a_collector_that_is_away_does_not_hold_up_the_end_of_a_service() -> None:
-    """Spans are lost then, and nothing else."""
+    """Only spans are lost."""
     telemetry.start("judge", "http://127.0.0.1:9")
     with telemetry.span("one", {}):
         pass
@@ -105,7 +105,7 @@ def test_a_collector_that_is_away_does_not_hold_up_the_end_of_a_service() -> Non
 
 @pytest.mark.parametrize("attributes", [{}, {"run": "r1"}, {"run": "r1", "candidate": ""}])
 def test_spans_without_a_candidate_get_their_own_trace(collector: Collector, attributes: dict[str, str]) -> None:
-    """Two such spans have nothing to do with each other."""
+    """Such spans are unrelated."""
     telemetry.start("store", f"http://127.0.0.1:{collector.port}")
     carriers: list[dict[str, str]] = [{}, {}]
     try:

@@ -1,4 +1,4 @@
-"""Encryption by settings: NATS, gRPC in both directions, MongoDB; and what is not encrypted is turned away."""
+"""Encryption by settings: NATS, mutual gRPC, MongoDB; unencrypted connections are refused."""
 
 import asyncio
 import socket
@@ -89,7 +89,7 @@ def test_a_plaintext_client_is_turned_away_by_the_broker(encrypted: NatsServer) 
 
 
 async def test_a_broker_without_tls_is_refused(certificates: Path, nats_url: str) -> None:
-    """Whoever asked for encryption must not be talked out of it by a greeting that can be forged."""
+    """A forged greeting must not disable required encryption."""
     settings = ServiceSettings(nats_url=nats_url, nats_ca=certificates / "nats" / "ca.crt")
     with pytest.raises(SettingsError, match="no TLS connection"):
         async with Bus(settings, "judge"):

@@ -1,4 +1,4 @@
-"""What the worker loop counts and buries, against a real nats-server that grants each service its own rights only."""
+"""Counts and dead letters of the worker loop, against a real nats-server with least privileges."""
 
 import asyncio
 import re
@@ -89,7 +89,7 @@ async def work(
 
 
 async def test_a_forged_verdict_becomes_a_dead_letter_with_its_reason(guarded: NatsServer, admin: Bus) -> None:
-    """Not five time-outs and a redelivery: the reason names the right that is missing."""
+    """Without time-outs and redeliveries: the reason names the missing permission."""
     before = counted("asi_dead_letters_total", durable=DURABLE)
     denied = counted("asi_denied_total", operation="publish")
 
@@ -114,7 +114,7 @@ async def test_a_forged_verdict_becomes_a_dead_letter_with_its_reason(guarded: N
 
 
 async def test_a_fact_under_a_foreign_subject_is_refused_by_its_readers(guarded: NatsServer, admin: Bus) -> None:
-    """The server checks subjects only: a verdict in an engineer's envelope passes it, and nobody believes it."""
+    """The server checks only subjects; readers refuse a verdict under an engineer's subject."""
     cause = Cause.of((await facts_as_logged(admin))[0].body)
     forged = follow(cause, "judged", "judge", 1, cause.event.candidate)
     forged.candidate_judged.SetInParent()
@@ -193,7 +193,7 @@ async def test_a_silently_terminated_message_is_recorded_by_the_store(guarded: N
 
 
 async def test_facts_of_a_later_version_and_garbage_do_not_stop_a_consumer(guarded: NatsServer, admin: Bus) -> None:
-    """They are passed over, and no candidate that they name is the worse for it."""
+    """They are skipped, without effect on the candidates that they name."""
     subject = "asi.v1.r1.candidate.proposed.tiny"
     unknown = pb.Event(id="r1.c000001.praised.1", run="r1", candidate="c000001").SerializeToString()
     for number, body in enumerate((b"", b"\xff\xff no event", unknown, unknown + b"\xd2\x3f\x00")):
@@ -213,7 +213,7 @@ async def test_facts_of_a_later_version_and_garbage_do_not_stop_a_consumer(guard
 
 
 async def test_outages_never_exhaust_the_deliveries_of_a_message(guarded: NatsServer, admin: Bus) -> None:
-    """The delivery count is no count of failures."""
+    """Deliveries are not failures."""
     attempts: list[int] = []
 
     async def handle(job: Job) -> Sequence[pb.Event]:

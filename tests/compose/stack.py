@@ -1,4 +1,4 @@
-"""The compose file as a test sees it: brought up under a name of its own, asked, hurt, taken down."""
+"""The compose file for tests: started under its own project name, queried, disturbed, removed."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""A living store to ask, and the command line as a process of its own."""
+"""A running store, and the command line as a process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Playing the services that are not there: the next event of a candidate's way, as the broker would see it."""
+"""Plays absent services: publishes the next event of a candidate."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""What an exported run's claim comes to when it is trained again."""
+"""Claims of an exported run, trained again."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Engineers beside a system: as many as there is work, one to a GPU, drained and never killed."""
+"""Engineers for a system: as many as there is work, one per GPU, drained and never killed."""
 
 from __future__ import annotations
 

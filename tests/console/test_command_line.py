@@ -1,4 +1,4 @@
-"""The command line for people: near names, one sentence for what cannot be, JSON everywhere, narrow terminals."""
+"""The command line: suggestions for names, one message per error, JSON output, narrow terminals."""
 
 import json
 import subprocess
@@ -180,7 +180,7 @@ def test_a_deep_tree_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_near_names_keep_their_spelling() -> None:
-    """Case is no distance."""
+    """Case does not count as a difference."""
     assert did_you_mean("deltanett", ["DeltaNet", "GLA"]) == "; did you mean DeltaNet?"
     assert did_you_mean("xyz", ["DeltaNet"]) == ""
 

@@ -1,4 +1,4 @@
-"""`asi-arch dead` against a real store and a real nats-server: a message that nobody can handle, and what is done."""
+"""`asi-arch dead` against a real store and a real nats-server: messages that cannot be handled."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def state_of(system: System, candidate: str, state: candidates.State.Value
 async def test_a_letter_is_listed_with_its_reason_and_shown_with_its_traceback(
     system: System, started: events.Event
 ) -> None:
-    """Who has to find out what went wrong needs no service's log."""
+    """The cause can be found without the service's log."""
     await system.bus.publish(started)
     await propose(system.bus)
     await bury(system, "engineer-tiny")
@@ -76,7 +76,7 @@ async def test_a_letter_is_listed_with_its_reason_and_shown_with_its_traceback(
 async def test_a_retried_candidate_continues_where_its_message_was_lost(
     system: System, started: events.Event, durable: str
 ) -> None:
-    """What it had been through is not done again, and its end counts once."""
+    """Completed steps are not repeated, and its end counts once."""
     bus = system.bus
     way: dict[str, Callable[[Bus], Awaitable[object]]] = {
         "researcher": propose,

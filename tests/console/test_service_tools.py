@@ -64,7 +64,7 @@ async def test_a_drift_within_the_tolerance_is_accepted(environment: Environment
 
 
 async def test_judging_requires_a_candidate_or_a_run(environment: Environment) -> None:
-    """Neither nothing nor both."""
+    """Exactly one of both."""
     for arguments in ((), ("c000001", "--calibrate")):
         status, _, err = await asi_arch(environment, "judge", *arguments)
 

@@ -36,7 +36,7 @@ async def test_each_event_is_one_json_object_and_watch_ends_with_the_run(system:
 
 
 async def test_a_run_that_is_over_says_so_and_can_still_be_seen(system: System, started: events.Event) -> None:
-    """Nobody waits for what will not come."""
+    """The command does not wait for events that cannot come."""
     await system.bus.publish(started)
     await whole_way(system.bus)
     await whole_way(system.bus)

@@ -1,4 +1,4 @@
-"""The files that a deployment begins with, and what stays of them in the next one."""
+"""The files of a new deployment, and what an upgrade preserves."""
 
 import re
 from pathlib import Path

@@ -21,7 +21,7 @@ GAUGES_SECONDS = 7.0
 
 
 class ObservedRun:
-    """What was seen of the run: the archive's word, the metrics at its end, the spans and the logs."""
+    """Observations of a run: the archive's records, the metrics at its end, the spans and the logs."""
 
     def __init__(self, system: System) -> None:
         self.about, self.records, self.series = asyncio.run(self._watch(system))

@@ -153,7 +153,7 @@ def test_compose_and_kubernetes_use_the_same_ports(name: str) -> None:
 
 
 def test_addresses_of_services_are_the_same_in_both() -> None:
-    """One forgotten edit would part the services."""
+    """A missing edit would separate the services."""
     environment = compose()["x-environment"]
     common = next(
         manifest["data"] for manifest in of_kind("ConfigMap") if manifest["metadata"]["name"] == "asi-settings"

@@ -78,7 +78,7 @@ async def test_the_command_lists_what_it_created_and_fails_on_drift(at_home: Sto
 
 
 async def test_changed_streams_and_consumers_are_named_with_both_values(at_home: StoreSettings, bus: Bus) -> None:
-    """Somebody turned a knob on the broker; nothing is put right behind their back."""
+    """Somebody changed a setting of the broker; it is reported and not changed back."""
     await set_up(at_home, create=True)
     client = await nats.connect(at_home.nats_url)
     context = client.jetstream()
@@ -103,7 +103,7 @@ async def test_changed_streams_and_consumers_are_named_with_both_values(at_home:
 async def test_a_dropped_or_foreign_index_of_sqlite_keeps_the_store_from_starting(
     at_home: StoreSettings, bus: Bus
 ) -> None:
-    """A missing index makes every question slow, and nobody would know why."""
+    """A missing index makes every query slow."""
     await set_up(at_home, create=True)
     with sqlite3.connect(at_home.data_dir / "archive.db") as database:
         database.execute("DROP INDEX candidates_by_fitness")

@@ -41,7 +41,7 @@ def validated(folder: Path) -> subprocess.CompletedProcess[str]:
 def test_manifests_that_a_server_would_refuse_are_reported(
     file: str, right: str, wrong: str, message: str, tmp_path: Path
 ) -> None:
-    """A field that Kubernetes would drop without a word; a reference or combination that only a server looks at."""
+    """A field that Kubernetes would drop silently; a reference or combination that only a server checks."""
     copy = tmp_path / "kubernetes"
     shutil.copytree(KUBERNETES, copy)
     text = (copy / file).read_text()

@@ -91,7 +91,7 @@ def test_replay_saves_compute_and_counts_what_it_costs() -> None:
 
 
 def test_replay_shows_the_finalists_that_blind_stopping_loses() -> None:
-    """Where the early curve says nothing, the estimate must not flatter."""
+    """If early losses are uninformative, the estimate must not be optimistic."""
     rng = random.Random(2)
     curves = [
         Curve((100, 500, 1000), (rng.gauss(3, 1), rng.gauss(2, 0.5), rng.gauss(1.5, 0.1)), 1000) for _ in range(60)

@@ -45,7 +45,7 @@ def test_pure_noise_is_confirmed_in_fewer_runs_than_the_level(controls: int) -> 
 
 
 def test_the_detectable_gain_is_confirmed_as_often_as_computed() -> None:
-    """The claim of a run about its own sharpness, on simulated runs with just that gain."""
+    """The detectable gain that a run states, on simulated runs with that gain."""
     rng = random.Random(2)
     gains = [gain for _ in range(40) if (gain := detectable(archive(rng, [0.0] * 10, 1, 6))) is not None]
     gain = sorted(gains)[len(gains) // 2]

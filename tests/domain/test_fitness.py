@@ -69,7 +69,7 @@ def test_loss_term_is_symmetric_around_the_baseline(gain: float) -> None:
 
 @pytest.mark.parametrize("missing", ["loss", "benchmark", "judge"])
 def test_a_missing_part_makes_fitness_absent(missing: str) -> None:
-    """A missing judge was once read as average; here it is no fitness at all."""
+    """A missing judge was once read as average; here the fitness is absent."""
     parts = {"loss": 4.4, "benchmark": 0.4, "judge": 6.0, missing: None}
 
     assert fitness("paper", Measured(**parts, conditions=HERE), BASELINE) is None
@@ -87,7 +87,7 @@ def test_without_judge_is_the_fitness_of_the_remaining_terms() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -0.1])
 @pytest.mark.parametrize("field", ["loss", "benchmark", "judge"])
 def test_impossible_measurements_are_refused_by_name(field: str, bad: float) -> None:
-    """NaN once scored as nearly perfect; it does not get through the door here."""
+    """NaN once scored as nearly perfect; here it is refused."""
     parts = {"loss": 4.4, "benchmark": 0.4, "judge": 6.0, field: bad}
 
     with pytest.raises(ValueError, match=field):
@@ -115,7 +115,7 @@ def test_another_configuration_than_the_baselines_is_refused(field: str) -> None
 
 
 def test_unknown_versions_and_terms_are_refused() -> None:
-    """A typing error must not silently choose a formula."""
+    """A misspelt name must not silently choose a formula."""
     measured = Measured(4.4, 0.4, 6.0, HERE)
 
     with pytest.raises(ValueError, match="papr"):

@@ -72,7 +72,7 @@ def test_a_candidate_of_another_size_is_promoted_with_matched_parameters() -> No
 
 
 def test_a_fork_repeats_open_verifications() -> None:
-    """Its engineers have never heard of it."""
+    """The engineers of the fork do not have the trainings."""
     ladder, promoted = climb(ladder_of(1.9, 1.8), HALF, STAGES, CONTROLS, over=False)
     again = under_way(ladder, STAGES)
 

@@ -1,4 +1,4 @@
-"""A low loss is a reason to look harder; what is found decides, by the run's policy."""
+"""A low loss is investigated; the findings decide, by the run's policy."""
 
 import math
 
@@ -65,7 +65,7 @@ def test_a_gain_on_one_text_only_is_evidence() -> None:
 
 
 def test_an_unknown_policy_is_refused_with_the_known_names() -> None:
-    """A typing error must not silently choose a rule."""
+    """A misspelt name must not silently choose a rule."""
     assert leakage_policy("") == INVESTIGATE
     with pytest.raises(ValueError, match="investigate, probe, paper"):
         leakage_policy("prob")

@@ -75,7 +75,7 @@ def test_walking_a_flawed_tree_is_refused(function: object) -> None:
 
 
 def test_unknown_candidates_are_key_errors() -> None:
-    """The caller asked for somebody who is not there."""
+    """The candidate does not exist."""
     with pytest.raises(KeyError):
         path_to_root(TREE, "zz")
     with pytest.raises(KeyError):

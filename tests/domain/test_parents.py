@@ -38,7 +38,7 @@ def test_every_strategy_takes_one_entry_and_refuses_none(name: str) -> None:
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    """A typing error in the settings is answered with the choices."""
+    """An error about a misspelt name lists the choices."""
     with pytest.raises(ValueError, match="power-law"):
         strategy("powerlaw")
 

@@ -111,7 +111,7 @@ def test_a_parent_chosen_elsewhere_is_no_reference_of_itself() -> None:
 
 
 def test_drawing_from_an_empty_pool_is_refused() -> None:
-    """There is no parent to invent."""
+    """There is no parent to draw."""
     with pytest.raises(ValueError, match="empty"):
         draw([], PoolPolicy(), random.Random(0))
 
@@ -143,7 +143,7 @@ def test_the_stored_form_reads_back_exactly(values: list[float]) -> None:
     ],
 )
 def test_a_broken_stored_form_is_refused_by_field(broken: dict[str, object], field: str) -> None:
-    """A half-read pool would steer a run wrongly without a word."""
+    """A partially read pool would silently change the selection."""
     with pytest.raises(ValueError, match=field):
         state_from_json(json.dumps({"pool": {**json.loads(state_to_json(RunState()))["pool"], **broken}}))
 

@@ -54,7 +54,7 @@ def test_the_paper_decides_an_open_block_when_the_search_ends() -> None:
 
 
 def test_a_result_without_a_benchmark_is_not_promoted() -> None:
-    """What was not measured is no zero."""
+    """A missing measurement is not zero."""
     unmeasured = Result("a", 0.9, 1.0, None, 1000, 50.0)
 
     assert feed(PaperPromotion(block=1, top=1), [unmeasured])[1] == []
@@ -109,7 +109,7 @@ def test_no_candidate_is_promoted_before_the_baseline() -> None:
     ("parameters", "admitted"), [(900, True), (1100, True), (1101, False), (899, False), (None, False)]
 )
 def test_the_budget_is_ten_percent_and_excludes_unmeasured_candidates(parameters: int | None, admitted: bool) -> None:
-    """A gain bought with parameters is no architectural gain; nobody is let through unmeasured."""
+    """A gain from more parameters is not architectural; unmeasured candidates are excluded."""
     candidate = result("a", 0.5, parameters=parameters)
 
     assert Budget().admits(candidate, BASE) == admitted
@@ -141,7 +141,7 @@ def test_a_candidate_of_another_size_may_be_matched_instead_of_refused() -> None
 
 
 def test_candidates_outside_the_budget_take_no_place() -> None:
-    """Otherwise big models would keep fair ones from going on."""
+    """Otherwise large models would take the places of comparable ones."""
     _, promoted = feed(
         SuccessiveHalving(eta=2), [result("big", 0.9, parameters=5000), result("a", 0.5), result("b", 0)]
     )

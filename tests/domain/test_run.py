@@ -142,7 +142,7 @@ def test_the_same_end_twice_counts_once() -> None:
 
 
 def test_a_paused_run_opens_no_seat_and_a_resumed_run_does() -> None:
-    """Time in between is not the run's."""
+    """The time of a pause does not count."""
     state, seats = begun()
     state, _ = step(state, Paused(10.0), POLICY)
     state, none = step(state, ended(seats[0], time=11.0), POLICY)
@@ -172,7 +172,7 @@ def test_any_part_of_the_budget_ends_the_run(budget: Budget, spent: Spent) -> No
 
 
 def test_wall_time_is_measured_by_the_times_of_facts() -> None:
-    """A replay must come to the same end, whatever the clock says then."""
+    """A replay must end in the same way at any time."""
     policy = replace(POLICY, budget=Budget(seconds=60), baselines=("delta_net",), seats=1)
     state, seats = begun(policy)
     _, decisions = step(state, ended(seats[0], time=61.0), policy)
@@ -233,7 +233,7 @@ def test_by_hand_an_ablation_is_asked_for_even_when_the_run_is_over() -> None:
     st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["score", "reject", "none"])), max_size=60), st.integers(1, 4)
 )
 def test_seats_and_budget_are_never_exceeded(order: list[tuple[int, str]], seats: int) -> None:
-    """Whatever ends in whatever order, and the state survives its JSON."""
+    """For any order of ends, and the state survives serialisation."""
     policy = replace(POLICY, seats=seats)
     state, decisions = step(RunState(), Started(0.0), policy)
     open_seats = [decision for decision in decisions if isinstance(decision, Seat)]

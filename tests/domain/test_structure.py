@@ -1,4 +1,4 @@
-"""Structure of programs: names and layout are nothing, operations are everything."""
+"""Structure of programs: depends on operations, not on names and layout."""
 
 import ast
 import gc

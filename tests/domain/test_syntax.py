@@ -1,4 +1,4 @@
-"""Parsing texts that were written to break the parser or whoever reads its tree."""
+"""Parsing texts that were written to break the parser or the reader of its tree."""
 
 import time
 
@@ -28,7 +28,7 @@ def test_deep_programs_are_refused_with_one_message(program: str) -> None:
 
 @pytest.mark.parametrize("depth", [900, 2000])
 def test_a_tree_deeper_than_the_recursion_limit_has_no_fingerprint(depth: int) -> None:
-    """What the parser still takes may be too deep for the one who walks the tree."""
+    """A tree that the parser accepts may be too deep to traverse recursively."""
     with pytest.raises(ValueError, match="can be parsed"):
         fingerprint("x = a" + ".b" * depth)
 

@@ -25,7 +25,7 @@ async def run_command(archive: Archive, environment: pytest.MonkeyPatch, *argume
 async def test_the_prompt_holds_both_anchors_and_no_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the model sees is what a person is shown."""
+    """The shown prompt equals the prompt that is sent."""
     archive = Archive(ROOT, ANCHOR, CHILD)
     assert await run_command(archive, monkeypatch, "score", "--candidate", CHILD.id, "--json") == 0
 
@@ -40,7 +40,7 @@ async def test_the_prompt_holds_both_anchors_and_no_name(
 async def test_a_candidate_without_measurements_cannot_be_judged(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One sentence, and the exit status of a no."""
+    """One message, and the exit status of a negative result."""
     archive = Archive(ROOT, ANCHOR, untrained(CHILD))
     assert await run_command(archive, monkeypatch, "score", "--candidate", CHILD.id) == 1
     assert capsys.readouterr().err == f"asi-arch: candidate {CHILD.id} is not measured, so there is nothing to judge\n"

@@ -19,7 +19,7 @@ def archive(tmp_path: Path, *records: dict[str, object]) -> Path:
 
 
 def test_a_whole_record_is_read_and_nan_cells_are_absent(tmp_path: Path) -> None:
-    """What was not measured is no zero."""
+    """A missing measurement is not zero."""
     tables = {"train": ",100,200,300\nm,2.5,nan,2.1\n", "test": ",arc_easy,boolq\nm,0.5,nan\n"}
     path = archive(tmp_path, record(3, name_new="Shiny", program="x = 1", parameters="495.73M", result=tables))
     (published,) = read(path).records

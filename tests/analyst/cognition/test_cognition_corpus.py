@@ -1,4 +1,4 @@
-"""The cognition base's files: what a reader may rely on, and what a wrong file is told."""
+"""The cognition base's files: their contents, and error messages for invalid files."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_an_error_in_a_file_names_the_paper_and_the_field(
 
 
 def test_an_addition_is_kept_and_found_beside_the_shipped_entries(tmp_path: Path, paper_text: str) -> None:
-    """What users teach must be searched exactly like what we ship."""
+    """Entries of users are searched like shipped ones."""
     file = tmp_path / "mine.toml"
     file.write_text(paper_text, encoding="utf-8")
 
@@ -83,7 +83,7 @@ def test_the_same_addition_twice_is_refused_and_changes_nothing(tmp_path: Path, 
 
 
 def test_a_user_may_add_an_entry_to_a_shipped_paper(tmp_path: Path, paper_text: str) -> None:
-    """Knowledge grows by entries, and the paper may be one that we already have."""
+    """Entries can be added to a paper that is already in the corpus."""
     file = tmp_path / "more.toml"
     file.write_text(paper_text.replace("2402.00001", "2412.06464"), encoding="utf-8")
 

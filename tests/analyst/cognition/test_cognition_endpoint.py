@@ -38,7 +38,7 @@ async def test_entries_and_queries_are_embedded_by_the_endpoint(tmp_path: Path) 
 
 
 async def test_a_search_waits_for_an_unavailable_endpoint(tmp_path: Path) -> None:
-    """Nothing found would be taken for an answer."""
+    """An empty result would be taken for an answer."""
     async with ScriptedEndpoint(Script()) as server:
         url = server.base_url
     settings = tmp_path / "mind.toml"

@@ -1,4 +1,4 @@
-"""Ingest: what of a paper reaches the mind, and what a file without text is told."""
+"""Ingest: the text that the mind receives, and the error for a file without text."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_question_carries_the_text_and_the_whole_vocabulary() -> None:
 
 
 def test_a_long_paper_keeps_its_beginning_and_its_end() -> None:
-    """The method stands in front and the ablations behind."""
+    """The method is at the beginning of a paper and the ablations at its end."""
     text = shortened("a" * 500 + "b" * 500, longest=300)
 
     assert text.startswith("a" * 200)
@@ -62,7 +62,7 @@ async def test_proposals_come_back_validated_and_nothing_is_kept(tmp_path: Path,
 
 @pytest.mark.parametrize(("name", "content"), [("empty.md", b"  "), ("paper.docx", b"x"), ("broken.pdf", b"no pdf")])
 def test_a_file_without_readable_text_is_named(tmp_path: Path, name: str, content: bytes) -> None:
-    """The sentence goes straight to the user's terminal."""
+    """The message is shown to the user."""
     file = tmp_path / name
     file.write_bytes(content)
 

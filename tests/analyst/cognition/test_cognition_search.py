@@ -78,7 +78,7 @@ def test_an_embedder_fitted_on_another_corpus_has_another_name(corpus: Corpus) -
 
 
 def test_the_bench_has_forty_queries_whose_answers_are_in_the_corpus(corpus: Corpus) -> None:
-    """A query that nothing can answer would only lower the number."""
+    """A query without an answering paper would only lower the recall."""
     known = {paper.reference for paper in corpus.papers}
 
     assert len(queries()) >= 40

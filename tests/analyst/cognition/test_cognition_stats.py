@@ -1,4 +1,4 @@
-"""Statistics of use: which entries were there when candidates improved."""
+"""Statistics of use: entries that were retrieved for candidates that improved."""
 
 from __future__ import annotations
 

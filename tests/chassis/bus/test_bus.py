@@ -59,7 +59,7 @@ async def test_an_event_that_is_too_big_is_refused_before_it_reaches_the_server(
 
 
 async def test_the_largest_event_fits_into_the_history_of_a_fork(bus: Bus) -> None:
-    """There it lies in another event, which is a little larger."""
+    """A fork embeds it in another event, which is slightly larger."""
     event = requested()
     event.candidate_requested.proposal.program = "x" * (MAX_EVENT_BYTES - 500)
     missing = MAX_EVENT_BYTES - len(body_of(event))
@@ -123,7 +123,7 @@ async def test_the_log_is_read_in_order_and_ends(bus: Bus) -> None:
 
 
 async def test_reading_a_run_skips_the_others(bus: Bus) -> None:
-    """A subject filter selects one run's events, wherever they lie."""
+    """A subject filter selects one run's events."""
     for run in ("r1", "r2", "r1", "r2"):
         await bus.publish(requested(run, f"c{await bus.last_sequence():06d}"))
 
@@ -156,7 +156,7 @@ async def test_fetches_go_on_after_a_quiet_time(bus: Bus) -> None:
 
 
 async def test_messages_that_arrive_after_a_timeout_go_to_the_next_fetch(bus: Bus) -> None:
-    """A reader that stops has asked already: what comes then must not lie with it until its time is up."""
+    """A cancelled reader has sent a request; its messages must go to the next reader at once."""
     leaving, staying = await bus.consumer("researcher"), await bus.consumer("researcher")
     asking = asyncio.create_task(leaving.fetch(1))
     await asyncio.sleep(0.2)
@@ -171,7 +171,7 @@ async def test_messages_that_arrive_after_a_timeout_go_to_the_next_fetch(bus: Bu
 
 
 async def test_a_durable_that_was_deleted_ends_the_fetching(bus: Bus) -> None:
-    """Its service stops, and says what is to be done; it does not ask in a hot loop."""
+    """Its service stops with an error that names the fix, instead of polling."""
     consumer = await bus.consumer("researcher")
     assert await consumer.fetch(1, wait=0.2) == []
     await bus._js.delete_consumer(EVENTS, "researcher")
@@ -180,7 +180,7 @@ async def test_a_durable_that_was_deleted_ends_the_fetching(bus: Bus) -> None:
 
 
 async def test_a_connection_that_is_closed_ends_the_fetching(settings: ServiceSettings) -> None:
-    """Nobody would connect it again."""
+    """A closed connection does not reconnect."""
     async with Bus(settings, "tests") as closing:
         await closing.set_up()
         consumer = await closing.consumer("researcher")

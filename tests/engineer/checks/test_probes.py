@@ -215,7 +215,7 @@ async def test_there_are_two_bad_programs_and_a_near_miss_for_every_probe() -> N
 
 
 async def test_text_that_is_not_a_program_fails_the_check(sandbox: Sandbox) -> None:
-    """Not an error of the service: whoever proposed it gets an answer."""
+    """Not an error of the service: the result is a failed check."""
     for text in ("", "this is not python", "x = 1", "class A: pass", "def f(:\n"):
         report = await check(text, sandbox, SETTINGS)
         assert not report.passed

@@ -1,4 +1,4 @@
-"""Texts that attack whoever parses them, and what a program may make a verdict say."""
+"""Texts that attack their parser, and bounds on texts of verdicts."""
 
 import pytest
 

@@ -105,7 +105,7 @@ def test_synonyms_are_passed_to_constructors_that_name_them() -> None:
 
 
 def test_an_unknown_required_argument_is_named() -> None:
-    """The reviser repairs what the message says."""
+    """The message states what to repair."""
     with pytest.raises(BadConstructor, match=r"Mixer.__init__ requires 'banana'.*give it a default"):
         load_mixer(HEAD + kind("Mixer", "hidden_size, banana"), SIZES)
 
@@ -186,7 +186,7 @@ def test_a_cached_tensor_does_not_survive_a_change_of_precision() -> None:
     ],
 )
 def test_an_error_without_a_cause_gets_a_cause(body: str, message: str) -> None:
-    """Its author sees nothing but the sentence."""
+    """The author sees only the message."""
     program = kind("Mixer").replace("        return hidden_states\n", f"        {body}\n")
     with pytest.raises((AssertionError, RuntimeError, TypeError)) as raised:
         load_mixer(HEAD + program, SIZES)(torch.randn(1, 3, 16))
@@ -203,7 +203,7 @@ def test_the_layers_of_a_model_share_one_module() -> None:
 
 
 def test_a_program_that_fails_is_executed_anew_next_time() -> None:
-    """Half a module must not pass for a whole one."""
+    """A partially executed module must not be reused."""
     source = "first = 1\nraise RuntimeError('on import')\n"
     for _ in range(2):
         with pytest.raises(RuntimeError, match="on import"):
@@ -211,7 +211,7 @@ def test_a_program_that_fails_is_executed_anew_next_time() -> None:
 
 
 def test_the_lines_of_a_program_are_known() -> None:
-    """Compilers read them, and so does who repairs a traceback."""
+    """Compilers and tracebacks use them."""
     mixer = load_mixer(HEAD + kind("Mixer", body="self.where = 1 / len([hidden_size])"), SIZES)
     with pytest.raises(ZeroDivisionError) as raised:
         load_mixer(HEAD + kind("Mixer", body="self.where = 1 / 0"), SIZES)

@@ -118,7 +118,7 @@ async def test_a_candidate_that_kills_its_engineers_is_found(bus: Bus, archive: 
 
 
 async def test_an_innocent_candidate_in_the_same_process_is_still_trained(bus: Bus, archive: Store) -> None:
-    """It died with its neighbour once; alone, it lives."""
+    """It died once with another candidate, and is trained successfully alone."""
     poison, innocent = await delivery(bus), await delivery(bus, candidate="c000002")
     for job in (poison, innocent):
         await die(archive, job)
@@ -152,7 +152,7 @@ async def test_a_suspect_candidate_is_trained_alone() -> None:
 
 
 async def test_a_claim_that_could_not_be_reported_counts_as_returned_later(bus: Bus, archive: Store) -> None:
-    """What is heard of a worker, however late, shows that it lived."""
+    """Any later event of a worker shows that it was alive."""
     job = await delivery(bus)
     await die(archive, job)
     late = follow(job.cause, "released", "engineer", 1, job.event.candidate)

@@ -13,7 +13,7 @@ from services.engineer.settings import EngineerSettings
 
 
 async def test_an_idle_engineer_ends_if_so_configured(settings: ServiceSettings) -> None:
-    """A job on a GPU that nobody needs costs money."""
+    """An unneeded GPU job costs money."""
     shared = settings.model_copy(update={"listen": "127.0.0.1:0"}).model_dump(exclude_none=True)
     async with wired("engineer", EngineerSettings(**shared, idle_seconds=0.5), build) as service:
         begun = time.monotonic()

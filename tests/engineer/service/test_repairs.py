@@ -88,5 +88,5 @@ def test_tensors_made_on_the_wrong_device_follow_the_input() -> None:
 
 @pytest.mark.parametrize("error", ["", "ValueError: the idea does not work", "RuntimeError: CUDA out of memory"])
 def test_errors_without_a_rule_are_left_alone(error: str) -> None:
-    """Giving up at once is more honest than guessing."""
+    """Without a rule, nothing is changed."""
     assert repair_by_rules(VIEW, error) is None

@@ -31,6 +31,6 @@ def test_a_rejection_in_training_is_a_failure() -> None:
 
 
 def test_a_candidate_that_never_failed_gives_no_prompt() -> None:
-    """An invented error would mislead whoever reads it."""
+    """An invented error would mislead the model."""
     with pytest.raises(NotPossible, match="has not failed in training"):
         last_failure(pb.Candidate(id="c1"))

@@ -12,7 +12,7 @@ from tests.engineer.training.programs import SMALL
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Tests share two cores with everybody else."""
+    """Tests use few threads, since they share the machine."""
     torch.set_num_threads(1)
 
 

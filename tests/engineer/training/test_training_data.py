@@ -17,7 +17,7 @@ TEXTS = [f"document {number} " * 20 for number in range(300)]
 
 
 def test_too_little_text_raises_a_clear_error(tmp_path: Path) -> None:
-    """A stripped-down Python must be noticed before a training."""
+    """A Python without library sources must be reported before a training."""
     (tmp_path / "a.py").write_text("x = 1")
 
     with pytest.raises(CorpusError, match="bytes of Python source"):
@@ -97,7 +97,7 @@ def test_interrupted_tokenising_resumes_to_the_same_tokens(tmp_path: Path) -> No
 
 
 def test_a_local_dataset_and_tokenizer_become_a_corpus(tmp_path: Path) -> None:
-    """The way of the hub, walked without one."""
+    """The code path of the hub, without a network."""
     source = tmp_path / "texts"
     source.mkdir()
     (source / "train.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in TEXTS))
@@ -117,7 +117,7 @@ def test_a_local_dataset_and_tokenizer_become_a_corpus(tmp_path: Path) -> None:
 
 
 def test_an_unreachable_dataset_is_reported_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The operator learns what to do, not what raised."""
+    """The message names the fix."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     with pytest.raises(CorpusError, match="cannot be read"):

@@ -50,7 +50,7 @@ async def test_the_same_seed_gives_the_same_loss_and_another_seed_another(small:
 async def test_a_drained_training_resumes_bit_for_bit(
     program: str, small: Scale, corpus: Corpus, tmp_path: Path
 ) -> None:
-    """A redeployment must not change a result."""
+    """Draining and resuming must not change a result."""
     whole = await train(program, 0, small, corpus, InlineSandbox())
     stop, path = asyncio.Event(), tmp_path / "c.safetensors"
 
@@ -117,7 +117,7 @@ async def test_an_error_of_the_program_comes_back_with_its_traceback(small: Scal
 
 
 async def test_a_loss_that_is_not_a_number_stops_the_training(small: Scale, corpus: Corpus) -> None:
-    """NaN is refused at the door and never becomes a score."""
+    """NaN is refused and never becomes a score."""
     with pytest.raises(TrainingFailed) as failed:
         await train(programs.NOT_A_NUMBER, 0, small, corpus, InlineSandbox())
 

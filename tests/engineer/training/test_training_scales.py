@@ -52,13 +52,13 @@ def test_tasks_that_the_scale_does_not_average_are_averaged_by_themselves() -> N
     ],
 )
 def test_an_impossible_override_is_refused_with_a_message(overrides: dict[str, str], sentence: str) -> None:
-    """The operator must not have to read a traceback."""
+    """The error is one message without a traceback."""
     with pytest.raises(ScaleError, match=sentence):
         load_scale("tiny", overrides)
 
 
 def test_an_unknown_scale_names_the_known_ones() -> None:
-    """A slip of the finger should be cheap."""
+    """The error lists the known names."""
     with pytest.raises(ScaleError, match="tiny, explore"):
         load_scale("tinny")
 
