@@ -30,11 +30,12 @@ class Surrogate:
         self._fields = [_fields(mixer) for mixer in mixers]
         targets = np.array(scores, dtype=float)
         self._mean, self._scale = float(targets.mean()), float(targets.std()) or 1.0
-        self._best = (float(targets.max()) - self._mean) / self._scale
-        self._factor = np.linalg.cholesky(_kernel(self._fields, self._fields) + NOISE * np.eye(len(targets)))
+        kernel = _kernel(self._fields, self._fields)
+        self._factor = np.linalg.cholesky(kernel + NOISE * np.eye(len(targets)))
         self._weights = np.linalg.solve(
             self._factor.T, np.linalg.solve(self._factor, (targets - self._mean) / self._scale)
         )
+        self._best = float((kernel @ self._weights).max())
 
     def predict(self, mixers: Sequence[Mixer]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and deviation of each mixer's score."""
@@ -42,7 +43,10 @@ class Surrogate:
         return self._mean + self._scale * mean, self._scale * deviation
 
     def expected_improvement(self, mixers: Sequence[Mixer]) -> NDArray[np.float64]:
-        """The expected improvement of each mixer over the best score; at least zero."""
+        """The expected improvement of each mixer over the best prediction for a measured one; at least zero.
+
+        With noise, the best score would be one of the luckiest.
+        """
         mean, deviation = self._standard(mixers)
         z = (mean - self._best) / deviation
         below = np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in z])

@@ -17,7 +17,7 @@ from services.domain.curves import Curve, StoppingReplay, replay_quantiles, repl
 from services.domain.statistics import bootstrap, holm, paired_test, spearman
 from services.table.lattice import DIMENSIONS, cell_with, cells, find, moves_between
 from services.table.policies import POLICIES
-from services.table.table import FIDELITIES, Policy, Record, Table
+from services.table.table import FIDELITIES, FINALISTS, Policy, Record, Table
 
 BASE: Mapping[str, str] = dict(zip(DIMENSIONS, find("delta_net").values, strict=True))
 """DeltaNet's values, to which effects refer."""
@@ -282,11 +282,16 @@ class PolicyResult:
 
 
 def curves(
-    table: Table, policy: Policy, budget: int, runs: int, seats: int, first_seed: int = 0
+    table: Table,
+    policy: Policy,
+    budget: int,
+    runs: int,
+    seats: int,
+    finalists: int = FINALISTS,
 ) -> list[tuple[float, ...]]:
     """The anytime regret of each run, which is that of the worst architecture before the first result."""
     worst = max(table.truth.values()) - table.best
-    traces = [table.simulate(policy, budget, seed, seats) for seed in range(first_seed, first_seed + runs)]
+    traces = [table.simulate(policy, budget, seed, seats, finalists) for seed in range(runs)]
     return [tuple(worst if regret is None else regret for regret in trace.regrets) for trace in traces]
 
 
@@ -296,6 +301,7 @@ def compare(
     budgets: Sequence[int] = BUDGETS,
     runs: int = 200,
     seats: Sequence[int] = (1,),
+    finalists: int = FINALISTS,
 ) -> list[PolicyResult]:
     """All policies at all budgets up to half of the table. Raises ValueError if there are none."""
     possible = [budget for budget in budgets if budget <= len(table.space) // 2]
@@ -305,7 +311,7 @@ def compare(
     results = []
     for count in seats:
         by_policy = {
-            name: curves(table, policy, max(possible), runs, count)
+            name: curves(table, policy, max(possible), runs, count, finalists)
             for name, policy in {**opponents, **policies}.items()
         }
         results += [_result(name, count, budget, by_policy) for budget in possible for name in policies]

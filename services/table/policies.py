@@ -17,8 +17,8 @@ from services.table.table import Choice, Observation, Policy, Search
 
 MOVES = (1, 1, 2, 2, 3)
 """Numbers of steps between parent and child, drawn uniformly, as in the offline mind's bandit."""
-WALKS, FIRST_WALKS = (1, 1, 2, 2, 3, 4, 6, 8), (4, 6, 8)
-"""Those for children ranked by a surrogate model as in the offline mind, and for children before there is a model."""
+WALKS = (1, 1, 2, 2, 3, 4, 6, 8)
+"""Those for children ranked by a surrogate model as in the offline mind."""
 
 
 def random_search(search: Search) -> Choice:
@@ -111,12 +111,11 @@ def local_surrogate(search: Search, first: int = 8, top: int = 5) -> Choice:
 def pool_surrogate(search: Search, first: int = 8, top: int = 5, parents: int = 10, draws: int = 200) -> Choice:
     """The highest expected improvement among neighbours of the best five and far children of the best ten.
 
-    This is the offline mind's default. The first choices are random far children of earlier ones.
+    This is the offline mind's default. The first choices are random: a run begins with baselines of all families.
     """
     ranked = search.ranked()
     if len(ranked) < first:
-        earlier = [observation.architecture for observation in search.observations] or [search.rng.choice(search.space)]
-        return _child(search, search.rng.choice(earlier), search.rng.choice(FIRST_WALKS))
+        return random_search(search)
     children: dict[str, str] = {}
     for _ in range(draws):
         parent = search.rng.choice(ranked[:parents]).architecture
@@ -235,8 +234,7 @@ def _highest_improvement(search: Search, fidelity: float, among: Iterable[str] |
     untried = search.unseen(among)
     if not untried:
         return search.rng.choice(search.unseen())
-    mean, deviation = model.predict(untried)
-    best = min(model.targets)
+    mean, deviation, best = model.predict(untried)
     z = (best - mean) / deviation
     improvement = deviation * (z * ndtr(z) + np.exp(-z * z / 2) / math.sqrt(2 * math.pi))
     return untried[int(np.argmax(improvement))]
@@ -248,7 +246,8 @@ class _GaussianProcess:
     Adding an observation takes O(observations × space); a search of 500 steps takes a second.
     """
 
-    NOISE = 1e-3
+    NOISE = 0.05
+    """Variance of a loss over seeds as a share of the variance over architectures, as in the offline mind's model."""
     LENGTH = 2.5
 
     def __init__(self, search: Search) -> None:
@@ -259,12 +258,12 @@ class _GaussianProcess:
         self._factor = np.empty((size, size))  # one row per observation
         self._ones, self._solved = np.empty(size), np.empty(size)
         self._variance = np.ones(size)
-        self.targets: list[float] = []
+        self._observed: list[int] = []
 
     def learn(self, observations: Sequence[Observation]) -> None:
         """Add the observations beyond those added before."""
-        for observation in observations[len(self.targets) :]:
-            index, count = self._index[observation.architecture], len(self.targets)
+        for observation in observations[len(self._observed) :]:
+            index, count = self._index[observation.architecture], len(self._observed)
             rows, loss = self._factor[:count], _loss(observation)
             column = rows[:, index]
             pivot = math.sqrt(max(1.0 + self.NOISE - float(column @ column), 1e-9))
@@ -273,15 +272,18 @@ class _GaussianProcess:
             self._ones[count] = (1.0 - column @ self._ones[:count]) / pivot
             self._solved[count] = (loss - column @ self._solved[:count]) / pivot
             self._variance = np.maximum(self._variance - row * row, 1e-9)
-            self.targets.append(loss)
+            self._observed.append(index)
 
-    def predict(self, names: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and deviation of the loss, with fitted constant mean and scale."""
-        count = len(self.targets)
+    def predict(self, names: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+        """Mean and deviation of the loss, and the lowest mean of an observed architecture.
+
+        The constant mean and the scale are fitted. With noise, the lowest observed loss would be one of the luckiest.
+        """
+        count = len(self._observed)
         ones, solved = self._ones[:count], self._solved[:count]
         centre = float(ones @ solved / (ones @ ones))
         residual = solved - centre * ones
         scale = math.sqrt(max(float(residual @ residual) / len(residual), 1e-12))
         indices = [self._index[name] for name in names]
         means = centre + residual @ self._factor[:count]
-        return means[indices], scale * np.sqrt(self._variance[indices])
+        return means[indices], scale * np.sqrt(self._variance[indices]), float(means[self._observed].min())

@@ -12,6 +12,7 @@ print(table.simulate(coin, budget=100, seed=1).regret)
 
 from __future__ import annotations
 
+import bisect
 import gzip
 import heapq
 import json
@@ -123,6 +124,10 @@ FIDELITIES = (0.25, 0.5, 0.75, 1.0)
 """Shares of the steps at which all trainings were evaluated."""
 
 
+FINALISTS = 5
+"""The number of architectures that a simulated search verifies at its end."""
+
+
 class NotMeasured(ValueError):  # noqa: N818 - an answer to a query
     """The architecture is in the lattice, but was not measured with this seed or fidelity."""
 
@@ -153,8 +158,8 @@ class Observation:
 class Trace:
     """One simulated search.
 
-    `regrets[n]` is the regret after the compute of n + 1 full trainings: the true loss of the best architecture found
-    minus the lowest true loss, in nats. None before the first result.
+    `regrets[n]` is the regret after the compute of n + 1 full trainings: the lowest true loss of the finalists minus
+    the lowest of the table, in nats. None before the first result.
     """
 
     regrets: tuple[float | None, ...]
@@ -179,7 +184,7 @@ class Search:
     spent: float = 0.0
     memory: dict[str, object] = field(default_factory=dict)  # for use by the policy
     seen: dict[str, float] = field(default_factory=dict)  # architecture → highest fidelity chosen
-    _best: tuple[float, float, str] | None = None  # negative fidelity, loss, architecture
+    _finished: list[tuple[float, float, str]] = field(default_factory=list)  # negative fidelity, loss, name: sorted
 
     @property
     def space(self) -> Sequence[str]:
@@ -204,14 +209,16 @@ class Search:
         self.pending.append(choice)
         self.spent += cost
 
-    def ended(self, choice: Choice, loss: float | None) -> str | None:
-        """Record the end of a training. Returns the architecture with the lowest loss at the highest fidelity."""
+    def ended(self, choice: Choice, loss: float | None) -> None:
+        """Record the end of a training."""
         self.pending.remove(choice)
         self.observations.append(Observation(choice.architecture, choice.fidelity, loss, choice.parent))
         if loss is not None:
-            entry = (-choice.fidelity, loss, choice.architecture)
-            self._best = entry if self._best is None else min(self._best, entry)
-        return None if self._best is None else self._best[2]
+            bisect.insort(self._finished, (-choice.fidelity, loss, choice.architecture))
+
+    def finalists(self, count: int) -> list[str]:
+        """The architectures with the lowest losses at the highest fidelities."""
+        return list(dict.fromkeys(name for _, _, name in self._finished[: len(FIDELITIES) * count]))[:count]
 
     def ranked(self, fidelity: float = 1.0) -> list[Observation]:
         """Successful observations at one fidelity, the lowest loss first."""
@@ -259,13 +266,11 @@ class Table:
 
     @cached_property
     def truth(self) -> Mapping[str, float]:
-        """Each architecture's mean loss over its seeds, without failed ones."""
-        means = {}
-        for name in self.space:
-            losses = [record.loss for record in self._records[name].values() if record.loss is not None]
-            if losses and len(losses) == len(self._records[name]):
-                means[name] = fmean(losses)
-        return means
+        """Each architecture's mean loss over the seeds that did not fail, where there are any."""
+        losses = {
+            name: [record.loss for record in self.records(name) if record.loss is not None] for name in self.space
+        }
+        return {name: fmean(values) for name, values in losses.items() if values}
 
     @cached_property
     def scores(self) -> Mapping[str, Mapping[str, float]]:
@@ -307,16 +312,19 @@ class Table:
             raise NotMeasured(f"{name} was not measured at {fidelity:.0%} of the steps; use one of {FIDELITIES}")
         return Record(**{**vars(record), "loss": loss, "loss_stderr": None})
 
-    def simulate(self, policy: Policy, budget: int, seed: int, seats: int = 1) -> Trace:
+    def simulate(self, policy: Policy, budget: int, seed: int, seats: int = 1, finalists: int = FINALISTS) -> Trace:
         """Simulate a search with a budget in full trainings, `seats` of which run concurrently.
 
-        Trainings take their recorded CPU seconds; the policy sees all results of trainings that ended earlier.
+        Each architecture is trained with one seed, drawn at random, and takes its recorded CPU seconds. The policy sees
+        all results of trainings that ended earlier. The `finalists`, the architectures with the lowest observed losses,
+        are then compared by their true losses, as a run verifies its finalists with fresh seeds; with one, seed noise
+        decides between the best.
         """
         search = Search(self, random.Random(seed), budget)
         draws: dict[str, Record] = {}
         running: list[tuple[float, int, float, Choice]] = []  # end time, tie-break, cost, choice
         curve: list[float | None] = [None] * budget
-        clock, finished, incumbent = 0.0, 0.0, None
+        clock, finished, best = 0.0, 0.0, None
         while True:
             while len(running) < seats and search.spent < budget and self._has_choices(search):
                 choice = self._next(policy, search)
@@ -326,12 +334,12 @@ class Table:
                 end = clock + cost * (record.cpu_seconds or 1.0)
                 heapq.heappush(running, (end, len(search.observations) + len(running), cost, choice))
             if not running:
-                return Trace(_fill_forward(curve), incumbent, tuple(search.observations))
+                return Trace(_fill_forward(curve), best, tuple(search.observations))
             clock, _, cost, choice = heapq.heappop(running)
             finished += cost
-            incumbent = search.ended(choice, draws[choice.architecture].at(choice.fidelity))
-            if incumbent is not None:
-                curve[min(budget, max(1, int(finished + 1e-9))) - 1] = self.truth[incumbent] - self.best
+            search.ended(choice, draws[choice.architecture].at(choice.fidelity))
+            if best := min(search.finalists(finalists), key=self.truth.__getitem__, default=None):
+                curve[min(budget, max(1, int(finished + 1e-9))) - 1] = self.truth[best] - self.best
 
     @cached_property
     def best(self) -> float:

@@ -8,7 +8,9 @@ from services.table.table import Record
 NOISE = 0.004
 
 
-def synthetic_records(seeds: tuple[int, ...] = (1, 2, 3), seed: int = 0, failing: float = 0.0) -> list[Record]:
+def synthetic_records(
+    seeds: tuple[int, ...] = (1, 2, 3), seed: int = 0, failing: float = 0.0, noise: float = NOISE
+) -> list[Record]:
     """Losses near 2 whose early measurements are noisy versions of the final ones."""
     rng = random.Random(seed)
     effects: dict[tuple[object, ...], float] = {}
@@ -20,7 +22,7 @@ def synthetic_records(seeds: tuple[int, ...] = (1, 2, 3), seed: int = 0, failing
         worth += sum(effects.setdefault(pair, rng.gauss(0, 0.015)) for pair in crossed)
         broken = rng.random() < failing
         for number in seeds:
-            loss = 2.0 + worth + rng.gauss(0, NOISE)
+            loss = 2.0 + worth + rng.gauss(0, noise)
             curve = tuple(
                 (step, 3.0, loss + (120 - step) / 100 + rng.gauss(0, (120 - step) / 2000)) for step in (30, 60, 90)
             )

@@ -143,6 +143,24 @@ def test_failed_trainings_are_observed_without_a_loss_and_are_never_the_best() -
     assert trace.best in table.truth
 
 
+def test_the_best_of_several_finalists_counts_by_its_true_loss() -> None:
+    """A single noisy training may make another one look better."""
+    noisy = Table(synthetic_records(noise=0.1))
+    one, five = (noisy.simulate(policy("random"), budget=60, seed=3, finalists=count) for count in (1, 5))
+    pairs = [(a, b) for a, b in zip(one.regrets, five.regrets, strict=True) if a is not None and b is not None]
+
+    assert one.observations == five.observations
+    assert all(b <= a for a, b in pairs)
+    assert any(b < a for a, b in pairs)
+
+
+def test_a_training_that_failed_with_one_seed_has_the_loss_of_the_others() -> None:
+    name, other = (cell.name for cell in cells()[:2])
+    records = [Record(name, "mini-half", 1, failure="stopped"), Record(name, "mini-half", 2, loss=2.0)]
+
+    assert Table([*records, Record(other, "mini-half", 1, failure="stopped")]).truth == {name: 2.0}
+
+
 def test_a_small_space_ends_a_search_early() -> None:
     table = Table(synthetic_records(seeds=(1,))[:10])
 

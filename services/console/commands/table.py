@@ -33,6 +33,9 @@ ScaleName = Annotated[str, typer.Option("--scale", help=f"one of {', '.join(SCAL
 Estimates = Annotated[
     bool, typer.Option("--estimates", help="estimate missing measurements by regression: results are provisional")
 ]
+Finalists = Annotated[
+    int, typer.Option(min=1, help="of so many architectures with the lowest losses the truly best one counts")
+]
 
 table = typer.Typer(name="table", no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
@@ -158,6 +161,7 @@ def simulate(
     budget: Annotated[int, typer.Option(min=1, help="whole trainings")] = 100,
     seed: Annotated[int, typer.Option()] = 1,
     seats: Annotated[int, typer.Option(min=1, help="trainings in flight at once")] = 1,
+    finalists: Finalists = 5,
     estimates: Estimates = False,
     folder: Folder = None,
     scale: ScaleName = "mini-half",
@@ -168,7 +172,7 @@ def simulate(
 
     require_choice("policy", policy, list(POLICIES))
     measured, note = _space(folder, scale, estimates)
-    trace = measured.simulate(POLICIES[policy], budget, seed, seats)
+    trace = measured.simulate(POLICIES[policy], budget, seed, seats, finalists)
     if as_json:
         print_json({"policy": policy, "budget": budget, "seed": seed, "seats": seats, "space": note,
                     "best": trace.best, "regrets": trace.regrets})  # fmt: skip
@@ -187,6 +191,7 @@ def compare(
     budgets: Annotated[str, typer.Option(help="comma-separated numbers of whole trainings")] = "20,50,100,200,500",
     runs: Annotated[int, typer.Option(min=2, help="simulated searches of each policy")] = 200,
     seats: Annotated[str, typer.Option(help="comma-separated numbers of trainings in flight")] = "1",
+    finalists: Finalists = 5,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="draw regret against the budget, as PNG")] = None,
     estimates: Estimates = False,
     folder: Folder = None,
@@ -205,17 +210,20 @@ def compare(
     try:
         results = compared(
             measured, {name: POLICIES[name] for name in names}, _whole("--budgets", budgets), runs,
-            _whole("--seats", seats),
+            _whole("--seats", seats), finalists,
         )  # fmt: skip
     except ValueError as error:
         raise NotPossible(str(error)) from None
     if plot:
         _plot(results, plot)
     if as_json:
-        print_json({"space": note, "runs": runs, "results": [asdict(result) for result in results]})
+        print_json(
+            {"space": note, "runs": runs, "finalists": finalists, "results": [asdict(result) for result in results]}
+        )
         return
     seconds = time.monotonic() - began
-    say(paragraph(f"{runs} runs of each policy on {note}, in {seconds:.0f} s. Regret in nats per byte."))
+    heading = f"{runs} runs of each policy on {note}, in {seconds:.0f} s."
+    say(paragraph(f"{heading} Regret in nats per byte, of the best of {finalists} finalists."))
     say(text_table([
         Column("policy", [result.policy for result in results]),
         Column("seats", [str(result.seats) for result in results], right=True),
