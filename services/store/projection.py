@@ -29,8 +29,6 @@ from services.store import steering
 from services.store.port import CandidateRow, Change, LogRow, PoolRow, RunRow
 from services.store.steering import Refused, moment, promotable, stepped
 
-UNREADABLE = "its body is not a readable event of its subject"
-
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
@@ -44,20 +42,23 @@ class Incoming:
 
 def read(message: Logged) -> Incoming:
     """Decode a message; `readable` is False if it is not an event or does not belong to its subject."""
+    body, inherited = message.body, False
     try:
-        event, body = events_pb2.Event.FromString(message.body), message.body
-        if is_forged(message.subject, event):
-            return _unreadable(message)
-        inherited = event.HasField("run_inherited")
-        if inherited:
-            run, body = event.run, event.run_inherited.event
+        event = events_pb2.Event.FromString(body)
+        readable = not is_forged(message.subject, event)
+        if readable and event.HasField("run_inherited"):
+            run, body, inherited = event.run, event.run_inherited.event, True
             event = events_pb2.Event.FromString(body)
             adopt(event, run)
     except DecodeError:
-        return _unreadable(message)
-    sha256 = hashlib.sha256(body).digest()
-    log = LogRow(message.sequence, event.run, event.candidate, sha256, event, True)
-    return Incoming(message, log, inherited=inherited)
+        readable = False
+    if readable:
+        log = LogRow(message.sequence, event.run, event.candidate, hashlib.sha256(body).digest(), event, True)
+        return Incoming(message, log, inherited=inherited)
+    run, sha256 = next(iter(message.subject.split(".")[2:]), ""), hashlib.sha256(message.body).digest()
+    reason = "its body is not a readable event of its subject"
+    log = LogRow(message.sequence, run, "", sha256, events_pb2.Event(), False, reason)
+    return Incoming(message, log, readable=False)
 
 
 def adopt(event: events_pb2.Event, run: str) -> None:
@@ -76,14 +77,6 @@ def original(body: bytes) -> bytes:
     return event.run_inherited.event if event.HasField("run_inherited") else body
 
 
-def _unreadable(message: Logged) -> Incoming:
-    parts = message.subject.split(".")
-    run = parts[2] if len(parts) > 2 else ""
-    sha256 = hashlib.sha256(message.body).digest()
-    log = LogRow(message.sequence, run, "", sha256, events_pb2.Event(), False, UNREADABLE)
-    return Incoming(message, log, readable=False)
-
-
 _PARTS: Mapping[str, tuple[str, pb.State.ValueType]] = {
     "candidate.proposed": ("proposal", pb.STATE_PROPOSED),
     "candidate.trained": ("training", pb.STATE_TRAINED),
@@ -92,11 +85,8 @@ _PARTS: Mapping[str, tuple[str, pb.State.ValueType]] = {
     "candidate.rejected": ("rejection", pb.STATE_REJECTED),
 }
 """The part of a record that each fact adds, and the state after it."""
-_LAST = ("candidate.analysed", "candidate.rejected")
-_DISCOVERIES = ("discovery.confirmed", "discovery.refuted")
 
-DEAD_LETTER = "dead_letter"
-"""Key in the evidence of a rejection: the sequence of the unhandled message."""
+DEAD_LETTER = "dead_letter"  # key in the evidence of a rejection: the sequence of the unhandled message
 
 
 def project(incoming: Incoming, run: RunRow | None, row: CandidateRow | None) -> Change:
@@ -144,10 +134,7 @@ def _apply_dead(incoming: Incoming, run: RunRow, row: CandidateRow | None) -> Ch
 
 
 def _retry(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
-    """Resume a candidate that ended because of a dead letter, in its state before that message.
-
-    The event becomes the head of its chain; its handler continues from there.
-    """
+    """Resume a candidate that a dead letter ended, in its state before that message; the event heads its chain."""
     event, record = incoming.log.event, row.record
     if row.ended is None or DEAD_LETTER not in record.rejection.evidence.fields:
         raise Refused(f"candidate {event.candidate} has not ended because of a dead letter")
@@ -183,8 +170,7 @@ def _apply_request(incoming: Incoming, run: RunRow, row: CandidateRow | None) ->
         raise Refused(f"candidate {event.candidate} exists already")
     if not event.candidate:
         raise Refused(f"{fact_of(event)} names no candidate")
-    record = pb.Candidate()
-    imported = event.HasField("candidate_imported")
+    record, imported = pb.Candidate(), event.HasField("candidate_imported")
     if imported:
         record.CopyFrom(event.candidate_imported.record)
     else:
@@ -220,9 +206,8 @@ def _apply_to_candidate(fact: str, incoming: Incoming, run: RunRow, row: Candida
         request, seeds = event.ablation_wanted, tuple(row.record.request.seeds)
         ablation = facts.AblationRequested(moment(event), event.candidate, request.component, seeds, request.by_hand)
         return stepped(Change(log, row, run), ablation)
-    if fact in _DISCOVERIES:
-        verdict = event.discovery_confirmed if fact == _DISCOVERIES[0] else event.discovery_refuted
-        row.record.discovery.CopyFrom(verdict.discovery)
+    if fact in ("discovery.confirmed", "discovery.refuted"):
+        row.record.discovery.CopyFrom(getattr(event, fact.replace(".", "_")).discovery)
         return Change(log, row, run)
     _require_head(event, row)
     if fact == "candidate.archived":
@@ -242,9 +227,8 @@ def _claim(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     begun = attempts(row.record, claim.rung)
     if event.attempt != begun + 1:
         raise Refused(f"attempt {event.attempt} is stale: attempt {begun} has begun")
-    row.record.claims.add(
-        attempt=event.attempt, worker=claim.worker, token=claim.token, rung=claim.rung, alone=claim.alone
-    )
+    claims = row.record.claims
+    claims.add(attempt=event.attempt, worker=claim.worker, token=claim.token, rung=claim.rung, alone=claim.alone)
     if not claim.rung:
         row.record.state = pb.STATE_TRAINING
     return Change(incoming.log, row, run)
@@ -283,7 +267,7 @@ def _add_part(fact: str, incoming: Incoming, run: RunRow, row: CandidateRow) -> 
     payload = getattr(event, fact.replace(".", "_", 1))
     if not payload.HasField(part):
         raise Refused(f"{fact} carries no {part}")
-    change = Change(incoming.log, row, run, end="archive" if fact in _LAST else None)
+    change = Change(incoming.log, row, run, end="archive" if part in ("analysis", "rejection") else None)
     if fact == "candidate.trained":
         change = stepped(change, facts.Spending(moment(event), _training_spent(event.candidate_trained.training)))
         change = stepped(change, facts.Trained(moment(event), event.candidate))
@@ -312,8 +296,7 @@ def _verify(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
 
 def _archive(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     """Archive the candidate, which frees its seat."""
-    record = row.record
-    rejected = record.state == pb.STATE_REJECTED
+    record, rejected = row.record, row.record.state == pb.STATE_REJECTED
     row = replace(row, ended=incoming.log.sequence)
     ended = facts.Ended(
         time=moment(incoming.log.event),
