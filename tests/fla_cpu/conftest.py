@@ -1,4 +1,4 @@
-"""fla's own plain reference functions, loaded by path: the package around them wants a GPU."""
+"""fla's own plain reference functions, loaded by path, since the package needs a GPU."""
 
 import importlib.util
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import pytest
 
 
 def load(path: str) -> ModuleType:
-    """The module of fla at this path, whatever stands under fla's name in this process."""
+    """The module of fla at this path, independent of what `fla` is in this process."""
     root = PathFinder.find_spec("fla")
     assert root is not None
     assert root.submodule_search_locations is not None

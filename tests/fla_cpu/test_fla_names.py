@@ -1,4 +1,4 @@
-"""What a program finds under fla's names after `install()`, in a process of its own."""
+"""The modules that a program imports as fla after `install()`, in a new process."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ INSTALLED = "import torch; from services import fla_cpu; fla_cpu.install(); fla_
 
 
 def python(program: str) -> subprocess.CompletedProcess[str]:
-    """A fresh interpreter: names once registered stay for its life."""
+    """A new interpreter, since registered names stay until it ends."""
     return subprocess.run([sys.executable, "-c", INSTALLED + program], capture_output=True, text=True, check=False)
 
 

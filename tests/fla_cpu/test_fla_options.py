@@ -1,4 +1,4 @@
-"""Options of fla's operators: obeyed as fla means them, or refused by name, never dropped."""
+"""Options of fla's operators: implemented as in fla, or refused by name, never ignored."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ def heads(*features: int, length: int = 40, dtype: torch.dtype = torch.float32) 
 
 
 def test_an_option_that_would_change_the_result_is_refused_by_name() -> None:
-    """A dropped option is a wrong answer that nobody sees."""
+    """An ignored option would silently give a wrong result."""
     q, k, v, g = heads(4, 4, 4, 0)
 
     with pytest.raises(TypeError, match="reverse"):

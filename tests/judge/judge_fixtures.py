@@ -71,7 +71,7 @@ class Archive(KnownArchive):
 
 
 class Checker(PartialChecker):
-    """Gives the same verdicts to every program, and remembers what it was asked."""
+    """Gives the same verdicts to every program, and records the requests."""
 
     def __init__(self, verdicts: Sequence[pb.ProbeVerdict] = ()) -> None:
         self.verdicts = verdicts
@@ -83,7 +83,7 @@ class Checker(PartialChecker):
 
 
 async def offline(_mind: str, _job: Job | None) -> Judge:
-    """Whatever the run says."""
+    """For any settings of the run."""
     return OfflineJudge()
 
 

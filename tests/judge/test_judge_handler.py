@@ -31,7 +31,7 @@ async def verdict_on(bus: Bus, archive: Archive, record: pb.Candidate = CHILD) -
 
 
 async def test_a_trained_candidate_is_judged(bus: Bus) -> None:
-    """The event follows from its cause, and the fitness says what it is made of and how sure it is."""
+    """The event follows from its cause, and the fitness contains its terms and interval."""
     async with judging(Archive(ROOT, ANCHOR)) as judge:
         job = judge.delivery(bus, CHILD)
         (event,) = await judge.handler.handle(job)
@@ -48,7 +48,7 @@ async def test_a_trained_candidate_is_judged(bus: Bus) -> None:
 
 
 async def test_the_root_is_five_by_definition(bus: Bus) -> None:
-    """Its differences to itself are none."""
+    """Its differences to itself are zero."""
     verdict = await verdict_on(bus, Archive(untrained(ROOT)), ROOT)
 
     assert verdict.raw == 5.0
@@ -57,7 +57,7 @@ async def test_the_root_is_five_by_definition(bus: Bus) -> None:
 
 
 async def test_the_default_fitness_is_in_units_of_noise(bus: Bus) -> None:
-    """It says what it was made from, and no opinion is part of it."""
+    """It names its terms, which do not include the judge's opinion."""
     verdict = await verdict_on(bus, Archive(ROOT, ANCHOR, settings=STANDARDISED))
     (loss,) = [term for term in verdict.fitness.terms if term.name == "loss"]
 
@@ -90,7 +90,7 @@ async def test_baselines_are_scored_again_once_all_are_measured(bus: Bus) -> Non
 
 
 async def test_a_copy_of_a_reference_is_not_innovative(bus: Bus) -> None:
-    """Who is shown a program and hands it in again has thought up nothing."""
+    """A copy of a shown program is not new."""
     shown = trained(3, 1.46, program=baseline("gla").program)
     record = trained(4, 1.44, parent="c000001", program=baseline("gla").program)
     alone = await verdict_on(bus, Archive(ROOT, ANCHOR, shown), record)
@@ -102,7 +102,7 @@ async def test_a_copy_of_a_reference_is_not_innovative(bus: Bus) -> None:
 
 
 async def test_without_judge_the_fitness_has_two_terms(bus: Bus) -> None:
-    """The ablation measures what the judge brings."""
+    """The ablation measures the value of the judge."""
     ablated = settings_of(ablations=events_pb2.Ablations(without_judge=True))
     verdict = await verdict_on(bus, Archive(ROOT, ANCHOR, settings=ablated))
 
@@ -112,7 +112,7 @@ async def test_without_judge_the_fitness_has_two_terms(bus: Bus) -> None:
 
 
 async def test_without_a_term_the_fitness_is_absent(bus: Bus) -> None:
-    """Absence is no average."""
+    """An absent term is not an average."""
     record = trained(3, 1.44)
     record.training.ClearField("benchmark")
     verdict = await verdict_on(bus, Archive(ROOT, ANCHOR), record)
@@ -133,7 +133,7 @@ async def test_with_other_data_or_precision_the_fitness_is_absent(bus: Bus, fiel
 
 
 async def test_with_uneven_tasks_of_seeds_only_the_interval_is_absent(bus: Bus) -> None:
-    """The means are known all the same; only how sure they are is not."""
+    """The means are known, only their errors are not."""
     root, record = trained(1, 1.50, "delta_net"), trained(3, 1.44)
     for candidate in (root, record):
         candidate.training.seeds.add().CopyFrom(candidate.training.seeds[0])

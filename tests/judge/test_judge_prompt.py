@@ -1,4 +1,4 @@
-"""The judge's prompt from the command line, and the judge that only answers."""
+"""The judge's prompt from the command line, and its service."""
 
 import asyncio
 import json

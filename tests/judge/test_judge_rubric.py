@@ -28,7 +28,7 @@ def test_the_anchors_get_five_and_seven() -> None:
 
 
 def test_an_anchor_below_the_root_does_not_change_the_scale() -> None:
-    """Otherwise noise would be magnified into tens."""
+    """Otherwise noise would give the highest scores."""
     poor = replace(GATED, loss=2.0, benchmark=0.25, distance=0.0)
 
     assert raw(poor, poor) < 5

@@ -1,4 +1,4 @@
-"""A language model's judgement: asked several times, blind to names, absent where it fails; and calibration."""
+"""A language model's judgement: repeated, without names, absent on failure; and calibration."""
 
 import os
 from collections.abc import AsyncIterator
@@ -53,7 +53,7 @@ async def model(*steps: Step) -> AsyncIterator[tuple[ModelJudge, ScriptedEndpoin
 
 
 async def test_sub_scores_are_weighted_and_the_spread_is_kept() -> None:
-    """30, 25 and 45 of a hundred; the spread over the askings says how sure the judge is."""
+    """30, 25 and 45 percent; the spread over repeated answers is the judge's error."""
     steps = [Step(answer=answer(performance)) for performance in (4.0, 6.0, 8.0)]
     async with model(*steps) as (judge, endpoint):
         opinion = await judge.judge(case(times=3))
@@ -79,7 +79,7 @@ async def test_the_model_sees_the_anchors_numbers_and_no_name() -> None:
 
 
 async def test_a_failed_judgement_is_repeated_once() -> None:
-    """One refusal is no verdict."""
+    """After one failure the question is repeated."""
     async with model(Step(fault="refusal", message="no"), Step(answer=answer(6.0), times=5)) as (judge, _):
         assert (await judge.judge(case())).raw == pytest.approx(6.0)
 
@@ -107,7 +107,7 @@ async def test_a_judgement_without_an_anchor_states_it() -> None:
 
 
 async def test_a_calibration_asks_the_model_about_the_root(bus: Bus) -> None:
-    """In the run's way the root is 5 by definition: only here is the model's drift seen."""
+    """In a run the root is 5 by definition, so only calibration shows the model's drift."""
     async with model(Step(answer=answer(6.0), times=2)) as (judge, endpoint):
 
         async def choose(_mind: str, _job: Job | None) -> Judge:
@@ -132,7 +132,7 @@ async def test_a_calibration_asks_the_model_about_the_root(bus: Bus) -> None:
     ids=["candidate not measured", "root not measured", "root rejected"],
 )
 async def test_a_candidate_that_cannot_be_judged_is_a_failed_precondition(archive: Archive, candidate: str) -> None:
-    """The caller is told which state stands in the way."""
+    """The error names the candidate's state."""
     async with judging(archive) as bench:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await bench.client.Judge(judge_pb2.JudgeRequest(run="r1", candidate=candidate), timeout=10)
@@ -141,7 +141,7 @@ async def test_a_candidate_that_cannot_be_judged_is_a_failed_precondition(archiv
 
 
 async def test_a_replay_is_not_calibrated() -> None:
-    """A record answers as it did before: it cannot drift."""
+    """Recorded answers cannot drift."""
     calibration = Calibration(MemoryLedger())
 
     assert calibration.mind("offline") is None
@@ -151,12 +151,12 @@ async def test_a_replay_is_not_calibrated() -> None:
 
 @pytest.mark.parametrize("spelling", ["Gated DeltaNet", "gated_delta_net", "GatedDeltaNet", "Gated-Delta-Net"])
 def test_a_name_is_hidden_however_it_is_spelt(spelling: str) -> None:
-    """A program's class or docstring would tell a famous candidate."""
+    """A program's class or docstring would reveal a known architecture."""
     assert anonymous_text(f"class of {spelling}, gated", "Gated DeltaNet") == "class of Candidate, gated"
 
 
 async def test_the_model_judges_only_the_best_so_far(bus: Bus) -> None:
-    """Its opinion would decide nothing: the fitness is measured, and this candidate gains nothing over the root."""
+    """Its opinion would have no effect: the fitness is measured, and this candidate has no gain over the root."""
     settings = events_pb2.RunSettings(mind="openai", baselines=["delta_net", "gated_delta_net"])
     async with model(Step(answer=answer(6.0), times=2)) as (judge, endpoint):
 
@@ -177,7 +177,7 @@ async def test_the_model_judges_only_the_best_so_far(bus: Bus) -> None:
 
 
 def test_words_that_only_contain_the_name_stay() -> None:
-    """A text must not be mangled."""
+    """Other words of a text must not change."""
     assert (
         anonymous_text("Frameworks and deltas of the Delta net", "Delta")
         == "Frameworks and deltas of the Candidate net"
@@ -187,7 +187,7 @@ def test_words_that_only_contain_the_name_stay() -> None:
 
 
 def test_the_origin_is_removed_from_a_program_and_nothing_else() -> None:
-    """Telling classes, docstrings and comments go; the computation and plain helper classes stay."""
+    """Revealing class names, docstrings and comments are removed; the computation and helper classes stay."""
     program = """
 class RMSNorm(nn.Module):
     '''Normalises.'''

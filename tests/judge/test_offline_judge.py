@@ -30,7 +30,7 @@ def case(record: pb.Candidate, anchor: pb.Candidate | None = ANCHOR) -> Case:
 
 
 async def test_the_root_is_five_and_the_anchor_seven() -> None:
-    """What the scale is calibrated by."""
+    """The reference points of the scale."""
     assert (await OfflineJudge().judge(case(ROOT))).raw == 5.0
     assert (await OfflineJudge().judge(case(ANCHOR))).raw == pytest.approx(7.0)
 
@@ -52,7 +52,7 @@ async def test_without_an_anchor_it_says_that_it_is_not_calibrated() -> None:
 
 
 async def test_a_candidate_without_measurements_is_not_judged() -> None:
-    """An opinion without numbers would be one out of nothing."""
+    """There is no basis for an opinion."""
     unknown = pb.Candidate(id="c000009", run="r1", proposal=pb.Proposal(name="x", program="y = 1"))
     opinion = await OfflineJudge().judge(case(unknown))
 

@@ -1,4 +1,4 @@
-"""Nothing here may reach beyond this machine."""
+"""These tests may not connect to other machines."""
 
 import pytest
 

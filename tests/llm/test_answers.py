@@ -1,4 +1,4 @@
-"""Reading answers: every form that models write, and nothing else."""
+"""Parsing answers: all usual forms, and no others."""
 
 import json
 from typing import Annotated
@@ -71,7 +71,7 @@ def test_any_program_survives_its_fence(program: str) -> None:
 
 
 def test_the_strict_schema_requires_every_property_and_no_other() -> None:
-    """What endpoints demand before they enforce a schema."""
+    """The requirements of endpoints for strict schemas."""
     schema, strict = schema_of(Plan)
 
     assert strict

@@ -1,4 +1,4 @@
-"""Budgets are hard: whatever many askers do at once, and whatever goes wrong."""
+"""Budgets are never exceeded, by concurrent calls or under faults."""
 
 import asyncio
 import random
@@ -54,7 +54,7 @@ def _within(ledger: MemoryLedger, limit: int) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_concurrent_calls_under_faults_stay_within_the_budget(seed: int) -> None:
-    """What the endpoint counted, at its most generous, never passes the limit; some questions are answered."""
+    """The usage counted by the endpoint never exceeds the limit; some questions are answered."""
     rng = random.Random(seed)
     fates: list[FaultName | None] = [
         None,
@@ -79,7 +79,7 @@ async def test_concurrent_calls_under_faults_stay_within_the_budget(seed: int) -
 
 
 async def test_a_call_that_could_exceed_is_not_made() -> None:
-    """The endpoint hears nothing; the worker loop gets a rejection by policy."""
+    """Nothing is sent; the worker loop gets a rejection at stage policy."""
     ledger = MemoryLedger(Limits(tokens=150))
     async with served(script(), ledger) as (server, mind):
         with pytest.raises(BudgetExhausted, match="150 tokens") as caught:
@@ -91,7 +91,7 @@ async def test_a_call_that_could_exceed_is_not_made() -> None:
 
 
 async def test_a_reserve_waits_for_calls_in_flight_that_may_cost_less() -> None:
-    """Otherwise the end of a budget would be lost to caution."""
+    """Otherwise the last part of a budget could not be used."""
     ledger = MemoryLedger(Limits(tokens=100))
     first = await ledger.reserve("r", Spend(90))
     second = asyncio.create_task(ledger.reserve("r", Spend(80)))
@@ -106,7 +106,7 @@ async def test_a_reserve_waits_for_calls_in_flight_that_may_cost_less() -> None:
 
 
 async def test_a_budget_in_money_requires_prices() -> None:
-    """Better no call than an unlimited one."""
+    """A call without a price could exceed the budget."""
     with pytest.raises(PriceUnknown, match="prices in the mind file"):
         await MemoryLedger(Limits(dollars=1.0)).reserve("r", spend(None, 10, 10))
 

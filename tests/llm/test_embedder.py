@@ -23,7 +23,7 @@ def test_a_text_has_the_same_vector_on_every_machine() -> None:
 
 @given(st.text(min_size=1).filter(str.strip))
 def test_every_text_has_a_direction(text: str) -> None:
-    """No text, however odd, may give a zero or a NaN vector."""
+    """No text may give a zero or NaN vector."""
     try:
         vector = LocalEmbedder(256).vector(text)
     except ValueError:
@@ -58,7 +58,7 @@ async def test_an_empty_text_is_refused_with_its_index() -> None:
 
 
 def test_vectors_of_two_embedders_are_never_compared() -> None:
-    """Their cosine would be a number without a meaning."""
+    """Their cosine has no meaning."""
     with pytest.raises(EmbedderMismatch, match=r"hashed-64-v1.*hashed-128-v1"):
         cosine(LocalEmbedder(64).vector(GATE), LocalEmbedder(128).vector(GATE))
 

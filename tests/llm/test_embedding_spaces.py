@@ -55,7 +55,7 @@ def test_an_impossible_choice_is_refused_with_the_fix(environment: dict[str, str
 
 
 def test_a_budget_in_money_needs_a_price_of_every_model(tmp_path: Path) -> None:
-    """Told before anything starts: every candidate would end for want of it."""
+    """Reported before the start, since every candidate would be rejected."""
     roles = "".join(f'[roles.{role.value}]\nmodels = ["m"]\n' for role in Role)
     unpriced_file, priced_file = tmp_path / "unpriced.toml", tmp_path / "priced.toml"
     unpriced_file.write_text(f'[models.m]\nname = "m"\n{roles}[embedding]\nmodel = "small"\n')
@@ -91,7 +91,7 @@ class System:
 
     @property
     def calls(self) -> list[pb.Call]:
-        """As they became facts of the candidate."""
+        """The calls recorded as facts of the candidate."""
         return [event.mind_answered.call for event in self.bus.events]
 
 
@@ -165,7 +165,7 @@ async def test_what_the_budget_does_not_cover_is_not_embedded(bus: Bus, tmp_path
 
 
 async def test_a_cancelled_embedding_call_is_booked(bus: Bus, tmp_path: Path) -> None:
-    """Nobody knows whether the endpoint charges: the whole reserve is booked, and the call is on record."""
+    """The endpoint may charge: the whole reservation is booked, and the call is recorded."""
     async with embedding_system(bus, tmp_path, Script(embeddings=(Step(fault="hang"),))) as system:
         asking = asyncio.ensure_future(system.embedder.vector("gate", "offline", system.job))
         await system.server.arrived.wait()

@@ -70,7 +70,7 @@ async def test_candidates_wait_for_an_endpoint_that_fails(bus: Bus, fate: FaultN
 
 
 async def test_why_nothing_is_done_is_announced_until_the_delivery_comes_again(bus: Bus) -> None:
-    """A model that is left alone for minutes must not look like a service that works."""
+    """A wait for a model must not look like progress."""
     await _requests(bus)
 
     async def propose(job: Job) -> Sequence[events_pb2.Event]:

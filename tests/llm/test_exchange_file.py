@@ -31,7 +31,7 @@ FORMS: dict[str, type[BaseModel]] = {
 
 
 def question(text: str) -> Request[NoveltyAnswer]:
-    """Whether something is a repeat."""
+    """The answer to a question of novelty."""
     return Request(Role.JUDGE_NOVELTY, "r1", "c1", (Message("user", text),), NoveltyAnswer, "novelty-1")
 
 

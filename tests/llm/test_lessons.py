@@ -32,7 +32,7 @@ class Listed(KnownArchive):
 
 
 class Pupil:
-    """Keeps what it is told."""
+    """Records the rewards."""
 
     def __init__(self) -> None:
         self.told: list[tuple[Role, str, str, float]] = []
@@ -62,7 +62,7 @@ def test_without_a_fitness_there_is_no_gain(own: float | None, parents: float | 
 
 
 async def test_a_failing_archive_does_not_stop_the_reward() -> None:
-    """The choice of a model is not worth a seat."""
+    """A failed reward must not fail a seat."""
     pupil = Pupil()
     async with archive_client(BrokenArchive()) as stub:
         await RewardFeed(stub).teach(pupil, "r1")

@@ -1,4 +1,4 @@
-"""Where services get their minds: budgets kept by the store, calls as facts, replays from a run's record."""
+"""Minds of services: budgets in the store, calls as facts, replays from a run's record."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -52,7 +52,7 @@ def test_calls_before_any_reward_spread_over_the_models() -> None:
 
 
 def test_a_gain_that_is_not_a_number_is_refused() -> None:
-    """It would poison every mean after it."""
+    """It would make every later mean NaN."""
     with pytest.raises(ValueError, match="finite"):
         Bandit.of(["a"]).rewarded("a", float("nan"))
 
@@ -77,7 +77,7 @@ def test_a_circuit_opens_after_failures_in_a_row_and_tries_once() -> None:
 
 
 def test_waits_grow_with_jitter_up_to_a_limit() -> None:
-    """So that many askers do not come back together."""
+    """So that concurrent callers do not retry together."""
     rng, rule = random.Random(0), BackOff(base=1.0, longest=8.0)
     waits = [[rule.wait(repetition, rng, None) for _ in range(200)] for repetition in (1, 3, 9)]
 

@@ -64,7 +64,7 @@ async def test_the_preview_is_what_is_sent() -> None:
     ],
 )
 async def test_a_transient_fault_is_recorded_and_retried(fate: FaultName, fault: Fault) -> None:
-    """Nothing is swallowed: the failed call stays beside the one that answered."""
+    """The failed call is recorded as well as the successful one."""
     async with served(script(Step(fault=fate))) as (_, model):
         answered = await model.ask(question())
 
@@ -73,7 +73,7 @@ async def test_a_transient_fault_is_recorded_and_retried(fate: FaultName, fault:
 
 @pytest.mark.parametrize("fate", ["trickle", "hang"])
 async def test_a_slow_endpoint_times_out(fate: FaultName) -> None:
-    """A trickle would keep a per-byte limit alive for ever."""
+    """Slow bytes would never exceed a limit per byte."""
     async with served(script(Step(fault=fate)), timeout=0.3) as (_, model):
         started = time.monotonic()
         answered = await model.ask(question())
@@ -249,7 +249,7 @@ async def test_concurrency_is_limited_per_endpoint() -> None:
 
 
 async def test_a_cancelled_question_is_booked_and_recorded() -> None:
-    """The endpoint may well charge for what nobody read."""
+    """The endpoint may charge for an unread answer."""
     journal, ledger = MemoryJournal(), MemoryLedger()
     async with served(script(otherwise=Step(fault="hang")), ledger, journal) as (server, model):
         task = asyncio.create_task(model.ask(question()))
@@ -290,14 +290,14 @@ async def test_a_wrong_key_is_reported_and_the_call_is_retried_later() -> None:
 
 
 def test_no_connection_leaves_this_machine_if_forbidden() -> None:
-    """The switch that keeps tests from spending."""
+    """This setting prevents tests from spending money."""
     environment = {"OPENAI_API_KEY": KEY, "ASI_MODEL": "x"}
     with pytest.raises(SettingsError, match="forbidden"):
         OpenAIMind.from_environment(environment, MemoryLedger())
 
 
 async def test_an_unavailable_endpoint_is_announced_during_the_wait() -> None:
-    """Whoever looks at the run sees within seconds that nothing answers, and why."""
+    """A user sees within seconds that the endpoint does not answer, and why."""
     heard: list[str] = []
 
     async def send(progress: pb.Progress) -> None:

@@ -18,7 +18,7 @@ async def test_without_a_configured_model_there_is_no_body() -> None:
 
 
 async def test_the_body_is_what_would_be_sent_and_holds_no_key() -> None:
-    """Should a text have brought the key in, a person at the terminal does not see it either."""
+    """A key in the text of a prompt is not shown."""
     environment = {"ASI_MODEL": "some-model", "OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}
     preview = await shown(plain(question(f"What next, {KEY}?")), environment)
 

@@ -71,7 +71,7 @@ async def test_a_prompt_with_other_measurements_gets_the_answer_of_its_place(tmp
 
 
 async def test_a_fork_asks_the_endpoint_only_for_what_is_new(tmp_path: Path) -> None:
-    """The past stays as it was recorded."""
+    """Recorded answers do not change."""
     exchanges, _ = await record(tmp_path, script(), question("one"))
     async with served(script(otherwise=Step(answer={**GOOD, "name": "New"}))) as (server, endpoint):
         mind = RecordedMind(exchanges, "r1", fallback=endpoint)

@@ -1,4 +1,4 @@
-"""What tells one system of this machine from another: its ports, its lock, the folder of its processes."""
+"""Several systems on one machine: ports, locks, folders of processes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What the console says of a finished run: claims, cards, the report's sections, ablations, stopping."""
+"""Output about a finished run: claims, cards, sections of the report, ablations, early stopping."""
 
 import csv
 from pathlib import Path
@@ -40,12 +40,12 @@ def test_the_claims_of_a_run_come_with_their_certainty() -> None:
 
 
 def test_a_run_without_finalists_says_so() -> None:
-    """Nothing found is a result."""
+    """A run without findings says so."""
     assert "nothing to claim" in sentences(finished_run(confirmed=0, refuted=0))[0]
 
 
 def test_a_run_lists_candidates_outside_the_budget() -> None:
-    """Otherwise a search without finalists is a riddle."""
+    """This explains a search without finalists."""
     records = finished_run(confirmed=0, refuted=0, proposals=3)
     records[4].training.seeds[0].measurements.parameters = 900_000
     settings = status().settings
@@ -221,7 +221,7 @@ def test_stopping_is_replayed_over_whole_trainings_only() -> None:
 
 
 def test_the_pass_rate_of_first_drafts_is_reported_by_prompt_version() -> None:
-    """A new version of a prompt has to show that it does better."""
+    """The rates of two versions of a prompt can be compared."""
     first = pb.Candidate(kind=pb.KIND_PROPOSAL, proposal=pb.Proposal(name="A", prompt_version="propose-5"))
     second = pb.Candidate(kind=pb.KIND_PROPOSAL, proposal=pb.Proposal(name="B", prompt_version="propose-5"))
     second.proposal.novelty_history.extend(["it repeats c000001: the same", "the check fails: causality: sees 9"])

@@ -1,4 +1,4 @@
-"""Trainings at several sizes: what they come to, and that a cut-off line is trained again."""
+"""Trainings at several sizes: their comparison, and the repetition of truncated ones."""
 
 import json
 import os

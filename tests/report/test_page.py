@@ -146,7 +146,7 @@ def test_the_page_holds_its_figures_and_lists_the_missing_ones(tmp_path: Path) -
 
 
 def test_hostile_names_are_escaped(tmp_path: Path) -> None:
-    """A candidate's name is written by a stranger."""
+    """Names of candidates are untrusted."""
     records = finished_run(proposals=3)
     records[4].proposal.name = '<script>alert("x")</script>'
     records[4].verdict.fitness.CopyFrom(pb.Fitness(value=9.0))

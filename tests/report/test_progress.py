@@ -1,4 +1,4 @@
-"""Where a run stands, as people see it: trainings with the time they still take, waits, clocks that tick."""
+"""Live progress of a run: trainings with remaining times, waits, running clocks."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def announced(step: int, left: float, **more: object) -> pb.Progress:
 
 
 def test_a_training_has_steps_loss_speed_and_a_time_left_that_never_grows() -> None:
-    """Also where the machine has become slower."""
+    """Even if the machine has become slower."""
     clock = Clock()
     view = View(clock)
     view.update(status(), [row(flying())])

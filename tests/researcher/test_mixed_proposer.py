@@ -90,7 +90,7 @@ def test_a_redelivered_seat_chooses_the_same_proposer() -> None:
 
 
 async def test_an_exhausted_search_leaves_the_seat_to_the_model() -> None:
-    """Instead of a rejection."""
+    """The model proposes instead of a rejection."""
     mixed = MixedProposer(Fixed("model"), Fixed("offline", exhausted=True))
 
     names = {(await mixed.propose(context(number=number), [])).name for number in range(20)}

@@ -18,7 +18,7 @@ from services.researcher.prompt_text import (
 
 
 def test_a_run_without_judge_shows_no_judge_score() -> None:
-    """Zero of ten would be a verdict that nobody gave."""
+    """An absent verdict must not be shown as zero."""
     record = pb.Candidate(training=pb.Training(loss=1.5))
     record.verdict.fitness.value = 0.5
 
@@ -110,7 +110,7 @@ def test_a_line_of_the_board_is_short_and_names_the_change() -> None:
 
 
 def test_candidates_without_a_proposal_have_no_line() -> None:
-    """Seats under way have nothing to tell."""
+    """Open seats have no results."""
     assert board_text([measured(1, 1.5), pb.Candidate(id="c2")]) == "- N1 (c1); 1.5000"
 
 

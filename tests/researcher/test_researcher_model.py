@@ -149,7 +149,7 @@ async def test_the_prompt_holds_the_scale_the_best_and_everything_tried(bus: Bus
 
 
 async def test_a_rejected_loss_is_not_an_example(bus: Bus) -> None:
-    """A leak would be the best of all: it stands in the table with its reason, without its program."""
+    """A leaking candidate would be the best: it is listed with its reason, without its program."""
     leak = pb.Candidate(id="c000009", run="r1", stage="tiny", state=pb.STATE_REJECTED)
     leak.proposal.name, leak.proposal.program, leak.training.loss = "SeerNet", "SEES = 'ahead'", 0.2
     leak.rejection.stage, leak.rejection.reason = "judge", "implausibly low"

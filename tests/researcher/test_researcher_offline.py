@@ -176,7 +176,7 @@ async def test_a_baseline_that_fails_ends(bus: Bus) -> None:
 
 
 async def test_without_cognition_no_search_is_made(bus: Bus) -> None:
-    """Only so can be measured what cognition brings."""
+    """The switch is used to measure the value of the cognition base."""
     neighbours = Neighbours(Archive(settings_of(without_cognition=True)))
     async with researcher(neighbours, OfflineProposer) as seat:
         (event,) = await seat.handle(bus)

@@ -41,7 +41,7 @@ def watched(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
 async def test_a_hostile_program_is_rejected_and_leaves_nothing(sandbox: Sandbox, watched: Path, path: Path) -> None:
-    """Whatever a candidate does, the engineer gets a reason and goes on."""
+    """For any behaviour of a candidate, the engineer gets a reason and continues."""
     before = snapshot(watched)
     program = await asyncio.to_thread(path.read_text)
     reason, log = await rejection(sandbox, program.replace("WATCHED", str(watched)))

@@ -1,4 +1,4 @@
-"""What becomes of processes when things end out of turn."""
+"""The end of processes in unusual orders."""
 
 import asyncio
 import os
@@ -144,7 +144,7 @@ async def test_a_job_computes_with_the_kernels_that_the_host_would_take(sandbox:
 
 
 async def test_a_fork_server_that_cannot_start_says_why() -> None:
-    """An engineer must not serve without its sandbox."""
+    """An engineer must not start without its sandbox."""
     with pytest.raises(SandboxUnavailable, match="no_such_module"):
         async with Sandbox(preload=["no_such_module"]):
             pass

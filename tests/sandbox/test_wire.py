@@ -20,7 +20,7 @@ def travel(kind: str, header: dict[str, JSON], arrays: dict[str, np.ndarray]) ->
 
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 4), (2, 3, 5)])
 def test_arrays_keep_value_dtype_and_shape(shape: tuple[int, ...]) -> None:
-    """Empty and scalar arrays are where formats go wrong."""
+    """Empty and scalar arrays are edge cases of the format."""
     array = np.arange(np.prod(shape, dtype=int), dtype=np.int16).reshape(shape)
     message = travel("kind", {"a": [1, None, {"b": "c"}]}, {"x": array, "flag": np.array([True, False])})
 

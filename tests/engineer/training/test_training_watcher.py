@@ -91,7 +91,7 @@ def finished(count: int, stopped: bool = False) -> list[Curve]:
 
 @pytest.mark.parametrize(("rule", "few", "enough"), [("extrapolation", 4, 10), ("quantiles", 12, 16)])
 def test_stopping_is_off_unless_switched_on_and_needs_enough_curves(rule: str, few: int, enough: int) -> None:
-    """It is a choice of the run, never rests on a handful of curves, and is no fault of the program."""
+    """It is a choice of the run, needs enough curves, and does not count against the program."""
     bad = history([4.0 + 0.2 * (10 - s) for s in range(1, 6)])
 
     assert watch(bad, WatchSettings(), Peers(), finished(enough)) is None

@@ -75,7 +75,7 @@ def test_a_proposal_describes_what_it_renders() -> None:
 
 
 def test_a_proposal_says_that_no_language_model_was_asked() -> None:
-    """Nobody shall take a search for a thinker."""
+    """Proposals of the search must not look like those of a language model."""
     assert "without a language model" in proposal(1).motivation
 
 

@@ -70,7 +70,7 @@ async def test_a_call_that_could_exceed_is_refused(ledgers: Ledgers) -> None:
 
 
 async def test_a_budget_in_money_requires_prices(ledgers: Ledgers) -> None:
-    """Better no call than an unlimited one."""
+    """A call without a price could exceed the budget."""
     async with ledgers.with_limits(Limits(dollars=1.0)) as ledger:
         with pytest.raises(BudgetExhausted, match="prices in the mind file"):
             await ledger.reserve(RUN, Spend(10, None))
