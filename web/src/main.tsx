@@ -1,5 +1,5 @@
 // The frame around the views: run, phase, filter, navigation, and the candidate beside them.
-import { computed } from "@preact/signals";
+import { computed, useSignalEffect } from "@preact/signals";
 import { render } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { address, go, VIEWS, type View } from "./address.js";
@@ -10,8 +10,8 @@ import { Overview } from "./views/overview.js";
 
 const LABELS: Record<View, string> = { overview: "Overview", tree: "Tree", leaderboard: "Leaderboard", explore: "Explore" };
 const title = computed(() => {
-  const { view, candidate } = address.value;
-  return `${candidate || LABELS[view]} · ${status.value?.run ?? ""} · ASI-Arch`;
+  const { view, candidate, run } = address.value;
+  return [candidate || LABELS[view], status.value?.run ?? run, "ASI-Arch"].filter(Boolean).join(" · ");
 });
 
 function Header() {
@@ -88,7 +88,7 @@ function Waiting() {
 }
 
 function App() {
-  useEffect(() => { document.title = title.value; });
+  useSignalEffect(() => { document.title = title.value; });
   return (
     <>
       <a class="skip" href="#main">Skip to the view</a>

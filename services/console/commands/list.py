@@ -65,8 +65,9 @@ def _mark_front(
         candidate["front"] = candidate["id"] in front
     if not progress or not progress.volumes:
         return "no front yet: no baseline is measured in all objectives"
+    share = 100 * progress.volumes[-1][1]
     return (
-        f"{len(front)} on the front in {', '.join(objectives)}; it dominates {progress.volumes[-1][1]:.2%} of the box "
+        f"{len(front)} on the front in {', '.join(objectives)}; it dominates {share:.3g} % of the box "
         "between zero and the worst baseline in each objective"
     )
 

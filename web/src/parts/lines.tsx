@@ -134,6 +134,7 @@ export function short(value: number): string {
   const size = Math.abs(value);
   if (size >= 1e6) return `${(value / 1e6).toPrecision(3).replace(/\.0+$/, "")}M`;
   if (size >= 1e4) return `${(value / 1e3).toPrecision(3).replace(/\.0+$/, "")}k`;
+  if (size > 0 && size < 1e-3) return value.toExponential(2).replace(/\.?0+e/, "e");
   if (size === 0 || size >= 100) return String(Math.round(value * 100) / 100);
   return String(Number(value.toPrecision(4)));
 }

@@ -8,7 +8,7 @@ import { address, go } from "../address.js";
 import { filtered, rows, status } from "../archive.js";
 import { betterThan, measure, present, type Measure } from "../measures.js";
 import { objectivesOf, progressOf } from "../objectives.js";
-import { Lines } from "../parts/lines.js";
+import { Lines, short } from "../parts/lines.js";
 import { CandidateLink } from "../parts/link.js";
 import { CandidateTable, columns } from "../parts/table.js";
 import type { Row } from "../records.js";
@@ -68,8 +68,8 @@ function Front({ objectives }: { objectives: readonly Measure[] }) {
       {found && end !== undefined
         ? <>
             <Lines
-              lines={lines} x="candidates in the order of the run" y="hypervolume" yText={(value) => value.toFixed(4)} height={200}
-              label={`Hypervolume over the run, now ${end.toFixed(4)}`}
+              lines={lines} x="candidates in the order of the run" y="hypervolume" height={200}
+              label={`Hypervolume over the run, now ${short(end)}`}
             />
             <p class="quiet small">{found.front.length} candidates that no other dominates: {found.front.map((row, place) => <>{place > 0 && ", "}<CandidateLink id={row.id} /></>)}. Hypervolume: the share of the box between zero and the worst baseline in each objective.</p>
           </>
