@@ -73,10 +73,10 @@ class Engineer:
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
         """Train a proposed candidate and publish `candidate.trained`; raises Rejected if it cannot be trained.
 
-        For a promoted candidate `candidate.verified` is returned in any case.
+        For a promoted candidate `candidate.verified` is returned, unless the archive has its result.
         """
         if job.event.HasField("candidate_promoted"):
-            return [await self._verify(job)]
+            return await self._verify(job)
         record = await record_for(self._archive, job)
         if record is None:
             return []
@@ -114,13 +114,15 @@ class Engineer:
         result = await investigate(suspicion, program, seeds, stage, self._stages, context, repeat)
         training.investigation.CopyFrom(result)
 
-    async def _verify(self, job: Job) -> events_pb2.Event:
+    async def _verify(self, job: Job) -> Sequence[events_pb2.Event]:
         """Train with new seeds, and score on a part of the data that no selection has used."""
         promotion = job.event.candidate_promoted
         request = archive_pb2.GetCandidateRequest(
             run=job.event.run, candidate=job.event.candidate, at_least=job.sequence
         )
         record = await self._archive.GetCandidate(request, timeout=30)
+        if _is_verified(record, promotion):  # an acknowledgement was lost, or a log was imported
+            return []
         context = replace(await run_context(self._archive, record.run, promotion.stage), finished=())  # no early stop
         program, overrides = record.training.program or record.proposal.program, _with_precision(promotion, context)
         if promotion.HasField("match_parameters"):
@@ -144,7 +146,7 @@ class Engineer:
             result.reason = rejected.reason
         event = follow(job.cause, "verified", SERVICE, attempt, record.id, suffix=job.event.id.split(".")[-2])
         event.candidate_verified.CopyFrom(result)
-        return event
+        return [event]
 
     async def _train_with_revisions(
         self, job: Job, record: pb.Candidate, stage: Stage, context: RunContext, folder: WorkFolder
@@ -289,6 +291,15 @@ def add_state_size(training: pb.Training, record: pb.Candidate, scale: Scale) ->
         return
     for seed in training.seeds:
         seed.measurements.state_size = state_size(mixer, scale.width, scale.heads)
+
+
+def _is_verified(record: pb.Candidate, promotion: events_pb2.CandidatePromoted) -> bool:
+    """Whether the archive has the result of this promotion: controls are promoted once a round, with other seeds."""
+    return any(
+        verification.rung == promotion.rung
+        and [seed.seed for seed in verification.training.seeds] == list(promotion.seeds)
+        for verification in record.verifications
+    )
 
 
 def _with_precision(promotion: events_pb2.CandidatePromoted, context: RunContext) -> dict[str, str]:

@@ -10,6 +10,7 @@ import pytest
 from services.chassis.bus import Bus
 from services.chassis.worker import Job
 from services.contracts import events_pb2
+from services.contracts.archive_pb2 import GetCandidateRequest
 from services.domain.zoo import baseline
 from services.engineer.handlers import share_of
 from services.engineer.stages import Stages, overrides_for
@@ -25,19 +26,29 @@ in_module_loop = pytest.mark.asyncio(loop_scope="module")
 async def test_a_finalist_is_trained_with_the_seeds_and_overrides_of_its_rung(
     bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
 ) -> None:
-    """Its own step count, its own seeds; the result says which rung it belongs to, and carries no curve."""
+    """Its own step count, its own seeds; the result says which rung it belongs to, and carries no curve.
+
+    A second delivery, after a lost acknowledgement or the import of a log, claims and trains nothing.
+    """
     settings = events_pb2.RunSettings()
     settings.CopyFrom(SETTINGS)
     settings.seats, settings.budget.candidates, settings.promotion = 1, 1, "paper"
     settings.policies.CopyFrom(
         events_pb2.Policies(verify=1, block=1, stages="tiny:steps=3", verify_seeds=2, flops="none")
     )
-    async with engineering(sandbox, stages, tmp_path, bus, settings) as (engineer, _):
+    async with engineering(sandbox, stages, tmp_path, bus, settings) as (engineer, archive):
         await whole_way(bus, CONVOLUTION, loss=2.0)
         await whole_way(bus, CONVOLUTION, loss=1.0)
         cause, sequence, attempt = await next_of(bus, "engineer-tiny")
         (event,) = await engineer.handle(Job(cause, attempt, sequence, bus, "engineer-tiny"))
+        stored = await bus.publish(event)
+        request = GetCandidateRequest(run="r1", candidate=event.candidate, at_least=stored)
+        record = await archive.stub.GetCandidate(request, timeout=30)
+        again = await engineer.handle(Job(cause, attempt + 1, sequence, bus, "engineer-tiny"))
+        later = await archive.stub.GetCandidate(request, timeout=30)
 
+    assert again == []
+    assert later.claims == record.claims
     verified = event.candidate_verified
     assert (verified.rung, verified.stage) == (1, "tiny")
     assert [seed.seed for seed in verified.training.seeds] == list(cause.event.candidate_promoted.seeds)
