@@ -212,7 +212,7 @@ def front(data: Dataset) -> Drawing:
         f"{len(progress.front)} of {len(measured)} candidates are dominated by no other in "
         f"{', '.join(first)} and {last_name}. The hypervolume is the share of the box between zero "
         "and the worst baseline in each objective; it ends at "
-        f"{progress.volumes[-1][1]:.4f}. Speed counts as seconds per token and a benchmark as its error. Single "
+        f"{progress.volumes[-1][1]:.4g}. Speed counts as seconds per token and a benchmark as its error. Single "
         "measurements are compared, so some candidates are on the front by chance."
     )
     header = ("id", "name", *(objective.name for objective in objectives), "on the front")

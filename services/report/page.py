@@ -216,9 +216,10 @@ def _best_cells(drawing: Drawing) -> dict[int, float]:
 def _cell(value: object, best: bool) -> str:
     if value is None:
         return "<td>–</td>"
-    text = (
-        f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else escape(str(value))
-    )
+    if isinstance(value, float):
+        text = f"{value:.2g}" if 0 < abs(value) < 1e-4 else f"{value:.4f}"
+    else:
+        text = f"{value:,}" if isinstance(value, int) else escape(str(value))
     return f"<td><strong>{text}</strong></td>" if best else f"<td>{text}</td>"
 
 
