@@ -33,7 +33,7 @@ from services.engineer.training.result import Metrics, TrainingFailed, TrainingR
 from services.mixers.render import render
 from services.sandbox import Sandbox, SandboxUnavailable
 from services.table.lattice import Cell, cells, find
-from services.table.table import Record, append, read_all
+from services.table.records import Record, append, read_all
 
 WITHOUT_TASKS = {"tasks": "", "averaged": ""}
 SCALES: Mapping[str, tuple[str, Mapping[str, str]]] = {

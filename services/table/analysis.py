@@ -17,7 +17,8 @@ from services.domain.curves import Curve, StoppingReplay, replay_quantiles, repl
 from services.domain.statistics import bootstrap, holm, paired_test, spearman
 from services.table.lattice import DIMENSIONS, cell_with, cells, find, moves_between
 from services.table.policies import POLICIES
-from services.table.table import FIDELITIES, FINALISTS, Policy, Record, Table
+from services.table.records import Record
+from services.table.table import FIDELITIES, FINALISTS, Policy, Table
 
 BASE: Mapping[str, str] = dict(zip(DIMENSIONS, find("delta_net").values, strict=True))
 """DeltaNet's values, to which effects refer."""

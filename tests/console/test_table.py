@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from services.chassis.errors import NotPossible
 from services.console.commands.table import table
 from services.table.lattice import cells
-from services.table.table import append, pack
+from services.table.records import append, pack
 from tests.table.synthetic import synthetic_records
 
 

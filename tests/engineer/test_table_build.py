@@ -11,7 +11,7 @@ import pytest
 
 from services.engineer.table import RELIABILITY_CELLS, is_complete, order
 from services.table.lattice import cells
-from services.table.table import Record, read_all
+from services.table.records import Record, read_all
 
 SHORT = ("--set", "tokens=1024", "--set", "heldout_blocks=8", "--set", "check_truncations=2", "--set", "evaluations=1")
 

@@ -3,7 +3,7 @@
 import random
 
 from services.table.lattice import cells
-from services.table.table import Record
+from services.table.records import Record
 
 NOISE = 0.004
 

@@ -11,7 +11,8 @@ from services.mixers.render import render
 from services.table.analysis import effects
 from services.table.lattice import cells, find, neighbours
 from services.table.policies import POLICIES, policy
-from services.table.table import Choice, NotMeasured, Record, Search, Table, append, pack, read, read_all
+from services.table.records import Record, append, pack, read, read_all
+from services.table.table import Choice, NotMeasured, Search, Table
 from tests.table.synthetic import synthetic_records
 
 

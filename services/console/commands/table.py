@@ -55,8 +55,8 @@ def build(context: typer.Context) -> None:
 @table.command()
 def pack(folder: Annotated[Path, typer.Argument()], file: Annotated[Path, typer.Argument()]) -> None:
     """Write all records of a FOLDER as one compressed FILE, as it is shipped."""
-    from services.table.table import pack as write
-    from services.table.table import read_all
+    from services.table.records import pack as write
+    from services.table.records import read_all
 
     records = read_all(folder)
     if not records:
