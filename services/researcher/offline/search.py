@@ -256,7 +256,7 @@ def propose_by_surrogate(
     for place in sorted(range(len(pool)), key=lambda place: -expected[place]) if fits else range(len(pool)):
         start, child = pool[place]
         ground = (
-            f"Of {len(pool)} children drawn it has the highest expected improvement, {expected[place]:.3f} in "
+            f"Of {len(pool)} children considered it has the highest expected improvement, {expected[place]:.3f} in "
             f"{measure}, under a model of {len(scored)} measured mixers."
             if fits
             else "Drawn by chance, far from what is known: too little is measured yet for a model."
