@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from services.chassis.errors import NotPossible
+from services.chassis.errors import NotPossible, SettingsError
 from services.console.commands.table import table
 from services.table.lattice import cells
 from services.table.records import append, pack
@@ -51,8 +51,10 @@ def test_query_answers_for_a_baseline_by_name(folder: Path) -> None:
     cell = cells()[0].name
 
     assert answer("query", cell, "--folder", folder)["cell"] == cell
-    with pytest.raises(NotPossible, match="no architecture"):
+    with pytest.raises(SettingsError, match="no architecture"):
         called("query", "nobody", "--folder", folder)
+    with pytest.raises(NotPossible, match="no training at mini-half with seed 9"):
+        called("query", cell, "--seed", 9, "--folder", folder)
 
 
 def test_a_simulated_search_names_its_table(folder: Path) -> None:

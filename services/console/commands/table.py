@@ -138,10 +138,14 @@ def query(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Show the measurements of one architecture."""
+    from services.table import NotMeasured
+
     try:
         record = _load(folder, scale).query(architecture, fidelity, seed)
-    except ValueError as error:
+    except NotMeasured as error:
         raise NotPossible(str(error)) from None
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
     if as_json:
         print_json(asdict(record))
         return
