@@ -182,7 +182,7 @@ def _cells(data: Dataset) -> tuple[tuple[str, ...], tuple[tuple[object, ...], ..
 
 
 def ablations(data: Dataset) -> list[Drawing]:
-    """One drawing per ablated candidate, in the order of the run, or a placeholder if there is none."""
+    """One drawing per ablated candidate, in the order of the run; without any, one that says so."""
     ablated = {record.request.ablation_of for record in data.records if record.kind == pb.KIND_ABLATION}
     drawings = [_ablation(record, data) for record in data.records if record.id in ablated]
     return drawings or [missing("ablations", "Ablations", "no candidate was ablated; run `asi-arch ablate CANDIDATE`")]
