@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from bench.archive_runs import EMBEDDER, RUN, STRUCTURES, Log, embedding, imported, program, start, way
+from services.archive.policies import parent_policy
 from services.chassis.bus import Logged
 from services.chassis.events import Cause, body_of
 from services.domain.pool import BEYOND_THE_POOL
@@ -29,7 +30,7 @@ from services.store.backends import open_archive
 from services.store.backends.indices import Sketched
 from services.store.port import Archive, Query
 from services.store.reactions import react
-from services.store.steering import draw_seeds, parent_policy
+from services.store.steering import draw_seeds
 
 BATCH = 500
 WAYS = 2_000

@@ -67,3 +67,8 @@ def _value(name: str, text: str) -> str | bool | int | float:
         expected = "a whole number" if kind is int else "a number"
         raise ValueError(f"policy {name} must be {expected} from 0, not {text!r}")
     return value
+
+
+def parent_policy(settings: events_pb2.RunSettings) -> str:
+    """How a run draws parents, by the name of a strategy in `services.domain.pool`."""
+    return "uniform" if settings.ablations.random_parent else settings.parent_policy or "paper"

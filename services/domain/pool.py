@@ -178,9 +178,9 @@ class Uniform:
 
 @dataclass(frozen=True, slots=True)
 class PowerLaw:
-    """Rank r with weight r^−exponent."""
+    """Rank r with weight r^−exponent. The default is ahead of 0.7 and 1 on the table of mixers (README.md)."""
 
-    exponent: float = 1.0
+    exponent: float = 1.5
 
     def choose(self, entries: Sequence[Entry], rng: random.Random) -> str:
         """By the weight of its rank."""

@@ -98,7 +98,11 @@ class Search(BaseModel):
     mind: str = _setting("offline", "offline, openai, recorded:RUN or recorded:RUN@SEQUENCE", wire="mind")
     seats: int = _setting(2, "candidates in flight at once", wire="seats", ge=1)
     seed: int = _setting(1, "seed of all random draws of the run", wire="seed")
-    parent_policy: str = _setting("paper", "paper, uniform, power-law, uct or islands", wire="parent_policy")
+    parent_policy: str = _setting(
+        "power-law",  # the best of them in `asi-arch table compare`
+        "how parents are drawn: power-law, paper, uniform, uct or islands",
+        wire="parent_policy",
+    )
     best_of: int = _setting(
         1, "drafts per proposal, of which the least similar is taken", wire="ablations.best_of", ge=1
     )

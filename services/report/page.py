@@ -18,9 +18,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 
+from services.archive.policies import parent_policy
 from services.archive.scoring import objectives_of
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
+from services.contracts.events_pb2 import RunSettings
 from services.domain.discovery import ModelCard
 from services.report import dataset, figures
 from services.report.claims import card_json, cards, sentences
@@ -62,11 +64,7 @@ def methods(data: Dataset) -> str:
         "root, to which all differences refer.",
     ]
     if settings.pool.size:
-        sentences.append(
-            f"Parents were drawn by the policy “{settings.parent_policy or 'paper'}” from the best "
-            f"{settings.pool.parents} of a pool of {settings.pool.size}, with {settings.pool.references} references, "
-            f"after {settings.pool.cold_start} first explorations and then renewed every {settings.pool.batch} entries."
-        )
+        sentences.append(_selection(settings))
     sentences.append(
         f"Fitness is that of the {settings.fitness} (loss, benchmark and judge against the root). Losses are held-out "
         "nats per token, computed outside the process that runs a candidate's code."
@@ -83,6 +81,21 @@ def methods(data: Dataset) -> str:
         )
     sentences.append(_machine(data))
     return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _selection(settings: RunSettings) -> str:
+    """How parents and references were drawn."""
+    pool, policy = settings.pool, parent_policy(settings)
+    if policy == "paper":
+        parents = f"uniformly from the best {pool.parents} of a pool of {pool.size}"
+    elif policy == "power-law":
+        parents = f"from a pool of {pool.size} by a power law of the rank"
+    else:
+        parents = f"from all scored candidates by the policy “{policy}”"
+    return (
+        f"Each proposal was offered a parent, drawn {parents}, and {pool.references} references from the pool, "
+        f"which was filled after {pool.cold_start} entries and renewed after every further {pool.batch}."
+    )
 
 
 def _machine(data: Dataset) -> str:

@@ -14,6 +14,7 @@ import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.archive.lessons import lessons_of
+from services.archive.policies import parent_policy
 from services.chassis.errors import NotFound, Transient
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2
@@ -22,7 +23,7 @@ from services.domain.structure import fingerprint
 from services.store.backends.rows import columns, tree_node
 from services.store.ledger import RunLedger
 from services.store.port import SORTS, Archive, CandidateRow, Near, Query, RunRow, WriterState
-from services.store.steering import draw_seeds, parent_policy
+from services.store.steering import draw_seeds
 
 
 def slim(record: candidate_pb2.Candidate) -> candidate_pb2.Candidate:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from services.archive.policies import validate_policies, values_of
+from services.archive.policies import parent_policy, validate_policies, values_of
 from services.archive.scoring import costs_of_record, objectives_of
 from services.chassis.bus.subjects import fact_of
 from services.contracts import archive_pb2, candidate_pb2, events_pb2
@@ -72,11 +72,6 @@ def promotable(
         flops=measurements.flops_per_token if measurements.HasField("flops_per_token") else None,
         costs=costs_of_record(candidate_pb2.Candidate(training=training), settings),
     )
-
-
-def parent_policy(settings: events_pb2.RunSettings) -> str:
-    """How parents are drawn, by name."""
-    return "uniform" if settings.ablations.random_parent else settings.parent_policy or "paper"
 
 
 def draw_seeds(row: RunRow, tree: Sequence[archive_pb2.TreeNode], candidate: str) -> Draw | None:

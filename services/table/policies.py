@@ -15,6 +15,8 @@ from scipy.special import ndtr
 from services.domain.pool import Entry, PowerLaw, Uct
 from services.table.table import Choice, Observation, Policy, Search
 
+BASELINES = 5
+"""Number of random architectures that the parent strategies begin with, as a run does with its baselines."""
 MOVES = (1, 1, 2, 2, 3)
 """Numbers of steps between parent and child, drawn uniformly, as in the offline mind's bandit."""
 WALKS = (1, 1, 2, 2, 3, 4, 6, 8)
@@ -47,7 +49,7 @@ def regularised_evolution(search: Search, population: int = 20, sample: int = 5)
 def paper_pool(search: Search, parents: int = 10) -> Choice:
     """One to three moves from one of the ten best (arXiv:2507.18074)."""
     ranked = search.ranked()
-    if not ranked:
+    if len(ranked) < BASELINES:
         return random_search(search)
     return _child(search, search.rng.choice(ranked[:parents]).architecture, search.rng.choice(MOVES))
 
@@ -55,7 +57,7 @@ def paper_pool(search: Search, parents: int = 10) -> Choice:
 def power_law(search: Search) -> Choice:
     """One to three moves from a parent drawn by a power law of its rank."""
     entries = _entries(search)
-    if len(entries) < 5:
+    if len(entries) < BASELINES:
         return random_search(search)
     return _child(search, PowerLaw().choose(entries, search.rng), search.rng.choice(MOVES))
 
@@ -63,7 +65,7 @@ def power_law(search: Search) -> Choice:
 def uct(search: Search) -> Choice:
     """One move from a node chosen by upper confidence bounds over the tree of parents."""
     entries = _entries(search)
-    if len(entries) < 5:
+    if len(entries) < BASELINES:
         return random_search(search)
     return _child(search, Uct().choose(entries, search.rng), 1)
 
@@ -71,7 +73,7 @@ def uct(search: Search) -> Choice:
 def bandit(search: Search, parents: int = 10, spread: float = 0.05) -> Choice:
     """A parent from the paper's pool, and a move by Thompson sampling over the moves' gains."""
     ranked = search.ranked()
-    if not ranked:
+    if len(ranked) < BASELINES:
         return random_search(search)
     parent = search.rng.choice(ranked[:parents]).architecture
     losses = {observation.architecture: observation.loss for observation in search.observations}

@@ -115,11 +115,15 @@ def test_methods_and_citation_come_from_the_settings_of_the_run(published: Datas
     """A paragraph and an entry that BibTeX reads."""
     about = status()
     about.settings.mind, about.settings.seed, about.settings.seats = "offline", 7, 2
+    about.settings.pool.size, about.settings.pool.parents, about.settings.parent_policy = 12, 4, "power-law"
     text = methods(Dataset.of(about, finished_run()))
 
     assert "at scale tiny" in text
     assert "12 candidates by the mind “offline”, 2 in flight at a time, seed 7" in text
     assert "Finalists were chosen by “halving”" in text
+    assert "offered a parent, drawn from a pool of 12 by a power law of the rank, and" in text
+    about.settings.parent_policy = ""
+    assert "drawn uniformly from the best 4 of a pool of 12, and" in methods(Dataset.of(about, []))
     assert "none of them was measured here" in methods(published)
     assert bibtex(Dataset.of(about, finished_run())).startswith("@misc{asiarchr1,")
     assert "eprint        = {2507.18074}" in bibtex(published)
