@@ -21,9 +21,9 @@ _RIDGE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A training curve with the ``total`` steps of a whole training.
+    """A training curve with the ``total`` steps of a full training.
 
-    ``final`` is the held-out loss of a whole training; None for one that has not ended, or was stopped.
+    ``final`` is the held-out loss of a full training; None for one that has not ended, or was stopped.
     """
 
     steps: tuple[int, ...]
@@ -60,7 +60,7 @@ class Curve:
         inside = [loss for step, loss in zip(self.steps, self.losses, strict=True) if low < step <= high]
         if inside:
             return math.fsum(inside) / len(inside)
-        nearest = min(range(len(self.steps)), key=lambda place: abs(self.steps[place] - high))
+        nearest = min(range(len(self.steps)), key=lambda index: abs(self.steps[index] - high))
         return self.losses[nearest]
 
 
@@ -178,13 +178,13 @@ def replay_quantiles(curves: Sequence[Curve], finalists: int = 10) -> StoppingRe
     """Replay finished trainings in order with those that fell :func:`behind` stopped there."""
     ends, stopped, undone = [curve.ending for curve in curves], list[int](), 0.0
     reached: dict[float, list[float]] = {fraction: [] for fraction, _ in QUANTILES}
-    for place, curve in enumerate(curves):
+    for index, curve in enumerate(curves):
         for fraction, quantile in QUANTILES:
             loss, earlier = curve.level(fraction), reached[fraction]
             reason = _behind(loss, earlier, fraction, quantile)
             earlier.append(loss)
             if reason:
-                stopped.append(place)
+                stopped.append(index)
                 undone += (1 - fraction) * curve.total
                 break
     return _replay(curves, ends, stopped, undone, finalists)
@@ -197,25 +197,25 @@ def replay_stopping(
     _check_fraction(fraction)
     ends, stopped = [curve.ending for curve in curves], list[int]()
     inputs, finished, estimates = list[tuple[float, float]](), list[float](), list[float]()
-    for place, curve in enumerate(curves):
+    for index, curve in enumerate(curves):
         point = features(curve, fraction)
         model = _fit(inputs, finished, fraction)
         if model and model.predict_from(point) - margin * model.deviation > median([*finished, *estimates]):
-            stopped.append(place)
+            stopped.append(index)
             estimates.append(model.predict_from(point))
         else:
             inputs.append(point)
-            finished.append(ends[place])
-    undone = sum((1 - fraction) * curves[place].total for place in stopped)
+            finished.append(ends[index])
+    undone = sum((1 - fraction) * curves[index].total for index in stopped)
     return _replay(curves, ends, stopped, undone, finalists)
 
 
 def _replay(
     curves: Sequence[Curve], ends: Sequence[float], stopped: Sequence[int], undone: float, finalists: int
 ) -> StoppingReplay:
-    best = tuple(sorted(range(len(curves)), key=lambda place: ends[place])[:finalists])
+    best = tuple(sorted(range(len(curves)), key=lambda index: ends[index])[:finalists])
     steps = sum(curve.total for curve in curves)
-    lost = tuple(place for place in best if place in set(stopped))
+    lost = tuple(index for index in best if index in set(stopped))
     return StoppingReplay(tuple(stopped), undone / steps if steps else 0.0, best, lost)
 
 

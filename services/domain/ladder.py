@@ -187,13 +187,13 @@ def _seeds(ladder: Ladder, rung: int, stage: Stage) -> tuple[int, ...]:
     return tuple(range(first, first + stage.seeds))
 
 
-def _at(values: Sequence[T], place: int, empty: T) -> T:
-    return values[place] if place < len(values) else empty
+def _at(values: Sequence[T], index: int, empty: T) -> T:
+    return values[index] if index < len(values) else empty
 
 
-def _with(values: Sequence[T], place: int, value: T, empty: T) -> tuple[T, ...]:
-    filled = [*values, *[empty] * (place + 1 - len(values))]
-    filled[place] = value
+def _with(values: Sequence[T], index: int, value: T, empty: T) -> tuple[T, ...]:
+    filled = [*values, *[empty] * (index + 1 - len(values))]
+    filled[index] = value
     return tuple(filled)
 
 
@@ -216,17 +216,17 @@ def climb_of(promotion: str, policies: Policies, scale: str, overrides: Mapping[
     """The promotion of a run's settings. Raises ``ValueError`` naming an invalid policy."""
     if promotion and promotion not in PROMOTIONS:
         raise ValueError(f"promotion is {promotion!r}; choose one of {', '.join(PROMOTIONS)}")
-    ablations = _whole(policies, "ablations", 0)
-    if not 0 < _real(policies, "prune_from", 0.5) < 1:
+    ablations = _integer(policies, "ablations", 0)
+    if not 0 < _number(policies, "prune_from", 0.5) < 1:
         raise ValueError(f"policy prune_from must be between 0 and 1, not {policies['prune_from']!r}")
     if promotion in ("", "none"):
         return Climb(None, (), DiscoveryPolicy(), ablations)
     default = DiscoveryPolicy()
-    stages = _stages(policies, scale, overrides, _whole(policies, "verify_seeds", default.seeds))
+    stages = _stages(policies, scale, overrides, _integer(policies, "verify_seeds", default.seeds))
     discovery = DiscoveryPolicy(
-        level=_real(policies, "level", default.level),
+        level=_number(policies, "level", default.level),
         seeds=stages[-1].seeds,
-        worthwhile=_real(policies, "worthwhile", default.worthwhile),
+        worthwhile=_number(policies, "worthwhile", default.worthwhile),
     )
     return Climb(_promotion(promotion, policies), stages, discovery, ablations)
 
@@ -238,9 +238,9 @@ def _promotion(name: str, policies: Policies) -> PromotionPolicy | None:
     budget = Budget(_limit(policies, "parameters"), _limit(policies, "flops"), match == "width")
     if name == "paper":
         usual = PaperPromotion()
-        return PaperPromotion(_whole(policies, "block", usual.block), _whole(policies, "verify", usual.top), budget)
+        return PaperPromotion(_integer(policies, "block", usual.block), _integer(policies, "verify", usual.top), budget)
     if name == "halving":
-        return SuccessiveHalving(_whole(policies, "eta", SuccessiveHalving().eta), budget)
+        return SuccessiveHalving(_integer(policies, "eta", SuccessiveHalving().eta), budget)
     return None
 
 
@@ -262,17 +262,17 @@ def _stage(text: str, scale: str, overrides: Mapping[str, str], seeds: int) -> S
     own = dict(overrides) if name == scale else {}
     if {"steps", "tokens"} & pairs.keys():
         own = {field: value for field, value in own.items() if field not in ("steps", "tokens")}
-    count = _whole(pairs, "seeds", seeds)
+    count = _integer(pairs, "seeds", seeds)
     pairs.pop("seeds", None)
     return Stage(name, count, tuple(sorted((own | pairs).items())))
 
 
 def _limit(policies: Policies, name: str) -> Limit | None:
     text = str(policies.get(name, "0.1")).strip()
-    return None if text == "none" else Limit(_real({name: text}, name, 0.0), upwards=text.startswith("+"))
+    return None if text == "none" else Limit(_number({name: text}, name, 0.0), upwards=text.startswith("+"))
 
 
-def _whole(policies: Policies, name: str, default: int) -> int:
+def _integer(policies: Policies, name: str, default: int) -> int:
     value = policies.get(name, default)
     try:
         return int(value)  # type: ignore[call-overload,no-any-return]
@@ -280,7 +280,7 @@ def _whole(policies: Policies, name: str, default: int) -> int:
         raise ValueError(f"policy {name} must be a whole number, not {value!r}") from None
 
 
-def _real(policies: Policies, name: str, default: float) -> float:
+def _number(policies: Policies, name: str, default: float) -> float:
     value = policies.get(name, default)
     try:
         return float(value)  # type: ignore[arg-type]

@@ -86,7 +86,7 @@ def depths(parents: Parents) -> dict[str, int]:
             path.append(step)
             step = parents[step]
         base = -1 if step is None else depth[step]
-        depth.update({climbed: base + place for place, climbed in enumerate(reversed(path), start=1)})
+        depth.update({climbed: base + height for height, climbed in enumerate(reversed(path), start=1)})
     return depth
 
 

@@ -86,37 +86,37 @@ def dominates(costs: Costs, other: Costs) -> bool:
 
 
 def fronts(points: Sequence[Costs]) -> list[list[int]]:
-    """Places of the points by rounds of non-dominated sorting."""
+    """Indices of the points by rounds of non-dominated sorting."""
     left = list(range(len(points)))
-    nested_fronts = []
+    sorted_fronts = []
     while left:
-        best = [place for place in left if not any(dominates(points[other], points[place]) for other in left)]
-        nested_fronts.append(best)
-        left = [place for place in left if place not in set(best)]
-    return nested_fronts
+        best = [index for index in left if not any(dominates(points[other], points[index]) for other in left)]
+        sorted_fronts.append(best)
+        left = [index for index in left if index not in set(best)]
+    return sorted_fronts
 
 
 def crowding(points: Sequence[Costs]) -> list[float]:
     """The crowding distance of each point of one front; infinite at its ends, 0 for duplicates."""
-    places: dict[Costs, int] = {}
-    for place, point in enumerate(points):
-        places.setdefault(point, place)
+    indices: dict[Costs, int] = {}
+    for index, point in enumerate(points):
+        indices.setdefault(point, index)
     distances = [0.0] * len(points)
     for axis in range(len(points[0]) if points else 0):
-        ordered = sorted(places.values(), key=lambda place: points[place][axis])
+        ordered = sorted(indices.values(), key=lambda index: points[index][axis])
         span = points[ordered[-1]][axis] - points[ordered[0]][axis]
         distances[ordered[0]] = distances[ordered[-1]] = math.inf
-        for before, place, after in zip(ordered, ordered[1:], ordered[2:], strict=False):
-            distances[place] += (points[after][axis] - points[before][axis]) / span if span else 0.0
+        for before, index, after in zip(ordered, ordered[1:], ordered[2:], strict=False):
+            distances[index] += (points[after][axis] - points[before][axis]) / span if span else 0.0
     return distances
 
 
 def nsga_order(points: Sequence[Costs]) -> list[int]:
-    """Places of the points, best first; the earlier of equals."""
+    """Indices of the points, best first; the earlier of equals."""
     order = []
     for front in fronts(points):
-        distances = dict(zip(front, crowding([points[place] for place in front]), strict=True))
-        order += sorted(front, key=lambda place: -distances[place])
+        distances = dict(zip(front, crowding([points[index] for index in front]), strict=True))
+        order += sorted(front, key=lambda index: -distances[index])
     return order
 
 
@@ -130,7 +130,7 @@ def hypervolume(points: Iterable[Costs], reference: Costs) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The front of a run, and (place in the run, hypervolume) after each new member."""
+    """The front of a run, and (index in the run, hypervolume) after each new member."""
 
     front: frozenset[int]
     volumes: tuple[tuple[int, float], ...]
@@ -138,20 +138,23 @@ class Progress:
 
 
 def progress(costs: Sequence[Costs | None], baselines: Sequence[int]) -> Progress | None:
-    """Over the candidates of a run in order; `baselines` are places of the reference. None without any measured."""
-    reference = reference_of(cost for place in baselines if (cost := costs[place]) is not None)
+    """Over the candidates of a run in order; `baselines` are the indices of those that set the reference.
+
+    None if none of those is measured.
+    """
+    reference = reference_of(cost for index in baselines if (cost := costs[index]) is not None)
     if reference is None:
         return None
     front: list[int] = []
     volumes: list[tuple[int, float]] = []
-    for place, cost in enumerate(costs):
+    for index, cost in enumerate(costs):
         if cost is None:
             continue
         members = [(other, costs[other]) for other in front]
         if any(point == cost or (point and dominates(point, cost)) for _, point in members):
             continue
-        front = [*(other for other, point in members if point and not dominates(cost, point)), place]
-        volumes.append((place, hypervolume([point for other in front if (point := costs[other])], reference)))
+        front = [*(other for other, point in members if point and not dominates(cost, point)), index]
+        volumes.append((index, hypervolume([point for other in front if (point := costs[other])], reference)))
     return Progress(frozenset(front), tuple(volumes), reference)
 
 
@@ -163,10 +166,10 @@ def _volume(points: Sequence[Costs]) -> float:
         return 1 - min(point[0] for point in points)
     ordered = sorted(points, key=lambda point: point[-1])
     volume = 0.0
-    for place, point in enumerate(ordered):
-        above = ordered[place + 1][-1] if place + 1 < len(ordered) else 1.0
+    for index, point in enumerate(ordered):
+        above = ordered[index + 1][-1] if index + 1 < len(ordered) else 1.0
         if above > point[-1]:
-            volume += (above - point[-1]) * _volume([lower[:-1] for lower in ordered[: place + 1]])
+            volume += (above - point[-1]) * _volume([lower[:-1] for lower in ordered[: index + 1]])
     return volume
 
 

@@ -67,13 +67,13 @@ class PoolState:
 
 @dataclass(frozen=True, slots=True)
 class PoolUpdate:
-    """An update of the pool: its new ranking, and the ids of new and removed members, in rank order."""
+    """An update of the pool: its new ranking, and the ids of added and removed members, in rank order."""
 
     number: int
     count: int
     members: tuple[Entry, ...]
-    came: tuple[str, ...]
-    went: tuple[str, ...]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def rank(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     for entry in ordered:
         best.setdefault(entry.id, entry)
     costs = [(entry, entry.costs) for entry in best.values() if entry.costs is not None]
-    first = [costs[place][0] for place in nsga_order([cost for _, cost in costs])]
+    first = [costs[index][0] for index in nsga_order([cost for _, cost in costs])]
     return (*first, *(entry for entry in best.values() if entry.costs is None))
 
 
@@ -110,9 +110,9 @@ def entered(state: PoolState, entry: Entry, policy: PoolPolicy) -> tuple[PoolSta
         return state, None
     members = rank((*state.members, *state.pending))[: policy.size]
     before, after = [member.id for member in state.members], [member.id for member in members]
-    came = tuple(name for name in after if name not in set(before))
-    went = tuple(name for name in before if name not in set(after))
-    update = PoolUpdate(state.updates + 1, state.count, members, came, went)
+    added = tuple(name for name in after if name not in set(before))
+    removed = tuple(name for name in before if name not in set(after))
+    update = PoolUpdate(state.updates + 1, state.count, members, added, removed)
     return PoolState(members, (), state.count, update.number), update
 
 
@@ -185,7 +185,7 @@ class PowerLaw:
     def choose(self, entries: Sequence[Entry], rng: random.Random) -> str:
         """By the weight of its rank."""
         ranked = _ranked(entries)
-        return rng.choices(ranked, [place**-self.exponent for place in range(1, len(ranked) + 1)])[0].id
+        return rng.choices(ranked, [position**-self.exponent for position in range(1, len(ranked) + 1)])[0].id
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,17 +202,17 @@ class Uct:
     def choose(self, entries: Sequence[Entry], rng: random.Random) -> str:
         """The node where the descent stops; ties are broken at random."""
         ranked = _ranked(entries)
-        worth = {entry.id: 1 - place / len(ranked) for place, entry in enumerate(ranked)}
-        parents = {entry.id: entry.parent if entry.parent in worth else None for entry in ranked}
+        scores = {entry.id: 1 - position / len(ranked) for position, entry in enumerate(ranked)}
+        parents = {entry.id: entry.parent if entry.parent in scores else None for entry in ranked}
         index = lineage.children(parents)
-        sums, visits = _subtree_sums(parents, worth)
+        sums, visits = _subtree_sums(parents, scores)
         here: str | None = None
         arms = lineage.roots(parents)
         while True:
             total = sum(visits[arm] for arm in arms) + (here is not None)
             bounds = {arm: self._bound(sums[arm] / visits[arm], visits[arm], total) for arm in arms}
             if here is not None:
-                bounds[here] = self._bound(worth[here], 1 + len(arms), total)
+                bounds[here] = self._bound(scores[here], 1 + len(arms), total)
             best = max(bounds.values())
             chosen = rng.choice([arm for arm, bound in bounds.items() if bound == best])
             if chosen == here or not index[chosen]:
@@ -257,7 +257,7 @@ class Islands:
             index = lineage.children(parents)
             founders = [*founders, *itertools.chain.from_iterable(index[founder] for founder in founders)]
         ordered = sorted(founders, key=lambda founder: (born[founder], founder))
-        return {founder: place for place, founder in enumerate(ordered)}
+        return {founder: number for number, founder in enumerate(ordered)}
 
 
 BEYOND_THE_POOL = frozenset({"uniform", "uct", "islands"})
@@ -285,9 +285,9 @@ def _ranked(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     return ranked
 
 
-def _subtree_sums(parents: lineage.Parents, worth: Mapping[str, float]) -> tuple[dict[str, float], dict[str, int]]:
-    """Sum of worth and number of nodes of every subtree, its top included."""
-    sums, visits = dict(worth), dict.fromkeys(worth, 1)
+def _subtree_sums(parents: lineage.Parents, scores: Mapping[str, float]) -> tuple[dict[str, float], dict[str, int]]:
+    """Sum of the scores and number of nodes of every subtree, its top included."""
+    sums, visits = dict(scores), dict.fromkeys(scores, 1)
     depth = lineage.depths(parents)
     for node in sorted(parents, key=lambda node: -depth[node]):
         parent = parents[node]

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from services.domain.objectives import Costs, dominates, nsga_order
 
-PLACES = 64
-"""Results that halving keeps per rung; candidates outside the best 64 are never promoted."""
+MAX_KEPT = 64
+"""Results kept per rung; halving never promotes candidates outside the best 64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,15 +159,15 @@ class SuccessiveHalving:
 
     def admitted(self, rung: Rung, result: Result) -> Rung:
         """The rung with the result among its best."""
-        best = tuple(_best([*rung.kept, result])[:PLACES])
+        best = tuple(_best([*rung.kept, result])[:MAX_KEPT])
         promoted = rung.promoted & {member.candidate for member in best}
         return replace(rung, kept=best, promoted=promoted, count=rung.count + 1)
 
     def chosen(self, rung: Rung, baseline: Result, over: bool) -> tuple[Rung, tuple[Result, ...]]:
         """The best ⌊n / eta⌋ so far that were not promoted yet."""
         del baseline
-        places = rung.count // self.eta or int(over)
-        chosen = tuple(result for result in rung.kept[:places] if result.candidate not in rung.promoted)
+        count = rung.count // self.eta or int(over)
+        chosen = tuple(result for result in rung.kept[:count] if result.candidate not in rung.promoted)
         return replace(rung, promoted=rung.promoted | {result.candidate for result in chosen}), chosen
 
 
@@ -182,7 +182,7 @@ def decide(policy: PromotionPolicy, rung: Rung, baseline: Result | None, over: b
         if policy.budget.admits(result, baseline):
             rung = policy.admitted(rung, result)
         else:
-            rung = replace(rung, outside=tuple(_best([*rung.outside, result])[:PLACES]))
+            rung = replace(rung, outside=tuple(_best([*rung.outside, result])[:MAX_KEPT]))
     return policy.chosen(replace(rung, waiting=()), baseline, over)
 
 
@@ -216,6 +216,6 @@ def _beats(result: Result, baseline: Result) -> bool:
 def _best(results: Sequence[Result]) -> list[Result]:
     """Those with costs in the order of NSGA-II, then by fitness, then by loss; the earlier of equals."""
     costs = [(result, result.costs) for result in results if result.costs is not None]
-    first = [costs[place][0] for place in nsga_order([cost for _, cost in costs])]
+    first = [costs[index][0] for index in nsga_order([cost for _, cost in costs])]
     rest = [result for result in results if result.costs is None]
     return [*first, *sorted(rest, key=lambda result: (result.fitness is None, -(result.fitness or 0.0), result.loss))]

@@ -85,7 +85,7 @@ class RunPolicy:
     def is_seed_program(self, candidate: str) -> bool:
         """Whether the candidate is a seed program; those are numbered after the baselines."""
         first = len(self.baselines) + 1
-        return candidate in {candidate_id(first + place) for place in range(len(self.seed_programs))}
+        return candidate in {candidate_id(first + offset) for offset in range(len(self.seed_programs))}
 
     def seeds(self, baseline: bool) -> tuple[int, ...]:
         """The seeds of a candidate's trainings, common to all, so that differences are paired."""

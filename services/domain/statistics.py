@@ -53,22 +53,22 @@ def benjamini_hochberg(ps: Sequence[float], tried: int | None = None) -> list[fl
     [0, 1] or fewer tried than tested.
     """
     total = _total(ps, tried)
-    order = sorted(range(len(ps)), key=lambda place: ps[place], reverse=True)
+    order = sorted(range(len(ps)), key=lambda index: ps[index], reverse=True)
     adjusted, smallest = [0.0] * len(ps), 1.0
-    for rank, place in enumerate(order):
-        smallest = min(smallest, ps[place] * total / (len(ps) - rank))
-        adjusted[place] = smallest
+    for rank, index in enumerate(order):
+        smallest = min(smallest, ps[index] * total / (len(ps) - rank))
+        adjusted[index] = smallest
     return adjusted
 
 
 def holm(ps: Sequence[float], tried: int | None = None) -> list[float]:
     """Adjusted p-values that control the chance of even one false discovery (Holm 1979); arguments as above."""
     total = _total(ps, tried)
-    order = sorted(range(len(ps)), key=lambda place: ps[place])
+    order = sorted(range(len(ps)), key=lambda index: ps[index])
     adjusted, largest = [0.0] * len(ps), 0.0
-    for rank, place in enumerate(order):
-        largest = min(1.0, max(largest, ps[place] * (total - rank)))
-        adjusted[place] = largest
+    for rank, index in enumerate(order):
+        largest = min(1.0, max(largest, ps[index] * (total - rank)))
+        adjusted[index] = largest
     return adjusted
 
 
@@ -258,10 +258,10 @@ def _resample(rows: Sequence[Sequence[float]], rng: random.Random, shared: bool)
 
 
 def _percentile(ordered: Sequence[float], share: float) -> float:
-    place = share * (len(ordered) - 1)
-    below = math.floor(place)
+    position = share * (len(ordered) - 1)
+    below = math.floor(position)
     above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
 
 
 @dataclass(frozen=True, slots=True)

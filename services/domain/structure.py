@@ -126,8 +126,8 @@ class _Normaliser(ast.NodeVisitor):
             self.tokens.append(self._attribute(name, on_self=True))
         self._value(node.args[name is not None :])
         parameters = self._parameters(node.func)
-        for keyword in sorted(node.keywords, key=lambda keyword: _place(keyword.arg, parameters)[0]):
-            self.tokens.append(f"keyword:{_place(keyword.arg, parameters)[1]}")
+        for keyword in sorted(node.keywords, key=lambda keyword: _parameter_position(keyword.arg, parameters)[0]):
+            self.tokens.append(f"keyword:{_parameter_position(keyword.arg, parameters)[1]}")
             self.visit(keyword.value)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
@@ -224,7 +224,7 @@ class _Normaliser(ast.NodeVisitor):
         return isinstance(node, ast.Name) and node.id == self._self
 
 
-def _place(name: str | None, parameters: tuple[str, ...]) -> tuple[int, str]:
+def _parameter_position(name: str | None, parameters: tuple[str, ...]) -> tuple[int, str]:
     """Keywords of the program's functions by the parameter's position, others after them as written."""
     if name is not None and name in parameters:
         return parameters.index(name), str(parameters.index(name))

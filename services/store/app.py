@@ -45,7 +45,7 @@ class StoreSettings(ServiceSettings):
         return self.archive_url or f"sqlite:///{(self.data_dir / 'archive.db').absolute()}"
 
 
-SECONDS = 5.0
+GAUGE_SECONDS = 5.0
 NEWEST_RUNS = 20
 """Runs whose candidates are counted, since Prometheus stores a series per run and state."""
 
@@ -64,7 +64,7 @@ class Gauges:
                 await self.measure()
             except (ArchiveUnavailable, Transient) as error:
                 get_logger().warning("not measured", error=str(error))
-            await asyncio.sleep(SECONDS)
+            await asyncio.sleep(GAUGE_SECONDS)
 
     async def measure(self) -> None:
         """Update once. Raises ArchiveUnavailable or Transient."""

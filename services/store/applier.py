@@ -50,11 +50,11 @@ class Applier:
                 await self._until_reachable(self._idle)
 
     async def _idle(self) -> None:
-        await self._compare()
+        await self._require_same_log()
         await self._publish_outbox()
         await self._clear_outbox()
 
-    async def _compare(self) -> None:
+    async def _require_same_log(self) -> None:
         self._reconnects = self._bus.reconnects
         await require_same_log(self._bus, self._archive)
 
@@ -71,7 +71,7 @@ class Applier:
     async def _apply_deliveries(self, deliveries: Sequence[Delivery]) -> None:
         """Apply a batch of deliveries and publish the events that follow."""
         if self._reconnects != self._bus.reconnects:
-            await self._compare()
+            await self._require_same_log()
         applied = await self._archive.applied()
         new = {
             delivery.sequence: Logged(delivery.sequence, delivery.subject, delivery.body)
@@ -88,9 +88,9 @@ class Applier:
     async def _apply(self, messages: Sequence[Logged]) -> None:
         if not messages:
             return
-        begun = time.time_ns()
+        started_ns = time.time_ns()
         for change in await self._archive.apply(messages, react):
-            _trace(change, begun)
+            _trace(change, started_ns)
         self.state.reached = max(self.state.reached, messages[-1].sequence)
         self.state.changed()
 
@@ -118,7 +118,7 @@ class Applier:
                     self._published.clear()  # its outbox reuses numbers
                     await self._open()
                 if self.state.behind:
-                    await self._compare()
+                    await self._require_same_log()
                     await self._apply_log()
                     self.state.behind = False
                 await work()
@@ -153,9 +153,9 @@ class Applier:
             raise ArchiveUnavailable(str(error)) from error
 
 
-def _trace(change: Change, begun: int) -> None:
+def _trace(change: Change, started_ns: int) -> None:
     log = change.log
-    telemetry.record(f"store applies {log.event.id}", log.event.trace, begun, run=log.run, candidate=log.candidate)
+    telemetry.record(f"store applies {log.event.id}", log.event.trace, started_ns, run=log.run, candidate=log.candidate)
     if log.accepted:
         get_logger().debug("applied", event_id=log.event.id, sequence=log.sequence)
     else:

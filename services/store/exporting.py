@@ -149,26 +149,26 @@ def exported_bodies(path: Path, kind: str, skip_bad: bool) -> tuple[str, list[by
     pyarrow.
     """
     bodies: list[bytes] = []
-    left_out: list[str] = []
+    skipped: list[str] = []
     run = ""
-    for place, body in _table(path) if kind == "parquet" else _lines(path):
+    for location, body in _table(path) if kind == "parquet" else _lines(path):
         try:
             event = events_pb2.Event.FromString(body)
             subject_of(event)
         except (DecodeError, ValueError, TypeError) as error:
             if not skip_bad:
                 raise SettingsError(
-                    f"{path}, {place} is not an exported event: {error}. --skip-bad skips it."
+                    f"{path}, {location} is not an exported event: {error}. --skip-bad skips it."
                 ) from None
-            left_out.append(f"{place}: {error}")
+            skipped.append(f"{location}: {error}")
             continue
         run = run or event.run
         if event.run != run:
-            raise SettingsError(f"{path}, {place} belongs to run {event.run}, but the events before it to {run}.")
+            raise SettingsError(f"{path}, {location} belongs to run {event.run}, but the events before it to {run}.")
         bodies.append(body)
     if not bodies:
         raise SettingsError(f"{path} holds no event.")
-    return run, bodies, tuple(left_out)
+    return run, bodies, tuple(skipped)
 
 
 def lines_of(path: Path) -> list[str]:

@@ -23,8 +23,8 @@ from services.store.port import Archive, LogRow
 from services.store.projection import adopt, original
 
 SERVICE = "console"
-AT_ONCE = 64
-_ANSWERS = frozenset({"candidate.archived", "pool.updated"})
+MAX_CONCURRENT = 64
+_REACTIONS = frozenset({"candidate.archived", "pool.updated"})
 
 
 @dataclass(frozen=True)
@@ -54,20 +54,20 @@ async def fork(bus: Bus, source: History, run: str, settings: events_pb2.RunSett
         NotPossible: the log differs from the archive.
         Transient: the broker is unreachable.
     """
-    published = [_mark(message.body) async for message in bus.read_log(f"asi.v1.{run}.>")]
+    published = [_identity(message.body) async for message in bus.read_log(f"asi.v1.{run}.>")]
     pending: list[events_pb2.Event] = []
-    place = 0
+    matched = 0
     async for logged in _verified(bus, source):
         event = inherited(logged, run)
-        if place >= len(published):
+        if matched >= len(published):
             pending.append(event)
-        elif published[place] != _mark(event.SerializeToString()):
+        elif published[matched] != _identity(event.SerializeToString()):
             raise _taken(run)
-        place += 1
-        if len(pending) >= AT_ONCE:
+        matched += 1
+        if len(pending) >= MAX_CONCURRENT:
             await _publish(bus, pending)
             pending = []
-    if place < len(published):
+    if matched < len(published):
         raise _taken(run)
     await _publish(bus, pending)
     event = first(run, "forked", SERVICE, source.until)  # the history may contain another fork
@@ -87,7 +87,7 @@ def inherited(logged: Logged, run: str) -> events_pb2.Event:
     return event
 
 
-def _mark(body: bytes) -> bytes:
+def _identity(body: bytes) -> bytes:
     """Identifies a message of a history, ignoring its trace."""
     try:
         event = events_pb2.Event.FromString(body)
@@ -117,7 +117,7 @@ def _until(rows: Iterable[LogRow], until: int) -> list[LogRow]:
     ended: set[str] = set()
     for row in rows:
         fact = fact_of(row.event)
-        if row.sequence > until and not (fact in _ANSWERS and row.event.cause in ids):
+        if row.sequence > until and not (fact in _REACTIONS and row.event.cause in ids):
             continue
         chosen.append(row)
         ids.add(row.event.id)

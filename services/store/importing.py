@@ -21,6 +21,7 @@ from services.chassis.events import Cause, first, follow
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain import lineage
+from services.domain.run_state import candidate_id
 from services.domain.structure import fingerprint
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
@@ -56,14 +57,14 @@ class Published:
 
 
 @dataclass(frozen=True)
-class Archive:
+class PublishedArchive:
     """Records, parents before children, and the problems of skipped ones, one sentence each."""
 
     records: tuple[Published, ...]
     left_out: tuple[str, ...]
 
 
-def read(path: Path, skip_bad: bool = False, detach: bool = False) -> Archive:
+def read_published(path: Path, skip_bad: bool = False, detach: bool = False) -> PublishedArchive:
     """Read a folder with `tree.json` and a file of details, or one of the two files.
 
     With `detach` a record whose parent is in neither becomes a root: the published details alone lack most parents.
@@ -84,10 +85,10 @@ def read(path: Path, skip_bad: bool = False, detach: bool = False) -> Archive:
         raise BadArchive(f"{path} holds no record that can be imported.")
     depth = lineage.depths(_parents(sound))
     order = sorted(sound, key=lambda index: (depth[str(index)], index))
-    return Archive(tuple(sound[index] for index in order), tuple(problems))
+    return PublishedArchive(tuple(sound[index] for index in order), tuple(problems))
 
 
-def read_programs(folder: Path, skip_bad: bool = False) -> Archive:
+def read_programs(folder: Path, skip_bad: bool = False) -> PublishedArchive:
     """The Python files of a folder as records without scores: file names are names, docstrings motivations.
 
     Raises BadArchive for an invalid program; with `skip_bad` such files are skipped and listed.
@@ -104,7 +105,7 @@ def read_programs(folder: Path, skip_bad: bool = False) -> Archive:
     _refuse(problems, skip_bad)
     if not records:
         raise BadArchive(f"{folder} holds no Python program.")
-    return Archive(tuple(records), tuple(problems))
+    return PublishedArchive(tuple(records), tuple(problems))
 
 
 def _refuse(problems: Sequence[str], skip_bad: bool, hint: str = "") -> None:
@@ -237,7 +238,7 @@ def _sound(records: Mapping[int, Published], problems: list[str]) -> dict[int, P
 
 
 SERVICE = "store"
-AT_ONCE = 64
+MAX_CONCURRENT = 64
 STAGE = "explore"
 # A fixed time, so that the same files always give the same events and digest.
 MOMENT = datetime(2025, 7, 1, tzinfo=UTC)
@@ -280,16 +281,11 @@ def candidate_of(run: str, published: Published) -> pb.Candidate:
     return record
 
 
-def candidate_id(index: int) -> str:
-    """Ids that sort by index up to a million."""
-    return f"c{index:06d}"
-
-
 async def publish_all(bus: Bus, events: Sequence[events_pb2.Event]) -> int:
     """Publish the first event, then the others concurrently; returns the last sequence."""
     last = await bus.publish(events[0])
-    for start in range(1, len(events), AT_ONCE):
-        sequences = await asyncio.gather(*(bus.publish(event) for event in events[start : start + AT_ONCE]))
+    for start in range(1, len(events), MAX_CONCURRENT):
+        sequences = await asyncio.gather(*(bus.publish(event) for event in events[start : start + MAX_CONCURRENT]))
         last = max(last, *sequences)
     return last
 

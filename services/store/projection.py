@@ -224,9 +224,9 @@ def _claim(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
         _require_head(event, row)
     elif (event.candidate, claim.rung) not in run.state.ladder.climbing:
         raise Refused(f"no verification of {event.candidate} at rung {claim.rung} is open")
-    begun = attempts(row.record, claim.rung)
-    if event.attempt != begun + 1:
-        raise Refused(f"attempt {event.attempt} is stale: attempt {begun} has begun")
+    newest = attempts(row.record, claim.rung)
+    if event.attempt != newest + 1:
+        raise Refused(f"attempt {event.attempt} is stale: attempt {newest} has begun")
     claims = row.record.claims
     claims.add(attempt=event.attempt, worker=claim.worker, token=claim.token, rung=claim.rung, alone=claim.alone)
     if not claim.rung:

@@ -86,7 +86,7 @@ async def recover(bus: Bus, archive: Archive, replicas: int | None = None) -> Re
         damage = NO_LOG
     if damage is None:
         return Recovery(None, await archive.applied(), 0)
-    await _require_whole(archive)
+    await _require_complete(archive)
     rescued = 0 if damage == NO_LOG else await _apply_rest(bus, archive)
     replicas = replicas or await bus.replicas()
     await bus.remove_stream(EVENTS)
@@ -102,7 +102,7 @@ async def recover(bus: Bus, archive: Archive, replicas: int | None = None) -> Re
     return Recovery(f"the event log was damaged: {damage}", await archive.applied(), rescued)
 
 
-async def _require_whole(archive: Archive) -> None:
+async def _require_complete(archive: Archive) -> None:
     expected = count(1)
     async for message in archive.bodies():
         if message.sequence != next(expected):

@@ -61,9 +61,9 @@ class Rebuilt:
         self._pools += effects.pools
         for key, row in effects.rows.items():
             if row.ended is not None:
-                place, content = self._file.seek(0, 2), record_bytes(row.record)
+                offset, content = self._file.seek(0, 2), record_bytes(row.record)
                 self._file.write(content)
-                self._ended[key] = replace(row, record=candidate_pb2.Candidate()), place, len(content)
+                self._ended[key] = replace(row, record=candidate_pb2.Candidate()), offset, len(content)
                 del self._loaded.rows[key]
 
     def digest(self) -> tuple[str, int]:
@@ -80,8 +80,8 @@ class Rebuilt:
     def _record(self, key: Key) -> bytes:
         if key not in self._ended:
             return record_bytes(self._loaded.rows[key].record)
-        _, place, size = self._ended[key]
-        self._file.seek(place)
+        _, offset, size = self._ended[key]
+        self._file.seek(offset)
         return self._file.read(size)
 
 
@@ -113,10 +113,10 @@ async def replay(bus: Bus, run: str, into: Archive | None, live: Archive | None)
         SettingsError: `into` is not empty.
         NotFound: the log holds no event of this run.
     """
-    begun = time.perf_counter()
+    started = time.perf_counter()
     log = _numbered(bus, run)
     digest, events, outcomes = await (_in_memory(log) if into is None else _in_archive(log, run, into))
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     if not outcomes:
         raise NotFound(f"the log holds no event of a run called {run}")
     if live is None:

@@ -181,7 +181,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
         return await self._status(await self._run(request.run))
 
     async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsReply:
-        self._require_whole()
+        self._require_caught_up()
         return pb.ListRunsReply(runs=[await self._status(row) for row in await self._archive.runs()])
 
     async def GetBaselines(self, request: pb.GetBaselinesRequest, context: Context) -> pb.GetBaselinesReply:
@@ -253,7 +253,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
 
     async def _wait_for(self, sequence: int) -> None:
         """Wait until the log is applied up to a sequence. Raises Transient after APPLIED_SECONDS."""
-        self._require_whole()
+        self._require_caught_up()
         if await self._archive.applied() >= sequence:
             return
         with contextlib.suppress(TimeoutError):
@@ -265,7 +265,7 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
                     await _wait(change, WATCH_SECONDS)  # another store may have applied it
         raise Transient(f"the archive has not applied the log up to {sequence} yet")
 
-    def _require_whole(self) -> None:
+    def _require_caught_up(self) -> None:
         """Raise Transient while the archive is being rebuilt, since queries would miss records."""
         if self._writer.behind:
             raise Transient("the archive is catching up with the log")
@@ -276,12 +276,12 @@ class ArchiveService(archive_pb2_grpc.ArchiveServicer):
             raise Transient("the archive has lost events and is rebuilt from the log")
 
     async def _run(self, run: str) -> RunRow:
-        self._require_whole()
+        self._require_caught_up()
         return await self._archive.run(run)
 
     async def _name(self, run: str) -> str:
         """The run's name, by default the newest; the callee checks that it exists."""
-        self._require_whole()
+        self._require_caught_up()
         return run or (await self._run("")).run
 
     async def _status(self, row: RunRow) -> pb.RunStatus:

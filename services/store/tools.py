@@ -24,7 +24,7 @@ from services.store import auditing, exporting, importing
 from services.store.app import StoreSettings
 from services.store.backends import open_archive, opened, restore_archive
 from services.store.forking import fork, history
-from services.store.importing import BadArchive, read, read_programs
+from services.store.importing import BadArchive, read_programs, read_published
 from services.store.port import Archive, ArchiveUnavailable, Query
 from services.store.reactions import react
 from services.store.recovery import recover, require_same_log
@@ -116,7 +116,7 @@ async def _import(arguments: argparse.Namespace, settings: StoreSettings) -> int
             published = (
                 read_programs(arguments.path, arguments.skip_bad)
                 if programs
-                else read(arguments.path, arguments.skip_bad, arguments.detach)
+                else read_published(arguments.path, arguments.skip_bad, arguments.detach)
             )
             run = run_name(arguments.run or ("programs" if programs else "imported"))
             await _require_new_run(archive, run)

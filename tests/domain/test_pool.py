@@ -57,7 +57,7 @@ def test_updates_list_added_and_removed_members(values: list[float]) -> None:
     state, members = PoolState(), set[str]()
     for number, value in enumerate(values):
         state, update = entered(state, Entry(f"c{number}", value, number), SMALL)
-        members = (members - set(update.went)) | set(update.came) if update else members
+        members = (members - set(update.removed)) | set(update.added) if update else members
 
     assert members == {entry.id for entry in state.members}
 

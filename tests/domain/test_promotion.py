@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.domain.promotion import (
-    PLACES,
+    MAX_KEPT,
     Budget,
     Limit,
     PaperPromotion,
@@ -90,8 +90,8 @@ def test_what_a_rung_remembers_is_bounded() -> None:
     """A decision costs the same at any length of a run."""
     rung, promoted = feed(SuccessiveHalving(eta=2), [result(f"c{n}", n % 7 + n / 1000) for n in range(500)])
 
-    assert len(rung.kept) == PLACES
-    assert len(rung.promoted) <= PLACES < len(promoted)
+    assert len(rung.kept) == MAX_KEPT
+    assert len(rung.promoted) <= MAX_KEPT < len(promoted)
     assert rung.count == 500
 
 

@@ -14,7 +14,7 @@ from services.report.dataset import Dataset, benchmarks, components, holdings, o
 from services.report.figures import count_against_compute, curves, front, pool_over_time, trends
 from services.report.lineage import radial_tree, tree
 from services.report.page import bibtex, methods, write_report
-from services.store.importing import candidate_of, read
+from services.store.importing import candidate_of, read_published
 from tests.report.example_run import finished_run, status
 
 
@@ -24,7 +24,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("published")
     published_archive.write(folder)
     imported = archive_pb2.RunStatus(run="imported", phase="finished", origin="imported from asi-arch")
-    return Dataset.of(imported, [candidate_of("imported", record) for record in read(folder).records])
+    return Dataset.of(imported, [candidate_of("imported", record) for record in read_published(folder).records])
 
 
 @cache

@@ -12,7 +12,7 @@ from services.chassis.events import Cause, body_of, first, follow, rejection
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.structure import fingerprint
-from services.store.backends.folding import Loaded, due, fold
+from services.store.backends.folding import Loaded, fold, unapplied
 from services.store.reactions import react
 
 EMBEDDER = "toy-8"
@@ -82,7 +82,7 @@ class Simulation:
     def hear(self, message: Logged) -> None:
         """A message of another simulation enters this one's log; nothing is said in answer."""
         self.log.append(message)
-        fold(due([message], message.sequence - 1), self.loaded, None)
+        fold(unapplied([message], message.sequence - 1), self.loaded, None)
 
     def repeat(self, sequence: int) -> None:
         """A message enters the log a second time."""
@@ -116,12 +116,12 @@ class Simulation:
 
     def _hear(self, event: events_pb2.Event) -> list[events_pb2.Event]:
         logged = self._append(subject_of(event), body_of(event))
-        effects = fold(due([logged], logged.sequence - 1), self.loaded, react)
+        effects = fold(unapplied([logged], logged.sequence - 1), self.loaded, react)
         if effects.logs[0].accepted and not event.HasField("mind_answered"):
             self.open = [cause for cause in self.open if cause.event.id != event.cause]
             if event.WhichOneof("fact") in _NEXT:
                 self.open.append(Cause.published(event))
-        return list(effects.answers.values())
+        return list(effects.reactions.values())
 
 
 def proposed(simulation: Simulation, cause: Cause) -> events_pb2.Event:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.store.exporting import write_published
-from services.store.importing import BadArchive, candidate_of, events_of, read, read_programs
+from services.store.importing import BadArchive, candidate_of, events_of, read_programs, read_published
 
 
 def record(index: int, parent: int | None = None, **more: object) -> dict[str, object]:
@@ -22,7 +22,7 @@ def test_a_whole_record_is_read_and_nan_cells_are_absent(tmp_path: Path) -> None
     """A missing measurement is not zero."""
     tables = {"train": ",100,200,300\nm,2.5,nan,2.1\n", "test": ",arc_easy,boolq\nm,0.5,nan\n"}
     path = archive(tmp_path, record(3, name_new="Shiny", program="x = 1", parameters="495.73M", result=tables))
-    (published,) = read(path).records
+    (published,) = read_published(path).records
 
     assert (published.name, published.parameters) == ("Shiny", 495_730_000)
     assert published.curve == ((100, 2.5), (300, 2.1))
@@ -51,7 +51,7 @@ def test_the_mean_accuracy_is_that_of_the_papers_tables_or_absent(tmp_path: Path
     seven = ("arc_challenge", "arc_easy", "boolq", "hellaswag", "piqa", "social_iqa", "winogrande")
     whole = f",{','.join(seven)},swde,wikitext_ppl\nm,0.2,0.4,0.6,0.3,0.6,0.4,0.3,0.05,38.1\n"
     path = archive(tmp_path, record(1, result={"test": whole}), record(2, result={"test": ",boolq\nm,0.6\n"}))
-    full, part = (candidate_of("pub", published).training for published in read(path).records)
+    full, part = (candidate_of("pub", published).training for published in read_published(path).records)
 
     assert full.benchmark == pytest.approx(0.4)
     assert not part.HasField("benchmark")
@@ -62,7 +62,7 @@ def test_tree_and_details_are_joined_by_index(tmp_path: Path) -> None:
     """Names repeat; indices do not, and have gaps."""
     tree = {"total_records": 3, "results": [record(1), record(7, 1), record(9, 7, name="delta_net_1")]}
     (tmp_path / "tree.json").write_text(json.dumps(tree))
-    records = read(archive(tmp_path, record(7, 1, program="y = 2"))).records
+    records = read_published(archive(tmp_path, record(7, 1, program="y = 2"))).records
 
     assert [(published.index, published.parent) for published in records] == [(1, None), (7, 1), (9, 7)]
     assert [published.program for published in records] == ["", "y = 2", ""]
@@ -85,7 +85,7 @@ def test_a_broken_record_is_refused_with_its_index(
 ) -> None:
     """Nothing is half-imported."""
     with pytest.raises(BadArchive, match=named):
-        read(archive(tmp_path, *records))
+        read_published(archive(tmp_path, *records))
 
 
 def test_skip_bad_takes_the_rest_and_lists_what_it_left_out(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_skip_bad_takes_the_rest_and_lists_what_it_left_out(tmp_path: Path) -> N
     path = archive(
         tmp_path, record(1), record(2, 1), record(3, 99), record(4, 3), record(5, 6), record(6, 5), record(7, 6)
     )
-    read_back = read(path, skip_bad=True)
+    read_back = read_published(path, skip_bad=True)
 
     assert [published.index for published in read_back.records] == [1, 2]
     assert len(read_back.left_out) == 5
@@ -103,8 +103,8 @@ def test_details_without_the_tree_are_imported_as_roots_when_asked(tmp_path: Pat
     """Most of the 106 records' parents are in the published tree only."""
     path = archive(tmp_path, record(880, 649), record(881, 880), record(5, 6), record(6, 5))
     with pytest.raises(BadArchive, match="--detach makes roots"):
-        read(path)
-    read_back = read(path, skip_bad=True, detach=True)
+        read_published(path)
+    read_back = read_published(path, skip_bad=True, detach=True)
 
     assert [(published.index, published.parent) for published in read_back.records] == [(880, None), (881, 880)]
     assert len(read_back.left_out) == 2
@@ -114,7 +114,7 @@ def test_an_export_imports_to_the_same_events(tmp_path: Path) -> None:
     """Round and round, nothing is lost or added."""
     tables = {"train": ",1,2\nm,3.0,2.0\n", "test": ",a\nm,0.25\n"}
     path = archive(tmp_path, record(1, program="x = 1", motivation="why", summary="what", result=tables), record(5, 1))
-    events = events_of("pub", read(path).records, "asi-arch")
+    events = events_of("pub", read_published(path).records, "asi-arch")
     write_published([event.candidate_imported.record for event in events[1:]], tmp_path / "out")
 
-    assert events_of("pub", read(tmp_path / "out").records, "asi-arch") == events
+    assert events_of("pub", read_published(tmp_path / "out").records, "asi-arch") == events

@@ -7,7 +7,7 @@ from services.chassis.events import Cause, body_of, first, follow
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.objectives import dominates
-from services.store.backends.folding import Effects, due, fold
+from services.store.backends.folding import Effects, fold, unapplied
 from services.store.port import Change, OutOfOrder
 from services.store.reactions import react
 from tests.store.simulation import Simulation, answered, trained
@@ -16,21 +16,21 @@ from tests.store.simulation import Simulation, answered, trained
 def hear(simulation: Simulation, event: events_pb2.Event) -> tuple[Change, Effects]:
     """What one more event does to a simulation, and the whole effect of it."""
     logged = Logged(len(simulation.log) + 1, "", body_of(event))
-    effects = fold(due([logged], len(simulation.log)), simulation.loaded, react)
+    effects = fold(unapplied([logged], len(simulation.log)), simulation.loaded, react)
     return effects.changes[0], effects
 
 
 @pytest.fixture
-def begun() -> Simulation:
+def simulation() -> Simulation:
     """A run that has just asked for its two baselines."""
     simulation = Simulation()
     simulation.start()
     return simulation
 
 
-def test_a_start_asks_for_as_many_candidates_as_there_are_seats(begun: Simulation) -> None:
+def test_a_start_asks_for_as_many_candidates_as_there_are_seats(simulation: Simulation) -> None:
     """Each request carries its seeds, its baseline and the scale's stage."""
-    requests = [cause.event for cause in begun.open]
+    requests = [cause.event for cause in simulation.open]
 
     assert [event.candidate_requested.request.baseline for event in requests] == ["delta_net", "gated_delta_net"]
     assert [event.candidate_requested.stage for event in requests] == ["tiny", "tiny"]
@@ -38,7 +38,7 @@ def test_a_start_asks_for_as_many_candidates_as_there_are_seats(begun: Simulatio
     assert {event.cause for event in requests} == {"r1.started.1"}
 
 
-def test_a_run_cannot_start_twice_or_with_impossible_settings(begun: Simulation) -> None:
+def test_a_run_cannot_start_twice_or_with_impossible_settings(simulation: Simulation) -> None:
     """The second start is refused; a run whose pool is smaller than its parents never begins."""
     again = first("r1", "started", "console", attempt=2)
     again.run_started.settings.scale = "tiny"
@@ -46,129 +46,129 @@ def test_a_run_cannot_start_twice_or_with_impossible_settings(begun: Simulation)
     impossible.run_started.settings.baselines.append("delta_net")
     impossible.run_started.settings.pool.CopyFrom(events_pb2.PoolSettings(size=1, parents=2, batch=1))
 
-    assert "exists already" in hear(begun, again)[0].log.refused_because
-    assert "pool.parents" in hear(begun, impossible)[0].log.refused_because
-    assert "r2" not in begun.loaded.runs
+    assert "exists already" in hear(simulation, again)[0].log.refused_because
+    assert "pool.parents" in hear(simulation, impossible)[0].log.refused_because
+    assert "r2" not in simulation.loaded.runs
 
 
-def test_a_fact_without_its_part_is_refused(begun: Simulation) -> None:
+def test_a_fact_without_its_part_is_refused(simulation: Simulation) -> None:
     """A proposal that proposes nothing."""
-    empty = follow(begun.open[0], "proposed", "researcher", 1, begun.open[0].event.candidate)
+    empty = follow(simulation.open[0], "proposed", "researcher", 1, simulation.open[0].event.candidate)
     empty.candidate_proposed.SetInParent()
 
-    assert "carries no proposal" in hear(begun, empty)[0].log.refused_because
+    assert "carries no proposal" in hear(simulation, empty)[0].log.refused_because
 
 
-def test_a_result_without_a_claim_is_refused(begun: Simulation) -> None:
+def test_a_result_without_a_claim_is_refused(simulation: Simulation) -> None:
     """The attempt is the fencing token: it has to be taken before it counts."""
-    proposed = begun.step(begun.open[0])
+    proposed = simulation.step(simulation.open[0])
     unclaimed = trained(Simulation(), proposed)
 
-    assert "is stale" in hear(begun, unclaimed)[0].log.refused_because
+    assert "is stale" in hear(simulation, unclaimed)[0].log.refused_because
 
 
-def test_facts_about_unknown_candidates_are_refused(begun: Simulation) -> None:
+def test_facts_about_unknown_candidates_are_refused(simulation: Simulation) -> None:
     """Of an unknown run and of an unknown candidate."""
     stranger = Simulation("r9")
     stranger.start()
-    unknown = follow(begun.open[0], "proposed", "researcher", 1, "c999999")
+    unknown = follow(simulation.open[0], "proposed", "researcher", 1, "c999999")
     unknown.candidate_proposed.SetInParent()
 
-    assert hear(begun, stranger.open[0].event)[0].log.refused_because == "no run is called r9"
-    assert hear(begun, unknown)[0].log.refused_because == "the run has no candidate c999999"
+    assert hear(simulation, stranger.open[0].event)[0].log.refused_because == "no run is called r9"
+    assert hear(simulation, unknown)[0].log.refused_because == "the run has no candidate c999999"
 
 
-def test_model_calls_are_booked_even_after_the_candidate_has_ended(begun: Simulation) -> None:
+def test_model_calls_are_booked_even_after_the_candidate_has_ended(simulation: Simulation) -> None:
     """Answers of minds do not move the chain, so they may come late."""
-    requested = begun.open[0]
-    begun.way(requested)
+    requested = simulation.open[0]
+    simulation.way(requested)
 
-    change, _ = hear(begun, answered(requested))
+    change, _ = hear(simulation, answered(requested))
 
     assert change.log.accepted
     assert change.run is not None
     assert (change.run.state.spent.tokens, change.run.state.spent.money) == (120, 0.25)
 
 
-def test_an_end_frees_a_seat_and_is_followed_by_the_next_request(begun: Simulation) -> None:
+def test_an_end_frees_a_seat_and_is_followed_by_the_next_request(simulation: Simulation) -> None:
     """Both baselines first: proposals are drawn from what they measured."""
-    first, later = begun.open
-    begun.way(first)
-    asked_before = len(begun.loaded.rows)
-    begun.way(later)
+    first, later = simulation.open
+    simulation.way(first)
+    asked_before = len(simulation.loaded.rows)
+    simulation.way(later)
 
     assert asked_before == 2
-    assert [row.record.kind for row in begun.loaded.rows.values()] == [1, 1, 2, 2]
+    assert [row.record.kind for row in simulation.loaded.rows.values()] == [1, 1, 2, 2]
 
 
-def test_a_pause_withholds_seats_and_a_resume_releases_them(begun: Simulation) -> None:
+def test_a_pause_withholds_seats_and_a_resume_releases_them(simulation: Simulation) -> None:
     """With another budget, where the resume carries one."""
-    earlier, later = begun.open
+    earlier, later = simulation.open
     paused = first("r1", "paused", "console")
     paused.run_paused.reason = "lunch"
-    begun.say(paused)
-    begun.way(earlier)
-    begun.way(later)
-    count = len(begun.loaded.rows)
+    simulation.say(paused)
+    simulation.way(earlier)
+    simulation.way(later)
+    count = len(simulation.loaded.rows)
     resumed = first("r1", "resumed", "console")
     resumed.run_resumed.budget.candidates = 1
-    begun.say(resumed)
+    simulation.say(resumed)
 
     assert count == 2
-    assert len(begun.loaded.rows) == 3
-    assert begun.loaded.runs["r1"].settings.budget.candidates == 1
+    assert len(simulation.loaded.rows) == 3
+    assert simulation.loaded.runs["r1"].settings.budget.candidates == 1
 
 
-def test_a_rejected_root_ends_the_run(begun: Simulation) -> None:
+def test_a_rejected_root_ends_the_run(simulation: Simulation) -> None:
     """There is nothing to compare with: the run stops unfinished once nothing is in flight."""
-    root = begun.open[0]
+    root = simulation.open[0]
     dead = follow(root, "dead", "store", 1, root.event.candidate)
     dead.dead.CopyFrom(events_pb2.DeadLetter(consumer="engineer-tiny", reason="out of memory", sequence=5))
-    begun.say(dead)
-    record = begun.loaded.rows["r1", "c000001"].record
-    begun.finish()
-    stopped = Cause.of(begun.log[-1].body).event
+    simulation.say(dead)
+    record = simulation.loaded.rows["r1", "c000001"].record
+    simulation.finish()
+    stopped = Cause.of(simulation.log[-1].body).event
 
     assert (record.rejection.stage, record.rejection.reason) == ("engineer", "out of memory")
     assert "was rejected" in stopped.run_stopped.reason
     assert not stopped.run_stopped.finished
 
 
-def test_a_published_record_enters_as_it_is(begun: Simulation) -> None:
+def test_a_published_record_enters_as_it_is(simulation: Simulation) -> None:
     """Imported candidates take no seat and are no entry of the pool."""
     record = pb.Candidate(id="i1", run="r1", kind=pb.KIND_IMPORTED, state=pb.STATE_ARCHIVED)
     record.verdict.fitness.value = 0.9
-    event = follow(begun.open[0], "imported", "console", 1, record.id)
+    event = follow(simulation.open[0], "imported", "console", 1, record.id)
     event.candidate_imported.CopyFrom(events_pb2.CandidateImported(source="published", record=record))
 
-    change, effects = hear(begun, event)
+    change, effects = hear(simulation, event)
 
     assert change.candidate is not None
-    assert change.candidate.ended == len(begun.log) + 1
+    assert change.candidate.ended == len(simulation.log) + 1
     assert change.candidate.record.verdict == record.verdict
     assert change.candidate.record.head == event.id
-    assert effects.answers == {}
+    assert effects.reactions == {}
 
 
-def test_the_same_history_gives_the_same_answers(begun: Simulation) -> None:
+def test_the_same_history_gives_the_same_answers(simulation: Simulation) -> None:
     """Ids do not depend on when something is decided: a decision that is made again is the same event."""
-    begun.finish()
-    effects = fold(due(begun.log, 0), Simulation().loaded, react)
-    others = fold(due(begun.log[:40], 0), Simulation().loaded, react)
+    simulation.finish()
+    effects = fold(unapplied(simulation.log, 0), Simulation().loaded, react)
+    others = fold(unapplied(simulation.log[:40], 0), Simulation().loaded, react)
 
-    assert effects.answers == {}
+    assert effects.reactions == {}
     assert [
         identifier
-        for identifier in others.answers
-        if identifier not in {Cause.of(log.body).event.id for log in begun.log}
+        for identifier in others.reactions
+        if identifier not in {Cause.of(log.body).event.id for log in simulation.log}
     ] == []
 
 
-def test_a_batch_that_does_not_follow_is_refused(begun: Simulation) -> None:
+def test_a_batch_that_does_not_follow_is_refused(simulation: Simulation) -> None:
     """The archive never guesses what it has missed."""
     with pytest.raises(OutOfOrder, match="event 2 arrived, but 1 is missing"):
-        due(begun.log[1:], 0)
-    assert due(begun.log, len(begun.log)) == []
+        unapplied(simulation.log[1:], 0)
+    assert unapplied(simulation.log, len(simulation.log)) == []
 
 
 def test_a_run_with_objectives_keeps_the_front_in_its_pool() -> None:

@@ -6,7 +6,7 @@ from services.chassis.worker import dead_letter
 from services.console.commands.dead import dropped, retry_of
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
-from services.store.backends.folding import due, fold
+from services.store.backends.folding import fold, unapplied
 from services.store.port import Change
 from services.store.reactions import react
 from tests.store.simulation import Simulation
@@ -15,7 +15,7 @@ from tests.store.simulation import Simulation
 def hear(simulation: Simulation, event: events_pb2.Event) -> Change:
     """What one more event would do to a simulation."""
     logged = Logged(len(simulation.log) + 1, "", body_of(event))
-    return fold(due([logged], len(simulation.log)), simulation.loaded, react).changes[0]
+    return fold(unapplied([logged], len(simulation.log)), simulation.loaded, react).changes[0]
 
 
 def end_of(simulation: Simulation, candidate: str) -> Cause:

@@ -42,7 +42,7 @@ class Effects:
     sequence: int
     messages: list[Logged]  # as in the log
     changes: list[Change] = field(default_factory=list)
-    answers: dict[str, events_pb2.Event] = field(default_factory=dict)  # by event id
+    reactions: dict[str, events_pb2.Event] = field(default_factory=dict)  # by event id
     stored: list[str] = field(default_factory=list)  # ids of events in the log, which need not be published
     runs: dict[str, RunRow] = field(default_factory=dict)
     rows: dict[Key, CandidateRow] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Effects:
         return [change.pool for change in self.changes if change.pool]
 
 
-def due(messages: Sequence[Logged], applied: int) -> list[Incoming]:
+def unapplied(messages: Sequence[Logged], applied: int) -> list[Incoming]:
     """Decode the messages that are not applied yet. Raises OutOfOrder at a gap."""
     incoming: list[Incoming] = []
     for message in messages:
@@ -114,10 +114,10 @@ def fold(incoming: Sequence[Incoming], loaded: Loaded, react: React | None) -> E
             loaded.rows[key] = effects.rows[key] = change.candidate
         if not had_program and _has_program(change.candidate):
             effects.proposed[key] = message.log.sequence
-        effects.answers.pop(event.id, None)
+        effects.reactions.pop(event.id, None)
         effects.stored.append(event.id)
-        for answer in react(change, event, change.log.sha256) if react and not message.inherited else ():
-            effects.answers[answer.id] = answer
+        for reaction in react(change, event, change.log.sha256) if react and not message.inherited else ():
+            effects.reactions[reaction.id] = reaction
     return effects
 
 

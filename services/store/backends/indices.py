@@ -27,9 +27,9 @@ Scored = tuple[str, float]
 class Rows(Generic[Number]):
     """Rows of equal width, in blocks."""
 
-    def __init__(self, width: int, kind: type[Number]) -> None:
+    def __init__(self, width: int, dtype: type[Number]) -> None:
         self.width = width
-        self._kind: type[Number] = kind
+        self._dtype: type[Number] = dtype
         self._blocks: list[NDArray[Number]] = []
         self._count = 0
 
@@ -39,11 +39,11 @@ class Rows(Generic[Number]):
     def extend(self, rows: NDArray[Number]) -> None:
         """Append rows, an array of shape [any, width]."""
         while len(rows):
-            place = self._count % BLOCK
-            if place == 0:
-                self._blocks.append(np.empty((BLOCK, self.width), self._kind))
-            fitting = rows[: BLOCK - place]
-            self._blocks[-1][place : place + len(fitting)] = fitting
+            offset = self._count % BLOCK
+            if offset == 0:
+                self._blocks.append(np.empty((BLOCK, self.width), self._dtype))
+            fitting = rows[: BLOCK - offset]
+            self._blocks[-1][offset : offset + len(fitting)] = fitting
             self._count += len(fitting)
             rows = rows[len(fitting) :]
 
@@ -51,12 +51,12 @@ class Rows(Generic[Number]):
         """The filled rows, in order."""
         return [block[: self._count - at * BLOCK] for at, block in enumerate(self._blocks)]
 
-    def take(self, places: NDArray[np.intp]) -> NDArray[Number]:
+    def take(self, positions: NDArray[np.intp]) -> NDArray[Number]:
         """The rows at ascending positions."""
-        edges = np.searchsorted(places, np.arange(len(self._blocks) + 1) * BLOCK)
-        parts: list[NDArray[Number]] = [np.empty((0, self.width), self._kind)]
+        edges = np.searchsorted(positions, np.arange(len(self._blocks) + 1) * BLOCK)
+        parts: list[NDArray[Number]] = [np.empty((0, self.width), self._dtype)]
         for at, block in enumerate(self._blocks):
-            parts.append(block[places[edges[at] : edges[at + 1]] - at * BLOCK])
+            parts.append(block[positions[edges[at] : edges[at + 1]] - at * BLOCK])
         return np.concatenate(parts)
 
 
@@ -68,7 +68,7 @@ def best(
     if size < 1:
         return []
     threshold = np.partition(scores, len(ids) - size)[len(ids) - size]
-    pairs = ((ids[place], float(scores[place])) for place in np.flatnonzero(scores >= threshold).tolist())
+    pairs = ((ids[index], float(scores[index])) for index in np.flatnonzero(scores >= threshold).tolist())
     others = (pair for pair in pairs if pair[0] != except_id)
     return heapq.nsmallest(count, others, key=lambda pair: (-pair[1], pair[0]))
 
@@ -93,13 +93,13 @@ class MotivationIndex:
     def extend(self, last: int, candidates: Sequence[str], vectors: Sequence[bytes]) -> None:
         """Add stored vectors; those of another width, zero or not finite are skipped."""
         self.last = last
-        usable = [place for place, vector in enumerate(vectors) if len(vector) == 4 * self._width]
-        values = np.frombuffer(b"".join(vectors[place] for place in usable), "<f4").reshape(-1, self._width)
+        usable = [index for index, vector in enumerate(vectors) if len(vector) == 4 * self._width]
+        values = np.frombuffer(b"".join(vectors[index] for index in usable), "<f4").reshape(-1, self._width)
         lengths = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
         sound = np.isfinite(lengths) & (lengths > 0)
         directions = (values[sound] / lengths[sound, None]).astype(np.float32)
         self._vectors.extend(directions)
-        self._ids += [candidates[usable[place]] for place in np.flatnonzero(sound).tolist()]
+        self._ids += [candidates[usable[index]] for index in np.flatnonzero(sound).tolist()]
 
     def nearest(self, direction: NDArray[np.float32], count: int, except_id: str) -> list[Scored]:
         """The nearest by cosine to a unit vector, best first, ties by id. Raises ValueError for another width."""
@@ -111,10 +111,10 @@ class MotivationIndex:
             return []
         cosines = np.concatenate([block @ direction for block in self._vectors.blocks()])
         size = min(count + 1, len(self._ids))  # one more, since `except_id` may be among them
-        places = np.flatnonzero(cosines >= np.partition(cosines, -size)[-size] - _SLACK)
+        positions = np.flatnonzero(cosines >= np.partition(cosines, -size)[-size] - _SLACK)
         # A matrix product rounds equal rows differently depending on their position; these sums keep ties.
-        exact = np.einsum("ij,j->i", self._vectors.take(places), direction, dtype=np.float64)
-        return best([self._ids[place] for place in places.tolist()], exact, count, except_id)
+        exact = np.einsum("ij,j->i", self._vectors.take(positions), direction, dtype=np.float64)
+        return best([self._ids[index] for index in positions.tolist()], exact, count, except_id)
 
 
 def unit(embedding: Sequence[float]) -> NDArray[np.float32]:
@@ -162,8 +162,8 @@ class Sketched:
         tables = [np.frombuffer(other.runs, _RUNS) for other in others]
         mine, theirs = np.frombuffer(self.runs, _RUNS), np.concatenate(tables)
         runs, counts = np.ascontiguousarray(mine["run"]), np.ascontiguousarray(mine["count"])
-        place = np.minimum(np.searchsorted(runs, theirs["run"]), len(runs) - 1)  # runs are sorted and not empty
-        overlap = np.where(runs[place] == theirs["run"], np.minimum(counts[place], theirs["count"]), 0)
+        positions = np.minimum(np.searchsorted(runs, theirs["run"]), len(runs) - 1)  # runs are sorted and not empty
+        overlap = np.where(runs[positions] == theirs["run"], np.minimum(counts[positions], theirs["count"]), 0)
         owner = np.repeat(np.arange(len(others)), [len(table) for table in tables])
         shared = np.bincount(owner, overlap, len(others))
         either = counts.sum(dtype=np.int64) + np.bincount(owner, theirs["count"], len(others)) - shared

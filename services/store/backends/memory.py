@@ -14,7 +14,7 @@ from services.chassis.bus import Logged
 from services.chassis.errors import NotFound
 from services.contracts import archive_pb2, candidate_pb2
 from services.domain.lineage import path_to_root
-from services.store.backends.folding import Digest, Effects, Key, Loaded, due, fold, needs
+from services.store.backends.folding import Digest, Effects, Key, Loaded, fold, needs, unapplied
 from services.store.backends.indices import Sketched
 from services.store.backends.neighbours import StoredProgram, StoredVector
 from services.store.backends.rows import (
@@ -81,7 +81,7 @@ class MemoryArchive(Backend):
         return True
 
     async def apply(self, messages: Sequence[Logged], react: React | None = None) -> list[Change]:
-        incoming = due(messages, self._applied)
+        incoming = unapplied(messages, self._applied)
         if not incoming:
             return []
         required = needs(incoming)
@@ -125,7 +125,7 @@ class MemoryArchive(Backend):
             self._pools.setdefault(pool.run, []).append(pool)
         stored = set(effects.stored)
         self._outbox = {number: entry for number, entry in self._outbox.items() if entry.event.id not in stored}
-        for event in effects.answers.values():
+        for event in effects.reactions.values():
             number = self._next()
             self._outbox[number] = Outgoing(number, event)
         self._applied = effects.sequence

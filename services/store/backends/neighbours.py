@@ -43,7 +43,7 @@ class StoredVector:
 
 @dataclass(frozen=True)
 class StoredProgram:
-    """A program's place in the run; `sketched` is None until it is fingerprinted."""
+    """A program's position in the run; `sketched` is None until it is fingerprinted."""
 
     sequence: int
     candidate: str
@@ -126,7 +126,9 @@ class Neighbours:
         if not rows:
             return {}
         texts = await self._source.program_texts(run, [row.candidate for row in rows])
-        sketches = await asyncio.to_thread(lambda: {row.sequence: _sketch(texts[row.candidate]) for row in rows})
+        sketches = await asyncio.to_thread(
+            lambda: {row.sequence: _sketched_or_none(texts[row.candidate]) for row in rows}
+        )
         await self._source.save_fingerprints(list(sketches.items()))
         return sketches
 
@@ -148,7 +150,8 @@ def _sketched(program: str) -> Sketched:
     return Sketched.of(fingerprint(program))
 
 
-def _sketch(program: str) -> Sketched:
+def _sketched_or_none(program: str) -> Sketched:
+    """As `_sketched`; `Sketched.none()` for a program that cannot be parsed."""
     try:
         return _sketched(program)
     except ValueError:

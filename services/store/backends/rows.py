@@ -105,13 +105,13 @@ def tree_node(values: Mapping[str, Value]) -> archive_pb2.TreeNode:
 
 @lru_cache(maxsize=1024)
 def move_outcome(
-    moves: tuple[str, ...], fitness: float | None, parents: float | None, state: int, structure: str
+    moves: tuple[str, ...], fitness: float | None, parent_fitness: float | None, state: int, structure: str
 ) -> archive_pb2.MoveOutcome:
     """A proposal's moves and its gain: fitness minus its parent's, absent unless both are known.
 
     Cached, since every seat queries the same few hundred: the message must not be modified.
     """
-    gain = None if fitness is None or parents is None else fitness - parents
+    gain = None if fitness is None or parent_fitness is None else fitness - parent_fitness
     rejected = state == candidate_pb2.STATE_REJECTED
     return archive_pb2.MoveOutcome(moves=moves, gain=gain, rejected=rejected, structure=structure)
 
@@ -169,8 +169,8 @@ class Backend(ABC):
     async def _near(self, run: str, scored: Sequence[Scored], same: int) -> list[Near]:
         records = {candidate.id: candidate for candidate in await self.candidates(run, [name for name, _ in scored])}
         return [
-            Near(records[name], max(0.0, min(1.0, similarity)), place < same)
-            for place, (name, similarity) in enumerate(scored)
+            Near(records[name], max(0.0, min(1.0, similarity)), index < same)
+            for index, (name, similarity) in enumerate(scored)
             if name in records
         ]
 

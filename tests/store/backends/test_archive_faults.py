@@ -16,7 +16,7 @@ import pytest
 
 from services.chassis.errors import SettingsError
 from services.store.backends import open_archive, restore_archive
-from services.store.backends.folding import Loaded, due, fold
+from services.store.backends.folding import Loaded, fold, unapplied
 from services.store.backends.sqlite.connection import connect
 from services.store.backends.sqlite.schema import MIGRATIONS, migrate
 from services.store.port import Archive, ArchiveUnavailable
@@ -30,8 +30,8 @@ CHILD = Path(__file__).with_name("crash_child.py")
 
 def unsaid(simulation: Simulation, applied: int) -> list[str]:
     """What the store owes the log after so many messages."""
-    effects = fold(due(simulation.log[:applied], 0), Loaded(), react)
-    return list(effects.answers)
+    effects = fold(unapplied(simulation.log[:applied], 0), Loaded(), react)
+    return list(effects.reactions)
 
 
 @pytest.mark.parametrize("url", ["sqlite", pytest.param("mongo", marks=pytest.mark.mongo)], indirect=True)

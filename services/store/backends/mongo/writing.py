@@ -10,7 +10,7 @@ from pymongo import DeleteMany, InsertOne, ReplaceOne, UpdateOne
 
 from services.chassis.bus import Logged
 from services.chassis.events import body_of
-from services.store.backends.folding import Effects, Key, Loaded, Needs, due, fold, needs
+from services.store.backends.folding import Effects, Key, Loaded, Needs, fold, needs, unapplied
 from services.store.backends.indices import Sketched
 from services.store.backends.mongo import schema
 from services.store.backends.mongo.connection import Database, Document, Session, transaction
@@ -30,7 +30,7 @@ async def apply(database: Database, messages: Sequence[Logged], react: React | N
     transaction fails unless the sequence is still the one that was read.
     """
     before = await applied(database)
-    incoming = due(messages, before)
+    incoming = unapplied(messages, before)
     if not incoming:
         return []
     effects = fold(incoming, await _load(database, needs(incoming)), react)
@@ -153,13 +153,13 @@ async def _write(database: Database, effects: Effects, ancestors: list[Document]
 
 async def _outbox(database: Database, effects: Effects, session: Session) -> list[Operation]:
     """Delete events that the log has stored, and insert new ones with the next numbers."""
-    answers = list(effects.answers.values())
-    last = await _count_up(database, "outbox", len(answers), session) if answers else 0
+    reactions = list(effects.reactions.values())
+    last = await _count_up(database, "outbox", len(reactions), session) if reactions else 0
     return [
         DeleteMany({"event_id": {"$in": effects.stored}}),
         *(
-            InsertOne({"_id": last - len(answers) + place, "event_id": event.id, "body": Binary(body_of(event))})
-            for place, event in enumerate(answers, start=1)
+            InsertOne({"_id": last - len(reactions) + number, "event_id": event.id, "body": Binary(body_of(event))})
+            for number, event in enumerate(reactions, start=1)
         ),
     ]
 
@@ -170,12 +170,12 @@ def _proposals(effects: Effects) -> dict[str, list[Operation]]:
     for key, sequence in effects.proposed.items():
         run, candidate = key
         proposal = effects.rows[key].record.proposal
-        place: dict[str, object] = {"_id": sequence, "run": run, "id": candidate}
+        document: dict[str, object] = {"_id": sequence, "run": run, "id": candidate}
         if proposal.motivation_embedding:
             vector = Binary(np.array(proposal.motivation_embedding, dtype="<f4").tobytes())
-            operations["motivations"].append(InsertOne({**place, "embedder": proposal.embedder, "vector": vector}))
+            operations["motivations"].append(InsertOne({**document, "embedder": proposal.embedder, "vector": vector}))
         if proposal.program:
-            operations["programs"].append(InsertOne({**place, "sketch": None}))
+            operations["programs"].append(InsertOne({**document, "sketch": None}))
     return operations
 
 

@@ -11,7 +11,7 @@ from services.chassis.bus import Logged
 from services.chassis.events import body_of
 from services.contracts import events_pb2
 from services.domain.run_state import RunState
-from services.store.backends.folding import Effects, Key, Loaded, Needs, due, fold, needs
+from services.store.backends.folding import Effects, Key, Loaded, Needs, fold, needs, unapplied
 from services.store.backends.rows import candidate_row, columns, record_bytes, state_from_json, state_to_json
 from services.store.backends.sqlite.connection import transaction
 from services.store.port import CandidateRow, Change, LogRow, Outgoing, PoolRow, Position, React, RunRow
@@ -19,7 +19,7 @@ from services.store.port import CandidateRow, Change, LogRow, Outgoing, PoolRow,
 
 def apply(connection: sqlite3.Connection, messages: Sequence[Logged], react: React | None = None) -> list[Change]:
     with transaction(connection, "BEGIN IMMEDIATE"):
-        incoming = due(messages, applied(connection))
+        incoming = unapplied(messages, applied(connection))
         if not incoming:
             return []
         effects = fold(incoming, _load(connection, needs(incoming)), react)
@@ -116,17 +116,17 @@ def _write(connection: sqlite3.Connection, effects: Effects) -> None:
         _put_proposal(connection, key, sequence, effects.rows[key])
     connection.executemany("INSERT INTO pools VALUES (?, ?, ?, ?)", map(_pool, effects.pools))
     connection.executemany("DELETE FROM outbox WHERE event_id = ?", [(event_id,) for event_id in effects.stored])
-    answers = [(event.id, body_of(event)) for event in effects.answers.values()]
-    connection.executemany("INSERT INTO outbox (event_id, body) VALUES (?, ?)", answers)
+    outgoing = [(event.id, body_of(event)) for event in effects.reactions.values()]
+    connection.executemany("INSERT INTO outbox (event_id, body) VALUES (?, ?)", outgoing)
     connection.execute("UPDATE progress SET applied = ?", (effects.sequence,))
 
 
 @lru_cache
 def _upsert(names: tuple[str, ...]) -> str:
     """Insert or update a candidate; only the indexes of changed columns are written."""
-    places, changes = ", ".join("?" * len(names)), ", ".join(f"{name} = excluded.{name}" for name in names)
+    placeholders, changes = ", ".join("?" * len(names)), ", ".join(f"{name} = excluded.{name}" for name in names)
     listed = ", ".join(names)
-    return f"INSERT INTO candidates ({listed}) VALUES ({places}) ON CONFLICT (run, id) DO UPDATE SET {changes}"  # noqa: S608 - constant names
+    return f"INSERT INTO candidates ({listed}) VALUES ({placeholders}) ON CONFLICT (run, id) DO UPDATE SET {changes}"  # noqa: S608 - constant names
 
 
 def _put_proposal(connection: sqlite3.Connection, key: Key, sequence: int, row: CandidateRow) -> None:
