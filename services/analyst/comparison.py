@@ -84,24 +84,24 @@ class TaskChange:
     difference: Difference
 
 
-def loss_difference(record: pb.Candidate, other: pb.Candidate) -> Difference | None:
-    """The other's held-out loss minus the candidate's, nats per token; None if either is unmeasured."""
-    if not record.training.HasField("loss") or not other.training.HasField("loss"):
+def loss_difference(record: pb.Candidate, reference: pb.Candidate) -> Difference | None:
+    """The reference's held-out loss minus the candidate's, nats per token; None if either is unmeasured."""
+    if not record.training.HasField("loss") or not reference.training.HasField("loss"):
         return None
-    gain = other.training.loss - record.training.loss
+    gain = reference.training.loss - record.training.loss
     rows = [
         [b - a for a, b in zip(ours.block_losses, theirs.block_losses, strict=True)]
-        for ours, theirs in _shared_seeds(record, other)
+        for ours, theirs in _shared_seeds(record, reference)
         if 0 < len(ours.block_losses) == len(theirs.block_losses)
     ]
-    return _of_rows(gain, rows) if rows else _unpaired(gain, _loss_error(record), _loss_error(other))
+    return _of_rows(gain, rows) if rows else _unpaired(gain, _loss_error(record), _loss_error(reference))
 
 
-def task_changes(record: pb.Candidate, other: pb.Candidate) -> list[TaskChange]:
+def task_changes(record: pb.Candidate, reference: pb.Candidate) -> list[TaskChange]:
     """Every task that both were tested on, the largest change first."""
-    ours, theirs = task_means(record), task_means(other)
+    ours, theirs = task_means(record), task_means(reference)
     changes = [
-        TaskChange(task, theirs[task], ours[task], _task_difference(record, other, task, ours[task] - theirs[task]))
+        TaskChange(task, theirs[task], ours[task], _task_difference(record, reference, task, ours[task] - theirs[task]))
         for task in ours.keys() & theirs.keys()
     ]
     return sorted(changes, key=lambda change: (-abs(change.difference.gain), change.task))
@@ -127,14 +127,14 @@ def parameters_of(record: pb.Candidate) -> int | None:
     return next((s.measurements.parameters for s in record.training.seeds if s.measurements.parameters), None)
 
 
-def _task_difference(record: pb.Candidate, other: pb.Candidate, task: str, gain: float) -> Difference:
-    pairs = [(_score(ours, task), _score(theirs, task)) for ours, theirs in _shared_seeds(record, other)]
+def _task_difference(record: pb.Candidate, reference: pb.Candidate, task: str, gain: float) -> Difference:
+    pairs = [(_score(ours, task), _score(theirs, task)) for ours, theirs in _shared_seeds(record, reference)]
     rows = [
         [float(a) - b for a, b in zip(ours.correct, theirs.correct, strict=True)]
         for ours, theirs in pairs
         if ours is not None and theirs is not None and 0 < len(ours.correct) == len(theirs.correct)
     ]
-    return _of_rows(gain, rows) if rows else _unpaired(gain, _task_error(record, task), _task_error(other, task))
+    return _of_rows(gain, rows) if rows else _unpaired(gain, _task_error(record, task), _task_error(reference, task))
 
 
 def _of_rows(gain: float, rows: Sequence[Sequence[float]]) -> Difference:
@@ -145,8 +145,8 @@ def _of_rows(gain: float, rows: Sequence[Sequence[float]]) -> Difference:
     return Difference(gain, items, seeds, len(rows))
 
 
-def _shared_seeds(record: pb.Candidate, other: pb.Candidate) -> list[tuple[pb.SeedResult, pb.SeedResult]]:
-    theirs = {seed.seed: seed for seed in other.training.seeds}
+def _shared_seeds(record: pb.Candidate, reference: pb.Candidate) -> list[tuple[pb.SeedResult, pb.SeedResult]]:
+    theirs = {seed.seed: seed for seed in reference.training.seeds}
     return [(seed, theirs[seed.seed]) for seed in record.training.seeds if seed.seed in theirs]
 
 
@@ -168,8 +168,8 @@ def _task_error(record: pb.Candidate, task: str) -> float | None:
     return scores[0].stderr if scores and scores[0].HasField("stderr") else None
 
 
-def _unpaired(gain: float, own: float | None, other: float | None) -> Difference:
-    error = None if own is None or other is None else math.hypot(own, other)
+def _unpaired(gain: float, own_error: float | None, reference_error: float | None) -> Difference:
+    error = None if own_error is None or reference_error is None else math.hypot(own_error, reference_error)
     return Difference(gain, error, None, 0)
 
 
@@ -225,22 +225,22 @@ def _absence(verdict: pb.Verdict) -> str:
 
 
 def _losses(dossier: Dossier) -> list[str]:
-    record, others = dossier.record, list[tuple[pb.Candidate, str]]()
+    record, references = dossier.record, list[tuple[pb.Candidate, str]]()
     if dossier.root is not None and dossier.root.id != record.id:
-        others.append((dossier.root, f"the root {dossier.root.proposal.name}"))
+        references.append((dossier.root, f"the root {dossier.root.proposal.name}"))
     if dossier.parent is not None and (dossier.root is None or dossier.parent.id != dossier.root.id):
-        others.append((dossier.parent, f"its parent {dossier.parent.proposal.name}"))
+        references.append((dossier.parent, f"its parent {dossier.parent.proposal.name}"))
     best = next((sibling for sibling in dossier.siblings if sibling.training.HasField("loss")), None)
     if best is not None:
-        others.append((best, f"its best sibling {best.proposal.name}"))
-    return [_against(record, other, name) for other, name in others]
+        references.append((best, f"its best sibling {best.proposal.name}"))
+    return [_against(record, reference, name) for reference, name in references]
 
 
-def _against(record: pb.Candidate, other: pb.Candidate, name: str) -> str:
-    difference = loss_difference(record, other)
+def _against(record: pb.Candidate, reference: pb.Candidate, name: str) -> str:
+    difference = loss_difference(record, reference)
     if difference is None:
         return ""
-    return f"Against {name} ({other.training.loss:.4f}) the loss is {_verdict(difference)}."
+    return f"Against {name} ({reference.training.loss:.4f}) the loss is {_verdict(difference)}."
 
 
 def _verdict(difference: Difference) -> str:
@@ -278,11 +278,11 @@ def _change(change: TaskChange, verb: str) -> str:
     return f"{change.task}{which} {verb} from {change.before:.3f} to {change.now:.3f}"
 
 
-def _cost(record: pb.Candidate, other: pb.Candidate) -> str:
+def _cost(record: pb.Candidate, reference: pb.Candidate) -> str:
     sentences = []
-    if (ours := parameters_of(record)) and (theirs := parameters_of(other)):
+    if (ours := parameters_of(record)) and (theirs := parameters_of(reference)):
         sentences.append(f"It has {ours:,} parameters against {theirs:,}.")
-    if (now := flops_of(record)) and (before := flops_of(other)):
+    if (now := flops_of(record)) and (before := flops_of(reference)):
         sentences.append(f"It takes {now:,.0f} FLOPs per token against {before:,.0f}.")
     return " ".join(sentences)
 

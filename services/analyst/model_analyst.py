@@ -83,18 +83,18 @@ def numerals(texts: Iterable[str]) -> frozenset[float]:
 
 
 def _citation(match: re.Match[str]) -> Citation:
-    whole, decimals = match["whole"].replace(",", ""), match["decimals"] or ""
+    integer, decimals = match["whole"].replace(",", ""), match["decimals"] or ""
     unit = (match["unit"] or "").strip()
     scale = 10.0 ** int(match["exponent"] or 0) * _FACTORS.get(unit, 1.0)
-    value = float(f"{whole}.{decimals or 0}") * scale
-    last = -len(decimals) if decimals else _rounded_zeros(whole)
+    value = float(f"{integer}.{decimals or 0}") * scale
+    last = -len(decimals) if decimals else _rounded_zeros(integer)
     bare = not (decimals or unit or match["exponent"])
     return Citation(match.group().strip(), value, 0.5 * 10.0**last * scale, bool(unit) and unit not in _FACTORS, bare)
 
 
-def _rounded_zeros(whole: str) -> int:
+def _rounded_zeros(integer: str) -> int:
     """The number of trailing zeros that may be due to rounding: 16,000 may be 16,117; two digits are always exact."""
-    return max(0, min(len(whole) - len(whole.rstrip("0")), len(whole) - 2)) if len(whole) > 3 else 0
+    return max(0, min(len(integer) - len(integer.rstrip("0")), len(integer) - 2)) if len(integer) > 3 else 0
 
 
 def _allowed(citation: Citation, citable: Citable) -> bool:
@@ -109,8 +109,8 @@ def _allowed(citation: Citation, citable: Citable) -> bool:
 
 def _derived(quantity: tuple[float, ...]) -> Iterator[float]:
     yield from quantity
-    for place, value in enumerate(quantity[:2]):
-        for other in quantity[place + 1 :]:
+    for index, value in enumerate(quantity[:2]):
+        for other in quantity[index + 1 :]:
             yield value - other
             for above, below in ((value, other), (other, value)):
                 if below:

@@ -82,9 +82,9 @@ def quotations(prompt: str, records: Iterable[pb.Candidate]) -> list[Quotation]:
             for sentence in _SENTENCE_END.split(" ".join(text.split())):
                 if len(sentence) < MIN_QUOTED:
                     continue
-                for place, excerpt in _occurrences(flat, sentence):
-                    section = next((title for start, title in reversed(headings) if start <= place), "")
-                    quoted[place, record.id, part] = Quotation(section, record.id, part, excerpt)
+                for offset, excerpt in _occurrences(flat, sentence):
+                    section = next((title for start, title in reversed(headings) if start <= offset), "")
+                    quoted[offset, record.id, part] = Quotation(section, record.id, part, excerpt)
     return [quoted[key] for key in sorted(quoted)]
 
 
@@ -103,13 +103,13 @@ def _flattened(prompt: str) -> tuple[str, list[tuple[int, str]]]:
 def _occurrences(flat: str, sentence: str) -> Iterator[tuple[int, str]]:
     """The positions of a sentence, each with the quoted part."""
     head = sentence[:MIN_QUOTED]
-    place = flat.find(head)
-    while place >= 0:
-        if flat.startswith(sentence, place):
-            yield place, sentence
-        elif (end := flat.find(CUT, place)) > 0 and sentence.startswith(flat[place:end]):
-            yield place, flat[place : end + 1]
-        place = flat.find(head, place + 1)
+    offset = flat.find(head)
+    while offset >= 0:
+        if flat.startswith(sentence, offset):
+            yield offset, sentence
+        elif (end := flat.find(CUT, offset)) > 0 and sentence.startswith(flat[offset:end]):
+            yield offset, flat[offset : end + 1]
+        offset = flat.find(head, offset + 1)
 
 
 def _parts(analysis: pb.Analysis) -> Iterator[tuple[str, str]]:
@@ -159,8 +159,8 @@ def _gain(record: pb.Candidate, parent: pb.Candidate) -> tuple[float, float] | N
     if rows := block_gains(record, parent):
         blocks = [fmean(block) for block in zip(*rows, strict=True)]
         return (lower, stdev(blocks) / math.sqrt(len(blocks))) if len(blocks) > 1 else None
-    own, other = _standard_error(record), _standard_error(parent)
-    return None if own is None or other is None else (lower, math.hypot(own, other))
+    own_error, parent_error = _standard_error(record), _standard_error(parent)
+    return None if own_error is None or parent_error is None else (lower, math.hypot(own_error, parent_error))
 
 
 def _standard_error(record: pb.Candidate) -> float | None:

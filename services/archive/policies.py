@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 from services.contracts import events_pb2
 from services.domain import fitness
+from services.domain.ladder import Climb, climb_of
 from services.domain.objectives import parse_objectives
 
 SWITCH = {"on": True, "off": False}
@@ -45,9 +46,10 @@ def stopping_rule(policies: events_pb2.Policies) -> str:
     return policies.stopping if policies.HasField("stopping") else "extrapolation" if policies.prune else "none"
 
 
-def values_of(policies: events_pb2.Policies) -> dict[str, object]:
-    """The policies that are set, by name."""
-    return {field.name: value for field, value in policies.ListFields()}
+def climb_of_run(settings: events_pb2.RunSettings) -> Climb:
+    """How a run promotes its candidates. Raises ValueError naming an invalid policy."""
+    policies = {field.name: value for field, value in settings.policies.ListFields()}
+    return climb_of(settings.promotion, policies, settings.scale, dict(settings.scale_overrides))
 
 
 def _value(name: str, text: str) -> str | bool | int | float:

@@ -173,7 +173,7 @@ def stage_scale(root: pb.Candidate, baselines: Sequence[pb.Candidate], terms: fr
     others = [
         baseline for baseline in baselines if baseline.id != root.id and conditions_of(baseline) == conditions_of(root)
     ]
-    models = [root, *sorted(others, key=lambda other: other.request.number)]
+    models = [root, *sorted(others, key=lambda baseline: baseline.request.number)]
     measured = [model for model in models if model.training.HasField("loss")]
     if not measured or measured[0].id != root.id:
         return None
@@ -199,9 +199,9 @@ def _item_errors(
     models: Sequence[pb.Candidate], paired: Rows, own: Callable[[pb.SeedResult], list[float]]
 ) -> list[float]:
     """The standard errors over held-out items of gains over the root, or without others of the root's own value."""
-    root, *others = models
-    if others:
-        return [error for other in others if (error := _error(paired(other, root))) is not None]
+    root, *baselines = models
+    if baselines:
+        return [error for baseline in baselines if (error := _error(paired(baseline, root))) is not None]
     alone = _error([items for seed in root.training.seeds if (items := own(seed))])
     return [] if alone is None else [alone * math.sqrt(2)]
 
@@ -218,17 +218,17 @@ def _difference(higher: float | None, lower: float | None) -> float | None:
     return None if higher is None or lower is None else higher - lower
 
 
-def loss_gain(record: pb.Candidate, other: pb.Candidate) -> Interval | None:
-    """The interval of other's loss minus record's, paired by seed and held-out block; None without pairs.
+def loss_gain(record: pb.Candidate, reference: pb.Candidate) -> Interval | None:
+    """The interval of the reference's loss minus the record's, paired by seed and held-out block; None without pairs.
 
     Seeds with different precision are not paired.
     """
-    return _bootstrap(block_gains(record, other), record)
+    return _bootstrap(block_gains(record, reference), record)
 
 
-def benchmark_gain(record: pb.Candidate, other: pb.Candidate) -> Interval | None:
-    """The interval of record's accuracy minus other's, paired by seed and item."""
-    return _bootstrap(_item_rows(record, other), record)
+def benchmark_gain(record: pb.Candidate, reference: pb.Candidate) -> Interval | None:
+    """The interval of the record's accuracy minus the reference's, paired by seed and item."""
+    return _bootstrap(_item_rows(record, reference), record)
 
 
 _GAINS = {LOSS: loss_gain, BENCHMARK: benchmark_gain}
@@ -267,27 +267,27 @@ def _bootstrap(gains: list[list[float]], record: pb.Candidate) -> Interval | Non
     return bootstrap(gains, random.Random(f"{record.run}.{record.id}"), resamples=RESAMPLES)
 
 
-def block_gains(record: pb.Candidate, other: pb.Candidate) -> list[list[float]]:
-    """Per shared seed, other's loss minus record's in each held-out block."""
+def block_gains(record: pb.Candidate, reference: pb.Candidate) -> list[list[float]]:
+    """Per shared seed, the reference's loss minus the record's in each held-out block."""
     return [
         [b - a for a, b in zip(own.block_losses, theirs.block_losses, strict=True)]
-        for own, theirs in _shared_seeds(record, other)
+        for own, theirs in _shared_seeds(record, reference)
         if 0 < len(own.block_losses) == len(theirs.block_losses)
     ]
 
 
-def _item_rows(record: pb.Candidate, other: pb.Candidate) -> list[list[float]]:
-    """Per shared seed and item: 1 if only record answered it correctly, −1 if only other did, else 0."""
+def _item_rows(record: pb.Candidate, reference: pb.Candidate) -> list[list[float]]:
+    """Per shared seed and item: 1 if only the record answered it correctly, −1 if only the reference did, else 0."""
     rows = []
-    for own, seed in _shared_seeds(record, other):
+    for own, seed in _shared_seeds(record, reference):
         theirs = {score.task: score for score in seed.scores}
         tasks = [s for s in own.scores if s.task in theirs and 0 < len(s.correct) == len(theirs[s.task].correct)]
         rows.append([float(a) - b for s in tasks for a, b in zip(s.correct, theirs[s.task].correct, strict=True)])
     return [row for row in rows if row]
 
 
-def _shared_seeds(record: pb.Candidate, other: pb.Candidate) -> list[tuple[pb.SeedResult, pb.SeedResult]]:
-    theirs = {seed.seed: seed for seed in other.training.seeds}
+def _shared_seeds(record: pb.Candidate, reference: pb.Candidate) -> list[tuple[pb.SeedResult, pb.SeedResult]]:
+    theirs = {seed.seed: seed for seed in reference.training.seeds}
     pairs = [(seed, theirs[seed.seed]) for seed in record.training.seeds if seed.seed in theirs]
     return [pair for pair in pairs if pair[0].measurements.precision == pair[1].measurements.precision]
 

@@ -98,17 +98,17 @@ def fit(event: events_pb2.Event, max_bytes: int) -> None:
         longest = max(_texts(event), key=lambda text: len(text[2]), default=None)
         if longest is None or len(longest[2]) <= MIN_CUT:
             return
-        message, name, text, place = longest
+        message, name, text, index = longest
         mark = _MARK.search(text)
-        whole = int(mark[1]) if mark else len(text)
+        full_length = int(mark[1]) if mark else len(text)
         text = text[: mark.start()] if mark else text
         spare = math.ceil(excess * len(text) / len(text.encode())) + MARK_CHARACTERS
         length = max(len(text) // 2, len(text) - spare)
-        cut = f"{text[:length]} … (cut here: {length} of {whole} characters)"
-        if place is None:
+        cut = f"{text[:length]} … (cut here: {length} of {full_length} characters)"
+        if index is None:
             setattr(message, name, cut)
         else:
-            getattr(message, name)[place] = cut
+            getattr(message, name)[index] = cut
 
 
 def _texts(message: Message) -> Iterator[tuple[Message, str, str, int | None]]:
@@ -123,7 +123,7 @@ def _texts(message: Message) -> Iterator[tuple[Message, str, str, int | None]]:
             if isinstance(value, str):
                 yield message, field.name, value, None
             else:
-                yield from ((message, field.name, text, place) for place, text in enumerate(value))
+                yield from ((message, field.name, text, index) for index, text in enumerate(value))
 
 
 def struct(values: Mapping[str, object]) -> Struct:

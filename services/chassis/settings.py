@@ -90,7 +90,7 @@ def load(kind: type[S], service: str, environment: Mapping[str, str] | None = No
     """
     environment = os.environ if environment is None else environment
     names = {_variable(field, service): field for field in kind.model_fields}
-    others = tuple(f"{PREFIX}{other.upper()}_" for other in SERVICES if other != service)
+    others = tuple(f"{PREFIX}{name.upper()}_" for name in SERVICES if name != service)
     values: dict[str, str] = {}
     for name, value in environment.items():
         if name in names:

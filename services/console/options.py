@@ -29,8 +29,8 @@ def complete_candidates(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def _folders(below: str) -> set[str]:
-    place = Path(os.environ.get("ASI_DATA_DIR", ".data")) / below
-    return {folder.name for folder in place.iterdir() if folder.is_dir()} if place.is_dir() else set()
+    folder = Path(os.environ.get("ASI_DATA_DIR", ".data")) / below
+    return {child.name for child in folder.iterdir() if child.is_dir()} if folder.is_dir() else set()
 
 
 Run = Annotated[

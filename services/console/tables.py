@@ -46,10 +46,10 @@ def paragraph(text: str, indent: int = 0, first: str = "") -> str:
     lines = text.splitlines() or [""]
     return "\n".join(
         textwrap.fill(
-            line, max(width(), indent + 20), initial_indent=first if place == 0 else space, subsequent_indent=space,
+            line, max(width(), indent + 20), initial_indent=first if index == 0 else space, subsequent_indent=space,
             break_long_words=False, break_on_hyphens=False,
         )
-        for place, line in enumerate(lines)
+        for index, line in enumerate(lines)
     )  # fmt: skip
 
 
@@ -105,22 +105,22 @@ def table(columns: Sequence[Column], dim: Sequence[bool] = ()) -> str:
     shown = [column for column in columns if not column.rank or any(cell not in (ABSENT, "") for cell in column.cells)]
     while (excess := _excess(shown, MIN_NAME)) > 0 and any(column.rank for column in shown):
         shown.remove(max(shown, key=lambda column: column.rank))
-    excess = _excess(shown, MIN_SHORTENED_NAME if excess > 0 else MIN_NAME, whole=True)
+    excess = _excess(shown, MIN_SHORTENED_NAME if excess > 0 else MIN_NAME, full_size=True)
     widths = []
     for column in shown:
         minimum = min(column.width, MIN_SHORTENED_NAME)
         widths.append(max(minimum, column.width - excess) if column.flexible and excess > 0 else column.width)
     head = GAP.join(_cell(column.title, column, size) for column, size in zip(shown, widths, strict=True))
     lines = [styled(head.rstrip(), bold=True), styled(GAP.join("─" * size for size in widths), dim=True)]
-    for place, cells in enumerate(zip(*(column.cells for column in shown), strict=True)):
+    for index, cells in enumerate(zip(*(column.cells for column in shown), strict=True)):
         line = GAP.join(_cell(cell, *shape) for cell, *shape in zip(cells, shown, widths, strict=True)).rstrip()  # type: ignore[arg-type]
-        lines.append(styled(line, dim=True) if dim and dim[place] else line)
+        lines.append(styled(line, dim=True) if dim and dim[index] else line)
     return "\n".join(lines)
 
 
-def _excess(columns: Sequence[Column], min_name: int, whole: bool = False) -> int:
-    """Characters by which a table is too wide with its flexible column shrunk, or at full size (`whole`)."""
-    sizes = [min(column.width, min_name) if column.flexible and not whole else column.width for column in columns]
+def _excess(columns: Sequence[Column], min_name: int, full_size: bool = False) -> int:
+    """Characters by which a table is too wide with its flexible column shrunk, or at full size."""
+    sizes = [min(column.width, min_name) if column.flexible and not full_size else column.width for column in columns]
     return sum(sizes) + len(GAP) * (len(sizes) - 1) - width()
 
 
@@ -179,8 +179,8 @@ def family(nodes: Sequence[Node]) -> str:
         node, head, below = stack.pop()
         lines.append(_branch(node, head, room, id_width))
         own = _best_first(children[node["id"]])
-        stack += [(child, below + ("├ " if place else "└ "), below + ("│ " if place else "  "))
-                    for place, child in enumerate(own)]  # fmt: skip
+        stack += [(child, below + ("├ " if index else "└ "), below + ("│ " if index else "  "))
+                    for index, child in enumerate(own)]  # fmt: skip
     return "\n".join(lines)
 
 

@@ -237,7 +237,7 @@ class Engineer:
                 artifacts.append(await keep_weights(self._weights, weights))
 
         limit = stage.settings.most_parameters
-        result = await score(trained, self._sandbox, keep, parameter_limit=limit, other=stage.other)
+        result = await score(trained, self._sandbox, keep, parameter_limit=limit, other_text=stage.other_text)
         device = result.measurements.device
         metrics.TRAINING_SECONDS.labels(stage.scale.name, device).inc(result.measurements.seconds)
         message = seed_message(result)

@@ -189,8 +189,8 @@ def _arguments(kind: type, sizes: MixerSizes, within: tuple[type, ...] = ()) -> 
         required = default is inspect.Parameter.empty
         values = usual | named_only | (required_only if required else {})
         if name in values:
-            whole = isinstance(default, int) and not isinstance(default, bool) and isinstance(values[name], float)
-            arguments[name] = type(default)(values[name]) if whole else values[name]
+            integral = isinstance(default, int) and not isinstance(default, bool) and isinstance(values[name], float)
+            arguments[name] = type(default)(values[name]) if integral else values[name]
         elif required:
             configuration = _dataclass_of(kind, parameter)
             if configuration is None or configuration in within:

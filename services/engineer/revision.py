@@ -71,12 +71,12 @@ def _cast_operands(program: str, node: ast.AST) -> str | None:
     return None
 
 
-def _cast(program: str, first: ast.expr, others: list[ast.expr]) -> str | None:
+def _cast(program: str, first: ast.expr, operands: list[ast.expr]) -> str | None:
     name = ast.get_source_segment(program, first)
     if name is None:
         return None
-    for other in reversed(others):
-        program = _insert_around(program, other, "(", f").to(({name}).dtype)")
+    for operand in reversed(operands):
+        program = _insert_around(program, operand, "(", f").to(({name}).dtype)")
     return program
 
 

@@ -36,7 +36,7 @@ class Stage:
     scale: Scale
     corpus: Corpus
     settings: CheckSettings  # including the root's number of parameters
-    other: Corpus | None = None  # text from another source, on which candidates are also scored
+    other_text: Corpus | None = None  # text from another source, on which candidates are also scored
 
 
 class Stages:
@@ -49,7 +49,7 @@ class Stages:
         self._cache = cache
         self._device = {"device": device} if device else {}
         self._opened: dict[tuple[object, ...], asyncio.Task[Stage]] = {}
-        self._others: dict[str, asyncio.Task[Corpus]] = {}
+        self._other_texts: dict[str, asyncio.Task[Corpus]] = {}
         self._speeds: dict[tuple[str, int], asyncio.Task[PrecisionSpeed]] = {}
         self._costs: dict[tuple[object, ...], asyncio.Task[FunctionCosts]] = {}
         self.unsuited: dict[str, str] = {}  # stage → why this machine is unsuited to its precision
@@ -67,11 +67,11 @@ class Stages:
 
     async def with_other_text(self, stage: Stage) -> Stage:
         """The stage with text from another source, if this machine has some."""
-        if stage.corpus.name not in self._others:
+        if stage.corpus.name not in self._other_texts:
             reading = asyncio.to_thread(other_corpus, stage.corpus)
-            self._others[stage.corpus.name] = asyncio.create_task(reading)
+            self._other_texts[stage.corpus.name] = asyncio.create_task(reading)
         try:
-            return replace(stage, other=await asyncio.shield(self._others[stage.corpus.name]))
+            return replace(stage, other_text=await asyncio.shield(self._other_texts[stage.corpus.name]))
         except CorpusError as error:
             structlog.get_logger().warning("no_other_text", stage=stage.scale.name, why=str(error))
             return stage

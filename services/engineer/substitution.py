@@ -145,12 +145,12 @@ def rewrite(program: str, reading: Reading) -> str:
 def _fast(node: ast.FunctionDef, reading: Reading) -> str:
     roles = _roles(node) or {}
     by_role = {role: name for name, role in roles.items()}
-    others = {name: default for name, default in _defaults(node).items() if name not in roles}
+    optional = {name: default for name, default in _defaults(node).items() if name not in roles}
     operator = reading.operator
     guard = " or ".join(
-        f"{name} is not {value!r}" if value is None else f"{name} != {value!r}" for name, value in others.items()
+        f"{name} is not {value!r}" if value is None else f"{name} != {value!r}" for name, value in optional.items()
     )
-    arguments = ", ".join([*roles, *(f"{name}={name}" for name in others)])
+    arguments = ", ".join([*roles, *(f"{name}={name}" for name in optional)])
     body = [f'"""{SLOW}{node.name} by a kernel of flash-linear-attention, which agreed in a test."""']
     if guard:
         body += [f"if {guard}:", f"    return {SLOW}{node.name}({arguments})"]

@@ -221,8 +221,8 @@ def distance(record: pb.Candidate, relatives: Iterable[pb.Candidate]) -> float |
     own = _fingerprint(program_of(record))
     if own is None:
         return None
-    others = [_fingerprint(program_of(relative)) for relative in relatives if relative.id != record.id]
-    return 1.0 - max((similarity(own, other) for other in others if other), default=1.0)
+    fingerprints = [_fingerprint(program_of(relative)) for relative in relatives if relative.id != record.id]
+    return 1.0 - max((similarity(own, other) for other in fingerprints if other), default=1.0)
 
 
 def program_of(record: pb.Candidate) -> str:

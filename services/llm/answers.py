@@ -120,7 +120,7 @@ def instructions(answer: type[BaseModel], fenced: bool) -> str:
     blocks = blocks_of(answer) if fenced else {}
     for name in blocks:
         schema["properties"].pop(name)
-        schema["required"] = [other for other in schema.get("required", []) if other != name]
+        schema["required"] = [field for field in schema.get("required", []) if field != name]
     text = f"Answer with one JSON object that follows this JSON schema:\n{json.dumps(schema)}\n"
     if not fenced:
         return text + "Write nothing besides the object."
@@ -142,9 +142,9 @@ def read(text: str, answer: type[A]) -> A:
 
 
 def _values(text: str, blocks: Mapping[str, str]) -> Mapping[str, JSON]:
-    whole = _object(text.strip())
-    if whole is not None:
-        return whole
+    single = _object(text.strip())
+    if single is not None:
+        return single
     fences = [(match["language"].lower(), match["body"]) for match in _FENCE.finditer(text)]
     parsed = [_object(body) for language, body in fences if language in ("json", "")]
     objects = [value for value in parsed if value is not None]

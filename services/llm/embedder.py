@@ -108,9 +108,9 @@ def validate_same_embedder(query: Vector, others: Sequence[Vector]) -> None:
 
 def validate_not_empty(texts: Sequence[str]) -> None:
     """Raises ValueError naming the first empty text."""
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         if not text.strip():
-            raise ValueError(f"texts[{place}] is empty; an embedder needs some text")
+            raise ValueError(f"texts[{index}] is empty; an embedder needs some text")
 
 
 _WORD = re.compile(r"[^\W_]+")

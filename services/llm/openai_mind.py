@@ -225,7 +225,7 @@ class OpenAIMind:
 
     async def _converse(self, key: str, request: Request[A], question: _Question) -> A:
         """The answer of one model, with one repair turn."""
-        begun = len(question.calls)
+        calls_before = len(question.calls)
         self._bandits[request.role] = self._bandits[request.role].asked(key)
         try:
             first = await self._retry(key, request, (), question)
@@ -236,7 +236,7 @@ class OpenAIMind:
                 return second.answer
             raise _unusable(request, second)
         finally:
-            cost = self._cost(request.role, question.calls[begun:])
+            cost = self._cost(request.role, question.calls[calls_before:])
             self._bandits[request.role] = self._bandits[request.role].asked(key, cost, times=0)
 
     async def _retry(

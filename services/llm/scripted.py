@@ -96,9 +96,9 @@ class Player:
 
     def next(self, body: str) -> Step:
         """The step for a request with this body."""
-        for place, step in enumerate(self._script.steps):
-            if self._left[place] and step.contains in body:
-                self._left[place] -= 1
+        for index, step in enumerate(self._script.steps):
+            if self._left[index] and step.contains in body:
+                self._left[index] -= 1
                 return step
         return self._script.otherwise
 
@@ -308,8 +308,8 @@ def _embeddings(request: Received, step: Step) -> _Reply:
     content = payload.get("input")
     texts = [str(text).lower() for text in (content if isinstance(content, list) else [content])]
     rows: list[JSON] = [
-        {"object": "embedding", "index": place, "embedding": [1.0 + text.count(c) for c in ascii_lowercase]}
-        for place, text in enumerate(texts[1:] if step.fault == "truncated" else texts)
+        {"object": "embedding", "index": index, "embedding": [1.0 + text.count(c) for c in ascii_lowercase]}
+        for index, text in enumerate(texts[1:] if step.fault == "truncated" else texts)
     ]
     tokens = len(request.body.split())
     usage: JSON = None if step.fault == "no_usage" else {"prompt_tokens": tokens, "total_tokens": tokens}

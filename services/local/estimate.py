@@ -211,9 +211,9 @@ def _fixed_trainings(settings: pb.RunSettings) -> int:
 
 def _seconds(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, candidates: int) -> float:
     """Wall-clock time: trainings run in parallel; the last group may be smaller."""
-    places = max(1, min(profile.trainings, settings.seats * settings.candidate_seeds))
+    concurrent = max(1, min(profile.trainings, settings.seats * settings.candidate_seeds))
     trainings = _fixed_trainings(settings) + candidates * settings.candidate_seeds
-    return math.ceil(trainings / places) * profile.seconds + candidates * _PER_CANDIDATE / places
+    return math.ceil(trainings / concurrent) * profile.seconds + candidates * _PER_CANDIDATE / concurrent
 
 
 def _affordable(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, price: Price | None) -> int | None:

@@ -14,22 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
-from services.archive.policies import POLICIES, parse_policies, values_of
+from services.archive.policies import POLICIES, climb_of_run, parse_policies
 from services.archive.scoring import objectives_of
 from services.chassis.bus.subjects import run_name
 from services.chassis.errors import SettingsError
 from services.contracts import events_pb2 as pb
 from services.domain.fitness import DEFAULT, VERSIONS
-from services.domain.ladder import (
-    HUB,
-    PROMOTIONS,
-    SCALE_FILE,
-    SCALES,
-    Climb,
-    climb_of,
-    corpus_overrides,
-    parse_scale_file,
-)
+from services.domain.ladder import HUB, PROMOTIONS, SCALE_FILE, SCALES, corpus_overrides, parse_scale_file
 from services.domain.pool import STRATEGIES
 from services.domain.run_state import Budget, RunPolicy
 from services.domain.zoo import baselines as zoo
@@ -318,12 +309,7 @@ def fork_settings(source: pb.RunSettings, options: RunOptions) -> pb.RunSettings
 
 def stages_of(settings: pb.RunSettings) -> str:
     """The stages that a run needs engineers for, comma-separated: its own, and those of its promotion."""
-    return ",".join(dict.fromkeys((settings.scale, *(stage.scale for stage in _climb(settings).stages))))
-
-
-def _climb(settings: pb.RunSettings) -> Climb:
-    rules, overrides = values_of(settings.policies), dict(settings.scale_overrides)
-    return climb_of(settings.promotion, rules, settings.scale, overrides)
+    return ",".join(dict.fromkeys((settings.scale, *(stage.scale for stage in climb_of_run(settings).stages))))
 
 
 def checked_run_name(name: str) -> str:
@@ -337,7 +323,7 @@ def checked_run_name(name: str) -> str:
 def _require_possible(settings: pb.RunSettings) -> None:
     """Validate with the run's own policy, so that the store cannot refuse the run later."""
     try:
-        for stage in _climb(settings).stages:
+        for stage in climb_of_run(settings).stages:
             require_choice("--policy stages", stage.scale, SCALES)
         RunPolicy(
             seats=settings.seats,
@@ -357,6 +343,6 @@ def require_possible_scale(settings: pb.RunSettings) -> None:
     """
     if settings.scale_overrides:
         scale_values("--set", settings.scale, settings.scale_overrides)
-    for stage in _climb(settings).stages:
+    for stage in climb_of_run(settings).stages:
         if stage.overrides:
             scale_values(f"--policy stages ({stage.scale})", stage.scale, dict(stage.overrides))

@@ -175,8 +175,8 @@ def _is_of(process: int, folder: Path) -> bool:
         environment = Path(f"/proc/{process}/environ").read_bytes()
     except OSError:
         return False
-    place = os.fsencode(folder.absolute())
-    return place in command + environment and (b"-m services." in command or b"nats-server" in command)
+    marker = os.fsencode(folder.absolute())
+    return marker in command + environment and (b"-m services." in command or b"nats-server" in command)
 
 
 def _inherited(name: str) -> dict[str, str]:
@@ -184,9 +184,9 @@ def _inherited(name: str) -> dict[str, str]:
     from services.chassis.bus.access import RIGHTS, seed_variable
 
     seeds = {seed_variable(user): os.environ.get(seed_variable(user)) for user in RIGHTS}
-    others = {"ASI_LISTEN", "ASI_METRICS_LISTEN", *seeds}
+    excluded = {"ASI_LISTEN", "ASI_METRICS_LISTEN", *seeds}
     own = seeds.get(seed_variable(name))
-    environment = {key: value for key, value in os.environ.items() if key not in others}
+    environment = {key: value for key, value in os.environ.items() if key not in excluded}
     return environment | ({"ASI_NATS_NKEY_SEED": own} if own else {})
 
 

@@ -62,8 +62,8 @@ def require_distinct(programs: Sequence[pb.GivenProgram]) -> None:
     zoo_names = {baseline.name for baseline in zoo()}
     for name in names:
         if names.count(name) > 1 or name in zoo_names:
-            other = "another file" if name not in zoo_names else "a program of the zoo"
-            raise SettingsError(f"{name}{SUFFIX} has the name of {other}: rename the file.")
+            namesake = "another file" if name not in zoo_names else "a program of the zoo"
+            raise SettingsError(f"{name}{SUFFIX} has the name of {namesake}: rename the file.")
     size = sum(program.ByteSize() for program in programs)
     if size > MAX_BYTES_TOGETHER:
         raise SettingsError(f"the given programs have {size} bytes together, {MAX_BYTES_TOGETHER} are allowed.")

@@ -72,8 +72,8 @@ class ClientSettings(ServiceSettings):
     def require_archive(self) -> None:
         """Raises NotFound if the archive file is missing. Databases report it when they are opened."""
         if self.archive_url.startswith(SQLITE) and not Path(self.archive_url.removeprefix(SQLITE)).exists():
-            place = self.archive_place if "ASI_ARCHIVE_URL" in os.environ else str(self.data_dir)
-            raise NotFound(f"there is no archive in {place} yet: start a run with `asi-arch run`")
+            location = self.archive_place if "ASI_ARCHIVE_URL" in os.environ else str(self.data_dir)
+            raise NotFound(f"there is no archive in {location} yet: start a run with `asi-arch run`")
 
 
 def client_settings() -> ClientSettings:

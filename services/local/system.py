@@ -113,7 +113,7 @@ class System:
         raise ServiceFailed(f"the {name} did not come up in {START_SECONDS:g} seconds; see {self.services[name].log}")
 
     def _environment(self, name: str) -> dict[str, str]:
-        environment = {f"ASI_{ADDRESSES[other].upper()}_ADDRESS": self._address(other) for other in ADDRESSES}
+        environment = {f"ASI_{ADDRESSES[service].upper()}_ADDRESS": self._address(service) for service in ADDRESSES}
         if self.broker:
             environment |= {"ASI_NATS_MONITOR_URL": self.broker.monitor_url, "ASI_REQUIRE_DURABLE_BROKER": "true"}
         guarded = seed_variable(name) in os.environ  # then only the broker's administrator may create streams
@@ -156,9 +156,9 @@ async def running(settings: ClientSettings, extra: Mapping[str, str]) -> AsyncIt
     """A running system within the context, drained at its end. Raises AlreadyRunning."""
     with locked(settings) as free:
         if not free:
-            other = running_system(settings)
+            holder = running_system(settings)
             raise AlreadyRunning(
-                f"a system of {settings.data_dir} is already running{f' (process {other.pid})' if other else ''}: "
+                f"a system of {settings.data_dir} is already running{f' (process {holder.pid})' if holder else ''}: "
                 "stop it, or set ASI_DATA_DIR to another folder"
             )
         system = System.plan(settings, extra)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from services.archive.policies import values_of
+from services.archive.policies import climb_of_run
 from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.discovery import Cost, Finding, ModelCard, ModelFacts, Outcome, detectable
 from services.domain.discovery import gallery as model_cards
-from services.domain.ladder import climb_of
 from services.domain.promotion import Result
 from services.domain.statistics import Interval, paired_test
 from services.report.rows import bounds, interval_text, name_of
@@ -121,8 +120,8 @@ def _sentence(record: pb.Candidate, by_id: dict[str, pb.Candidate]) -> str:
     if finding.effect is None or finding.interval is None or finding.adjusted_p is None:
         return f"{head}: {finding.reason}"
     side = "below" if finding.effect >= 0 else "above"
-    other = by_id.get(finding.control or "")
-    elsewhere_gain = None if other is None else other_text_gain(record, other)
+    control = by_id.get(finding.control or "")
+    elsewhere_gain = None if control is None else other_text_gain(record, control)
     elsewhere = ""
     if elsewhere_gain is not None:
         source, gain, interval = elsewhere_gain
@@ -158,7 +157,7 @@ def other_text_gain(record: pb.Candidate, control: pb.Candidate) -> tuple[str, f
 
 def _outside(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings) -> str:
     """How many scored proposals the budget of parameters and FLOPs excluded, in a sentence."""
-    rules = climb_of(settings.promotion, values_of(settings.policies), settings.scale, dict(settings.scale_overrides))
+    rules = climb_of_run(settings)
     root = next((record for record in records if record.request.baseline == settings.baselines[0]), None)
     if rules.promotion is None or root is None or (baseline := _size(root)) is None:
         return ""

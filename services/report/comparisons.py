@@ -201,10 +201,10 @@ def move_effects(records: Sequence[pb.Candidate], trained: Sequence[Trained] = (
     several pairs and from the programs with several seeds; without any, the interval is that of the one pair over
     held-out blocks.
     """
-    whole = [item for item in records if not any(seed.HasField("stopped") for seed in item.training.seeds)]
-    by_id = {record.id: record for record in whole}
+    completed = [item for item in records if not any(seed.HasField("stopped") for seed in item.training.seeds)]
+    by_id = {record.id: record for record in completed}
     gains = defaultdict[tuple[str, str], list[Gain]](list)
-    for record in whole:
+    for record in completed:
         ablated, parent = by_id.get(record.request.ablation_of), by_id.get(record.proposal.parent)
         if record.kind == pb.KIND_ABLATION and ablated is not None and (gain := gain_over(record, ablated)):
             gains["ablation", record.request.without_component].append(gain)
@@ -212,7 +212,7 @@ def move_effects(records: Sequence[pb.Candidate], trained: Sequence[Trained] = (
             change = _single_change(record, parent)
             if change and (gain := gain_over(parent, record)):
                 gains["proposal", change].append(gain)
-    seeds = [[math.sqrt(2) * seed.loss for seed in record.training.seeds] for record in whole]
+    seeds = [[math.sqrt(2) * seed.loss for seed in record.training.seeds] for record in completed]
     several = [
         group for group in [*seeds, *([item.mean for item in same] for same in gains.values())] if len(group) > 1
     ]

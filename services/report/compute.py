@@ -86,8 +86,8 @@ def _refused_drafts(record: pb.Candidate) -> list[str]:
 def _per(count: int, spent: archive_pb2.Spent, money: float | None) -> dict[str, float | None]:
     """The resources of the run per result, for `count` results; None without any."""
 
-    def share(whole: float | None) -> float | None:
-        return whole / count if count and whole is not None else None
+    def share(amount: float | None) -> float | None:
+        return amount / count if count and amount is not None else None
 
     return {
         "count": count,
@@ -120,13 +120,13 @@ class Replayed:
 def replays(records: Sequence[pb.Candidate]) -> list[Replayed]:
     """The rules over the whole trainings of a run in their order; empty if there are too few."""
     ordered = sorted(records, key=lambda record: (record.request.number, record.id))
-    whole = [curve for curve in curves_of(ordered) if curve.final is not None]
-    if len(whole) <= MINIMUM_FINISHED:
+    complete = [curve for curve in curves_of(ordered) if curve.final is not None]
+    if len(complete) <= MINIMUM_FINISHED:
         return []
-    finalists = min(MAX_FINALISTS, max(1, len(whole) // SHARE_OF_FINALISTS))
-    quantiles = [Replayed(None, len(whole), replay_quantiles(whole, finalists))]
-    extrapolation = [Replayed(at, len(whole), replay_stopping(whole, at, finalists)) for at in FRACTIONS]
-    return (quantiles if len(whole) > MIN_COMPARED else []) + extrapolation
+    finalists = min(MAX_FINALISTS, max(1, len(complete) // SHARE_OF_FINALISTS))
+    quantiles = [Replayed(None, len(complete), replay_quantiles(complete, finalists))]
+    extrapolation = [Replayed(at, len(complete), replay_stopping(complete, at, finalists)) for at in FRACTIONS]
+    return (quantiles if len(complete) > MIN_COMPARED else []) + extrapolation
 
 
 def stopped_in_the_run(records: Sequence[pb.Candidate]) -> str:
@@ -141,8 +141,8 @@ def stopped_in_the_run(records: Sequence[pb.Candidate]) -> str:
 
 def too_few(records: Sequence[pb.Candidate]) -> str:
     """The reason why there is no replay."""
-    whole = sum(curve.final is not None for curve in curves_of(records))
-    return f"{whole} whole trainings with a curve; a regression needs {MINIMUM_FINISHED} to stop a training"
+    count = sum(curve.final is not None for curve in curves_of(records))
+    return f"{count} whole trainings with a curve; a regression needs {MINIMUM_FINISHED} to stop a training"
 
 
 def replay_row(replayed: Replayed) -> dict[str, object]:

@@ -134,7 +134,7 @@ BAND_POINTS = 60
 
 def draw_line(axes: Axes, line: Line, start: float, end: float, unit: float = 1.0) -> None:
     """A least-squares line of counts with its 95 % band, if it has one, over an axis in `unit`."""
-    xs = [start + (end - start) * place / BAND_POINTS for place in range(BAND_POINTS + 1)]
+    xs = [start + (end - start) * index / BAND_POINTS for index in range(BAND_POINTS + 1)]
     at, bands = [x / unit for x in xs], [band for x in xs if (band := line.band(x)) is not None]
     axes.plot(at, [line.at(x) for x in xs], color=GOOD, lw=1.3, ls="--", label="least squares")
     if len(bands) == len(xs):
@@ -176,15 +176,15 @@ def benchmarks(data: Dataset) -> Drawing:
         "id", "name", "loss", "Δ root", "Δ low", "Δ high", "train loss", *tasks, "mean", "judge", "parameters",
         "fitness", "low", "high",
     )  # fmt: skip
-    filled = [place for place in range(len(header)) if any(row[place] is not None for row in cells)]
-    header = tuple(header[place] for place in filled)
+    filled = [index for index in range(len(header)) if any(row[index] is not None for row in cells)]
+    header = tuple(header[index] for index in filled)
     caption = f"The best {len(models)} of {len(data.ranked)} scored, best first; bold is the best of a column."
     if "Δ low" in header:
         caption += (
             " Δ low and Δ high bound the difference to the root at 95 %, paired by seed and held-out block; with one "
             "seed they do not cover other seeds."
         )
-    return Drawing(name, title, caption, None, header, tuple(tuple(row[place] for place in filled) for row in cells))
+    return Drawing(name, title, caption, None, header, tuple(tuple(row[index] for index in filled) for row in cells))
 
 
 def components(data: Dataset) -> Drawing:

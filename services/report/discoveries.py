@@ -138,12 +138,12 @@ def _growth(axes: Axes, series: compute.ScalingResult, colour: str) -> None:
     fit = series.scaling
     longest, runs = max(fit.totals), len(fit.runs)
     jumps = sorted(at for run in fit.runs for at, _ in run)
-    counts = [place / runs for place in range(1, len(jumps) + 1)]
+    counts = [index / runs for index in range(1, len(jumps) + 1)]
     axes.step([0.0, *jumps, longest], [0.0, *counts, len(jumps) / runs], where="post", color=colour, lw=1.8,
               label=f"against {series.control.name}")  # fmt: skip
     if fit.exponent is None or fit.exponent_interval is None:
         return
-    xs = [longest * place / BAND_POINTS for place in range(BAND_POINTS + 1)]
+    xs = [longest * index / BAND_POINTS for index in range(BAND_POINTS + 1)]
     axes.plot(xs, [fit.expected(x) for x in xs], color=colour, lw=1.2, ls="--")
     ends = [[fit.expected(x, power) for x in xs] for power in (fit.exponent_interval.low, fit.exponent_interval.high)]
     axes.fill_between(xs, ends[1], ends[0], color=colour, alpha=0.15, lw=0)
@@ -188,14 +188,14 @@ def _finalists(axes: Axes, data: Dataset) -> None:
     """The gain of each claim that was tested, with its interval."""
     judged = sorted((record for record in data.records if record.HasField("discovery")), key=by_effect, reverse=True)
     tested = [(record, finding) for record in judged if (finding := finding_of(record)).interval is not None]
-    for place, (record, finding) in enumerate(tested):
+    for index, (record, finding) in enumerate(tested):
         assert finding.interval is not None  # noqa: S101 - by the line above
         assert finding.effect is not None  # noqa: S101 - comes with the interval
         reach = finding.interval.high - finding.effect
         filled = outcome_of(record.discovery) == "confirmed"
-        axes.errorbar([finding.effect], [place], xerr=reach, color=ACCENT, marker="o", capsize=3,
+        axes.errorbar([finding.effect], [index], xerr=reach, color=ACCENT, marker="o", capsize=3,
                       markerfacecolor=ACCENT if filled else "white")  # fmt: skip
-        axes.annotate(record.proposal.name, (0.03, place + 0.12), xycoords=("axes fraction", "data"), fontsize=8,
+        axes.annotate(record.proposal.name, (0.03, index + 0.12), xycoords=("axes fraction", "data"), fontsize=8,
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
     axes.axvline(0, color=INK, lw=0.8)
     axes.set_yticks([])
@@ -217,11 +217,11 @@ def size_figures(data: Dataset) -> list[Drawing]:
 def _sizes(trained: Sequence[comparisons.Trained], candidate: str) -> Drawing:
     gains, trend = comparisons.gains(trained, candidate), comparisons.trends(trained, candidate)
     figure, axes = new_axes("size (multiple of the run's width and tokens)", "gain (nats per token)")
-    for place, corpus in enumerate(dict.fromkeys(gain.corpus for gain in gains)):
+    for index, corpus in enumerate(dict.fromkeys(gain.corpus for gain in gains)):
         own = [gain for gain in gains if gain.corpus == corpus]
         reach = [0.0 if gain.interval is None else gain.interval.high - gain.gain for gain in own]
-        xs = [gain.factor * (1 + 0.03 * place) for gain in own]  # side by side, so that the bars do not overlap
-        axes.errorbar(xs, [gain.gain for gain in own], reach, color=(ACCENT, GOOD)[place % 2], marker="o", capsize=3,
+        xs = [gain.factor * (1 + 0.03 * index) for gain in own]  # side by side, so that the bars do not overlap
+        axes.errorbar(xs, [gain.gain for gain in own], reach, color=(ACCENT, GOOD)[index % 2], marker="o", capsize=3,
                       label=corpus)  # fmt: skip
     axes.axhline(0, color=INK, lw=0.8)
     axes.set_xscale("log", base=2)
@@ -269,9 +269,9 @@ def relation(data: Dataset, rung: int) -> Drawing:
         group = [(before, after) for record, before, after in pairs if (record.kind == pb.KIND_BASELINE) == baseline]
         if group:
             axes.scatter(*zip(*group, strict=True), s=28, color=colour, label=label, zorder=3)  # type: ignore[misc]
-    for place, (record, before, after) in enumerate(sorted(pairs, key=lambda pair: pair[1])):
+    for index, (record, before, after) in enumerate(sorted(pairs, key=lambda pair: pair[1])):
         label = record.id if len(pairs) > MAX_NAMES else record.proposal.name or record.id
-        axes.annotate(label, (before, after), xytext=(6, LEVELS[place % 3]), textcoords="offset points",
+        axes.annotate(label, (before, after), xytext=(6, LEVELS[index % 3]), textcoords="offset points",
                       fontsize=8, color=INK)  # fmt: skip
     axes.margins(x=0.25, y=0.12)
     axes.legend(frameon=False)

@@ -50,10 +50,10 @@ def count_against_compute(data: Dataset) -> Drawing:
         return missing(name, title, why)
     hours = sum(seconds_of(record) for record in data.measured) / 3600
     spent, count, points = 0.0, 0, []
-    for place, record in enumerate(searched, 1):
+    for index, record in enumerate(searched, 1):
         spent += seconds_of(record) / 3600
         count += bool(is_better(record))
-        points.append((record.id, spent if hours else float(place), count))
+        points.append((record.id, spent if hours else float(index), count))
     x = "compute spent (hours of training and evaluation)" if hours else "candidates in the order of the run"
     figure, axes = new_axes(x, "candidates better than the root")
     xs, counts = [at for _, at, _ in points], [float(number) for _, _, number in points]
@@ -114,8 +114,8 @@ def trends(data: Dataset) -> Drawing:
     lines = -(-len(series) // columns)
     figure = Figure(figsize=(WIDTH, 2.5 * lines + 0.3), layout="constrained")
     cells: list[tuple[object, ...]] = []
-    for place, (label, values) in enumerate(series, 1):
-        axes = figure.add_subplot(lines, columns, place)
+    for index, (label, values) in enumerate(series, 1):
+        axes = figure.add_subplot(lines, columns, index)
         cells += _trend(axes, label, values)
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
@@ -150,7 +150,7 @@ def _trend(axes: Axes, label: str, points: Sequence[tuple[int, float]]) -> list[
         axes.fill_between(xs, below, above, color=ACCENT, alpha=alpha, lw=0, label=share)
     axes.plot(xs, [row[3] for row in rows], color=ACCENT, lw=2, label="mean of a block")
     pick = min if "loss" in label else max
-    bests = [(number, pick(value for _, value in points[: place + 1])) for place, (number, _) in enumerate(points)]
+    bests = [(number, pick(value for _, value in points[: index + 1])) for index, (number, _) in enumerate(points)]
     shown = [(number, value) for number, value in bests if number >= xs[0]]
     axes.step(
         [at for at, _ in shown], [value for _, value in shown], where="post", color=GOOD, lw=1.2, label="best so far"
@@ -178,19 +178,19 @@ def front(data: Dataset) -> Drawing:
     if progress is None or not progress.volumes:
         return missing(name, title, "no baseline is measured in all objectives of the run")
     measured = [
-        (place, record, [objective.value(cost) for objective, cost in zip(objectives, costs, strict=True)])
-        for place, record in enumerate(data.records)
+        (index, record, [objective.value(cost) for objective, cost in zip(objectives, costs, strict=True)])
+        for index, record in enumerate(data.records)
         if (costs := costs_of_record(record, data.status.settings)) is not None
     ]
     lines, columns = (1, 3) if len(objectives) == 3 else ((len(objectives) + 1) // 2, 2)
     figure = Figure(figsize=(WIDTH, 2.9 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
-    for axes, other in zip(panels, range(1, len(objectives)), strict=False):
+    for axes, axis in zip(panels, range(1, len(objectives)), strict=False):
         for on_front, colour, size in ((False, SOFT, 14), (True, GOOD, 30)):
-            shown = [values for place, _, values in measured if (place in progress.front) is on_front]
-            axes.scatter([values[other] for values in shown], [values[0] for values in shown], s=size, color=colour,
+            shown = [values for index, _, values in measured if (index in progress.front) is on_front]
+            axes.scatter([values[axis] for values in shown], [values[0] for values in shown], s=size, color=colour,
                          label="on the front" if on_front else "dominated", zorder=2 + on_front)  # fmt: skip
-        axes.set_xlabel(labels[other])
+        axes.set_xlabel(labels[axis])
         axes.set_ylabel(labels[0])
         axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -200,7 +200,7 @@ def front(data: Dataset) -> Drawing:
     last = panels[len(objectives) - 1]
     end = len(data.records)
     volumes = progress.volumes
-    last.step([*(place + 1 for place, _ in volumes), end], [*(volume for _, volume in volumes), volumes[-1][1]],
+    last.step([*(index + 1 for index, _ in volumes), end], [*(volume for _, volume in volumes), volumes[-1][1]],
               where="post", color=ACCENT, lw=2)  # fmt: skip
     last.set_xlabel("candidates")
     last.set_ylabel("share of the box dominated")
@@ -221,9 +221,9 @@ def front(data: Dataset) -> Drawing:
             record.id,
             name_of(record),
             *(int(value) if value.is_integer() else value for value in values),
-            "yes" if place in progress.front else "no",
+            "yes" if index in progress.front else "no",
         )
-        for place, record, values in sorted(measured, key=lambda row: (row[0] not in progress.front, row[2][0]))
+        for index, record, values in sorted(measured, key=lambda row: (row[0] not in progress.front, row[2][0]))
     )
     return Drawing(name, title, caption, figure, header, cells, tabulated=len(cells) <= MAX_ROWS)
 
@@ -293,12 +293,12 @@ def curves(data: Dataset) -> Drawing:
     strong = [record for record in data.ranked if record.id in drawn and record.kind != pb.KIND_BASELINE][
         :STRONG_CURVES
     ]
-    for place, record in enumerate(strong):
+    for index, record in enumerate(strong):
         steps, losses = zip(*drawn[record.id][1], strict=True)
-        axes.plot(steps, losses, lw=1.8, color=CATEGORIES[place], label=name_of(record))
-    for place, record in enumerate(controls):
+        axes.plot(steps, losses, lw=1.8, color=CATEGORIES[index], label=name_of(record))
+    for index, record in enumerate(controls):
         steps, losses = zip(*drawn[record.id][1], strict=True)
-        axes.plot(steps, losses, lw=1.3, ls=("--", ":", "-.", (0, (1, 3)))[place], color=INK, label=name_of(record))
+        axes.plot(steps, losses, lw=1.3, ls=("--", ":", "-.", (0, (1, 3)))[index], color=INK, label=name_of(record))
     every = [loss for _, points in drawn.values() for _, loss in points[len(points) // 5 :]]
     low, high = min(every), max(every)
     axes.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low))
@@ -329,14 +329,14 @@ def stopping(data: Dataset) -> Drawing:
     )
     figure, axes = new_axes("trainings are stopped at (% of their steps)", "%")
     shares = [(rule.fraction, 100 * rule.replay.saved, 100 * len(rule.replay.lost) / finalists) for rule in rules]
-    places, saved, lost = zip(*((100 * at, *share) for at, *share in shares if at is not None), strict=True)
-    axes.plot(places, saved, color=ACCENT, lw=2, marker="o", label="compute saved by extrapolation")
-    axes.plot(places, lost, color=GOOD, lw=2, marker="s", ls="--", label="finalists lost")
+    percentages, saved, lost = zip(*((100 * at, *share) for at, *share in shares if at is not None), strict=True)
+    axes.plot(percentages, saved, color=ACCENT, lw=2, marker="o", label="compute saved by extrapolation")
+    axes.plot(percentages, lost, color=GOOD, lw=2, marker="s", ls="--", label="finalists lost")
     for fraction, saved_share, lost_share in shares:
         if fraction is None:
             axes.axhline(saved_share, color=ACCENT, lw=1, label="compute saved by quantiles")
             axes.axhline(lost_share, color=GOOD, lw=1, ls="--", label="finalists lost")
     axes.set_ylim(-3, max(60.0, *(share for _, _, share in shares)) + 3)
-    axes.set_xticks(places)
+    axes.set_xticks(percentages)
     axes.legend(frameon=False)
     return Drawing(name, title, caption, figure, tuple(rows[0]), tuple(tuple(row.values()) for row in rows))

@@ -121,12 +121,12 @@ def _polar(radius: float, angle: float) -> Point:
 
 def _spread(heights: list[float], distance: float, limit: float) -> list[float]:
     """Ascending heights within ±limit, moved until neighbours are `distance` apart."""
-    places: list[float] = []
-    for place, height in enumerate(heights):
-        after = (len(heights) - 1 - place) * distance
-        lowest = places[-1] + distance if places else -limit
-        places.append(max(lowest, min(height, limit - after)))
-    return places
+    spread: list[float] = []
+    for index, height in enumerate(heights):
+        after = (len(heights) - 1 - index) * distance
+        lowest = spread[-1] + distance if spread else -limit
+        spread.append(max(lowest, min(height, limit - after)))
+    return spread
 
 
 def _parents(data: Dataset) -> dict[str, str | None]:
@@ -211,10 +211,10 @@ def _ablation(original: pb.Candidate, data: Dataset) -> Drawing:
 
 def _forest(axes: Axes, rows: Sequence[tuple[str, float, Interval]], x: str) -> None:
     """Names with a mean and its interval, the first on top; grey where the interval contains zero."""
-    for place, (_, mean, interval) in enumerate(rows):
+    for row, (_, mean, interval) in enumerate(rows):
         colour = SOFT if interval.crosses_zero else ACCENT if mean > 0 else GOOD
-        axes.plot([interval.low, interval.high], [place, place], color=colour, lw=2.2, solid_capstyle="round")
-        axes.scatter([mean], [place], s=30, color=colour, zorder=3)
+        axes.plot([interval.low, interval.high], [row, row], color=colour, lw=2.2, solid_capstyle="round")
+        axes.scatter([mean], [row], s=30, color=colour, zorder=3)
     axes.axvline(0, color=INK, lw=0.8)
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)

@@ -210,7 +210,7 @@ def _table(drawing: Drawing) -> str:
     head = "".join(f'<th scope="col">{escape(title)}</th>' for title in drawing.header)
     best = _best_cells(drawing) if drawing.name.startswith("tables-1-2") else {}
     body = "".join(
-        "<tr>" + "".join(_cell(cell, cell == best.get(place)) for place, cell in enumerate(row)) + "</tr>"
+        "<tr>" + "".join(_cell(cell, cell == best.get(column)) for column, cell in enumerate(row)) + "</tr>"
         for row in drawing.cells
     )
     return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -219,10 +219,10 @@ def _table(drawing: Drawing) -> str:
 def _best_cells(drawing: Drawing) -> dict[int, float]:
     """The best value of each column: the highest of accuracies and scores, the lowest of losses."""
     best: dict[int, float] = {}
-    for place, title in enumerate(drawing.header):
-        values = [cell for row in drawing.cells if isinstance(cell := row[place], float)]
+    for column, title in enumerate(drawing.header):
+        values = [cell for row in drawing.cells if isinstance(cell := row[column], float)]
         if len(values) > 1 and title not in ("Δ low", "Δ high", "low", "high"):
-            best[place] = min(values) if "loss" in title or title == "Δ root" else max(values)
+            best[column] = min(values) if "loss" in title or title == "Δ root" else max(values)
     return best
 
 

@@ -101,7 +101,7 @@ def progress_of(records: Sequence[pb.Candidate], settings: events_pb2.RunSetting
         None if record.HasField("rejection") or record.kind == pb.KIND_ABLATION else costs_of_record(record, settings)
         for record in records
     ]
-    return progress(costs, [place for place, record in enumerate(records) if record.kind == pb.KIND_BASELINE])
+    return progress(costs, [index for index, record in enumerate(records) if record.kind == pb.KIND_BASELINE])
 
 
 def seconds_of(record: pb.Candidate) -> float:
@@ -195,12 +195,12 @@ class Gain:
         return f"{self.mean:+.4f} [{low:+.4f}, {high:+.4f}] nats per token over {over}: {self.conclusion}"
 
 
-def gain_over(other: pb.Candidate | None, record: pb.Candidate) -> Gain | None:
+def gain_over(reference: pb.Candidate | None, record: pb.Candidate) -> Gain | None:
     """None for the candidate itself, or without a common seed with held-out losses by block."""
-    if other is None or record.id == other.id:
+    if reference is None or record.id == reference.id:
         return None
-    interval = loss_gain(record, other)
-    losses = {seed.seed: seed.loss for seed in other.training.seeds}
+    interval = loss_gain(record, reference)
+    losses = {seed.seed: seed.loss for seed in reference.training.seeds}
     gains = [losses[seed.seed] - seed.loss for seed in record.training.seeds if seed.seed in losses]
     return None if interval is None or not gains else Gain(sum(gains) / len(gains), interval, len(gains))
 
@@ -243,6 +243,6 @@ def number(value: float | None, pattern: str = ".4f") -> str:
 
 def clock(seconds: float) -> str:
     """Hours, minutes and seconds, as in 1:02:03."""
-    whole = int(seconds)
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+    total = int(seconds)
+    hours, minutes = divmod(total // 60, 60)
+    return f"{hours}:{minutes:02d}:{total % 60:02d}" if hours else f"{minutes}:{total % 60:02d}"

@@ -108,10 +108,10 @@ class NoveltyAnswer(_Answer):
 
 def apply_edits(edits: list[EditAnswer], program: str) -> str:
     """The program after all edits. Raises ValueError with the edit whose search text does not occur exactly once."""
-    for place, edit in enumerate(edits, 1):
+    for number, edit in enumerate(edits, 1):
         count = program.count(edit.search)
         if count != 1:
-            raise ValueError(f"edit {place}: its search text occurs {count} times in the program, not once")
+            raise ValueError(f"edit {number}: its search text occurs {count} times in the program, not once")
         program = program.replace(edit.search, edit.replace)
     return program
 

@@ -5,12 +5,11 @@ import difflib
 import math
 from collections.abc import Iterator, Sequence
 
-from services.archive.policies import values_of
+from services.archive.policies import climb_of_run
 from services.archive.scoring import measures_of, objectives_of
 from services.contracts import candidate_pb2 as pb
 from services.contracts import checker_pb2, cognition_pb2, events_pb2
 from services.domain.fitness import INVESTIGATE, PAPER, PROBE, leakage_policy, suspicion
-from services.domain.ladder import climb_of
 from services.domain.promotion import Budget, Limit
 from services.domain.statistics import pooled_noise
 from services.domain.syntax import Unreadable, parse, without_docstrings
@@ -92,8 +91,7 @@ def limits_text(
 
 
 def _sizes_text(settings: events_pb2.RunSettings, root: pb.Candidate | None) -> str:
-    overrides, rules = dict(settings.scale_overrides), values_of(settings.policies)
-    policy = climb_of(settings.promotion, rules, settings.scale, overrides).promotion
+    policy = climb_of_run(settings).promotion
     budget = policy.budget if policy else Budget(None, None)
     measured = root.training.seeds[0].measurements if root is not None and root.training.seeds else pb.Measurements()
     limits = (
@@ -212,9 +210,9 @@ def noise_text(records: Sequence[pb.Candidate]) -> str:
 def references_text(references: Sequence[pb.Candidate], summaries: Sequence[str]) -> str:
     """Names with their numbers, and their summaries or else their analyses."""
     texts = []
-    for place, reference in enumerate(references):
+    for index, reference in enumerate(references):
         numbers = f"{numbers_text(reference)}\n" if reference.training.HasField("loss") else ""
-        text = summaries[place] if place < len(summaries) else reference.analysis.synthesis
+        text = summaries[index] if index < len(summaries) else reference.analysis.synthesis
         texts.append(f"## {reference.proposal.name} ({reference.id})\n{numbers}{text}".rstrip())
     return "\n\n".join(texts) or NOTHING
 

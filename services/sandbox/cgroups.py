@@ -160,18 +160,18 @@ def _mounts() -> Iterator[tuple[str, tuple[str, str]]]:
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split()[:3]
-        root, place = before.split()[3:5]
+        root, mount_point = before.split()[3:5]
         if kind == "cgroup2":
-            yield "", (root, place)
+            yield "", (root, mount_point)
         elif kind == "cgroup":
-            yield from ((name, (root, place)) for name in options.split(","))
+            yield from ((name, (root, mount_point)) for name in options.split(","))
 
 
-def _upwards(root: str, place: str, path: str) -> Iterator[Path]:
+def _upwards(root: str, mount_point: str, path: str) -> Iterator[Path]:
     inside = Path(path).relative_to(root) if Path(path).is_relative_to(root) else Path()
-    folder = Path(place) / inside
+    folder = Path(mount_point) / inside
     while True:
         yield folder
-        if folder == Path(place):
+        if folder == Path(mount_point):
             return
         folder = folder.parent

@@ -154,7 +154,7 @@ def build(
     return [*lines, (_RETURN, 0, 0, _ALLOW)]
 
 
-def _on_argument(number: int, place: int, body: list[Instruction]) -> list[Instruction]:
+def _on_argument(number: int, argument: int, body: list[Instruction]) -> list[Instruction]:
     """Test the low half of one argument of one call, which is allowed unless `body` refuses it."""
-    inside: list[Instruction] = [(_LOAD, 0, 0, _ARGUMENTS + 8 * place), *body, (_RETURN, 0, 0, _ALLOW)]
+    inside: list[Instruction] = [(_LOAD, 0, 0, _ARGUMENTS + 8 * argument), *body, (_RETURN, 0, 0, _ALLOW)]
     return [(_EQUAL, 0, len(inside), number), *inside]

@@ -16,14 +16,14 @@ from pathlib import Path
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
 
-from services.archive.policies import values_of
+from services.archive.policies import climb_of_run
 from services.chassis.bus import Logged
 from services.chassis.bus.subjects import subject_of
 from services.chassis.errors import SettingsError
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.discovery import Finding, findings, prediction
-from services.domain.ladder import Climb, Stage, climb_of
+from services.domain.ladder import Climb, Stage
 from services.domain.statistics import Interval
 from services.store.backends import opened
 from services.store.exporting import lines_of
@@ -207,9 +207,7 @@ def _rounds(logged: Sequence[Logged]) -> list[_Round]:
             case "discovery_confirmed" | "discovery_refuted" as fact if getattr(event, fact).discovery.HasField(
                 "effect"
             ):
-                overrides = dict(settings.scale_overrides)
-                climb = climb_of(settings.promotion, values_of(settings.policies), settings.scale, overrides)
-                verdicts = rounds.setdefault(event.cause, _Round(climb, {})).verdicts
+                verdicts = rounds.setdefault(event.cause, _Round(climb_of_run(settings), {})).verdicts
                 verdicts[event.candidate] = getattr(event, fact).discovery
     return list(rounds.values())
 

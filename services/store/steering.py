@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from services.archive.policies import parent_policy, validate_policies, values_of
+from services.archive.policies import climb_of_run, parent_policy, validate_policies
 from services.archive.scoring import costs_of_record, objectives_of
 from services.chassis.bus.subjects import fact_of
 from services.contracts import archive_pb2, candidate_pb2, events_pb2
 from services.domain import pool as pools
 from services.domain import run_state as facts
-from services.domain.ladder import climb_of
 from services.domain.pool import Draw, Entry, PoolPolicy
 from services.domain.promotion import Result
 from services.domain.run import step
@@ -34,7 +33,7 @@ def _policy_of(body: bytes) -> RunPolicy:
     budget, pool = settings.budget, settings.pool
     validate_policies(settings.policies)
     objectives_of(settings)
-    climb = climb_of(settings.promotion, values_of(settings.policies), settings.scale, dict(settings.scale_overrides))
+    climb = climb_of_run(settings)
     own = [program.name for program in settings.programs]
     return RunPolicy(
         seats=settings.seats or 1,

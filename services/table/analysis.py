@@ -109,9 +109,9 @@ def between_scales(first: Table, second: Table) -> tuple[int, float, float, floa
     return _correlation(first.truth, second.truth)
 
 
-def with_tasks(table: Table, other: Table) -> dict[str, tuple[int, float, float, float]]:
+def with_tasks(table: Table, measured: Table) -> dict[str, tuple[int, float, float, float]]:
     """As `between_scales`, of the losses with the error rates in the other scale's trained tasks."""
-    errors = {task: {name: 1 - score for name, score in scores.items()} for task, scores in other.scores.items()}
+    errors = {task: {name: 1 - score for name, score in scores.items()} for task, scores in measured.scores.items()}
     correlations = {task: _correlation(table.truth, rates) for task, rates in errors.items()}
     return {task: correlation for task, correlation in correlations.items() if correlation}
 

@@ -93,7 +93,7 @@ def application(opened: Opened, settings: ClientSettings) -> web.Application:
         app[PAGES] = Pages(archive, settings)
         with contextlib.suppress(grpc.aio.AioRpcError, NotFound):
             table, _ = await app[PAGES].run("")
-            await table.whole()
+            await table.snapshot()
         yield
         await app[PAGES].close()
 
@@ -152,7 +152,7 @@ async def _list_runs(pages: Pages) -> list[dict[str, str]]:
 async def _table(request: web.Request) -> web.StreamResponse:
     """The status of a run and all of its candidates as rows."""
     table, _ = await request.app[PAGES].run(request.query.get("run", ""))
-    return _json(await table.whole())
+    return _json(await table.snapshot())
 
 
 async def _candidate(request: web.Request) -> web.StreamResponse:

@@ -95,7 +95,7 @@ class RunTable:
         self._ready = asyncio.Lock()
         self._fresh = False
 
-    async def whole(self) -> Change:
+    async def snapshot(self) -> Change:
         """The status and all rows. Raises AioRpcError if the archive does not answer."""
         async with self._ready:
             if not self._fresh:
@@ -107,7 +107,7 @@ class RunTable:
 
     async def changes(self, epoch: str, version: int) -> AsyncIterator[Change | None]:
         """Changes since `version`, then every further one; None after ten seconds without any."""
-        await self.whole()
+        await self.snapshot()
         sent_version = version if epoch == self._epoch else 0
         status: pb.RunStatus | None = None
         lost = ""

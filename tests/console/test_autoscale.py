@@ -18,7 +18,7 @@ import pytest
 from services.chassis.bus import Bus
 from services.chassis.errors import NotPossible
 from services.chassis.events import follow
-from services.console.commands.autoscale import Bounds, EngineerTarget, Fleet, gpus, places_for
+from services.console.commands.autoscale import Bounds, EngineerTarget, Fleet, devices_for, gpus
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2 as events
 from services.domain.zoo import baseline
@@ -53,14 +53,14 @@ def test_visible_gpus_respect_cuda_visible_devices() -> None:
 def test_a_gpus_stage_has_a_place_per_gpu_and_a_cpus_stage_one_per_core(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stage for GPUs is refused where there is none, in a sentence."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,3")
-    assert places_for(["explore"], None) == ["0", "1", "3"]
-    assert places_for(["explore"], 2) == ["0", "1"]
-    assert places_for(["tiny"], 3) == ["", "", ""]
-    assert len(places_for(["tiny"], None)) == os.cpu_count()
+    assert devices_for(["explore"], None) == ["0", "1", "3"]
+    assert devices_for(["explore"], 2) == ["0", "1"]
+    assert devices_for(["tiny"], 3) == ["", "", ""]
+    assert len(devices_for(["tiny"], None)) == os.cpu_count()
 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(NotPossible, match="trains on a GPU, and none is visible"):
-        places_for(["explore"], None)
+        devices_for(["explore"], None)
 
 
 async def test_without_a_running_system_there_is_a_message(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.archive.policies import POLICIES, parse_policies, values_of
+from services.archive.policies import POLICIES, parse_policies
 from services.chassis.errors import SettingsError
 from services.contracts import events_pb2
 from services.local.plan import RunOptions, run_settings
@@ -14,7 +14,7 @@ def test_policies_are_recorded_with_their_types() -> None:
     options = RunOptions(policies=["prune=on", "prune_from=0.25", "leakage=probe", "verify_seeds=3", "flops=+0.1"])
     policies = run_settings(options).policies
 
-    assert values_of(policies) == {
+    assert {field.name: value for field, value in policies.ListFields()} == {
         "prune": True, "prune_from": 0.25, "leakage": "probe", "verify_seeds": 3, "flops": "+0.1",
         "search": "surrogate",
     }  # fmt: skip

@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from services.archive.policies import values_of
+from services.archive.policies import climb_of_run
 from services.chassis.errors import NotPossible
 from services.console.commands.ablate import components_of
 from services.console.commands.run import PRESET
 from services.contracts import candidate_pb2 as pb
-from services.domain.ladder import climb_of
 from services.local.plan import RunOptions, run_settings
 from services.report.claims import card_json, cards, claims, sentences
 from services.report.comparisons import Trained, move_effects, part_row, parts
@@ -57,7 +56,7 @@ def test_a_run_lists_candidates_outside_the_budget() -> None:
 def test_the_preset_is_a_possible_run() -> None:
     """Two stages at scale tiny, the second with more data and seeds."""
     settings = run_settings(RunOptions.read(PRESET))
-    climb = climb_of(settings.promotion, values_of(settings.policies), settings.scale, dict(settings.scale_overrides))
+    climb = climb_of_run(settings)
 
     assert settings.scale_overrides["tokens"] == "600000"
     assert [(stage.scale, stage.seeds, dict(stage.overrides)) for stage in climb.stages] == [

@@ -130,8 +130,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         return asyncio.run(main(_parser().parse_args(argv), load(AnalystSettings, "analyst")))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(str(step) for step in first["loc"]) or "the whole"
-        return _refused(f"standard input, {place}: {first['msg']}", 2)
+        field = ".".join(str(step) for step in first["loc"]) or "the whole"
+        return _refused(f"standard input, {field}: {first['msg']}", 2)
     except (CorpusError, SettingsError, ValueError, FileNotFoundError) as error:
         return _refused(str(error), 2)
     except (Rejected, Transient, OSError) as error:

@@ -68,11 +68,11 @@ class Index:
         """As `search`, for a vector. Raises EmbedderMismatch for a vector of another embedder."""
         validate_same_embedder(query, self.vectors[:1])
         cosines = np.clip(self._matrix @ query.values.astype(np.float64), -1.0, 1.0)
-        places = np.flatnonzero(cosines >= threshold)
-        if len(places) > count:
-            smallest = np.partition(cosines[places], -count)[-count]
-            places = places[cosines[places] >= smallest - 1e-6]  # including ties after rounding
-        hits = [Hit(self.corpus.entries[place], float(cosines[place])) for place in places]
+        indices = np.flatnonzero(cosines >= threshold)
+        if len(indices) > count:
+            smallest = np.partition(cosines[indices], -count)[-count]
+            indices = indices[cosines[indices] >= smallest - 1e-6]  # including ties after rounding
+        hits = [Hit(self.corpus.entries[index], float(cosines[index])) for index in indices]
         return tuple(sorted(hits, key=lambda hit: (-round(hit.similarity, 6), hit.knowledge.id))[:count])
 
     @cached_property
@@ -173,17 +173,17 @@ class TermWeights:
         vocabulary = sorted(total)
         if max_terms is not None and len(vocabulary) > max_terms:
             order = np.argsort([-total[term] for term in vocabulary])[:max_terms]
-            vocabulary = [vocabulary[place] for place in sorted(order)]
-        self.places = {term: place for place, term in enumerate(vocabulary)}
+            vocabulary = [vocabulary[index] for index in sorted(order)]
+        self.columns = {term: column for column, term in enumerate(vocabulary)}
         self._rarity = np.array([np.log((1 + len(texts)) / (1 + documents[term])) + 1 for term in vocabulary])
 
     def rows(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Shape [texts, terms]."""
-        rows = np.zeros((len(texts), len(self.places)))
+        rows = np.zeros((len(texts), len(self.columns)))
         for row, text in zip(rows, texts, strict=True):
             for term, count in Counter(self._terms(text)).items():
-                if (place := self.places.get(term)) is not None:
-                    row[place] = 1 + np.log(count)
+                if (column := self.columns.get(term)) is not None:
+                    row[column] = 1 + np.log(count)
         return unit_rows(rows * self._rarity)
 
 
@@ -193,7 +193,7 @@ def unit_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(rows / np.where(lengths == 0, 1.0, lengths))
 
 
-def whole(knowledge: Knowledge) -> str:
+def full_text(knowledge: Knowledge) -> str:
     """All prose of an entry, to which term weights are fitted."""
     entry = knowledge.entry
     fields = (entry.design_insight, entry.experimental_trigger_patterns, entry.background)
@@ -204,12 +204,12 @@ class CorpusEmbedder:
     """An embedder fitted to a corpus; its name identifies the corpus, so that vectors of another one are refused."""
 
     def __init__(self, corpus: Corpus, weights: tuple[float, float, float] = WEIGHTS) -> None:
-        texts = [whole(knowledge) for knowledge in corpus.entries]
+        texts = [full_text(knowledge) for knowledge in corpus.entries]
         self._weights = weights
         self._words, self._grams = TermWeights(texts, stems), TermWeights(texts, grams, max_terms=8192)
         self._basis = _latent_basis(self._words.rows(texts), LATENT)
         digest = hashlib.sha256(repr((texts, weights)).encode()).hexdigest()[:8]
-        self._dimension: int = len(self._words.places) + len(self._grams.places) + self._basis.shape[1] + 1
+        self._dimension: int = len(self._words.columns) + len(self._grams.columns) + self._basis.shape[1] + 1
         self._name = f"corpus-{VERSION}-{digest}"
 
     @property

@@ -119,9 +119,9 @@ def drift(name: str, expected: Config, actual: Config | None) -> list[str]:
         return [f"{name} does not exist"]
     fields = ((field, value, getattr(actual, field)) for field, value in vars(expected).items() if value is not None)
     return [
-        f"{name}: {field} is {other!r}, must be {value!r}"
-        for field, value, other in fields
-        if other != value and (value or other)  # the server may omit what is 0 or false
+        f"{name}: {field} is {found!r}, must be {value!r}"
+        for field, value, found in fields
+        if found != value and (value or found)  # the server may omit what is 0 or false
     ]
 
 

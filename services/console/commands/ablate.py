@@ -253,8 +253,8 @@ async def _services(
     settings: ClientSettings, stage: str, note: Callable[[str], None]
 ) -> AsyncIterator[tuple[ClientSettings, System | None]]:
     """Settings that reach running services: those of this folder, those that the environment names, or own ones."""
-    if (other := running_system(settings)) is not None:
-        yield other.client(settings), None
+    if (local := running_system(settings)) is not None:
+        yield local.client(settings), None
     elif "ASI_ARCHIVE_ADDRESS" in os.environ:
         yield settings, None
     else:

@@ -30,10 +30,10 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 class Fleet:
-    """The engineers on this machine; `places` holds the CUDA_VISIBLE_DEVICES of each."""
+    """The engineers on this machine; `devices` holds the CUDA_VISIBLE_DEVICES of each slot."""
 
-    def __init__(self, places: Sequence[str], environment: Mapping[str, str], logs: Path) -> None:
-        self._places = places
+    def __init__(self, devices: Sequence[str], environment: Mapping[str, str], logs: Path) -> None:
+        self._devices = devices
         self._environment = environment
         self._logs = logs
         self._working: dict[int, ServiceProcess] = {}
@@ -47,29 +47,29 @@ class Fleet:
     @property
     def draining(self) -> int:
         """The number of engineers that finish their current work."""
-        alive = {place: engineer.process for place, engineer in self._draining.items() if engineer.process}
-        self._draining = {place: self._draining[place] for place, process in alive.items() if process.poll() is None}
+        alive = {slot: engineer.process for slot, engineer in self._draining.items() if engineer.process}
+        self._draining = {slot: self._draining[slot] for slot, process in alive.items() if process.poll() is None}
         return len(self._draining)
 
     @property
     def pids(self) -> list[int]:
-        """Processes of the engineers that take work, by place."""
+        """Processes of the engineers that take work, by slot."""
         return [engineer.process.pid for _, engineer in sorted(self._working.items()) if engineer.process]
 
     def resize(self, target: int) -> None:
-        """Start engineers on free places, or drain the newest ones."""
+        """Start engineers in free slots, or drain the newest ones."""
         occupied = self._draining.keys() if self.draining else set[int]()
-        free = [place for place in range(len(self._places)) if place not in self._working and place not in occupied]
-        for place in free[: max(0, target - self.working)]:
-            self._working[place] = self._start(place)
+        free = [slot for slot in range(len(self._devices)) if slot not in self._working and slot not in occupied]
+        for slot in free[: max(0, target - self.working)]:
+            self._working[slot] = self._start(slot)
         while self.working > target:
-            place, engineer = self._working.popitem()
+            slot, engineer = self._working.popitem()
             engineer.terminate()
-            self._draining[place] = engineer
+            self._draining[slot] = engineer
 
     def supervise(self) -> list[str]:
         """Restart engineers that ended; their names. Raises ServiceFailed or SettingsError if one keeps failing."""
-        return [f"engineer {place}" for place, engineer in self._working.items() if engineer.supervise()]
+        return [f"engineer {slot}" for slot, engineer in self._working.items() if engineer.supervise()]
 
     async def drain(self) -> None:
         """Drain all engineers and wait for the last one, without a limit."""
@@ -77,9 +77,9 @@ class Fleet:
         processes = [engineer.process for engineer in self._draining.values() if engineer.process]
         await asyncio.gather(*(asyncio.to_thread(process.wait) for process in processes))
 
-    def _start(self, place: int) -> ServiceProcess:
-        own = {"ASI_LISTEN": f"127.0.0.1:{free_port()}", VISIBLE: self._places[place]}
-        engineer = ServiceProcess("engineer", {**self._environment, **own}, self._logs / f"engineer-{place}.log")
+    def _start(self, slot: int) -> ServiceProcess:
+        own = {"ASI_LISTEN": f"127.0.0.1:{free_port()}", VISIBLE: self._devices[slot]}
+        engineer = ServiceProcess("engineer", {**self._environment, **own}, self._logs / f"engineer-{slot}.log")
         engineer.start()
         return engineer
 
@@ -186,13 +186,13 @@ async def _autoscale(settings: ClientSettings, stage: str, bounds: Bounds, repor
 
     Raises SettingsError, NotPossible, BusLost, ServiceFailed.
     """
-    places = places_for([stage], bounds.maximum)
-    bounds = replace(bounds, maximum=len(places))
+    devices = devices_for([stage], bounds.maximum)
+    bounds = replace(bounds, maximum=len(devices))
     environment = engineer_environment(settings, [stage])
     client = settings.model_copy(update={"nats_url": environment["ASI_NATS_URL"]})
     await require_server(client.nats_url)
     beside = running_system(settings) is not None
-    fleet, target = Fleet(places, environment, settings.data_dir / "logs"), EngineerTarget(bounds)
+    fleet, target = Fleet(devices, environment, settings.data_dir / "logs"), EngineerTarget(bounds)
     with stop_signal() as stop:
         async with Bus(client, "asi-autoscale") as bus:
             durable = engineer_durable(stage)
@@ -225,13 +225,13 @@ async def _work(settings: ClientSettings, stages: Sequence[str], report: Report)
             raise SettingsError(
                 f"{name} is not set: a worker trains for a system that runs elsewhere: set the address."
             )
-    places = places_for(stages, None if gpus() else 1)
+    devices = devices_for(stages, None if gpus() else 1)
     environment = engineer_environment(settings, stages)
     await require_server(environment["ASI_NATS_URL"])
-    fleet = Fleet(places, environment, settings.data_dir / "logs")
+    fleet = Fleet(devices, environment, settings.data_dir / "logs")
     with stop_signal() as stop:
         try:
-            fleet.resize(len(places))
+            fleet.resize(len(devices))
             report(FleetStatus(waiting=0, in_hand=0, engineers=fleet.working, draining=0))
             while not stop.is_set():
                 fleet.supervise()
@@ -240,14 +240,17 @@ async def _work(settings: ClientSettings, stages: Sequence[str], report: Report)
             await fleet.drain()
 
 
-def places_for(stages: Sequence[str], maximum: int | None) -> list[str]:
-    """A place per visible GPU where a stage trains on one, else per core. At most `maximum`. Raises NotPossible."""
+def devices_for(stages: Sequence[str], maximum: int | None) -> list[str]:
+    """The CUDA_VISIBLE_DEVICES of each slot: one per visible GPU where a stage trains on one, else one per core.
+
+    At most `maximum`. Raises NotPossible.
+    """
     on_gpu = [stage for stage in stages if device_of(stage) == "cuda"]
     visible = gpus()
     if on_gpu and not visible:
         raise NotPossible(f"the stage {on_gpu[0]} trains on a GPU, and none is visible here (CUDA_VISIBLE_DEVICES)")
-    places = visible if on_gpu else [""] * (maximum or os.cpu_count() or 1)
-    return places[:maximum]
+    devices = visible if on_gpu else [""] * (maximum or os.cpu_count() or 1)
+    return devices[:maximum]
 
 
 def device_of(stage: str) -> str:

@@ -47,8 +47,8 @@ async def list_(
         records = await all_candidates(archive, request, None if sort == FRONT else limit)
         rows, note = [row(record, root) for record in records], ""
         if objectives:
-            whole = pb.ListCandidatesRequest(run=status.run, slim=True)
-            note = _mark_front(rows, await all_candidates(archive, whole), status, objectives)
+            everything = pb.ListCandidatesRequest(run=status.run, slim=True)
+            note = _mark_front(rows, await all_candidates(archive, everything), status, objectives)
     if sort == FRONT:
         rows = sorted(rows, key=lambda row: not row["front"])[:limit]
     _print(rows, as_json, objectives, note)
@@ -60,7 +60,7 @@ def _mark_front(
     """Mark the rows of the run's front; a sentence about it."""
     records = sorted(records, key=lambda record: record.request.number)
     progress = progress_of(records, status.settings)
-    front = {records[place].id for place in progress.front} if progress else set()
+    front = {records[index].id for index in progress.front} if progress else set()
     for candidate in rows:
         candidate["front"] = candidate["id"] in front
     if not progress or not progress.volumes:

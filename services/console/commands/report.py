@@ -75,5 +75,5 @@ def web(
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
-        other = free_port(range(port + 1, min(port + 100, 65535)))
-        raise NotPossible(f"port {port} of {host} is in use: try `asi-arch web --port {other}`") from None
+        free = free_port(range(port + 1, min(port + 100, 65535)))
+        raise NotPossible(f"port {port} of {host} is in use: try `asi-arch web --port {free}`") from None

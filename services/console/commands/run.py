@@ -43,7 +43,7 @@ def takes_run_options(function: Callable[..., R]) -> Callable[..., R]:
         return function(options=RunOptions.read(values), **arguments)
 
     signature = inspect.signature(function, eval_str=True)
-    others = [
+    command_parameters = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for name, parameter in signature.parameters.items()
         if name != "options"
@@ -56,7 +56,7 @@ def takes_run_options(function: Callable[..., R]) -> Callable[..., R]:
             typer.Option("--settings", metavar="FILE", help="settings as TOML: the flags below, without dashes"),
         ],
     )  # fmt: skip
-    parameters = [context, *others, file, *_flags()]
+    parameters = [context, *command_parameters, file, *_flags()]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
@@ -144,9 +144,9 @@ def _print_outcome(settings: ClientSettings, outcome: Outcome) -> None:
             say(paragraph(line, indent=4))
     end = "paused" if outcome.interrupted else status.stop_reason or status.phase
     say(f"run {status.run}: {end}; {clock(status.spent.seconds)}")
-    places = [("report", outcome.report), ("archive", settings.archive_place),
+    paths = [("report", outcome.report), ("archive", settings.archive_place),
               ("event log", settings.log_place), ("service logs", settings.data_dir / "logs")]  # fmt: skip
-    say(pairs([(f"  {title}", str(path)) for title, path in places if path is not None]))
+    say(pairs([(f"  {title}", str(path)) for title, path in paths if path is not None]))
     if outcome.interrupted:
         say(f"continue with: asi-arch run --resume --run {status.run}")
 

@@ -164,8 +164,8 @@ def _print_program(record: candidate_pb2.Candidate) -> None:
 
 def _print_candidate(record: candidate_pb2.Candidate, gain: Gain | None) -> None:
     values = row(record)
-    place = f"{values['id']} · run {values['run']} · {values['stage']} · {values['state']}"
-    say(paragraph(f"{values['name'] or ABSENT} · {place}"))
+    header = f"{values['id']} · run {values['run']} · {values['stage']} · {values['state']}"
+    say(paragraph(f"{values['name'] or ABSENT} · {header}"))
     if record.HasField("rejection"):
         say(styled(paragraph(f"rejected by the {record.rejection.stage}: {record.rejection.reason}"), fg="red"))
     say(pairs(_numbers(record, values, gain)))
@@ -265,18 +265,18 @@ async def _both(
         return left, right
 
 
-def measures(record: candidate_pb2.Candidate, other: candidate_pb2.Candidate) -> list[Measure]:
+def measures(record: candidate_pb2.Candidate, reference: candidate_pb2.Candidate) -> list[Measure]:
     """What both were measured in, and the tasks of either."""
-    left, right = row(record), row(other)
+    left, right = row(record), row(reference)
     values = [(name, left[name], right[name], less) for name, less in LESS_IS_BETTER.items()]  # type: ignore[literal-required]
-    ours, theirs = _tasks(record), _tasks(other)
+    ours, theirs = _tasks(record), _tasks(reference)
     values += [(task, ours.get(task), theirs.get(task), False) for task in dict.fromkeys((*ours, *theirs))]
     rows = []
     for name, a, b, less in values:
         difference = None if a is None or b is None else a - b
         better = None
         if difference and less is not None:
-            better = record.id if (difference < 0) == less else other.id
+            better = record.id if (difference < 0) == less else reference.id
         rows.append(Measure(measure=name, first=a, second=b, difference=difference, better=better))
     return rows
 

@@ -210,11 +210,11 @@ def compare(
     for name in names:
         require_choice("--policies", name, list(POLICIES))
     measured, note = _space(folder, scale, estimates)
-    began = time.monotonic()
+    started = time.monotonic()
     try:
         results = compared(
-            measured, {name: POLICIES[name] for name in names}, _whole("--budgets", budgets), runs,
-            _whole("--seats", seats), finalists,
+            measured, {name: POLICIES[name] for name in names}, _integers("--budgets", budgets), runs,
+            _integers("--seats", seats), finalists,
         )  # fmt: skip
     except ValueError as error:
         raise NotPossible(str(error)) from None
@@ -225,7 +225,7 @@ def compare(
             {"space": note, "runs": runs, "finalists": finalists, "results": [asdict(result) for result in results]}
         )
         return
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - started
     heading = f"{runs} runs of each policy on {note}, in {seconds:.0f} s."
     say(paragraph(f"{heading} Regret in nats per byte, of the best of {finalists} finalists."))
     say(text_table([
@@ -249,9 +249,9 @@ def _plot(results: "Sequence[PolicyResult]", file: Path) -> None:
     seats = list(dict.fromkeys(result.seats for result in results))
     figure = Figure(figsize=(4.2 * len(seats) + 2.2, 3.6), layout="constrained")
     panels = figure.subplots(1, len(seats), sharey=True, squeeze=False)[0]
-    for axes, places in zip(panels, seats, strict=True):
+    for axes, count in zip(panels, seats, strict=True):
         for number_, name in enumerate(dict.fromkeys(result.policy for result in results)):
-            own = [result for result in results if (result.policy, result.seats) == (name, places)]
+            own = [result for result in results if (result.policy, result.seats) == (name, count)]
             budgets = [result.budget for result in own]
             style = ("-", "--", ":")[number_ // 6 % 3]
             axes.plot(budgets, [result.regret for result in own], style, lw=1.8, color=f"C{number_ % 10}", label=name)
@@ -265,7 +265,7 @@ def _plot(results: "Sequence[PolicyResult]", file: Path) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_yscale("symlog", linthresh=1e-3)
         axes.set_ylim(bottom=0)
-        axes.set_xlabel(f"trainings, {places} at once")
+        axes.set_xlabel(f"trainings, {count} at once")
         axes.grid(color="#e4e7eb", lw=0.8)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("regret (nats per byte)")
@@ -315,14 +315,14 @@ def _space(folder: Path | None, scale: str, estimates: bool) -> "tuple[Table, st
     measured = _load(folder, scale)
     if not estimates:
         return measured, f"{len(measured.space)} measured architectures at {scale}"
-    whole, explained = filled(measured)
-    return whole, (
-        f"{len(whole.space)} architectures at {scale}, of which {len(measured.space)} are measured and the others "
+    full, explained = filled(measured)
+    return full, (
+        f"{len(full.space)} architectures at {scale}, of which {len(measured.space)} are measured and the others "
         f"estimated (explained variance {explained:.2f} in cross-validation): provisional"
     )
 
 
-def _whole(flag: str, text: str) -> list[int]:
+def _integers(flag: str, text: str) -> list[int]:
     try:
         return [int(part) for part in split_names(text)]
     except ValueError:

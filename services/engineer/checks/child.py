@@ -5,7 +5,7 @@ Candidate code runs in this process. The host bases its verdicts on the arrays r
 
 begin       program, settings → ready
 probe       the name of one of `child_probes` → finding
-parameters  layer, place → the layer's parameters from that place on, as many as fit a message; whether those are all
+parameters  layer, offset → the layer's parameters from that offset on, as many as fit a message; whether those are all
 forward     state, layers, arithmetic, inputs [batch, length, width] and, for gradients, a direction → output, gradient;
             several layers are stacked as residual blocks
 end         → the child returns
@@ -66,7 +66,7 @@ def build(program: str, whole_model: bool, width: int, heads: int, layer: int) -
 def _parameters(subject: Subject, request: Message) -> Answer:
     # A list around the mixer finds parameters that its own overridden methods leave out.
     model = nn.ModuleList([subject.at_scale(_number(request, "layer"))])
-    remaining = list(model.named_parameters())[_number(request, "place") :]
+    remaining = list(model.named_parameters())[_number(request, "offset") :]
     arrays: dict[str, NDArray[np.float32]] = {}
     for name, value in remaining:
         if arrays and sum(array.nbytes for array in arrays.values()) + value.numel() * 8 > MESSAGE_BYTES:

@@ -104,14 +104,14 @@ def _failure(subject: Subject, name: ArithmeticName) -> Finding | None:
 
 def _advice(subject: Subject, name: ArithmeticName, batch: int, length: int) -> str:
     """The fix for a program that fails in one precision and runs in the other."""
-    other = AUTOCAST if name == SINGLE.name else SINGLE
+    fallback = AUTOCAST if name == SINGLE.name else SINGLE
     try:
-        if _one_step(subject, other, batch, length):
+        if _one_step(subject, fallback, batch, length):
             return ""
     except Exception:  # noqa: BLE001 - candidate code may raise anything; the first error is reported
         return ""
     return (
-        f" (training here computes in {_LABELS[name]}, but the program runs only in {_LABELS[other.name]}: name no "
+        f" (training here computes in {_LABELS[name]}, but the program runs only in {_LABELS[fallback.name]}: name no "
         "dtype, or cast operands to a common one, as in y.to(x.dtype))"
     )
 
@@ -131,10 +131,10 @@ def _one_step(subject: Subject, arithmetic: Arithmetic, batch: int, length: int)
 
 def traceback_tail(error: BaseException) -> str:
     """The last 2,000 characters of an exception's traceback: of the program's own frames, if it has any."""
-    whole = traceback.TracebackException.from_exception(error)
-    own = [frame for frame in whole.stack if frame.filename.startswith(FILE_PREFIX)]
-    whole.stack = traceback.StackSummary.from_list(own or whole.stack)
-    return "".join(whole.format())[-2000:]
+    trace = traceback.TracebackException.from_exception(error)
+    own = [frame for frame in trace.stack if frame.filename.startswith(FILE_PREFIX)]
+    trace.stack = traceback.StackSummary.from_list(own or trace.stack)
+    return "".join(trace.format())[-2000:]
 
 
 def life(subject: Subject) -> Finding:

@@ -95,9 +95,9 @@ class Remote:
         """
         key = (self.layers, self.arithmetic, length, state, tuple(cuts), stream)
         if key not in self.cache:
-            inputs, other = self.noise(len(cuts), length), self.noise(len(cuts), length, stream=40 + stream)
+            inputs, noise = self.noise(len(cuts), length), self.noise(len(cuts), length, stream=40 + stream)
             for row, cut in enumerate(cuts):
-                inputs[row, cut:] = other[row, cut:] * (AMPLIFICATION if (row + stream) // 2 % 2 else 1.0)
+                inputs[row, cut:] = noise[row, cut:] * (AMPLIFICATION if (row + stream) // 2 % 2 else 1.0)
             self.cache[key] = await self.output(inputs, state)
         return self.cache[key]
 
@@ -133,11 +133,11 @@ class Remote:
 
     async def parameters(self) -> int:
         """The number of parameters of the layer's mixer at the scale's sizes, counted from the arrays received."""
-        elements, place, last = 0, 0, False
+        elements, offset, last = 0, 0, False
         while not last:
-            answer = await self.ask("parameters", {"layer": self.layer, "place": place}, {}, expect="parameters")
+            answer = await self.ask("parameters", {"layer": self.layer, "offset": offset}, {}, expect="parameters")
             elements += sum(int(array.size) for array in answer.arrays.values())
-            place += len(answer.arrays)
+            offset += len(answer.arrays)
             last = answer.header.get("last") is not False or not answer.arrays
         return elements
 

@@ -122,16 +122,16 @@ async def prefix(program: Remote) -> Finding:
         (program, RANDOMISED, 2, LONG, (255, 256, 513)),
         *((program.at(layer), RANDOMISED, rows, length, (5, length // 2)) for layer in probed_layers(program)[1:]),
     ]
-    for mixer, state, count, whole, parts in cases:
-        inputs, output = mixer.noise(count, whole)[:1], (await mixer.reference(count, whole, state))[:1]
+    for mixer, state, count, total, parts in cases:
+        inputs, output = mixer.noise(count, total)[:1], (await mixer.reference(count, total, state))[:1]
         for part in parts:
             gap = largest_gap(output[:, :part], await mixer.output(inputs[:, :part], state), mixer.tolerance)
             if gap.relative > mixer.tolerance:
                 message = (
-                    f"the first {part} outputs differ when the input ends there instead of at {whole} ({state}): "
+                    f"the first {part} outputs differ when the input ends there instead of at {total} ({state}): "
                     "compute nothing from the length of the input, such as position / length"
                 )
-                evidence = {**gap.evidence(), "prefix": part, "length": whole, "layer": mixer.layer}
+                evidence = {**gap.evidence(), "prefix": part, "length": total, "layer": mixer.layer}
                 return Finding(True, message, evidence)
     return Finding(False, "the output for a prefix is the prefix of the output")
 
@@ -215,8 +215,8 @@ def probed_layers(program: Remote) -> list[int]:
     settings = program.settings
     cost = max(1, settings.batch * settings.length * settings.width // 128)
     count = min(settings.layers, max(2, TOKEN_LIMIT // cost))
-    others = np.random.default_rng([program.seed, 17]).permutation(np.arange(1, max(1, settings.layers - 1)))
-    chosen = [0, settings.layers - 1, *(int(layer) for layer in others[: max(0, count - 2)])]
+    shuffled = np.random.default_rng([program.seed, 17]).permutation(np.arange(1, max(1, settings.layers - 1)))
+    chosen = [0, settings.layers - 1, *(int(layer) for layer in shuffled[: max(0, count - 2)])]
     return list(dict.fromkeys(chosen))[:count]
 
 
@@ -235,9 +235,9 @@ async def _row_dependence(program: Remote, rows: int, length: int, state: State)
     fixed = _fixed_row(program, rows, length)
     outputs: list[tuple[str, int, Values]] = []
     if state.training:  # noise drawn in training has the shape of the batch, so no row can be removed
-        others = program.noise(rows, length, stream=2) * np.where(np.arange(rows) % 2, 0.2, 5.0)[:, None, None]
-        others[fixed] = inputs[fixed]
-        outputs.append(("the other rows change", fixed, (await program.output(others, state))[fixed]))
+        changed = program.noise(rows, length, stream=2) * np.where(np.arange(rows) % 2, 0.2, 5.0)[:, None, None]
+        changed[fixed] = inputs[fixed]
+        outputs.append(("the other rows change", fixed, (await program.output(changed, state))[fixed]))
     else:
         if (rows, length) == _probed_shape(program):  # causality uses the same cached output
             changed = await program.output_with_other_ends(length, state, _cuts(program, rows, length), 0)

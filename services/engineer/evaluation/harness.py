@@ -63,10 +63,10 @@ class HarnessModel(LM):  # type: ignore[misc]
         """Tokens of both; a space at the end of the context moves to the continuation, as in the harness itself."""
         stripped = context.rstrip() if context.strip() and len(self._tokens.encode(" a")) == 1 else context
         continuation, context = context[len(stripped) :] + continuation, stripped
-        whole, head = self._tokens.encode(context + continuation), self._tokens.encode(context)
+        tokens, head = self._tokens.encode(context + continuation), self._tokens.encode(context)
         if not head:
-            return [self._tokens.boundary], whole
-        return whole[: len(head)], whole[len(head) :]
+            return [self._tokens.boundary], tokens
+        return tokens[: len(head)], tokens[len(head) :]
 
     def _continuations(self, pairs: Sequence[tuple[list[int], list[int]]]) -> list[tuple[float, bool]]:
         """Scores of (context, continuation) pairs. Equal inputs, as of single-token choices, are read once."""

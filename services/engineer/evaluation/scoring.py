@@ -52,14 +52,14 @@ class Change:
     """
 
     position: int
-    whole: float
+    original: float
     replaced: float
     weight: float = 1.0
 
     @property
     def gain(self) -> float:
         """The gain by the true continuation; infinite where a log-probability is not finite."""
-        gain = self.whole - self.replaced
+        gain = self.original - self.replaced
         return gain if math.isfinite(gain) else math.inf
 
 
@@ -271,33 +271,33 @@ async def _read_twice(
     positions = np.array([position for position, _ in sample])
     replaced_blocks = with_other_ends(blocks[compared], positions, corpus.train, random)
     by_first = random.random(len(blocks)) < 0.5
-    whole = np.empty((len(blocks), scale.context), dtype=np.float32)
+    original = np.empty((len(blocks), scale.context), dtype=np.float32)
     replaced = np.empty((len(compared), scale.context), dtype=np.float32)
     tasks: tuple[TaskScore, ...] = ()
     trials: list[Trial] = []
     for first in (True, False):
-        whole_rows, replaced_rows = np.flatnonzero(by_first == first), np.flatnonzero(by_first[compared] != first)
-        inputs = np.concatenate([blocks[whole_rows], replaced_blocks[replaced_rows]])[:, :-1]
-        targets = np.concatenate([blocks[whole_rows], blocks[compared[replaced_rows]]])[:, 1:]
+        original_rows, replaced_rows = np.flatnonzero(by_first == first), np.flatnonzero(by_first[compared] != first)
+        inputs = np.concatenate([blocks[original_rows], replaced_blocks[replaced_rows]])[:, :-1]
+        targets = np.concatenate([blocks[original_rows], blocks[compared[replaced_rows]]])[:, 1:]
         order = random.permutation(len(inputs))
         async with open_reader(exam.job, exam.sandbox, exam.weights) as reader:
             log_probs = np.empty(targets.shape, dtype=np.float32)
             log_probs[order] = reader.score(await reader.hidden(inputs[order]), targets[order]).log_probs
-            whole[whole_rows], replaced[replaced_rows] = np.split(log_probs, [len(whole_rows)])
+            original[original_rows], replaced[replaced_rows] = np.split(log_probs, [len(original_rows)])
             if benchmarks and first:
                 tasks, trials = await run_benchmarks(reader, random)
             elif benchmarks:
                 await recheck(reader, trials, random)
     # Inputs are equal before the position, and a replaced row does not contain the target there.
     changes = [
-        Change(position, float(whole[row, position - 1]), float(replaced[index, position - 1]), weight)
+        Change(position, float(original[row, position - 1]), float(replaced[index, position - 1]), weight)
         for index, (row, (position, weight)) in enumerate(zip(compared, sample, strict=True))
     ]
-    losses, gain = -whole.mean(axis=1, dtype=np.float64), gain_of(changes)
+    losses, gain = -original.mean(axis=1, dtype=np.float64), gain_of(changes)
     before = np.arange(scale.context) < positions[:, None]
-    _require_no_memory(np.abs(whole[compared] - replaced)[before])
+    _require_no_memory(np.abs(original[compared] - replaced)[before])
     _require_plausible(losses)
-    return -whole, losses + max(gain, 0.0), tasks
+    return -original, losses + max(gain, 0.0), tasks
 
 
 def _require_no_memory(changes: NDArray[np.float32]) -> None:

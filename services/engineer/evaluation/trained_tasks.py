@@ -154,9 +154,9 @@ async def _accuracy(
         predictions = await reader.predict(tokens)
     random, trials = np.random.default_rng(), list[Trial]()  # unpredictable for the program
     for row in range(TRIALS):
-        place = int(random.choice(np.flatnonzero(mask[row])))
-        head, target = tokens[row, : place + 1], int(tokens[row, place + 1])
-        trials.append(Trial(head, target, float(predictions.log_probs[row, place])))
+        position = int(random.choice(np.flatnonzero(mask[row])))
+        head, target = tokens[row, : position + 1], int(tokens[row, position + 1])
+        trials.append(Trial(head, target, float(predictions.log_probs[row, position])))
     return float(predictions.greedy[mask].mean()), tuple(trials)
 
 

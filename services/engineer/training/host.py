@@ -93,11 +93,11 @@ async def score(
     sandbox: Sandbox,
     keep: Callable[[Weights], Awaitable[None]] | None = None,
     parameter_limit: float | None = None,
-    other: Corpus | None = None,
+    other_text: Corpus | None = None,
 ) -> TrainingResult:
     """Audit and score a trained model. Raises TrainingFailed.
 
-    `parameter_limit` limits the number of trained values in the arrays of the whole model. `other` is text from another
+    `parameter_limit` limits the number of trained values in the arrays of the whole model. `other_text` is from another
     source, on which the model is also scored.
     """
     session, job, start = trained.session, trained.job, monotonic()
@@ -110,7 +110,7 @@ async def score(
             await audit(job, sandbox, session.segment, session.parameters)
         exam = Examination(job, sandbox, trained.weights)
         scores = await examine(exam)
-        other_loss = None if other is None else await loss_on(exam, other)
+        other_text_loss = None if other_text is None else await loss_on(exam, other_text)
     if keep is not None:
         await keep(trained.weights)
     if session.supervision.checkpoint is not None:
@@ -130,8 +130,8 @@ async def score(
         benchmark=scores.benchmark,
         measurements=measurements_of(session, learnt, sandbox.level, joules, seconds),
         stopped=trained.decision.reason if trained.decision else None,
-        other_text=None if other is None else other.name,
-        other_text_loss=other_loss,
+        other_text=None if other_text is None else other_text.name,
+        other_text_loss=other_text_loss,
     )
 
 

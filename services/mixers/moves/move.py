@@ -21,8 +21,8 @@ class Source:
     year: int
 
     def __str__(self) -> str:
-        place = self.reference if "/" in self.reference else f"arXiv:{self.reference}"
-        return f"{self.title}, {place}, {self.year}"
+        source = self.reference if "/" in self.reference else f"arXiv:{self.reference}"
+        return f"{self.title}, {source}, {self.year}"
 
 
 @dataclass(frozen=True)

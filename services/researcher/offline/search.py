@@ -253,10 +253,10 @@ def propose_by_surrogate(
     if fits:
         model = Surrogate([mixer for mixer, _ in scored], [fitness for _, fitness in scored])
         expected = [float(gain) for gain in model.expected_improvement([child.mixer for _, child in pool])]
-    for place in sorted(range(len(pool)), key=lambda place: -expected[place]) if fits else range(len(pool)):
-        start, child = pool[place]
+    for index in sorted(range(len(pool)), key=lambda index: -expected[index]) if fits else range(len(pool)):
+        start, child = pool[index]
         ground = (
-            f"Of {len(pool)} children considered it has the highest expected improvement, {expected[place]:.3f} in "
+            f"Of {len(pool)} children considered it has the highest expected improvement, {expected[index]:.3f} in "
             f"{measure}, under a model of {len(scored)} measured mixers."
             if fits
             else "Drawn by chance, far from what is known: too little is measured yet for a model."

@@ -7,7 +7,7 @@ import pytest
 
 from bench.retrieval.__main__ import overlap_recall, queries, recall
 from services.analyst.cognition import Corpus, load
-from services.analyst.cognition.search import CorpusEmbedder, TermWeights, grams, index, stems, whole
+from services.analyst.cognition.search import CorpusEmbedder, TermWeights, full_text, grams, index, stems
 from services.llm.embedder import EmbedderMismatch, LocalEmbedder
 
 QUERY = "Parity is never learnt and accuracy stays at chance for alternating patterns."
@@ -93,7 +93,7 @@ async def test_the_fitted_embedder_recalls_more_than_word_overlap(corpus: Corpus
 def test_term_weights_are_those_of_scikit_learn(corpus: Corpus) -> None:
     """The slow, obvious reference: words, and character n-grams of which the most frequent are kept."""
     text = pytest.importorskip("sklearn.feature_extraction.text")
-    texts = [whole(knowledge) for knowledge in corpus.entries]
+    texts = [full_text(knowledge) for knowledge in corpus.entries]
     queries = [QUERY, "a I x2 overlong", "zzzz", *texts[:20]]
     by_words = text.TfidfVectorizer(analyzer=stems, sublinear_tf=True).fit(texts)
     by_grams = text.TfidfVectorizer(analyzer="char_wb", ngram_range=(4, 5), sublinear_tf=True, max_features=2000)
