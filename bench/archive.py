@@ -46,14 +46,14 @@ async def live(archive: Archive, log: Log, ways: int) -> list[float]:
         for outgoing in waiting:
             events = [outgoing.event, *(way(outgoing.event) if outgoing.event.HasField("candidate_requested") else ())]
             messages = [log.write(event) for event in events]
-            began = time.perf_counter()
+            started = time.perf_counter()
             for message in messages:
                 await archive.apply([message], react)
                 await archive.outbox()
             await archive.sent([outgoing.number])
             if len(events) > 1:
                 seconds.append(0.0)
-            seconds[-1] += time.perf_counter() - began
+            seconds[-1] += time.perf_counter() - started
     return seconds
 
 
@@ -62,13 +62,13 @@ async def fill(archive: Archive, log: Log, have: int, want: int) -> float:
     cause, applied, spent = Cause.of(log.messages[0].body), len(log.messages), 0.0
     for low in range(have + 1, want + 1, BATCH):
         messages = [
-            Logged(applied + place, "", body_of(imported(cause, number)))
-            for place, number in enumerate(range(low, min(low + BATCH, want + 1)), 1)
+            Logged(applied + offset, "", body_of(imported(cause, number)))
+            for offset, number in enumerate(range(low, min(low + BATCH, want + 1)), 1)
         ]
         applied += len(messages)
-        began = time.perf_counter()
+        started = time.perf_counter()
         await archive.apply(messages)
-        spent += time.perf_counter() - began
+        spent += time.perf_counter() - started
     return (want - have) / spent if spent else 0.0
 
 
@@ -86,10 +86,10 @@ async def replayed(log: Log, folder: Path) -> float:
     """The rate in events per second at which the run's log is replayed into a new file."""
     archive = open_archive(f"sqlite:///{folder}/replay.db")
     await archive.open()
-    began = time.perf_counter()
+    started = time.perf_counter()
     for low in range(0, len(log.messages), 256):
         await archive.apply(log.messages[low : low + 256])
-    rate = len(log.messages) / (time.perf_counter() - began)
+    rate = len(log.messages) / (time.perf_counter() - started)
     await archive.close()
     return rate
 
@@ -98,9 +98,9 @@ async def ask(question: Callable[[int], Awaitable[object]]) -> str:
     """Median and 95th percentile of a query's time, after three warm-up queries, and the median of its CPU time."""
     times, cpu = [], []
     for number in range(QUESTIONS + 3):
-        began, used = time.perf_counter(), time.process_time()
+        started, used = time.perf_counter(), time.process_time()
         await question(number)
-        times.append(1000 * (time.perf_counter() - began))
+        times.append(1000 * (time.perf_counter() - started))
         cpu.append(1000 * (time.process_time() - used))
     ordered = sorted(times[3:])
     median, slow = statistics.median(ordered), ordered[int(0.95 * len(ordered))]
@@ -109,13 +109,13 @@ async def ask(question: Callable[[int], Awaitable[object]]) -> str:
 
 async def measure(url: str) -> None:
     """Open a filled archive and measure queries."""
-    began, used = time.perf_counter(), time.process_time()
+    started, used = time.perf_counter(), time.process_time()
     archive = open_archive(url)
     await archive.open()
-    opened = time.perf_counter() - began
+    opened = time.perf_counter() - started
     total = (await archive.list_candidates(Query(RUN, limit=1))).total
     await archive.nearest_motivations(RUN, embedding(7), EMBEDDER, 10, "")
-    ready = time.perf_counter() - began
+    ready = time.perf_counter() - started
     chance = random.Random(1)
     some = [f"c{chance.randrange(1, total + 1):06d}" for _ in range(QUESTIONS + 3)]
 
@@ -136,9 +136,9 @@ async def measure(url: str) -> None:
     print("nearest 10 motivations", await ask(
         lambda number: archive.nearest_motivations(RUN, embedding(number * 900), EMBEDDER, 10, some[number])
     ))  # fmt: skip
-    began = time.perf_counter()
+    started = time.perf_counter()
     await archive.nearest_programs(RUN, program(3), 10, "")
-    print(f"first programs found after {time.perf_counter() - began:.2f} s")
+    print(f"first programs found after {time.perf_counter() - started:.2f} s")
     print("nearest 10 programs   ", await ask(lambda number: archive.nearest_programs(RUN, program(number), 10, "")))
     print("list, 100 by fitness  ", await ask(lambda _: archive.list_candidates(Query(RUN))))
     print("list, 100 in the middle", await ask(lambda _: archive.list_candidates(Query(RUN, offset=total // 2))))

@@ -45,7 +45,7 @@ def tokens_per_second(
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     seconds: list[float] = []
     for batch in tokens:
-        began = clock()
+        started = clock()
         optimiser.zero_grad(set_to_none=True)
         for rows in batch.split(micro_batch):
             x, y = rows[:, :-1].to(device), rows[:, 1:].to(device)
@@ -56,7 +56,7 @@ def tokens_per_second(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         float(loss.detach())
-        seconds.append(clock() - began)
+        seconds.append(clock() - started)
     return tokens[0][:, 1:].numel() / fmean(seconds[len(seconds) // 4 :])
 
 

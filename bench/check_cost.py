@@ -38,11 +38,11 @@ async def check_once(
 ) -> tuple[dict[str, float], float, list[Verdict]]:
     """Processor seconds by probe, elapsed seconds, and the verdicts."""
     spent: dict[str, float] = {}
-    began, busy = time.perf_counter(), time.process_time()
+    started, busy = time.perf_counter(), time.process_time()
     verdicts = [Verdict.of("screen", True, await screen_apart(program, sandbox, settings.program_bytes))]
     verdicts += await probe_program(program, sandbox, settings, spent)
     spent["the host's part"] = time.process_time() - busy
-    return spent, time.perf_counter() - began, verdicts
+    return spent, time.perf_counter() - started, verdicts
 
 
 async def measure(files: list[Path], repeats: int, show: bool) -> None:

@@ -53,9 +53,9 @@ def published(records: int, rng: random.Random) -> list[dict[str, object]]:
 
 def timed(arguments: list[str], environment: dict[str, str]) -> tuple[float, float]:
     """Elapsed and CPU seconds of one command. Raises CalledProcessError if it fails."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([*ASI_ARCH, *arguments], env=environment, stdout=subprocess.DEVNULL, check=True)
-    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 

@@ -71,11 +71,11 @@ def microseconds(operator: Operator, tensors: dict[str, Tensor], repeats: int) -
     """Minimum over the repeats, per token: forward, and forward with backward."""
     forward, both = [], []
     for _ in range(repeats + 2):  # the first two warm up
-        began = time.perf_counter()
+        started = time.perf_counter()
         output, _ = operator(**tensors)
-        forward.append(time.perf_counter() - began)
+        forward.append(time.perf_counter() - started)
         torch.autograd.grad(output.sum(), list(tensors.values()))
-        both.append(time.perf_counter() - began)
+        both.append(time.perf_counter() - started)
     tokens = tensors["q"].shape[0] * tensors["q"].shape[1]
     return min(forward[2:]) / tokens * 1e6, min(both[2:]) / tokens * 1e6
 

@@ -33,19 +33,19 @@ def first_forward(channel: Channel) -> None:
 
 async def measure(layers: frozenset[str], children: int) -> None:
     """Print one line for a set of layers."""
-    began = time.perf_counter()
+    started = time.perf_counter()
     async with Sandbox(preload=("torch", "bench.fork_server"), readable=[ROOT / "bench"], layers=layers) as sandbox:
-        started = time.perf_counter() - began
+        opened = time.perf_counter() - started
         answers, ends = [], []
         for _ in range(children):
-            began = time.perf_counter()
+            started = time.perf_counter()
             async with sandbox.child("bench.fork_server:first_forward", LIMITS) as child:
                 await child.receive(timeout=30)
                 answered = time.perf_counter()
-            answers.append((answered - began) * 1e3)
+            answers.append((answered - started) * 1e3)
             ends.append((time.perf_counter() - answered) * 1e3)
     print(
-        f"{sandbox.level:48} start {started:5.2f} s   first forward median {statistics.median(answers):6.1f} ms, "
+        f"{sandbox.level:48} start {opened:5.2f} s   first forward median {statistics.median(answers):6.1f} ms, "
         f"p95 {statistics.quantiles(answers, n=20)[-1]:6.1f} ms   end median {statistics.median(ends):5.1f} ms"
     )
 
@@ -53,9 +53,9 @@ async def measure(layers: frozenset[str], children: int) -> None:
 def cold() -> float:
     """Seconds of a new process for the same, without a sandbox."""
     program = "import torch; torch.set_num_threads(1); torch.nn.Linear(128, 128)(torch.ones(1, 64, 128)).sum().item()"
-    began = time.perf_counter()
+    started = time.perf_counter()
     subprocess.run([sys.executable, "-c", program], check=True)
-    return time.perf_counter() - began
+    return time.perf_counter() - started
 
 
 def main() -> None:

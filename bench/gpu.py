@@ -245,13 +245,14 @@ async def sandbox_part(bench: Bench) -> Result:
         for baseline in zoo.baselines():
             for compiled in (False, True) if bench.gpu else (False,):
                 name = f"{baseline.name}{' compiled' if compiled else ''}"
-                began = time.monotonic()
+                started = time.monotonic()
                 try:
                     result = await train(baseline.program, 0, replace(scale, compile=compiled), corpus, sandbox)
                     measured = result.measurements
                     report[name] = {
                         "loss": round(result.loss, 4), "compiled": measured.compiled,
-                        "peak_memory_bytes": measured.peak_memory_bytes, "seconds": round(time.monotonic() - began, 1),
+                        "peak_memory_bytes": measured.peak_memory_bytes,
+                        "seconds": round(time.monotonic() - started, 1),
                     }  # fmt: skip
                 except TrainingFailed as failed:
                     report[name] = {"error": f"{failed.kind}: {failed.message} {failed.log_tail[-800:]}"}
@@ -385,11 +386,11 @@ async def budget_part(bench: Bench) -> Result:
     async with Sandbox(mps=bench.mps) as sandbox:
         scale = _timed_scale(bench, "explore", False)
         for count in (1, 2, 4):
-            began = time.monotonic()
+            started = time.monotonic()
             rows = await asyncio.gather(*(_ours("delta_net", scale, sandbox, bench) for _ in range(count)))
             speeds = [row.get("tokens_per_second", 0) for row in rows]
             report[f"{count} at once"] = {
-                "tokens_per_second": sum(speeds), "seconds": round(time.monotonic() - began, 1),
+                "tokens_per_second": sum(speeds), "seconds": round(time.monotonic() - started, 1),
             }  # fmt: skip
     report["ok"] = all(report[f"{count} at once"]["tokens_per_second"] for count in (1, 2, 4))
     return report
@@ -413,7 +414,7 @@ async def loop_part(bench: Bench) -> Result:
     command += ["--scale", "explore" if bench.gpu else "mini", "--baselines", "delta_net,gated_delta_net"]
     command += [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     with tempfile.TemporaryDirectory() as folder:
-        began = time.monotonic()
+        started = time.monotonic()
         done = await asyncio.to_thread(
             subprocess.run,
             command,
@@ -423,7 +424,7 @@ async def loop_part(bench: Bench) -> Result:
             check=False,
             timeout=LOOP_SECONDS,
         )
-        seconds = time.monotonic() - began
+        seconds = time.monotonic() - started
     if not done.stdout.strip():
         return {"error": done.stderr[-2000:], "ok": False}
     rows = json.loads(done.stdout)
@@ -445,17 +446,17 @@ async def drain_part(bench: Bench) -> Result:
             stop.set()
 
         async with Sandbox() as sandbox:
-            whole = await train(program, 0, scale, corpus, sandbox)
+            uninterrupted = await train(program, 0, scale, corpus, sandbox)
             try:
                 await train(program, 0, scale, corpus, sandbox, on_progress=drain, stop=stop, checkpoint=path)
                 return {"error": "the training did not drain", "ok": False}
             except Drained as drained:
                 at = drained.step
             resumed = await train(program, 0, scale, corpus, sandbox, checkpoint=path)
-    gap = abs(resumed.loss - whole.loss)
+    gap = abs(resumed.loss - uninterrupted.loss)
     return {
         "left_out": [] if bench.gpu else ["CUDA"],
-        "drained_at_step": at, "loss": whole.loss, "resumed_loss": resumed.loss,
+        "drained_at_step": at, "loss": uninterrupted.loss, "resumed_loss": resumed.loss,
         "ok": gap == 0 if not bench.gpu else gap < 0.02,
     }  # fmt: skip
 
@@ -502,20 +503,20 @@ async def main(arguments: Sequence[str] | None = None) -> int:
     out: Path = options.out
     content = await asyncio.to_thread(lambda: json.loads(out.read_text("utf-8")) if out.is_file() else {})
     results: dict[str, Result] = content.get(options.device, {})
-    began = time.monotonic()
+    started = time.monotonic()
     for name in options.parts:
         if name in results and not options.again:
             continue
-        if time.monotonic() - began > 60 * options.minutes:
+        if time.monotonic() - started > 60 * options.minutes:
             print(f"{name}: the time limit is reached; the next call continues with it", flush=True)
             break
         print(f"{name} …", flush=True)
-        started = time.monotonic()
+        part_started = time.monotonic()
         try:
             result = await PARTS[name](Bench(options.device, results, options.mps))
         except Exception as error:  # noqa: BLE001 - one part that breaks must not take the others along
             result = {"error": f"{type(error).__name__}: {error}", "ok": False}
-        results[name] = {**result, "took": round(time.monotonic() - started, 1)}
+        results[name] = {**result, "took": round(time.monotonic() - part_started, 1)}
         about = {"device": device_name(options.device), "versions": dict(versions())}
         text = json.dumps({**content, options.device: results, f"{options.device}_machine": about}, indent=2)
         await asyncio.to_thread(out.write_text, text, "utf-8")

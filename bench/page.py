@@ -139,14 +139,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--screenshots", type=Path, help="folder for the pictures")
     folder: Path | None = parser.parse_args().screenshots
-    with tempfile.TemporaryDirectory() as place:
-        environment = {**os.environ, "ASI_DATA_DIR": f"{place}/data"}
+    with tempfile.TemporaryDirectory() as temporary:
+        environment = {**os.environ, "ASI_DATA_DIR": f"{temporary}/data"}
         command = [sys.executable, "-m", "services.console"]
-        published_archive.write(Path(place) / "published")
-        importing = [*command, "import", "asi-arch", f"{place}/published"]
+        published_archive.write(Path(temporary) / "published")
+        importing = [*command, "import", "asi-arch", f"{temporary}/published"]
         subprocess.run(importing, env=environment, check=True, stdout=sys.stderr)
         if folder is not None:
-            report = Path(place) / "report"
+            report = Path(temporary) / "report"
             subprocess.run([*command, "report", "--out", str(report)], env=environment, check=True, stdout=sys.stderr)
             folder.mkdir(parents=True, exist_ok=True)
             for name in FIGURES:

@@ -83,12 +83,12 @@ def measure(
             )
             return json.loads(finished.stdout)
 
-        begun = time.perf_counter()
+        started = time.perf_counter()
         rows = run_json(
             "run", "--mind", mind, "--seats", "1", "--seed", str(seed), "--candidates", str(candidates),
             "--policy", f"{policy}={side}", *settings,
         )  # fmt: skip
-        seconds = round(time.perf_counter() - begun, 1)
+        seconds = round(time.perf_counter() - started, 1)
         proposals = sorted((row for row in rows if row["kind"] == "proposal"), key=lambda row: row["id"])
         losses = tuple(row["loss"] for row in proposals)
         if mind == OFFLINE:
@@ -100,7 +100,7 @@ def measure(
 
 def measure_in_process(side: str, seed: int, candidates: int, baselines: Sequence[str], train: Train) -> Run:
     """One seat: draw a parent from a pool of the size of small runs, propose, train, enter the pool."""
-    begun = time.perf_counter()
+    started = time.perf_counter()
     policy = pool.PoolPolicy(size=12, parents=4, references=3, cold_start=5, batch=3)
     state, measured, proposed = pool.PoolState(), dict[str, Seed](), set[str]()
     losses: list[float | None] = []
@@ -132,7 +132,7 @@ def measure_in_process(side: str, seed: int, candidates: int, baselines: Sequenc
         proposed.add(fingerprint(proposal.program).digest)
         fitness = None if loss is None else -loss
         enter(Seed(f"c{number}", proposal.name, proposal.program, fitness, proposal.description))
-    return Run(side, seed, tuple(losses), round(time.perf_counter() - begun, 1))
+    return Run(side, seed, tuple(losses), round(time.perf_counter() - started, 1))
 
 
 def trainer(seed: int, scale_name: str, overrides: Sequence[str]) -> Train:

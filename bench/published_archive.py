@@ -113,12 +113,10 @@ def _details(node: _Node, source: str, rng: random.Random) -> dict[str, object]:
 def _varied(source: str, rng: random.Random) -> str:
     """The source with a few added lines and one changed number, so that programs differ."""
     lines = source.splitlines()
-    places = sorted(rng.sample(range(len(lines) // 3, len(lines)), 3), reverse=True)
-    for place in places:
-        indent = len(lines[place]) - len(lines[place].lstrip())
-        lines.insert(
-            place, f"{' ' * indent}# temperature {rng.uniform(0.1, 2):.3f} keeps path {rng.randint(1, 4)} open"
-        )
+    chosen = sorted(rng.sample(range(len(lines) // 3, len(lines)), 3), reverse=True)
+    for line in chosen:
+        indent = len(lines[line]) - len(lines[line].lstrip())
+        lines.insert(line, f"{' ' * indent}# temperature {rng.uniform(0.1, 2):.3f} keeps path {rng.randint(1, 4)} open")
     return "\n".join(lines) + "\n"
 
 

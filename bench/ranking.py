@@ -100,9 +100,9 @@ def _standardised(candidate: Candidate, root: Measured, scale: Scale) -> float:
 
 def _quality(candidates: Sequence[Candidate], values: Sequence[float]) -> tuple[float, float, int]:
     pairs = sorted(zip(candidates, values, strict=True), key=lambda pair: -pair[0].truth)
-    whole = spearman([candidate.truth for candidate, _ in pairs], [value for _, value in pairs]).rho
+    correlation = spearman([candidate.truth for candidate, _ in pairs], [value for _, value in pairs]).rho
     best = spearman([candidate.truth for candidate, _ in pairs[:BEST]], [value for _, value in pairs[:BEST]]).rho
-    return whole, best, inverted_pairs(candidates, values)
+    return correlation, best, inverted_pairs(candidates, values)
 
 
 def inverted_pairs(candidates: Sequence[Candidate], values: Sequence[float]) -> int:
@@ -178,11 +178,11 @@ def rank_recorded(exchanges: Path) -> None:
         ]
         values[version] = [score.value for score in fitnesses if score is not None]
     print(f"{'loss':>8} {'accuracy':>9} {'judge':>6} {STANDARDISED_GAIN:>21} {'paper':>14}")
-    places = {name: sorted(range(len(scores)), key=lambda at: -scores[at]) for name, scores in values.items()}
-    for index in places[STANDARDISED_GAIN]:
+    ranks = {name: sorted(range(len(scores)), key=lambda at: -scores[at]) for name, scores in values.items()}
+    for index in ranks[STANDARDISED_GAIN]:
         candidate = candidates[index]
         columns = [
-            f"{values[name][index]:10.3f} (place {places[name].index(index) + 1:2})"
+            f"{values[name][index]:10.3f} (place {ranks[name].index(index) + 1:2})"
             for name in (STANDARDISED_GAIN, "paper")
         ]
         print(f"{candidate.loss:8.4f} {candidate.accuracy:9.3f} {candidate.opinion:6.2f} {'  '.join(columns)}")
@@ -203,9 +203,9 @@ def main() -> None:
         return
     runs = [simulate(random.Random(seed)) for seed in range(arguments.runs)]
     for version in runs[0]:
-        whole, best, inverted = (fmean(run[version][place] for run in runs) for place in range(3))
+        correlation, best, inverted = (fmean(run[version][index] for run in runs) for index in range(3))
         print(
-            f"{version:20}  rank correlation with the truth {whole:.3f}, among the best {BEST} {best:.3f}; "
+            f"{version:20}  rank correlation with the truth {correlation:.3f}, among the best {BEST} {best:.3f}; "
             f"{inverted:.1f} inverted pairs of {CANDIDATES * (CANDIDATES - 1) // 2}"
         )
 

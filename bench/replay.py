@@ -52,14 +52,14 @@ async def write_log(bus: Bus, folder: Path, ways: int) -> int:
 async def plain(url: str, events: int) -> float:
     """Seconds in which nats-py's ordered consumer reads and decodes the whole log, one message after the other."""
     client = await nats.connect(url)
-    began = time.perf_counter()
+    started = time.perf_counter()
     subscription = await client.jetstream().subscribe(
         f"asi.v1.{RUN}.>", stream="EVENTS", ordered_consumer=True,
         config=api.ConsumerConfig(deliver_policy=api.DeliverPolicy.ALL),
     )  # fmt: skip
     for _ in range(events):
         events_pb2.Event.FromString((await subscription.next_msg(timeout=10)).data)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     await client.close()
     return seconds
 
@@ -76,14 +76,14 @@ async def bare(url: str, events: int) -> float:
         if count == events:
             done.set_result(None)
 
-    began = time.perf_counter()
+    started = time.perf_counter()
     await client.jetstream().subscribe(
         f"asi.v1.{RUN}.>", stream="EVENTS", ordered_consumer=True, cb=take,
         config=api.ConsumerConfig(deliver_policy=api.DeliverPolicy.ALL),
         pending_msgs_limit=-1, pending_bytes_limit=-1,
     )  # fmt: skip
     await done
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     await client.close()
     return seconds
 
@@ -112,9 +112,9 @@ async def measure(ways: int, rounds: int, into: str) -> None:
                 await bus.set_up()
                 events = await write_log(bus, folder, ways)
             for number in range(rounds):
-                place = f"sqlite:///{folder}/replay-{number}.db" if into == "sqlite" else into and f"{into}_{number}"
+                url = f"sqlite:///{folder}/replay-{number}.db" if into == "sqlite" else into and f"{into}_{number}"
                 slow = await asyncio.to_thread(asyncio.run, plain(broker.url, events))
-                fast, replayed = await bare(broker.url, events), await rebuilt(settings, place)
+                fast, replayed = await bare(broker.url, events), await rebuilt(settings, url)
                 ratios.append((slow / replayed, fast / replayed))
                 rates = [f"{events / seconds:.0f}" for seconds in (slow, fast, replayed)]
                 print(f"events/s: plain {rates[0]}, fastest {rates[1]}, replay {rates[2]}")

@@ -80,7 +80,7 @@ async def task(name: str, which: str, seed: int, steps: int, sandbox: Sandbox) -
 
 async def collect(arguments: argparse.Namespace, done: list[dict[str, object]]) -> list[dict[str, object]]:
     """Measure the missing rows and append them to the file; returns all rows."""
-    place: Path = arguments.out
+    path: Path = arguments.out
     known = {(row["task"], row["name"], row["seed"]) for row in done}
     async with Sandbox() as sandbox:
         for seed in arguments.seeds:
@@ -96,7 +96,7 @@ async def collect(arguments: argparse.Namespace, done: list[dict[str, object]]) 
                         )
                     except TrainingFailed as failed:
                         row = {"task": which, "name": name, "seed": seed, "failed": failed.message}
-                    with place.open("a") as file:
+                    with path.open("a") as file:
                         file.write(json.dumps(row) + "\n")
                     print(which, name, seed, row.get("score", row.get("failed")), flush=True)
                     done.append(row)

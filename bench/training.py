@@ -86,9 +86,9 @@ async def ours(program: str, scale: Scale, sandbox: Sandbox) -> float:
     async with sandbox.child(JOB, limits_of(scale)) as child:
         session = Session(job, Supervision(), child, _unscored)
         await session.begin()
-        began = process_time()
+        started = process_time()
         await session.run()
-        host = (process_time() - began) / scale.steps
+        host = (process_time() - started) / scale.steps
     later = session.history[len(session.history) // 4 :]
     busy = [metrics.busy_per_step * scale.threads + host for metrics in later if metrics.busy_per_step is not None]
     return scale.tokens_per_step / fmean(busy or [metrics.seconds_per_step for metrics in later])
@@ -104,9 +104,9 @@ async def compare(name: str, scale: Scale, repeats: int, sandbox: Sandbox) -> No
             alone = pool.submit(bare, program, name, scale).result()
             of_fla = pool.submit(bare, program, name, scale, of_fla=True).result() if comparable else float("nan")
         rows.append((await ours(program, scale, sandbox), alone, of_fla))
-    began = perf_counter()
+    started = perf_counter()
     await asyncio.gather(ours(program, scale, sandbox), ours(program, scale, sandbox))
-    both = 2 * scale.steps * scale.tokens_per_step / (perf_counter() - began)
+    both = 2 * scale.steps * scale.tokens_per_step / (perf_counter() - started)
     own, alone, of_fla = (median(column) for column in zip(*rows, strict=True))
     ratios = [median(row[0] / row[column] for row in rows) for column in (1, 2)]
     cells = f"{own:10,.0f} {alone:10,.0f} {ratios[0]:7.3f}"

@@ -25,10 +25,10 @@ _PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 def broken(manifests: Iterable[Placed]) -> Iterator[str]:
     """One line for each rule that an object breaks: its file, kind, name and the rule."""
-    placed = list(manifests)
-    objects = [manifest for _, manifest in placed]
+    located = list(manifests)
+    objects = [manifest for _, manifest in located]
     files: dict[tuple[str, str], str] = {}
-    for file, manifest in placed:
+    for file, manifest in located:
         where = f"{file}: {manifest['kind']} {manifest['metadata']['name']}"
         key = (manifest["kind"], manifest["metadata"]["name"])
         if key in files:

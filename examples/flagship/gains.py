@@ -39,8 +39,8 @@ def main() -> None:
     """Print a row for each candidate."""
     code, prose, finalists = measured(Path(sys.argv[1]) if len(sys.argv) > 1 else LOG)
     for name in sorted(code):
-        others = [gain(losses, own, name) for own in finalists if name not in finalists for losses in (code, prose)]
-        print(" | ".join((name, f"{fmean(code[name].values()):.4f}", f"{fmean(prose[name].values()):.4f}", *others)))
+        values = [gain(losses, own, name) for own in finalists if name not in finalists for losses in (code, prose)]
+        print(" | ".join((name, f"{fmean(code[name].values()):.4f}", f"{fmean(prose[name].values()):.4f}", *values)))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def candidate(
     noise: float = 0.01,
 ) -> pb.Candidate:
     """A measured candidate: one seed per loss; blocks scatter by `noise`, `right` of 100 items are answered."""
-    seeds = [_seed(place + 1, loss, right, noise * (1 + number / 10)) for place, loss in enumerate(losses)]
+    seeds = [_seed(index + 1, loss, right, noise * (1 + number / 10)) for index, loss in enumerate(losses)]
     return pb.Candidate(
         id=f"c{number:06d}", run="r1", stage="tiny", state=pb.STATE_JUDGED,
         kind=pb.KIND_PROPOSAL if parent else pb.KIND_BASELINE,
@@ -36,11 +36,11 @@ def candidate(
 
 
 def _seed(seed: int, loss: float, right: int, noise: float) -> pb.SeedResult:
-    swings = [noise * ((place * 7 % 5) - 2) for place in range(BLOCKS)]
+    swings = [noise * ((index * 7 % 5) - 2) for index in range(BLOCKS)]
     centre = sum(swings) / BLOCKS
     task = pb.TaskScore(
         task="mqar", metric="acc", value=right / ITEMS, stderr=0.05, items=ITEMS,
-        correct=[place < right for place in range(ITEMS)],
+        correct=[index < right for index in range(ITEMS)],
     )  # fmt: skip
     return pb.SeedResult(
         seed=seed, loss=loss, bits_per_byte=loss / 2, scores=[task],

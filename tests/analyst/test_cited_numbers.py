@@ -62,10 +62,10 @@ def test_any_text_made_of_the_record_passes(numbers: list[float], digits: int) -
 
 
 @given(st.integers(10_000, 99_999), st.integers(0, 4), st.integers(1, 9))
-def test_a_changed_digit_is_refused(digits: int, place: int, step: int) -> None:
+def test_a_changed_digit_is_refused(digits: int, index: int, step: int) -> None:
     """Whichever it is, in a number written with four decimals."""
     text = str(digits)
-    changed = text[:place] + str((int(text[place]) + step) % 10) + text[place + 1 :]
+    changed = text[:index] + str((int(text[index]) + step) % 10) + text[index + 1 :]
     written = f"{changed[0]}.{changed[1:]}"
 
     assert invented(f"a loss of {written}.", Citable(((digits / 10_000,),))) == [written]
@@ -86,8 +86,8 @@ def test_falls_of_the_loss_between_shown_points_can_be_cited() -> None:
     """A model that is shown a curve says how far it fell."""
     child = type(CHILD)()
     child.CopyFrom(CHILD)
-    for place, loss in enumerate((3.1, 2.646, 2.52, 2.322), 1):
-        child.training.seeds[0].curve.add(step=49 * place, train_loss=loss)
+    for number, loss in enumerate((3.1, 2.646, 2.52, 2.322), 1):
+        child.training.seeds[0].curve.add(step=49 * number, train_loss=loss)
     citable = citable_of(dossier(child, root=ROOT, parent=PARENT))
 
     assert invented("A drop of 0.778, of which 0.198 came last.", citable) == []
@@ -100,8 +100,8 @@ def test_curves_and_parts_of_the_loss_are_compared_with_a_relative() -> None:
     child.CopyFrom(CHILD)
     parent.CopyFrom(PARENT)
     for record, last, far in ((child, 1.466, 1.303), (parent, 1.599, 1.431)):
-        for place, loss in enumerate((3.1, 2.6, 2.5, last), 1):
-            record.training.seeds[0].curve.add(step=49 * place, train_loss=loss)
+        for number, loss in enumerate((3.1, 2.6, 2.5, last), 1):
+            record.training.seeds[0].curve.add(step=49 * number, train_loss=loss)
         record.training.seeds[0].part_losses.add(part="tokens 65-256", share=0.75, loss=far)
     family = dossier(child, root=ROOT, parent=parent)
 

@@ -93,7 +93,7 @@ def test_the_curve_is_shown_by_quarters() -> None:
     """How a loss fell says more of a mechanism than where it ended."""
     record = pb.Candidate(id="c1", proposal=pb.Proposal(name="X"))
     seed = record.training.seeds.add(seed=1)
-    seed.curve.extend(pb.CurvePoint(step=10 * place, train_loss=5.0 - place / 4) for place in range(1, 9))
+    seed.curve.extend(pb.CurvePoint(step=10 * number, train_loss=5.0 - number / 4) for number in range(1, 9))
 
     assert "training loss 4.500 at step 20, 4.000 at step 40, 3.500 at step 60, 3.000 at step 80" in description_of(
         record

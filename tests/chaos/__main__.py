@@ -48,7 +48,7 @@ def main() -> int:
 
 def _run_schedule(schedule: Schedule, database: Mongod | None, name: str, arguments: argparse.Namespace) -> bool:
     """Whether an invariant broke."""
-    begun = time.monotonic()
+    started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         url = f"{database.url}/{name}?replicaSet=rs0" if database else f"sqlite:///{folder}/archive.db"
         limit = max(MAX_SECONDS, arguments.candidates)
@@ -60,7 +60,7 @@ def _run_schedule(schedule: Schedule, database: Mongod | None, name: str, argume
             violations = [f"it did not end: {type(error).__name__}: {error}"]
         kind = "mongo" if database else "sqlite"
         print(
-            f"{'BROKEN' if violations else 'held':<7}{kind:<7}{time.monotonic() - begun:5.0f} s  {schedule.name}",
+            f"{'BROKEN' if violations else 'held':<7}{kind:<7}{time.monotonic() - started:5.0f} s  {schedule.name}",
             flush=True,
         )
         for line in violations:

@@ -125,8 +125,8 @@ class Faults:
 
     async def _publish_garbage(self) -> None:
         async def publish(bus: Bus) -> None:
-            place = await bus.last_sequence()
-            unknown = events_pb2.Event(id=f"{RUN}.c000001.unknown.{place}", run=RUN).SerializeToString()
+            sequence = await bus.last_sequence()
+            unknown = events_pb2.Event(id=f"{RUN}.c000001.unknown.{sequence}", run=RUN).SerializeToString()
             started = await bus.body_at(1)
             for fact in ("requested", "proposed.tiny", "trained", "judged", "analysed"):
                 for body in (b"", b"\xff\x00 no event", unknown, started):
@@ -145,8 +145,8 @@ class Faults:
         file = Path(self.system.archive_url.removeprefix("sqlite:///"))
         async with self.system.archive_lock:
             if fault.kind == "lock archive":
-                with contextlib.closing(sqlite3.connect(file, isolation_level=None, timeout=30)) as other:
-                    other.execute("BEGIN IMMEDIATE")
+                with contextlib.closing(sqlite3.connect(file, isolation_level=None, timeout=30)) as locked:
+                    locked.execute("BEGIN IMMEDIATE")
                     await asyncio.sleep(fault.seconds)
             else:
                 await self._replaced(fault, file)

@@ -26,27 +26,27 @@ def watched(command: Sequence[str], trace: Path) -> list[str]:
     return ["strace", "-f", "-qq", "-y", "-xx", "-s", "1000000", "-e", f"trace={CALLS}", "-o", str(trace), *command]
 
 
-def after_power_loss(trace: Path, folder: Path, place: Path) -> None:
-    """Write the files below `folder`, as they were on disk when the trace ended, to `place`."""
+def after_power_loss(trace: Path, folder: Path, target: Path) -> None:
+    """Write the files below `folder`, as they were on disk when the trace ended, to `target`."""
     disk = _Disk()
     for name, arguments, result in _calls(trace):
         if result >= 0:
             disk.apply(name, arguments, result)
     for path, content in disk.kept.items():
         if path.is_relative_to(folder):
-            target = place / path.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
+            file = target / path.relative_to(folder)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
 
 
 def _calls(trace: Path) -> Iterator[tuple[str, str, int]]:
-    begun: dict[tuple[str, str], str] = {}
+    unfinished_calls: dict[tuple[str, str], str] = {}
     for line in trace.read_text().splitlines():
         if unfinished := _UNFINISHED.match(line):
-            begun[unfinished[1], unfinished[2]] = unfinished[3]
+            unfinished_calls[unfinished[1], unfinished[2]] = unfinished[3]
             continue
         if resumed := _RESUMED.match(line):
-            line = f"{resumed[1]} {resumed[2]}({begun.pop((resumed[1], resumed[2]), '')}{resumed[3]}"
+            line = f"{resumed[1]} {resumed[2]}({unfinished_calls.pop((resumed[1], resumed[2]), '')}{resumed[3]}"
         if call := _CALL.match(line):
             yield call[2], call[3], int(call[4])
 
@@ -60,7 +60,7 @@ class _Open:
     path: Path
     synced: bool
     appends: bool
-    place: int = 0
+    offset: int = 0
 
 
 class _Disk:
@@ -104,18 +104,18 @@ class _Disk:
             size = int(number)
             content[size:] = b"\0" * max(0, size - len(content))
         elif name == "lseek" and file is not None:
-            file.place = result
+            file.offset = result
         elif name == "pwrite64":
             _write(content, int(number), texts[-1][:result])
         elif name == "write" and file is not None:
-            place = len(content) if file.appends else file.place
-            _write(content, place, texts[-1][:result])
-            file.place = place + result
+            offset = len(content) if file.appends else file.offset
+            _write(content, offset, texts[-1][:result])
+            file.offset = offset + result
         if file is not None and file.synced and "write" in name:
             self.kept[path] = bytes(content)
 
 
-def _write(content: bytearray, place: int, new: bytes) -> None:
-    if len(content) < place:
-        content.extend(b"\0" * (place - len(content)))
-    content[place : place + len(new)] = new
+def _write(content: bytearray, offset: int, new: bytes) -> None:
+    if len(content) < offset:
+        content.extend(b"\0" * (offset - len(content)))
+    content[offset : offset + len(new)] = new

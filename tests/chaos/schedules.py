@@ -67,7 +67,7 @@ class Schedule:
 KILLS = Schedule(
     "every service is killed, then drained",
     (
-        *(Fault(0.1 + 0.1 * place, "kill", target) for place, target in enumerate(SERVICES)),
+        *(Fault(0.1 + 0.1 * index, "kill", target) for index, target in enumerate(SERVICES)),
         Fault(0.75, "drain", "engineers"),
         Fault(0.85, "drain", "store"),
     ),

@@ -41,14 +41,14 @@ async def test_a_call_without_a_deadline_gets_one_and_a_longer_one_is_not_cut_sh
     async with channel(f"127.0.0.1:{server.port}", ServiceSettings(), DEFAULT) as connection:
         stub = checker_pb2_grpc.CheckerStub(connection)
         patient = await stub.Check(checker_pb2.CheckRequest(), timeout=20 * DEFAULT)
-        begun = time.monotonic()
+        started = time.monotonic()
         with pytest.raises(grpc.aio.AioRpcError) as late:
             await stub.Check(checker_pb2.CheckRequest())
     await server.stop(0)
 
     assert patient.passed
     assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert time.monotonic() - begun < 3 * DEFAULT
+    assert time.monotonic() - started < 3 * DEFAULT
 
 
 async def test_a_server_that_starts_late_is_found_soon() -> None:
@@ -59,8 +59,8 @@ async def test_a_server_that_starts_late_is_found_soon() -> None:
         asking = asyncio.ensure_future(call)
         await asyncio.sleep(6)
         server = await serve(port)
-        begun = time.monotonic()
+        started = time.monotonic()
         assert (await asking).passed
     await server.stop(0)
 
-    assert time.monotonic() - begun < 3 * DEFAULT + 5
+    assert time.monotonic() - started < 3 * DEFAULT + 5

@@ -72,8 +72,8 @@ def test_spans_below_a_carrier_share_its_trace_and_write_their_own_into_what_is_
             carrier: dict[str, str] = {}
             telemetry.inject(carrier)
         with telemetry.span("researcher handles candidate.requested", {}, run="r1", candidate="c000001"):
-            begun: dict[str, str] = {}
-            telemetry.inject(begun)
+            inner: dict[str, str] = {}
+            telemetry.inject(inner)
         with telemetry.span("again", {}, run="r1", candidate="c000001"):
             telemetry.fail(ValueError("the store is away"))
             again: dict[str, str] = {}
@@ -83,7 +83,7 @@ def test_spans_below_a_carrier_share_its_trace_and_write_their_own_into_what_is_
 
     assert carrier["traceparent"].split("-")[1] == "1" * 32
     assert carrier["traceparent"].split("-")[2] != "2" * 16
-    assert begun["traceparent"].split("-")[1] == again["traceparent"].split("-")[1]
+    assert inner["traceparent"].split("-")[1] == again["traceparent"].split("-")[1]
     assert [span.name for span in collector.spans if not span.parent] == [
         "researcher handles candidate.requested",
         "again",
@@ -97,10 +97,10 @@ def test_a_collector_that_is_away_does_not_hold_up_the_end_of_a_service() -> Non
     telemetry.start("judge", "http://127.0.0.1:9")
     with telemetry.span("one", {}):
         pass
-    begun = time.monotonic()
+    started = time.monotonic()
     telemetry.stop()
 
-    assert time.monotonic() - begun < telemetry.EXPORT_SECONDS + 3
+    assert time.monotonic() - started < telemetry.EXPORT_SECONDS + 3
 
 
 @pytest.mark.parametrize("attributes", [{}, {"run": "r1"}, {"run": "r1", "candidate": ""}])

@@ -18,11 +18,11 @@ from tests.table.synthetic import synthetic_records
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Half of the lattice with one seed, in a compressed piece, and two more seeds of a few in a plain one."""
-    place = tmp_path_factory.mktemp("table")
-    pack(synthetic_records(seeds=(1,))[::2], place / "half.jsonl.gz")
+    folder = tmp_path_factory.mktemp("table")
+    pack(synthetic_records(seeds=(1,))[::2], folder / "half.jsonl.gz")
     for record in synthetic_records(seeds=(2, 3))[:20]:
-        append(place / "more.jsonl", record)
-    return place
+        append(folder / "more.jsonl", record)
+    return folder
 
 
 def called(*arguments: object) -> Result:
@@ -59,11 +59,11 @@ def test_query_answers_for_a_baseline_by_name(folder: Path) -> None:
 
 def test_a_simulated_search_names_its_table(folder: Path) -> None:
     measured = answer("simulate", "local", "--budget", 30, "--folder", folder)
-    whole = answer("simulate", "local", "--budget", 30, "--folder", folder, "--estimates")
+    estimated = answer("simulate", "local", "--budget", 30, "--folder", folder, "--estimates")
 
     assert len(measured["regrets"]) == 30
     assert "measured architectures" in measured["space"]
-    assert "provisional" in whole["space"]
+    assert "provisional" in estimated["space"]
 
 
 def test_compare_pairs_every_policy_with_random_and_local_search(folder: Path) -> None:
@@ -79,8 +79,8 @@ def test_compare_pairs_every_policy_with_random_and_local_search(folder: Path) -
 
 @pytest.mark.slow
 def test_pack_writes_what_can_be_read_again(folder: Path, tmp_path: Path) -> None:
-    place = tmp_path / "packed" / "all.jsonl.gz"
-    place.parent.mkdir()
-    called("pack", folder, place)
+    path = tmp_path / "packed" / "all.jsonl.gz"
+    path.parent.mkdir()
+    called("pack", folder, path)
 
-    assert answer("info", "--folder", place.parent)["trainings"] == answer("info", "--folder", folder)["trainings"]
+    assert answer("info", "--folder", path.parent)["trainings"] == answer("info", "--folder", folder)["trainings"]

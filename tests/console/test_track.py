@@ -68,13 +68,13 @@ async def test_a_run_is_followed_into_a_tracker_and_exported(
     await whole_way(system.bus, fitness=0.5)
     await whole_way(system.bus, fitness=0.7)
     await system.until("finished")
-    live, whole = tmp_path / "live", tmp_path / "whole"
+    live, exported_folder = tmp_path / "live", tmp_path / "whole"
     tracked = await system.asi_arch("track", "--to", "tensorboard", "--out", str(live), "--from-start")
-    exported = await system.asi_arch("export", "--to", "tensorboard", "--out", str(whole))
+    exported = await system.asi_arch("export", "--to", "tensorboard", "--out", str(exported_folder))
 
     assert tracked.status == 0, tracked.err
     assert exported.status == 0, exported.err
-    for folder in (live, whole):
+    for folder in (live, exported_folder):
         assert sorted(path.name for path in (folder / "r1").iterdir()) == ["c000001", "c000002"]
 
 

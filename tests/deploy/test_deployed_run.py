@@ -134,15 +134,15 @@ def test_the_spans_of_a_candidate_are_one_trace_from_proposal_to_archive(observe
     for record in observed.records:
         spans = [span for span in observed.spans if span.candidate == record.id]
         (trace,) = {span.trace for span in spans}
-        whole = [span for span in observed.spans if span.trace == trace]
-        services = {span.service.removeprefix("asi-") for span in whole}
+        spans_of_trace = [span for span in observed.spans if span.trace == trace]
+        services = {span.service.removeprefix("asi-") for span in spans_of_trace}
 
         assert services >= {"researcher", "store"}
         if record.HasField("analysis"):
             assert services == {"researcher", "engineer", "judge", "analyst", "store"}
-            assert any("candidate.analysed" in span.name or ".archived." in span.name for span in whole)
-        assert {span.name for span in whole if not span.parent} == {"researcher handles candidate.requested"}
-        assert {span.parent for span in whole if span.parent} <= {span.id for span in whole}
+            assert any("candidate.analysed" in span.name or ".archived." in span.name for span in spans_of_trace)
+        assert {span.name for span in spans_of_trace if not span.parent} == {"researcher handles candidate.requested"}
+        assert {span.parent for span in spans_of_trace if span.parent} <= {span.id for span in spans_of_trace}
 
 
 def test_grpc_calls_belong_to_the_trace_of_the_caller(observed: ObservedRun) -> None:

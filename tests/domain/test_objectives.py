@@ -44,8 +44,8 @@ def test_every_round_is_free_of_dominance_and_dominated_by_the_one_before(given_
     for front in rounds:
         assert not any(dominates(given_points[a], given_points[b]) for a in front for b in front)
     for before, after in itertools.pairwise(rounds):
-        for place in after:
-            assert any(dominates(given_points[other], given_points[place]) for other in before)
+        for index in after:
+            assert any(dominates(given_points[other], given_points[index]) for other in before)
 
 
 @given(points())
@@ -112,7 +112,7 @@ def test_hypervolume_refuses_a_reference_that_spans_no_box() -> None:
 def test_the_best_under_any_weights_is_never_dominated(given_points: list[Costs], seed: int) -> None:
     scores = scalarised(given_points, random.Random(seed))
 
-    best = given_points[max(range(len(scores)), key=lambda place: scores[place])]
+    best = given_points[max(range(len(scores)), key=lambda index: scores[index])]
     assert not any(dominates(other, best) for other in given_points)
 
 
@@ -217,7 +217,7 @@ def test_the_front_of_a_run_grows_in_volume_and_drops_dominated_members() -> Non
 
     assert fronts is not None
     assert fronts.front == {5}
-    assert [place for place, _ in fronts.volumes] == [0, 2, 4, 5]
+    assert [index for index, _ in fronts.volumes] == [0, 2, 4, 5]
     assert [volume for _, volume in fronts.volumes] == sorted(volume for _, volume in fronts.volumes)
     assert fronts.volumes[-1][1] == pytest.approx((1 - 0.25) * (1 - 0.8))
     assert progress(costs, [1]) is None

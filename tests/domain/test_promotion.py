@@ -24,9 +24,9 @@ FREE = Budget(None, None)
 
 def feed(policy: PromotionPolicy, results: list[Result], over: bool = False) -> tuple[Rung, list[str]]:
     rung, promoted = Rung(), list[str]()
-    for place, result in enumerate(results, 1):
+    for number, result in enumerate(results, 1):
         rung = Rung((*rung.waiting, result), rung.kept, rung.promoted, rung.count)
-        rung, fresh = decide(policy, rung, BASE, over and place == len(results))
+        rung, fresh = decide(policy, rung, BASE, over and number == len(results))
         promoted += [member.candidate for member in fresh]
     return rung, promoted
 

@@ -40,7 +40,7 @@ POLICY = RunPolicy(
 )
 
 
-def begun(policy: RunPolicy = POLICY) -> tuple[RunState, list[Seat]]:
+def started_run(policy: RunPolicy = POLICY) -> tuple[RunState, list[Seat]]:
     state, decisions = step(RunState(), Started(0.0), policy)
     return state, [decision for decision in decisions if isinstance(decision, Seat)]
 
@@ -55,7 +55,7 @@ def ended(seat: Seat, time: float = 1.0, fitness: float | None = 0.5, rejected: 
 
 def test_a_run_begins_with_as_many_baselines_as_it_has_seats() -> None:
     """The root first: all differences refer to it."""
-    _, seats = begun()
+    _, seats = started_run()
 
     assert [(seat.candidate, seat.baseline) for seat in seats] == [
         ("c000001", "delta_net"),
@@ -66,7 +66,7 @@ def test_a_run_begins_with_as_many_baselines_as_it_has_seats() -> None:
 def test_seed_programs_follow_the_baselines_and_use_up_no_budget() -> None:
     """A search goes on from what somebody has already, and still gets all the proposals that were paid for."""
     policy = replace(POLICY, baselines=("delta_net",), seed_programs=("mine",), budget=Budget(candidates=1))
-    state, (root, seed) = begun(policy)
+    state, (root, seed) = started_run(policy)
     state, _ = step(state, ended(root), policy)
     state, decisions = step(state, ended(seed, fitness=0.7), policy)
     (proposal,) = [decision for decision in decisions if isinstance(decision, Seat)]
@@ -84,7 +84,7 @@ def test_seed_programs_follow_the_baselines_and_use_up_no_budget() -> None:
 def test_a_seat_is_free_again_once_its_candidate_is_trained_where_a_model_judges() -> None:
     """Verdict and analysis take minutes of an endpoint, in which the machine would stand idle; the wait is bounded."""
     policy = replace(POLICY, baselines=("delta_net",), seats=1, budget=Budget(candidates=9), ahead=True)
-    state, (root,) = begun(policy)
+    state, (root,) = started_run(policy)
     requested: list[list[str]] = []
 
     def heard(state: RunState, fact: Trained | Ended) -> RunState:
@@ -104,7 +104,7 @@ def test_a_seat_is_free_again_once_its_candidate_is_trained_where_a_model_judges
 
 def test_no_proposal_is_asked_for_before_every_baseline_has_ended() -> None:
     """Proposals are drawn from what the baselines measured."""
-    state, seats = begun()
+    state, seats = started_run()
     state, third = step(state, ended(seats[0]), POLICY)
     state, none = step(state, ended(seats[1]), POLICY)
     state, proposals = step(state, ended(third[0]), POLICY)  # type: ignore[arg-type]
@@ -116,7 +116,7 @@ def test_no_proposal_is_asked_for_before_every_baseline_has_ended() -> None:
 
 def test_a_rejection_frees_its_seat() -> None:
     """Otherwise rejections would bring a run to a standstill."""
-    state, seats = begun()
+    state, seats = started_run()
     _, decisions = step(state, ended(seats[1], rejected=True), POLICY)
 
     assert [decision.baseline for decision in decisions if isinstance(decision, Seat)] == ["gla"]
@@ -124,7 +124,7 @@ def test_a_rejection_frees_its_seat() -> None:
 
 def test_a_rejected_root_ends_the_run_with_its_reason() -> None:
     """There is nothing to compare with."""
-    state, seats = begun()
+    state, seats = started_run()
     state, _ = step(state, ended(seats[0], rejected=True), POLICY)
     _, decisions = step(state, ended(seats[1]), POLICY)
 
@@ -133,7 +133,7 @@ def test_a_rejected_root_ends_the_run_with_its_reason() -> None:
 
 def test_the_same_end_twice_counts_once() -> None:
     """Deliveries repeat."""
-    state, seats = begun()
+    state, seats = started_run()
     once, _ = step(state, ended(seats[0]), POLICY)
     twice, decisions = step(once, ended(seats[0]), POLICY)
 
@@ -143,7 +143,7 @@ def test_the_same_end_twice_counts_once() -> None:
 
 def test_a_paused_run_opens_no_seat_and_a_resumed_run_does() -> None:
     """The time of a pause does not count."""
-    state, seats = begun()
+    state, seats = started_run()
     state, _ = step(state, Paused(10.0), POLICY)
     state, none = step(state, ended(seats[0], time=11.0), POLICY)
     state, again = step(state, Resumed(110.0), POLICY)
@@ -164,7 +164,7 @@ def test_a_paused_run_opens_no_seat_and_a_resumed_run_does() -> None:
 def test_any_part_of_the_budget_ends_the_run(budget: Budget, spent: Spent) -> None:
     """Whichever is used up first."""
     policy = replace(POLICY, budget=budget, baselines=("delta_net",), seats=1)
-    state, seats = begun(policy)
+    state, seats = started_run(policy)
     state, _ = step(state, Spending(1.0, spent), policy)
     _, decisions = step(state, ended(seats[0]), policy)
 
@@ -174,7 +174,7 @@ def test_any_part_of_the_budget_ends_the_run(budget: Budget, spent: Spent) -> No
 def test_wall_time_is_measured_by_the_times_of_facts() -> None:
     """A replay must end in the same way at any time."""
     policy = replace(POLICY, budget=Budget(seconds=60), baselines=("delta_net",), seats=1)
-    state, seats = begun(policy)
+    state, seats = started_run(policy)
     _, decisions = step(state, ended(seats[0], time=61.0), policy)
 
     assert [type(decision) for decision in decisions] == [Finish]
@@ -182,7 +182,7 @@ def test_wall_time_is_measured_by_the_times_of_facts() -> None:
 
 def test_a_stopped_run_requests_nothing_more() -> None:
     """The user has the last word."""
-    state, seats = begun()
+    state, seats = started_run()
     state, _ = step(state, Stopped(5.0, "enough", finished=False), POLICY)
     state, decisions = step(state, ended(seats[0]), POLICY)
 
@@ -192,7 +192,7 @@ def test_a_stopped_run_requests_nothing_more() -> None:
 
 def test_an_ablation_holds_a_seat_but_is_no_proposal() -> None:
     """It is asked for by hand, outside the budget of candidates."""
-    state, _ = begun()
+    state, _ = started_run()
     state, _ = step(state, AblationSeat(1.0, "a000001"), POLICY)
 
     assert "a000001" in state.in_flight
@@ -206,7 +206,7 @@ def ablation_request(by_hand: bool, component: str = "output-gate") -> AblationR
 def test_the_analyst_asks_for_ablations_within_a_budget() -> None:
     """Each holds a seat; beyond the budget nothing happens."""
     policy = replace(POLICY, ablations=1)
-    state, _ = begun(policy)
+    state, _ = started_run(policy)
     state, first = step(state, ablation_request(by_hand=False), policy)
     state, second = step(state, ablation_request(by_hand=False, component="forget-gate"), policy)
 
@@ -218,7 +218,7 @@ def test_the_analyst_asks_for_ablations_within_a_budget() -> None:
 
 def test_by_hand_an_ablation_is_asked_for_even_when_the_run_is_over() -> None:
     """Questions come when the results are in; its end changes neither pool nor budget."""
-    state, _ = begun()
+    state, _ = started_run()
     state, _ = step(state, Stopped(5.0, "done", finished=True), POLICY)
     state, decisions = step(state, ablation_request(by_hand=True), POLICY)
     name = next(decision.candidate for decision in decisions if isinstance(decision, Ablation))
@@ -238,12 +238,12 @@ def test_seats_and_budget_are_never_exceeded(order: list[tuple[int, str]], seats
     state, decisions = step(RunState(), Started(0.0), policy)
     open_seats = [decision for decision in decisions if isinstance(decision, Seat)]
     requested, updates = list(open_seats), 0
-    for place, how in order:
+    for position, how in order:
         if not open_seats:
             break
-        seat = open_seats.pop(place % len(open_seats))
+        seat = open_seats.pop(position % len(open_seats))
         fact = ended(
-            seat, fitness=0.1 * place if how == "score" else None, rejected=how == "reject" and seat.number > 1
+            seat, fitness=0.1 * position if how == "score" else None, rejected=how == "reject" and seat.number > 1
         )
         state, decisions = step(state_from_json(state_to_json(state)), fact, policy)
         open_seats += [decision for decision in decisions if isinstance(decision, Seat)]

@@ -21,7 +21,7 @@ from services.domain.run_state import (
 POLICY = RunPolicy(seats=2, baselines=("delta_net", "gla"), budget=Budget(candidates=4))
 
 
-def begun() -> RunState:
+def started_run() -> RunState:
     """The root has ended; the second baseline is under way."""
     state, _ = step(RunState(), Started(100.0), POLICY)
     state, _ = step(state, Ended(110.0, "c000001", 5, 0.5, None, baseline=True, root=True, rejected=False), POLICY)
@@ -30,7 +30,7 @@ def begun() -> RunState:
 
 def test_open_candidates_are_requested_again_under_their_numbers() -> None:
     """A baseline stays the baseline it was; nothing is asked for twice."""
-    state, decisions = step(begun(), Forked(500.0), POLICY)
+    state, decisions = step(started_run(), Forked(500.0), POLICY)
 
     assert decisions == (Seat("c000002", 2, "gla", (1,)),)
     assert (state.numbers, state.in_flight, state.phase) == (2, frozenset({"c000002"}), "baselines")
@@ -38,7 +38,7 @@ def test_open_candidates_are_requested_again_under_their_numbers() -> None:
 
 def test_the_time_between_history_and_fork_does_not_count() -> None:
     """A run of ten seconds that is forked a day later has used ten seconds."""
-    paused, _ = step(begun(), Paused(110.0), POLICY)
+    paused, _ = step(started_run(), Paused(110.0), POLICY)
     state, _ = step(paused, Forked(86_500.0), POLICY)
 
     assert state.seconds(86_505.0) == 15.0

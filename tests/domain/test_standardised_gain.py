@@ -103,7 +103,7 @@ def test_equal_steps_count_equally_far_from_the_root() -> None:
 
 def test_a_benchmark_that_does_not_repeat_does_not_select() -> None:
     """Its order of the models is another one with the other seed; the loss repeats exactly."""
-    losses = [{1: 2.0 - place / 10, 2: 2.1 - place / 10} for place in range(4)]
+    losses = [{1: 2.0 - index / 10, 2: 2.1 - index / 10} for index in range(4)]
     accuracies = [{1: 0.3, 2: 0.4}, {1: 0.4, 2: 0.3}, {1: 0.32, 2: 0.38}, {1: 0.38, 2: 0.32}]
     scale = scale_of({LOSS: Replicates(losses, [0.01]), BENCHMARK: Replicates(accuracies)})
 
@@ -115,8 +115,8 @@ def test_a_benchmark_that_does_not_repeat_does_not_select() -> None:
 
 def test_a_reliable_benchmark_counts_and_must_be_measured() -> None:
     """What counts and is absent makes the value absent: it is never read as a number."""
-    losses = [{1: 2.0 - place / 10, 2: 2.01 - place / 9} for place in range(4)]
-    accuracies = [{1: 0.3 + place / 10, 2: 0.31 + place / 11} for place in range(4)]
+    losses = [{1: 2.0 - index / 10, 2: 2.01 - index / 9} for index in range(4)]
+    accuracies = [{1: 0.3 + index / 10, 2: 0.31 + index / 11} for index in range(4)]
     scale = scale_of({LOSS: Replicates(losses), BENCHMARK: Replicates(accuracies)})
 
     assert scale is not None

@@ -59,11 +59,11 @@ def renamed(program: str, names: dict[str, str]) -> str:
 @given(st.sets(st.sampled_from(OWN)), st.integers(0, 99))
 def test_consistent_renaming_changes_nothing(chosen: set[str], salt: int) -> None:
     """Any set of own names, whatever their kind: locals, parameters, attributes, classes, buffers, import aliases."""
-    other = renamed(
+    renamed_program = renamed(
         PROGRAM, {name: f"{'Z' if name[0].isupper() else 'z'}{salt}_{len(name)}{name[::-1]}" for name in chosen}
     )
 
-    assert same_structure(PROGRAM, other)
+    assert same_structure(PROGRAM, renamed_program)
 
 
 def test_renaming_a_local_in_one_function_alone_changes_nothing() -> None:

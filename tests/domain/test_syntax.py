@@ -74,8 +74,8 @@ def test_a_fingerprint_takes_time_in_proportion_to_the_text() -> None:
     )
     seconds = []
     for program in (small, large):
-        began = time.process_time()
+        started = time.process_time()
         fingerprint(program)
-        seconds.append(time.process_time() - began)
+        seconds.append(time.process_time() - started)
 
     assert seconds[1] < 30 * seconds[0]

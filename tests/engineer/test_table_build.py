@@ -67,7 +67,7 @@ def test_a_killed_build_goes_on_where_it_was_beside_another_process(tmp_path: Pa
         for process in both:
             process.kill()
     after = read_all(tmp_path)
-    lines = [line for place in tmp_path.glob("*.jsonl") for line in place.read_text().splitlines()]
+    lines = [line for path in tmp_path.glob("*.jsonl") for line in path.read_text().splitlines()]
 
     assert [process.returncode for process in both] == [0, 0]
     assert len(after) == len(before) + 4 == len(lines)

@@ -41,7 +41,7 @@ def test_the_tour_prints_tables_and_draws_a_plot(tmp_path: Path) -> None:
     story = [started, *story_of(1, pb.KIND_BASELINE, 1.5), *story_of(2, pb.KIND_PROPOSAL, 1.25),
              *story_of(3, pb.KIND_PROPOSAL, None)]  # fmt: skip
     log = tmp_path / "r1.jsonl"
-    lines = log_lines([Logged(place, subject_of(event), body_of(event)) for place, event in enumerate(story, 1)])
+    lines = log_lines([Logged(sequence, subject_of(event), body_of(event)) for sequence, event in enumerate(story, 1)])
     log.write_text("\n".join(lines))
     done = subprocess.run(
         [sys.executable, str(TOUR), str(log), "--plot", str(tmp_path / "curves.png")],

@@ -39,13 +39,13 @@ def test_a_short_convolution_is_the_sum_of_its_taps() -> None:
 def test_a_short_convolution_continues_from_its_cache() -> None:
     """In parts, and token by token, where the cache is changed in place."""
     layer, x = convolution()
-    whole, end = layer(x, output_final_state=True)
+    full, end = layer(x, output_final_state=True)
     first, cache = layer(x[:, :2], output_final_state=True)
     second, state = layer(x[:, 2:7], cache=cache, output_final_state=True)
     with torch.no_grad():
         rest = [layer(x[:, t : t + 1], cache=state, output_final_state=True) for t in range(7, 11)]
 
-    assert torch.allclose(torch.cat([first, second, *(step for step, _ in rest)], dim=1), whole, atol=1e-6)
+    assert torch.allclose(torch.cat([first, second, *(step for step, _ in rest)], dim=1), full, atol=1e-6)
     assert torch.allclose(state, end)
     assert torch.equal(cache, layer(x[:, :2], output_final_state=True)[1]), "only one token changes a cache"
 

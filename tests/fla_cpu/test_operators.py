@@ -97,13 +97,13 @@ def test_a_continued_sequence_equals_the_whole(case: str) -> None:
     function, names, vector = names_of(case)
     arguments = inputs(100, vector)
     tensors = {name: arguments[name] for name in names}
-    whole, end = function(**tensors, output_final_state=True)
+    full, end = function(**tensors, output_final_state=True)
     first, middle = function(**{name: tensor[:, :37] for name, tensor in tensors.items()}, output_final_state=True)
     second, last = function(
         **{name: tensor[:, 37:] for name, tensor in tensors.items()}, initial_state=middle, output_final_state=True
     )
 
-    assert torch.allclose(torch.cat([first, second], dim=1), whole)
+    assert torch.allclose(torch.cat([first, second], dim=1), full)
     assert last is not None
     assert end is not None
     assert torch.allclose(last, end)

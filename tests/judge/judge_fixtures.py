@@ -31,9 +31,9 @@ def trained(number: int, loss: float, zoo: str = "", parent: str = "", program: 
     proposal = pb.Proposal(name="Secretive", program=program, parent=parent, motivation="Secretive forgets.")
     if zoo:
         proposal = pb.Proposal(name=baseline(zoo).title, program=baseline(zoo).program)
-    items = [place < 20 for place in range(ITEMS)]
+    items = [index < 20 for index in range(ITEMS)]
     seed = pb.SeedResult(
-        seed=1, loss=loss, block_losses=[loss + 0.01 * (place * number % 5 - 2) for place in range(BLOCKS)],
+        seed=1, loss=loss, block_losses=[loss + 0.01 * (index * number % 5 - 2) for index in range(BLOCKS)],
         scores=[pb.TaskScore(task="mqar", metric="acc", value=0.4, items=ITEMS, correct=items)],
         measurements=pb.Measurements(
             parameters=400_000, tokens_per_second=16_000.0, peak_memory_bytes=10**9, data_fingerprint="f"

@@ -217,9 +217,9 @@ def test_a_models_score_adds_little_to_the_loss() -> None:
     }
     scores = [read(answer, ScoreAnswer) for answer in answers.values()]
     gains = [-float(text.split("# The candidate")[1].split("loss ")[1].split()[0]) for text in answers]
-    whole = [combine(SubScores(score.performance, score.innovation, score.complexity)) for score in scores]
+    combined = [combine(SubScores(score.performance, score.innovation, score.complexity)) for score in scores]
 
     assert len(answers) == 10
-    assert spearman(whole, gains).rho == pytest.approx(0.38, abs=0.01)
-    assert spearman(whole, gains).p == pytest.approx(0.28, abs=0.01)
+    assert spearman(combined, gains).rho == pytest.approx(0.38, abs=0.01)
+    assert spearman(combined, gains).p == pytest.approx(0.28, abs=0.01)
     assert spearman([score.performance for score in scores], gains).rho == pytest.approx(0.89, abs=0.01)

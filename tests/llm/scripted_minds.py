@@ -48,7 +48,7 @@ def question(text: str = "What next?", **changes: Any) -> Request[Idea]:
 
 def settings(*urls: str, concurrency: int = 8, timeout: float = 2.0, attempts: int = 3, **changes: Any) -> MindSettings:
     """Settings with one endpoint and one model per address; prices are one dollar per million tokens."""
-    names = [f"e{place}" for place in range(len(urls))]
+    names = [f"e{number}" for number in range(len(urls))]
     role: dict[str, Any] = {"models": tuple(names), "max_tokens": 200, "total_seconds": 10.0}
     role.update(changes)
     endpoint = Endpoint(concurrency=concurrency, timeout_seconds=timeout, structured=role.pop("structured", "auto"))

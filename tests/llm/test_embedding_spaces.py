@@ -121,14 +121,14 @@ def everything_below(folder: Path) -> str:
 async def test_a_run_keeps_its_embedding_space(bus: Bus, tmp_path: Path) -> None:
     """Nearest motivations are found within one space only: another one would find nothing, and all would look new."""
     async with embedding_system(bus, tmp_path, script()) as system:
-        begun = await system.spaces.motivation("gate", "", "offline", system.job)
+        first = await system.spaces.motivation("gate", "", "offline", system.job)
         local = await system.spaces.motivation("gate", "hashed-64-v1", "offline", system.job)
         asked_once = len(system.server.received)
         with pytest.raises(Transient, match=r"openai:large.*set ASI_EMBEDDER"):
             await system.spaces.motivation("gate", "openai:large", "offline", system.job)
         alone = await MotivationEmbedder(LocalEmbedder(64)).motivation("gate", "", "offline", system.job)
 
-    assert (begun.embedder, local.embedder, alone.embedder) == ("openai:small", "hashed-64-v1", "hashed-64-v1")
+    assert (first.embedder, local.embedder, alone.embedder) == ("openai:small", "hashed-64-v1", "hashed-64-v1")
     assert asked_once == len(system.server.received) == 1
 
 
@@ -138,18 +138,23 @@ async def test_what_is_embedded_for_a_candidate_is_booked_and_recorded(bus: Bus,
     async with embedding_system(bus, tmp_path, plays) as system:
         vector = await system.embedder.vector("a gate that holds " + KEY, "offline", system.job)
 
-    failed, broken, short, whole = system.calls
+    failed, broken, short, answered = system.calls
     assert vector is not None
-    assert [call.error for call in (failed, broken, short, whole)] == ["server_error", "malformed", "malformed", ""]
+    assert [call.error for call in (failed, broken, short, answered)] == [
+        "server_error",
+        "malformed",
+        "malformed",
+        "",
+    ]
     assert {(call.role, call.model, call.endpoint) for call in system.calls} == {("embed", "small", "e0")}
-    assert whole.prompt_tokens > 0
-    assert whole.price == pytest.approx(2e-6 * whole.prompt_tokens)
+    assert answered.prompt_tokens > 0
+    assert answered.price == pytest.approx(2e-6 * answered.prompt_tokens)
     assert len({call.prompt_hash for call in system.calls}) == 1
     assert [settlement.tokens for settlement in system.archive.settled] == [
         0,
         0,
         short.prompt_tokens,
-        whole.prompt_tokens,
+        answered.prompt_tokens,
     ]
     assert [settlement.HasField("tokens") for settlement in system.archive.settled] == [True, False, True, True]
     assert KEY not in str(system.bus.events) + everything_below(tmp_path)

@@ -75,8 +75,8 @@ def test_the_shipped_proposals_are_structurally_new_and_keep_their_tags() -> Non
         if exchange.form == "ProposalAnswer"
     ]
 
-    whole = [proposal for proposal in proposals if not proposal.edits]
-    assert len({fingerprint(proposal.program).digest for proposal in whole}) == len(whole) > 5
+    full = [proposal for proposal in proposals if not proposal.edits]
+    assert len({fingerprint(proposal.program).digest for proposal in full}) == len(full) > 5
     assert all(len(component_tags(proposal.components)) == len(set(proposal.components)) for proposal in proposals)
 
 

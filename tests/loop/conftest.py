@@ -54,7 +54,7 @@ def asi_arch(environment: dict[str, str]) -> Command:
 
 
 @contextmanager
-def begun(flags: Sequence[str], environment: dict[str, str], quiet: bool = False) -> Iterator[subprocess.Popen[str]]:
+def running(flags: Sequence[str], environment: dict[str, str], quiet: bool = False) -> Iterator[subprocess.Popen[str]]:
     """A command under way, which is killed where it outlives the context; its services end with it."""
     output = subprocess.DEVNULL if quiet else subprocess.PIPE
     command = [sys.executable, "-m", "services.console", *flags]

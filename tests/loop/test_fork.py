@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.loop.conftest import Command, begun, micro_flags, rows_of
+from tests.loop.conftest import Command, micro_flags, rows_of, running
 
 FLAGS = (*micro_flags(), "--json")
 FORK = ("run", "--fork", "first@first.c000002.archived.1", "--run", "forked", "--candidates", "2", "--json")
@@ -19,7 +19,7 @@ def test_two_concurrent_runs_and_a_fork_that_keeps_measurements(asi_arch: Comman
     assert "no services" in asi_arch("run", "--join", ok=False).stderr
     deadline = time.monotonic() + 240
     flags = ("run", "--run", "first", "--candidates", "1", "--baselines", "delta_net,linear_attention", *FLAGS)
-    with begun(flags, environment) as first:
+    with running(flags, environment) as first:
         while asi_arch("status", "--run", "first", ok=False).returncode:
             assert time.monotonic() < deadline, "the first run did not start"
             time.sleep(1)

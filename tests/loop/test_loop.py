@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.loop.conftest import Command, begun, micro_flags, rows_of
+from tests.loop.conftest import Command, micro_flags, rows_of, running
 
 OWN = Path(__file__).parents[2] / "examples" / "programs" / "decaying_average.py"
 TRAINING = '"event": "training"'
@@ -67,7 +67,7 @@ def test_every_process_may_be_killed_and_each_candidate_has_one_result(
 ) -> None:
     """SIGKILL of the engineer amid a training, then of store, judge, analyst, researcher and the broker itself."""
     data = Path(environment["ASI_DATA_DIR"])
-    with begun([*RUN, "--set", "steps=60", "--json"], environment) as run:
+    with running([*RUN, "--set", "steps=60", "--json"], environment) as run:
         _wait_for_training(run, data / "logs" / "engineer.log")
         os.kill(int(_pids("services.engineer", data)[0]), signal.SIGKILL)
         for name in ("store", "judge", "analyst", "researcher", "broker"):
@@ -89,14 +89,14 @@ def test_a_run_resumes_after_an_interrupt_and_after_a_kill(environment: dict[str
     """Ctrl-C drains and pauses; after SIGKILL the kernel tells the services, which drain; nothing is there twice."""
     data = Path(environment["ASI_DATA_DIR"])
     environment |= {"ASI_SILENCE_SECONDS": "10"}  # what nobody could hand back comes again after so long
-    with begun([*RUN, "--set", "steps=60"], environment, quiet=True) as run:
+    with running([*RUN, "--set", "steps=60"], environment, quiet=True) as run:
         _wait_for_training(run, data / "logs" / "engineer.log")
         run.send_signal(signal.SIGINT)
         assert run.wait(90) == 130
     assert "paused" in asi_arch("status").stdout
 
     trained = (data / "logs" / "engineer.log").read_text().count(TRAINING)
-    with begun(["run", "--resume"], environment, quiet=True) as run:
+    with running(["run", "--resume"], environment, quiet=True) as run:
         _wait_for_training(run, data / "logs" / "engineer.log", trained)
         pids = json.loads((data / "system.json").read_text())["pids"].values()
         run.kill()

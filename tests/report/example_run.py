@@ -36,9 +36,9 @@ def finished_run(confirmed: int = 1, refuted: int = 1, proposals: int = 12) -> l
     records = [_candidate(number, 1.5 - 0.01 * number, rng) for number in range(1, 4 + proposals)]
     for control in records[:3]:
         control.verifications.add(stage="tiny", rung=1).training.CopyFrom(training(1.4, FRESH, rng))
-    for place, record in enumerate(records[3 : 3 + confirmed + refuted]):
-        holds = place < confirmed
-        loss = 1.35 - 0.001 * place if holds else 1.42
+    for index, record in enumerate(records[3 : 3 + confirmed + refuted]):
+        holds = index < confirmed
+        loss = 1.35 - 0.001 * index if holds else 1.42
         record.verifications.add(stage="tiny", rung=1).training.CopyFrom(training(loss, FRESH, rng))
         record.discovery.CopyFrom(_verdict(holds, 1.4 - loss, proposals))
     return records
@@ -54,7 +54,7 @@ def ablation(of: pb.Candidate, component: str, rise: float, number: int) -> pb.C
     candidate.training.loss += rise
     for seed in candidate.training.seeds:
         seed.loss += rise
-        worse = [loss + rise + 0.001 * (place % 3) for place, loss in enumerate(seed.block_losses)]
+        worse = [loss + rise + 0.001 * (index % 3) for index, loss in enumerate(seed.block_losses)]
         del seed.block_losses[:]
         seed.block_losses.extend(worse)
     return candidate

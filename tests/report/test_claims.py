@@ -81,8 +81,8 @@ def test_a_claim_holds_its_gain_on_text_of_another_source() -> None:
     """Paired by seed with the strongest control, where both were scored there."""
     records = finished_run(confirmed=1, refuted=0)
     for record, base in ((records[1], 2.5), (records[3], 2.4)):
-        for place, seed in enumerate(record.verifications[0].training.seeds):
-            seed.other_text, seed.other_text_loss = "documentation", base + 0.01 * place * (1 + (base < 2.45))
+        for index, seed in enumerate(record.verifications[0].training.seeds):
+            seed.other_text, seed.other_text_loss = "documentation", base + 0.01 * index * (1 + (base < 2.45))
 
     assert "another source" not in " ".join(sentences(finished_run(confirmed=1, refuted=0)))
     assert "on text of another source (documentation): +0.0900 [+0.0652, +0.1148]" in " ".join(sentences(records))

@@ -31,10 +31,10 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def finished() -> Dataset:
     """Three controls and thirty candidates, measured."""
     records = finished_run(proposals=30)
-    for place, record in enumerate(records):
-        if place % 3:
+    for index, record in enumerate(records):
+        if index % 3:
             record.proposal.components.remove("output-gate")
-        record.proposal.ideas.add(text="an idea", origin="cognition" if place % 2 else "original")
+        record.proposal.ideas.add(text="an idea", origin="cognition" if index % 2 else "original")
     return Dataset.of(status(), records)
 
 

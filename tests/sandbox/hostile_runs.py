@@ -42,4 +42,4 @@ async def rejection(sandbox: Sandbox, program: str, limits: Limits = LIMITS) -> 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
     """Everything below a folder."""
-    return {str(place): place.read_bytes() for place in sorted(folder.rglob("*")) if place.is_file()}
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -95,12 +95,12 @@ async def test_deep_and_unreadable_folders_are_removed(layers: frozenset[str], t
 async def test_a_child_that_dies_of_a_signal_without_a_name_is_noticed_at_once(sandbox: Sandbox) -> None:
     """The host waited for the whole wall time, which is 30 days at the last scale."""
     program = await asyncio.to_thread((Path(__file__).parent / "hostile" / "dies_of_real_time_signal.py").read_text)
-    began = time.monotonic()
+    started = time.monotonic()
     reason, _ = await rejection(sandbox, program, replace(SMALL, wall_seconds=60))
 
     assert reason is not None
     assert reason.startswith("the child was killed by SIGRTMIN+5")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - started < 5
 
 
 async def test_output_of_a_child_is_truncated_and_marked(sandbox: Sandbox) -> None:

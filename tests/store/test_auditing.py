@@ -55,23 +55,23 @@ class Export:
 
     def of(self, fact: str) -> int:
         """The place of the first event of a fact."""
-        return next(place for place, line in enumerate(self.lines) if line["subject"].split(".")[4] == fact)
+        return next(index for index, line in enumerate(self.lines) if line["subject"].split(".")[4] == fact)
 
-    def change(self, place: int, change: Callable[[events_pb2.Event], None], readable: bool = True) -> str:
+    def change(self, index: int, change: Callable[[events_pb2.Event], None], readable: bool = True) -> str:
         """Rewrite an event's bytes, and its readable part with them; its id."""
-        event = events_pb2.Event.FromString(base64.b64decode(self.lines[place]["body"]))
+        event = events_pb2.Event.FromString(base64.b64decode(self.lines[index]["body"]))
         change(event)
-        self.lines[place]["body"] = base64.b64encode(event.SerializeToString(deterministic=True)).decode()
+        self.lines[index]["body"] = base64.b64encode(event.SerializeToString(deterministic=True)).decode()
         if readable:
-            self.lines[place]["event"] = MessageToDict(event, preserving_proto_field_name=True)
+            self.lines[index]["event"] = MessageToDict(event, preserving_proto_field_name=True)
         return event.id
 
-    def forget_hash(self, place: int) -> None:
+    def forget_hash(self, index: int) -> None:
         """Make the manifest agree with what the line holds now."""
-        event = base64.b64decode(self.lines[place]["body"])
+        event = base64.b64decode(self.lines[index]["body"])
         listed = self.manifest["sha256"]
         assert isinstance(listed, list)
-        listed[place] = hashlib.sha256(event).hexdigest()
+        listed[index] = hashlib.sha256(event).hexdigest()
 
 
 @pytest.fixture
@@ -95,9 +95,9 @@ async def test_a_log_as_it_was_exported_has_no_problem(export: Export) -> None:
 
 async def test_a_number_changed_for_readers_is_named_with_its_field(export: Export) -> None:
     """What people read is compared with the bytes beside it."""
-    place = export.of("trained")
-    export.lines[place]["event"]["candidate_trained"]["training"]["seeds"][0]["loss"] = 0.1
-    event = export.lines[place]["event"]["id"]
+    index = export.of("trained")
+    export.lines[index]["event"]["candidate_trained"]["training"]["seeds"][0]["loss"] = 0.1
+    event = export.lines[index]["event"]["id"]
 
     (problem,) = (await export.audited()).problems
 
@@ -116,9 +116,9 @@ async def test_a_number_changed_in_the_bytes_is_named_with_its_field(export: Exp
 
 async def test_a_number_changed_everywhere_contradicts_what_followed(export: Export) -> None:
     """In the bytes, in what people read and in the manifest: the next event of the chain holds the old hash."""
-    place = export.of("trained")
-    event = export.change(place, better)
-    export.forget_hash(place)
+    index = export.of("trained")
+    event = export.change(index, better)
+    export.forget_hash(index)
 
     problems = (await export.audited()).problems
 
@@ -127,8 +127,8 @@ async def test_a_number_changed_everywhere_contradicts_what_followed(export: Exp
 
 async def test_a_removed_last_event_contradicts_the_manifest(export: Export) -> None:
     """Nothing follows from it."""
-    place = len(export.lines) - 1
-    event = export.change(place, lambda body: body.time.FromSeconds(1))
+    index = len(export.lines) - 1
+    event = export.change(index, lambda body: body.time.FromSeconds(1))
 
     problems = (await export.audited()).problems
 
@@ -175,17 +175,17 @@ async def test_a_loss_changed_everywhere_in_the_published_run_contradicts_its_cl
     export = Export.published(tmp_path)
     before = await export.audited()
     claim = before.claims[0]
-    place = next(
-        place
-        for place, line in enumerate(export.lines)
+    index = next(
+        index
+        for index, line in enumerate(export.lines)
         if line["subject"].endswith("candidate.verified") and line["event"]["candidate"] == claim.candidate
     )
 
     def improve(event: events_pb2.Event) -> None:
         event.candidate_verified.training.seeds[0].loss -= 0.05
 
-    event = export.change(place, improve)
-    export.forget_hash(place)
+    event = export.change(index, improve)
+    export.forget_hash(index)
 
     problems = (await export.audited()).problems
 

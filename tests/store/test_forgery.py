@@ -15,12 +15,12 @@ async def test_a_verdict_published_as_an_engineer_is_refused_live_and_in_replays
     bus: Bus, settings: ServiceSettings, finished: Simulation, tmp_path: Path
 ) -> None:
     """Else whoever may say `trained` could say anything: rights are checked on subjects."""
-    place = next(
+    index = next(
         n for n, message in enumerate(finished.log) if Event.FromString(message.body).HasField("candidate_judged")
     )
-    judged = finished.log[place]
+    judged = finished.log[index]
     forged = replace(judged, subject=judged.subject.replace("candidate.judged", "candidate.trained"))
-    log = [*finished.log[:place], forged]
+    log = [*finished.log[:index], forged]
     live, into = (open_archive(f"sqlite:///{tmp_path}/{name}.db") for name in ("live", "into"))
     for archive in (live, into):
         await archive.open()

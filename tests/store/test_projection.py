@@ -154,12 +154,12 @@ def test_the_same_history_gives_the_same_answers(simulation: Simulation) -> None
     """Ids do not depend on when something is decided: a decision that is made again is the same event."""
     simulation.finish()
     effects = fold(unapplied(simulation.log, 0), Simulation().loaded, react)
-    others = fold(unapplied(simulation.log[:40], 0), Simulation().loaded, react)
+    repeated = fold(unapplied(simulation.log[:40], 0), Simulation().loaded, react)
 
     assert effects.reactions == {}
     assert [
         identifier
-        for identifier in others.reactions
+        for identifier in repeated.reactions
         if identifier not in {Cause.of(log.body).event.id for log in simulation.log}
     ] == []
 

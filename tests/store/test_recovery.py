@@ -20,7 +20,7 @@ from services.store.port import Archive
 from services.store.reactions import react
 from services.store.recovery import damage_of_log, recover, require_same_log
 from services.store.replay import replay
-from tests.store.backends.archive_urls import place
+from tests.store.backends.archive_urls import archive_url
 from tests.store.simulation import Simulation
 
 BACKENDS = ["memory", "sqlite", pytest.param("mongo", marks=pytest.mark.mongo)]
@@ -41,7 +41,7 @@ async def archive(
     request: pytest.FixtureRequest, tmp_path: Path, bus: Bus, finished: Simulation
 ) -> AsyncIterator[Archive]:
     """An archive that has applied a log of facts, repetitions and junk."""
-    opened = open_archive(place(request.param, request, tmp_path))
+    opened = open_archive(archive_url(request.param, request, tmp_path))
     await opened.open()
     await _publish(bus, [*finished.log, JUNK, finished.log[5], finished.log[-1]])
     await opened.apply(await _log(bus), react)

@@ -50,7 +50,7 @@ async def test_a_replay_gives_the_live_archives_digest_every_time(
     into = open_archive(f"sqlite:///{tmp_path}/into.db")
     await into.open()
 
-    first, second, third = [await replayed(bus, live, place) for place in (None, None, into)]
+    first, second, third = [await replayed(bus, live, target) for target in (None, None, into)]
 
     assert [result.agrees for result in (first, second, third)] == [True] * 3
     assert first.digest == second.digest == third.digest == first.live_digest
@@ -81,11 +81,11 @@ async def test_a_changed_event_is_named(
     bus: Bus, settings: ServiceSettings, finished: Simulation, tmp_path: Path
 ) -> None:
     """A better loss, written into the log afterwards."""
-    place = next(n for n, message in enumerate(finished.log) if message.subject.split(".")[4] == "trained")
-    event = events_pb2.Event.FromString(finished.log[place].body)
+    index = next(n for n, message in enumerate(finished.log) if message.subject.split(".")[4] == "trained")
+    event = events_pb2.Event.FromString(finished.log[index].body)
     event.candidate_trained.training.loss = 0.1
-    changed = Logged(place + 1, finished.log[place].subject, event.SerializeToString(deterministic=True))
-    await publish(bus, [*finished.log[:place], changed, *finished.log[place + 1 :]])
+    changed = Logged(index + 1, finished.log[index].subject, event.SerializeToString(deterministic=True))
+    await publish(bus, [*finished.log[:index], changed, *finished.log[index + 1 :]])
     live = await lived(tmp_path, finished.log)
 
     result = await replayed(bus, live)
@@ -99,16 +99,16 @@ async def test_reordered_events_are_named(
     bus: Bus, settings: ServiceSettings, finished: Simulation, tmp_path: Path
 ) -> None:
     """A result before the claim that allows it."""
-    place = next(n for n, message in enumerate(finished.log) if message.subject.endswith("candidate.claimed"))
+    index = next(n for n, message in enumerate(finished.log) if message.subject.endswith("candidate.claimed"))
     log = list(finished.log)
-    log[place], log[place + 1] = log[place + 1], log[place]
+    log[index], log[index + 1] = log[index + 1], log[index]
     await publish(bus, log)
     live = await lived(tmp_path, finished.log)
 
     result = await replayed(bus, live)
 
     assert not result.agrees
-    assert any(_id(log[place]) in line and "the order was changed" in line for line in result.differences)
+    assert any(_id(log[index]) in line and "the order was changed" in line for line in result.differences)
     await live.close()
 
 

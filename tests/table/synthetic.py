@@ -18,11 +18,11 @@ def synthetic_records(
     for cell in cells():
         pairs = list(enumerate(cell.values))
         crossed = [(a, b) for a in pairs for b in pairs if a < b]
-        worth = sum(effects.setdefault(pair, rng.gauss(0, 0.06)) for pair in pairs)
-        worth += sum(effects.setdefault(pair, rng.gauss(0, 0.015)) for pair in crossed)
+        effect = sum(effects.setdefault(pair, rng.gauss(0, 0.06)) for pair in pairs)
+        effect += sum(effects.setdefault(pair, rng.gauss(0, 0.015)) for pair in crossed)
         broken = rng.random() < failing
         for number in seeds:
-            loss = 2.0 + worth + rng.gauss(0, noise)
+            loss = 2.0 + effect + rng.gauss(0, noise)
             curve = tuple(
                 (step, 3.0, loss + (120 - step) / 100 + rng.gauss(0, (120 - step) / 2000)) for step in (30, 60, 90)
             )

@@ -67,14 +67,14 @@ def test_effects_come_from_pairs_that_differ_in_one_value_and_name_the_move_betw
 
 
 def test_a_partial_line_is_ignored_and_the_next_line_is_complete(tmp_path: Path) -> None:
-    place = tmp_path / "piece.jsonl"
+    path = tmp_path / "piece.jsonl"
     first, second = Record("a", "mini", 1, loss=2.0), Record("b", "mini", 1, loss=2.1, curve=((10, 3.0, None),))
-    append(place, first)
-    with place.open("a") as file:
+    append(path, first)
+    with path.open("a") as file:
         file.write(json.dumps({"cell": "c", "scale": "mini"})[:-8])
-    append(place, second)
+    append(path, second)
 
-    assert list(read(place)) == [first, second]
+    assert list(read(path)) == [first, second]
 
 
 def test_a_packed_table_reads_back_equal_and_packs_to_the_same_bytes(tmp_path: Path) -> None:
@@ -147,10 +147,10 @@ def test_failed_trainings_are_observed_without_a_loss_and_are_never_the_best() -
 def test_the_best_of_several_finalists_counts_by_its_true_loss() -> None:
     """A single noisy training may make another one look better."""
     noisy = Table(synthetic_records(noise=0.1))
-    one, five = (noisy.simulate(policy("random"), budget=60, seed=3, finalists=count) for count in (1, 5))
-    pairs = [(a, b) for a, b in zip(one.regrets, five.regrets, strict=True) if a is not None and b is not None]
+    single, five = (noisy.simulate(policy("random"), budget=60, seed=3, finalists=count) for count in (1, 5))
+    pairs = [(a, b) for a, b in zip(single.regrets, five.regrets, strict=True) if a is not None and b is not None]
 
-    assert one.observations == five.observations
+    assert single.observations == five.observations
     assert all(b <= a for a, b in pairs)
     assert any(b < a for a, b in pairs)
 

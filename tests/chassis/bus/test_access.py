@@ -81,9 +81,9 @@ async def test_a_service_reads_its_own_durables_and_no_others(guarded: NatsServe
                 await delivery.heartbeat()
                 await delivery.acknowledge()
             await bus.depth(durable)
-        for other in {name for rights in HANDLERS.values() for name in rights.durables} - set(mine):
+        for durable in {name for rights in HANDLERS.values() for name in rights.durables} - set(mine):
             with pytest.raises(Denied, match="publish to"):
-                await (await bus.consumer(other)).fetch(1, wait=0.3)
+                await (await bus.consumer(durable)).fetch(1, wait=0.3)
 
 
 async def test_only_the_store_and_the_console_read_the_log(guarded: NatsServer, admin: Bus) -> None:
@@ -145,8 +145,8 @@ async def test_a_user_can_subscribe_to_its_own_inbox_only(guarded: NatsServer, s
 
 async def test_unknown_credentials_end_the_start_with_one_message(guarded: NatsServer) -> None:
     """Not an endless wait for a server that will never let this service in."""
-    other = NatsServer(guarded.folder, port=guarded.port)
-    for settings in (guarded.settings(None), other.settings("judge")):
+    restarted = NatsServer(guarded.folder, port=guarded.port)
+    for settings in (guarded.settings(None), restarted.settings("judge")):
         with pytest.raises(SettingsError, match="ASI_NATS_NKEY_SEED"):
             async with Bus(settings, "judge"):
                 pass

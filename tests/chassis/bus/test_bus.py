@@ -84,7 +84,7 @@ async def test_an_event_reaches_only_the_durable_of_its_fact(bus: Bus) -> None:
 async def test_a_fetch_hands_on_at_once_what_has_arrived(bus: Bus) -> None:
     """A projection must not wait for a full batch."""
     consumer = await bus.consumer("store")
-    begun = time.monotonic()
+    before = time.monotonic()
     await bus.publish(started("r1"))
     await bus.publish(started("r2"))
     sequences: list[int] = []
@@ -97,7 +97,7 @@ async def test_a_fetch_hands_on_at_once_what_has_arrived(bus: Bus) -> None:
 
     assert sequences == [1, 2]
     assert late.sequence == 3
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - before < 4
 
 
 async def test_a_returned_message_is_redelivered_with_a_higher_attempt(bus: Bus) -> None:

@@ -81,7 +81,7 @@ def test_small_changes_count_as_rounding_but_large_or_steady_ones_do_not() -> No
     """bfloat16 moves log-probabilities a little; a leak moves them in one direction."""
 
     def gain(*gains: float) -> float:
-        return gain_of([Change(10 + place, -1.0, -1.0 - gain) for place, gain in enumerate(gains)])
+        return gain_of([Change(10 + index, -1.0, -1.0 - gain) for index, gain in enumerate(gains)])
 
     assert abs(gain(0.01, -0.02)) < 0.01
     assert gain(0.002, 0.001) == pytest.approx(0.0015)

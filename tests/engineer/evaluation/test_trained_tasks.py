@@ -58,8 +58,8 @@ def test_a_recall_task_asks_for_the_value_that_was_written_beside_its_key(name: 
         text = tokens[row].tolist()
         answers = np.flatnonzero(marks[row]) + 1
         written = text[: answers[0] - motif]
-        for place in answers:
-            key, value = text[place - motif : place], text[place]
+        for position in answers:
+            key, value = text[position - motif : position], text[position]
             assert any(written[at : at + motif + 1] == [*key, value] for at in range(len(written)))
 
 
@@ -67,8 +67,8 @@ def test_hops_follow_the_edges() -> None:
     tokens, marks = TASKS["hops"].sample(np.random.default_rng(1), 3)
     for row in range(3):
         edges: dict[int, int] = dict(tokens[row, :32].reshape(16, 2).tolist())  # type: ignore[arg-type]
-        for place in np.flatnonzero(marks[row]):
-            hops, node, goal = tokens[row, place - 1 : place + 2].tolist()
+        for position in np.flatnonzero(marks[row]):
+            hops, node, goal = tokens[row, position - 1 : position + 2].tolist()
             for _ in range(hops - 16):
                 node = edges[node]
             assert node == goal
@@ -77,8 +77,8 @@ def test_hops_follow_the_edges() -> None:
 def test_arithmetic_is_right_modulo_seven() -> None:
     tokens, marks = TASKS["arithmetic"].sample(np.random.default_rng(1), 2)
     for row in range(2):
-        for place in np.flatnonzero(marks[row]) + 1:
-            a, first, b, second, c, equals, value = tokens[row, place - 6 : place + 1].tolist()
+        for position in np.flatnonzero(marks[row]) + 1:
+            a, first, b, second, c, equals, value = tokens[row, position - 6 : position + 1].tolist()
             left = a + b if first == 7 else a * b
             assert equals == 9
             assert (left + c if second == 7 else left * c) % 7 == value

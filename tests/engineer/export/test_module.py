@@ -111,15 +111,15 @@ def test_the_card_says_what_was_measured_and_by_which_events(tmp_path: Path) -> 
     link = archive_pb2.ChainLink(sequence=7, sha256="ab" * 32, accepted=True)
     link.event.id = "r1.c000004.trained.1"
     card = card_of(record_of(program, "Net"), archive_pb2.RunStatus(run="r1"), [link], program, "bytes of UTF-8")
-    place = write_package(tmp_path, card, program, SIZES, None)
+    package = write_package(tmp_path, card, program, SIZES, None)
     text = (tmp_path / "README.md").read_text()
 
-    assert (place / "program.py").read_text() == program
+    assert (package / "program.py").read_text() == program
     assert "| held-out loss, nats per token | 1.2500 |" in text
     assert "| mean accuracy of the benchmarks | – |" in text
     assert f"`{'ab' * 32}`" in text
     assert card.program_sha256 in text
-    assert "services" not in "".join(file.read_text() for file in place.rglob("*.py") if file.name != "program.py")
+    assert "services" not in "".join(file.read_text() for file in package.rglob("*.py") if file.name != "program.py")
     with pytest.raises(FileExistsError):
         write_package(tmp_path, card, program, SIZES, None)
 

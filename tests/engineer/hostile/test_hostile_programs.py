@@ -72,9 +72,9 @@ async def test_parameters_beyond_one_message_are_all_counted(sandbox: Sandbox) -
     size, pieces = 40_000_000, 2
     lines = [f"self.piece{number} = nn.Parameter(torch.zeros({size}))" for number in range(pieces)]
     program = programs.mixer(init="\n".join(lines))
-    others = tuple(probe.name for probe in PROBES if probe.name != "parameters")
+    exempt = tuple(probe.name for probe in PROBES if probe.name != "parameters")
 
-    (verdict,) = await probe_program(program, sandbox, replace(SETTINGS, exempt=others, layers=1))
+    (verdict,) = await probe_program(program, sandbox, replace(SETTINGS, exempt=exempt, layers=1))
 
     counted = verdict.evidence["parameters"]
     assert verdict.outcome == "fail"
@@ -158,8 +158,8 @@ async def test_held_out_text_is_sent_once_and_never_beside_a_training_child(smal
 
     await train(CONVOLUTION, 0, small, corpus, sandbox)
 
-    whole = [sum((rows == block).all(axis=1).sum() for rows in sandbox.scored_rows) for block in sandbox.blocks]
-    assert whole == [1] * len(sandbox.blocks)
+    occurrences = [sum((rows == block).all(axis=1).sum() for rows in sandbox.scored_rows) for block in sandbox.blocks]
+    assert occurrences == [1] * len(sandbox.blocks)
     assert sandbox.beside_training == []
 
 
@@ -200,13 +200,13 @@ async def test_locks_are_refused_to_jobs_with_files_too(sandbox: Sandbox) -> Non
 async def test_a_replaced_row_end_never_begins_with_the_true_token() -> None:
     """Else a program that looks ahead would be right by chance."""
     rows = np.tile(np.arange(65), (4, 1))
-    places = np.array([1, 2, 30, 64])
+    positions = np.array([1, 2, 30, 64])
 
-    replaced = with_other_ends(rows, places, np.arange(1000, dtype=np.uint16) % 97, np.random.default_rng(0))
+    replaced = with_other_ends(rows, positions, np.arange(1000, dtype=np.uint16) % 97, np.random.default_rng(0))
 
-    for row, place in zip(replaced, places, strict=True):
-        assert (row[:place] == np.arange(place)).all()
-        assert row[place] != place
+    for row, position in zip(replaced, positions, strict=True):
+        assert (row[:position] == np.arange(position)).all()
+        assert row[position] != position
 
 
 class Watched(InlineSandbox):

@@ -48,10 +48,10 @@ def test_the_class_called_delta_net_is_the_mixer() -> None:
 
 def test_a_part_that_another_class_constructs_is_not_the_mixer() -> None:
     """A feed-forward part with a forward of hidden_states, before or behind the class that uses it."""
-    whole = kind("Whole", body="self.part = Part(hidden_size)")
+    outer = kind("Whole", body="self.part = Part(hidden_size)")
 
-    assert mixer_name(kind("Part"), whole) == "Whole"
-    assert mixer_name(whole, kind("Part")) == "Whole"
+    assert mixer_name(kind("Part"), outer) == "Whole"
+    assert mixer_name(outer, kind("Part")) == "Whole"
 
 
 def test_of_several_unrelated_mixers_the_last_is_taken() -> None:

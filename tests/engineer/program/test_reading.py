@@ -11,7 +11,7 @@ from services.engineer.tools import _read
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> dict[str, Path]:
+def paths(tmp_path: Path) -> dict[str, Path]:
     """One file of each kind."""
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "huge.py").write_bytes(b"#" * (300 << 10))
@@ -19,7 +19,7 @@ def places(tmp_path: Path) -> dict[str, Path]:
     (tmp_path / "latin.py").write_bytes(b"x = 1\n# caf\xe9\n")
     with socket.socket(socket.AF_UNIX) as line:
         line.bind(str(tmp_path / "socket"))
-    return {place.name: place for place in tmp_path.iterdir()} | {
+    return {path.name: path for path in tmp_path.iterdir()} | {
         "zero": Path("/dev/zero"),
         "folder": tmp_path,
         "missing": tmp_path / "missing.py",
@@ -40,11 +40,11 @@ def places(tmp_path: Path) -> dict[str, Path]:
     ],
 )
 def test_a_file_that_is_not_a_program_is_refused_with_one_message(
-    places: dict[str, Path], name: str, sentence: str
+    paths: dict[str, Path], name: str, sentence: str
 ) -> None:
     """A FIFO would block for ever, a device never end."""
     with pytest.raises(ScaleError, match=sentence):
-        _read(places[name])
+        _read(paths[name])
 
 
 def test_a_byte_order_mark_is_not_part_of_the_program(tmp_path: Path) -> None:

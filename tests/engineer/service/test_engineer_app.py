@@ -16,10 +16,10 @@ async def test_an_idle_engineer_ends_if_so_configured(settings: ServiceSettings)
     """An unneeded GPU job costs money."""
     shared = settings.model_copy(update={"listen": "127.0.0.1:0"}).model_dump(exclude_none=True)
     async with wired("engineer", EngineerSettings(**shared, idle_seconds=0.5), build) as service:
-        begun = time.monotonic()
+        started = time.monotonic()
         await asyncio.wait_for(service.run(asyncio.Event()), 60)
 
-        assert time.monotonic() - begun >= 0.5
+        assert time.monotonic() - started >= 0.5
 
 
 @pytest.mark.slow

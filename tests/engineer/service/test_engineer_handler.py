@@ -80,10 +80,10 @@ async def test_a_drained_training_goes_on_and_ends_the_same(
         undisturbed = Engineer(sandbox, stages, archive.stub, OfflineReviser(), tmp_path / "other")
         await undisturbed.handle(await delivery(bus, candidate="c000002"))
         record = await archive.archive.record("r1", "c000001")
-    resumed, whole = [event.candidate_trained.training for event in await published(bus, "trained")]
+    resumed, uninterrupted = [event.candidate_trained.training for event in await published(bus, "trained")]
 
-    assert resumed.seeds[0].curve == whole.seeds[0].curve
-    assert resumed.seeds[0].block_losses == whole.seeds[0].block_losses
+    assert resumed.seeds[0].curve == uninterrupted.seeds[0].curve
+    assert resumed.seeds[0].block_losses == uninterrupted.seeds[0].block_losses
     assert (resumed.attempt, [bool(claim.released) for claim in record.claims]) == (2, [True, False])
 
 

@@ -53,16 +53,16 @@ def installed(folder: Path) -> Path:
 def test_a_folder_of_text_is_split_by_its_pieces_and_read_once(tmp_path: Path) -> None:
     """Nothing held out is trained on, and a second opening gives the same parts from the cache."""
     (tmp_path / "text").mkdir()
-    place = text_in(tmp_path / "text")
-    scale = load_scale("tiny", {**SMALL, **corpus_overrides(str(place)), "heldout_blocks": "4"})
+    path = text_in(tmp_path / "text")
+    scale = load_scale("tiny", {**SMALL, **corpus_overrides(str(path)), "heldout_blocks": "4"})
     corpus, again = (open_corpus(scale, tmp_path / "cache", "secret") for _ in range(2))
-    whole = corpus.train.tobytes() + corpus.heldout.tobytes() + corpus.verification.tobytes()
+    text = corpus.train.tobytes() + corpus.heldout.tobytes() + corpus.verification.tobytes()
 
     assert corpus.tokens.vocabulary == 256
     assert corpus.heldout_bytes_per_token == pytest.approx(1.0, abs=0.01)
     assert corpus.heldout[:300].tobytes() not in corpus.train.tobytes()
-    assert b"paragraph 199" in whole
-    assert b"document 59" in whole
+    assert b"paragraph 199" in text
+    assert b"document 59" in text
     assert again.fingerprint == corpus.fingerprint
     assert open_corpus(scale, tmp_path / "cache", "another").fingerprint != corpus.fingerprint
 

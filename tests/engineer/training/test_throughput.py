@@ -29,23 +29,23 @@ def test_a_loss_in_chunks_is_the_loss_with_its_gradients(chunk: int, low: bool) 
     targets = torch.randint(0, 101, (2, 33))
     targets[0, :5] = NOT_COUNTED
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
-        whole = F.cross_entropy(F.linear(hidden, weight).float().flatten(0, 1), targets.flatten())
-        expected = torch.autograd.grad(whole, [hidden, weight])
+        unchunked = F.cross_entropy(F.linear(hidden, weight).float().flatten(0, 1), targets.flatten())
+        expected = torch.autograd.grad(unchunked, [hidden, weight])
         loss = chunked_loss(hidden, weight, targets, chunk)
     gradients = torch.autograd.grad(loss * 2, [hidden, weight])
 
     tolerance = 2e-2 if low else 1e-5
-    torch.testing.assert_close(loss, whole, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(loss, unchunked, rtol=tolerance, atol=tolerance)
     for ours, theirs in zip(gradients, expected, strict=True):
         torch.testing.assert_close(ours, 2 * theirs, rtol=tolerance, atol=tolerance)
 
 
 async def test_a_training_with_a_loss_in_chunks_is_the_same_training(small: Scale, corpus: Corpus) -> None:
     """Its audit, which recomputes a segment without chunks, agrees too."""
-    whole = await train(CONVOLUTION, 0, small, corpus, InlineSandbox())
+    unchunked = await train(CONVOLUTION, 0, small, corpus, InlineSandbox())
     chunked = await train(CONVOLUTION, 0, replace(small, loss_chunk=50), corpus, InlineSandbox())
 
-    assert chunked.loss == pytest.approx(whole.loss, abs=1e-4)
+    assert chunked.loss == pytest.approx(unchunked.loss, abs=1e-4)
 
 
 def test_compiled_kernels_are_cached_for_the_zoo_only_and_unpacked_for_others(

@@ -36,15 +36,15 @@ def test_parts_are_disjoint_and_their_fingerprint_repeats(corpus: Corpus) -> Non
 
 def test_the_second_corpus_is_prose_with_the_same_tokenizer(corpus: Corpus) -> None:
     """Enough of it to train at tiny on as well, and none of it stands in the first corpus."""
-    other = other_corpus(corpus)
-    text = other.train.tobytes().decode()
+    second = other_corpus(corpus)
+    text = second.train.tobytes().decode()
 
-    assert len(other.train) > 1_200_000
-    assert min(len(other.heldout), len(other.verification)) > 256 * 257
-    assert other.tokens.vocabulary == corpus.tokens.vocabulary
+    assert len(second.train) > 1_200_000
+    assert min(len(second.heldout), len(second.verification)) > 256 * 257
+    assert second.tokens.vocabulary == corpus.tokens.vocabulary
     assert sum(letter.isalpha() or letter.isspace() for letter in text) > 0.9 * len(text)
-    assert other.heldout[:2000].tobytes() not in other.train.tobytes()
-    assert other_corpus(other).fingerprint == corpus.fingerprint
+    assert second.heldout[:2000].tobytes() not in second.train.tobytes()
+    assert other_corpus(second).fingerprint == corpus.fingerprint
 
 
 def test_the_documentation_corpus_holds_each_sentence_once(tmp_path: Path) -> None:
@@ -65,12 +65,12 @@ def test_the_documentation_corpus_holds_each_sentence_once(tmp_path: Path) -> No
 def test_the_order_depends_on_the_seed_and_can_start_anywhere() -> None:
     """A resumed run sees what an uninterrupted one would have seen, over the end of an epoch too."""
     part = np.arange(1000, dtype=np.uint16)
-    whole = list(batches(part, batch=4, context=16, seed=3, first=0, count=40))
+    batches_of_run = list(batches(part, batch=4, context=16, seed=3, first=0, count=40))
     tail = list(batches(part, batch=4, context=16, seed=3, first=25, count=15))
     other = list(batches(part, batch=4, context=16, seed=4, first=0, count=1))
 
-    assert all(np.array_equal(a, b) for a, b in zip(whole[25:], tail, strict=True))
-    assert not np.array_equal(whole[0], other[0])
+    assert all(np.array_equal(a, b) for a, b in zip(batches_of_run[25:], tail, strict=True))
+    assert not np.array_equal(batches_of_run[0], other[0])
 
 
 def test_heldout_blocks_do_not_overlap() -> None:

@@ -51,7 +51,7 @@ async def test_a_drained_training_resumes_bit_for_bit(
     program: str, small: Scale, corpus: Corpus, tmp_path: Path
 ) -> None:
     """Draining and resuming must not change a result."""
-    whole = await train(program, 0, small, corpus, InlineSandbox())
+    uninterrupted = await train(program, 0, small, corpus, InlineSandbox())
     stop, path = asyncio.Event(), tmp_path / "c.safetensors"
 
     def drain_at_once(metrics: Metrics) -> None:
@@ -71,8 +71,8 @@ async def test_a_drained_training_resumes_bit_for_bit(
     resumed = await train(program, 0, small, corpus, InlineSandbox(), checkpoint=path)
 
     assert drained.value.step == 4
-    assert resumed.curve == whole.curve
-    assert resumed.block_losses == whole.block_losses
+    assert resumed.curve == uninterrupted.curve
+    assert resumed.block_losses == uninterrupted.block_losses
     assert not path.exists()
 
 
@@ -138,8 +138,8 @@ async def test_an_auxiliary_loss_is_recorded_and_not_added(small: Scale, corpus:
 async def test_accumulating_micro_batches_changes_only_rounding(small: Scale, corpus: Corpus) -> None:
     """A small GPU must be able to train what a big one trains."""
     halves = load_scale("tiny", {**SMALL, "micro_batch": "2", "precision": "fp32"})
-    whole = load_scale("tiny", {**SMALL, "precision": "fp32"})
-    losses = [(await train(programs.CONVOLUTION, 0, scale, corpus, InlineSandbox())).loss for scale in (whole, halves)]
+    single = load_scale("tiny", {**SMALL, "precision": "fp32"})
+    losses = [(await train(programs.CONVOLUTION, 0, scale, corpus, InlineSandbox())).loss for scale in (single, halves)]
 
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)
 

@@ -145,14 +145,14 @@ def test_the_surrogate_chooses_children_that_blind_moves_rarely_hit() -> None:
     """A model of what was measured has to know which parts were good."""
     known = measured(60)
 
-    def worth(child: OfflineProposal) -> float:
+    def gain(child: OfflineProposal) -> float:
         mixer = Mixer.from_json(child.description)
         return 0.3 * (mixer.output.gate != "none") + 0.2 * (mixer.output.skip != "none")
 
     modelled = [propose_by_surrogate(PARENT, [], known, [], random.Random(seed)) for seed in range(6)]
     blind = [propose_random(PARENT, [], random.Random(seed)) for seed in range(6)]
 
-    assert sum(map(worth, modelled)) > 2 * sum(map(worth, blind))
+    assert sum(map(gain, modelled)) > 2 * sum(map(gain, blind))
     assert "expected improvement" in modelled[0].motivation
 
 

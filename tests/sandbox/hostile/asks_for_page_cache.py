@@ -8,7 +8,7 @@ size = os.stat(os.__file__).st_size
 with open(os.__file__, "rb") as file:
     mapping = mmap.mmap(file.fileno(), size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
 libc = ctypes.CDLL(None, use_errno=True)
-place = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(mapping)))
-if libc.mincore(place, ctypes.c_size_t(size), ctypes.create_string_buffer(size // 4096 + 1)):
+address = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(mapping)))
+if libc.mincore(address, ctypes.c_size_t(size), ctypes.create_string_buffer(size // 4096 + 1)):
     raise OSError(ctypes.get_errno(), "mincore is refused")
 print("LEAKED: the page cache of a shared file can be seen")

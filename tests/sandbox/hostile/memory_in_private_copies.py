@@ -9,8 +9,8 @@ for line in Path("/proc/self/maps").read_text().splitlines():
     addresses, access = line.split()[:2]
     first, last = (int(part, 16) for part in addresses.split("-"))
     if access == "rw-p" and "stack" not in line:
-        for place in range(first, last, mmap.PAGESIZE):
-            byte = ctypes.c_ubyte.from_address(place)
+        for address in range(first, last, mmap.PAGESIZE):
+            byte = ctypes.c_ubyte.from_address(address)
             byte.value = byte.value
         held += last - first
 print("held", held >> 20)

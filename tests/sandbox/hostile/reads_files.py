@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-for place in Path("WATCHED").glob("**/*"):
-    print(place.read_text())
+for path in Path("WATCHED").glob("**/*"):
+    print(path.read_text())
 print(Path("WATCHED/secret").read_text())
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-for place in Path("/proc").glob("[0-9]*"):
+for path in Path("/proc").glob("[0-9]*"):
     for name in ("environ", "cmdline", "maps"):
         try:
-            print((place / name).read_text(errors="replace"))
+            print((path / name).read_text(errors="replace"))
         except OSError as error:
             print(error)
 raise RuntimeError("looked for keys")

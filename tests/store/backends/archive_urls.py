@@ -9,7 +9,7 @@ import pytest
 from services.store.backends.mongo import connection
 
 
-def place(backend: str, request: pytest.FixtureRequest, folder: Path) -> str:
+def archive_url(backend: str, request: pytest.FixtureRequest, folder: Path) -> str:
     """The URL of an archive that does not exist yet."""
     if backend == "sqlite":
         return f"sqlite:///{folder / uuid.uuid4().hex}.db"

@@ -14,7 +14,7 @@ from services.store.ledger import RunLedger
 from services.store.port import Archive, Queries
 from services.store.service import ArchiveService
 from tests.store.backends.archive_client import ArchiveClient
-from tests.store.backends.archive_urls import place
+from tests.store.backends.archive_urls import archive_url
 
 BACKENDS = [
     "memory",
@@ -27,7 +27,7 @@ BACKENDS = [
 @pytest.fixture(params=BACKENDS)
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where a new archive of each backend goes."""
-    return place(request.param, request, tmp_path)
+    return archive_url(request.param, request, tmp_path)
 
 
 @pytest_asyncio.fixture
@@ -43,7 +43,7 @@ async def archive(url: str) -> AsyncIterator[Archive]:
 async def filled(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Archive, Queries]]:
     """An archive to fill and whom to ask about it: itself, or a client of the service in front of it."""
     backend = "sqlite" if request.param == "grpc" else request.param
-    opened = open_archive(place(backend, request, tmp_path))
+    opened = open_archive(archive_url(backend, request, tmp_path))
     await opened.open()
     if request.param != "grpc":
         yield opened, opened

@@ -29,4 +29,4 @@ async def main(url: str, messages: list[Logged]) -> None:
 
 if __name__ == "__main__":
     lines = json.loads(Path(sys.argv[2]).read_text())
-    asyncio.run(main(sys.argv[1], [Logged(place, subject, base64.b64decode(body)) for place, subject, body in lines]))
+    asyncio.run(main(sys.argv[1], [Logged(number, subject, base64.b64decode(body)) for number, subject, body in lines]))

@@ -11,7 +11,7 @@ from services.chassis.events import body_of
 from services.contracts import events_pb2
 from services.store.backends import open_archive
 from services.store.port import Archive
-from tests.store.backends.archive_urls import place
+from tests.store.backends.archive_urls import archive_url
 from tests.store.simulation import Simulation, answered
 
 
@@ -33,7 +33,9 @@ def renumbered(bodies: list[Logged], start: int = 1) -> list[Logged]:
 @pytest.mark.mongo
 async def test_both_backends_agree(request: pytest.FixtureRequest, tmp_path: Path, finished: Simulation) -> None:
     """So a replay of one run into either can be compared with the other."""
-    digests = [await digest_of(place(backend, request, tmp_path), finished.log) for backend in ("sqlite", "mongo")]
+    digests = [
+        await digest_of(archive_url(backend, request, tmp_path), finished.log) for backend in ("sqlite", "mongo")
+    ]
 
     assert digests[0] == digests[1]
 
@@ -54,14 +56,14 @@ async def test_the_digest_does_not_depend_on_other_runs_or_sequences(archive: Ar
 
 async def test_every_changed_event_changes_the_digest(tmp_path: Path, finished: Simulation) -> None:
     """Also one that leaves no other trace, as the time of a claim."""
-    whole = await digest_of(f"sqlite:///{tmp_path}/whole.db", finished.log)
+    expected = await digest_of(f"sqlite:///{tmp_path}/whole.db", finished.log)
     for number in (3, 30, len(finished.log) - 1):
         event = events_pb2.Event.FromString(finished.log[number].body)
         event.time.nanos += 1
         changed = [*finished.log]
         changed[number] = Logged(number + 1, changed[number].subject, body_of(event))
 
-        assert await digest_of(f"sqlite:///{tmp_path}/{number}.db", changed) != whole
+        assert await digest_of(f"sqlite:///{tmp_path}/{number}.db", changed) != expected
 
 
 @st.composite
@@ -73,7 +75,7 @@ def retellings(draw: st.DrawFn) -> list[int]:
     ids: set[str] = set()
     waiting = list(range(len(events)))
     while waiting:
-        ready = [place for place in waiting if _ready(events, place, ids, waiting)]
+        ready = [index for index in waiting if _ready(events, index, ids, waiting)]
         chosen = ready[draw(st.integers(0, min(3, len(ready) - 1)))]
         waiting.remove(chosen)
         ids.add(events[chosen].id)
@@ -83,12 +85,12 @@ def retellings(draw: st.DrawFn) -> list[int]:
     return deliveries
 
 
-def _ready(events: list[events_pb2.Event], place: int, ids: set[str], waiting: list[int]) -> bool:
+def _ready(events: list[events_pb2.Event], index: int, ids: set[str], waiting: list[int]) -> bool:
     """Its cause was told, and everything earlier of its own candidate; facts of the run keep their order."""
-    event = events[place]
+    event = events[index]
     if event.cause and event.cause not in ids:
         return False
-    return not any(events[earlier].candidate == event.candidate for earlier in waiting if earlier < place)
+    return not any(events[earlier].candidate == event.candidate for earlier in waiting if earlier < index)
 
 
 def _story() -> Simulation:
@@ -110,7 +112,7 @@ async def test_order_and_repetition_of_deliveries_do_not_change_the_digest(
     """Candidates interleave as they like, publishers repeat themselves, batches end anywhere."""
     folder = tmp_path_factory.mktemp("digest")
     straight = await digest_of(f"sqlite:///{folder}/straight.db", STORY.log)
-    retold = renumbered([STORY.log[place] for place in deliveries])
+    retold = renumbered([STORY.log[index] for index in deliveries])
     archive = open_archive(f"sqlite:///{folder}/retold.db")
     await archive.open()
     for start in range(0, len(retold), cut):

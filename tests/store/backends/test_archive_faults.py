@@ -22,7 +22,7 @@ from services.store.backends.sqlite.schema import MIGRATIONS, migrate
 from services.store.port import Archive, ArchiveUnavailable
 from services.store.reactions import react
 from tests.mongod import Mongod
-from tests.store.backends.archive_urls import place
+from tests.store.backends.archive_urls import archive_url
 from tests.store.simulation import Simulation
 
 CHILD = Path(__file__).with_name("crash_child.py")
@@ -177,17 +177,17 @@ async def test_a_file_locked_by_another_writer_is_unavailable(tmp_path: Path, fi
     path = tmp_path / "archive.db"
     archive = open_archive(f"sqlite:///{path}")
     await archive.open()
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
+    writer = sqlite3.connect(path, isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
 
     applying = asyncio.create_task(archive.apply(finished.log))
     await asyncio.sleep(0.1)
     assert await archive.applied() == 0  # readers do not wait for the writer
     with pytest.raises(ArchiveUnavailable, match="locked"):
         await applying
-    other.execute("ROLLBACK")
+    writer.execute("ROLLBACK")
     assert len(await archive.apply(finished.log)) == len(finished.log)
-    other.close()
+    writer.close()
     await archive.close()
 
 
@@ -212,7 +212,7 @@ async def test_a_backup_becomes_the_same_archive(
     before = await archive.digest("r1")
     await archive.backup(tmp_path / "copy")
     await archive.apply(finished.log[30:])
-    elsewhere = place(url.split(":")[0].removesuffix("db"), request, tmp_path)
+    elsewhere = archive_url(url.split(":")[0].removesuffix("db"), request, tmp_path)
 
     await restore_archive(tmp_path / "copy", elsewhere)
     restored = open_archive(elsewhere)
@@ -228,7 +228,7 @@ async def test_a_backup_becomes_the_same_archive(
     with pytest.raises(FileExistsError):
         await restore_archive(tmp_path / "copy", elsewhere)
     with pytest.raises(FileNotFoundError):
-        await restore_archive(tmp_path / "nothing", place("sqlite", request, tmp_path))
+        await restore_archive(tmp_path / "nothing", archive_url("sqlite", request, tmp_path))
 
 
 @pytest.mark.parametrize("url", ["sqlite:///", "sqlite:///:memory:", "postgres://x/y", "archive.db", "mongodb://"])

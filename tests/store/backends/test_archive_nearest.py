@@ -25,15 +25,15 @@ def index_of(vectors: NDArray[np.float32], page: int = 1000) -> MotivationIndex:
 
 
 def names(low: int, high: int) -> list[str]:
-    """Ids of places."""
-    return [f"c{place:06d}" for place in range(low, high)]
+    """Ids by number."""
+    return [f"c{number:06d}" for number in range(low, high)]
 
 
 def obviously(vectors: NDArray[np.float32], query: NDArray[np.float32], count: int) -> list[str]:
     """Every cosine in double precision, sorted."""
     exact = vectors.astype(np.float64)
     cosines = exact @ query.astype(np.float64) / np.linalg.norm(exact, axis=1)
-    return [names(place, place + 1)[0] for place in np.argsort(-cosines, kind="stable")[:count].tolist()]
+    return [names(number, number + 1)[0] for number in np.argsort(-cosines, kind="stable")[:count].tolist()]
 
 
 @pytest.mark.parametrize("count", [1, 2, 63, 100, BLOCK - 1, BLOCK, BLOCK + 1])
@@ -88,10 +88,10 @@ def test_rows_are_taken_across_blocks() -> None:
     """In ascending order of their places, none of them copied before."""
     rows = Rows(1, np.float32)
     rows.extend(np.arange(2 * BLOCK + 5, dtype=np.float32)[:, None])
-    places = np.array([0, BLOCK - 1, BLOCK, 2 * BLOCK, 2 * BLOCK + 4])
+    positions = np.array([0, BLOCK - 1, BLOCK, 2 * BLOCK, 2 * BLOCK + 4])
 
-    assert rows.take(places)[:, 0].tolist() == places.tolist()
-    assert rows.take(places[:0]).shape == (0, 1)
+    assert rows.take(positions)[:, 0].tolist() == positions.tolist()
+    assert rows.take(positions[:0]).shape == (0, 1)
     assert [len(block) for block in rows.blocks()] == [BLOCK, BLOCK, 5]
 
 
@@ -125,13 +125,13 @@ def test_the_finalists_hold_the_nearest_of_programs_as_the_search_writes_them() 
     prints = [Sketched.of(fingerprint(render(composition(seed), "Candidate"))) for seed in range(200)]
     known, queries = prints[:160], prints[160:]
     index = ProgramIndex()
-    for place, sketched in enumerate(known):
-        index.add(place + 1, str(place), sketched.digest, sketched.sketch)
+    for position, sketched in enumerate(known):
+        index.add(position + 1, str(position), sketched.digest, sketched.sketch)
     hits = 0
     for sketched in queries:
         exact = sketched.similarities(known)
         similarities = sorted(
-            (exact[int(place)] for place in index.likely(sketched.sketch, FINALISTS, "")), reverse=True
+            (exact[int(position)] for position in index.likely(sketched.sketch, FINALISTS, "")), reverse=True
         )
         assert similarities[0] == max(exact)
         hits += sum(value >= sorted(exact)[-5] for value in similarities[:5])

@@ -75,12 +75,12 @@ async def test_pages_make_up_the_whole_list(filled: Filled) -> None:
     """Nothing twice, nothing left out."""
     archive, queries = filled
     await fill(archive)
-    whole = await queries.list_candidates(Query("r1"))
+    everything = await queries.list_candidates(Query("r1"))
 
     pages = [await queries.list_candidates(Query("r1", offset=offset, limit=5)) for offset in (0, 5, 10, 15)]
 
     assert [len(page.candidates) for page in pages] == [5, 5, 4, 0]
-    assert tuple(candidate for page in pages for candidate in page.candidates) == whole.candidates
+    assert tuple(candidate for page in pages for candidate in page.candidates) == everything.candidates
     assert {page.total for page in pages} == {14}
 
 

@@ -16,7 +16,7 @@ from services.store.backends import open_archive
 from services.store.ledger import RunLedger
 from services.store.service import ArchiveService
 from tests.archive_server import archive_client
-from tests.store.backends.archive_urls import place
+from tests.store.backends.archive_urls import archive_url
 from tests.store.backends.conftest import BACKENDS
 from tests.store.simulation import Simulation
 
@@ -48,7 +48,7 @@ class Ledgers:
 
 @pytest.fixture(params=["process", *BACKENDS])
 def ledgers(request: pytest.FixtureRequest, tmp_path: Path) -> Ledgers:
-    return Ledgers(None if request.param == "process" else place(request.param, request, tmp_path))
+    return Ledgers(None if request.param == "process" else archive_url(request.param, request, tmp_path))
 
 
 async def at_once(ledger: BudgetLedger, worst: Spend) -> Reservation | None:
