@@ -28,20 +28,20 @@ for (const output of Object.values(metafile.outputs)) {
 const licences = [...packages].sort().map((name) => {
   const folder = join(here, "node_modules", name);
   const about = JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
-  const file = readdirSync(folder).find((one) => /^licen[cs]e/i.test(one));
+  const file = readdirSync(folder).find((name) => /^licen[cs]e/i.test(name));
   const text = file ? readFileSync(join(folder, file), "utf8").trim() : `Licence: ${about.license}`;
   return `${name} ${about.version} (${about.license})\n\n${text}\n`;
 });
 writeFileSync(join(out, "LICENCES.txt"), licences.join(`\n${"-".repeat(80)}\n\n`));
 
-// tests/web/test_bundle.py makes the same sum: a bundle that is older than its sources is found without npm.
+// tests/web/test_bundle.py computes the same hash, which detects a bundle older than its sources without npm.
 const sources = (folder) => readdirSync(folder, { withFileTypes: true })
-  .flatMap((one) => (one.isDirectory() ? sources(join(folder, one.name)) : [join(folder, one.name)]));
-const files = [...sources(join(here, "src")), ...["package-lock.json", "build.mjs"].map((one) => join(here, one))];
+  .flatMap((entry) => (entry.isDirectory() ? sources(join(folder, entry.name)) : [join(folder, entry.name)]));
+const files = [...sources(join(here, "src")), ...["package-lock.json", "build.mjs"].map((name) => join(here, name))];
 const sum = createHash("sha256");
-for (const file of files.map((one) => relative(here, one)).sort()) {
+for (const file of files.map((path) => relative(here, path)).sort()) {
   sum.update(`${file}\0`).update(readFileSync(join(here, file)));
 }
 writeFileSync(join(out, "sources.sha256"), `${sum.digest("hex")}\n`);
-const total = Object.values(metafile.outputs).reduce((sum, one) => sum + one.bytes, 0);
+const total = Object.values(metafile.outputs).reduce((sum, output) => sum + output.bytes, 0);
 console.log(`${existsSync(out) ? relative(process.cwd(), out) : out}: ${Math.round(total / 1024)} KB from ${packages.size} packages`);

@@ -1,13 +1,13 @@
-// What the page shows is in its address, so that a link or the back button brings it again.
+// The state of the page, stored in its address so that links and the back button restore it.
 import { signal } from "@preact/signals";
 
 export interface Address {
   run: string;
   view: View;
   candidate: string; // an id, or two as in c000007..c000009
-  wide: string; // "1": the candidate takes the whole width
+  wide: string; // "1": the candidate has the full width
   filter: string;
-  sort: string; // a measure, with - in front for the other way round
+  sort: string; // a measure; a leading - reverses the order
   columns: string;
   ticked: string;
   layout: string;
@@ -15,7 +15,7 @@ export interface Address {
   size: string;
   x: string;
   y: string;
-  at: string; // place of the playback
+  at: string; // frame of the playback
 }
 
 export const VIEWS = ["overview", "tree", "leaderboard", "explore"] as const;
@@ -27,19 +27,19 @@ const DEFAULTS: Address = {
 };
 
 function read(): Address {
-  const asked = new URLSearchParams(location.search);
-  const found = { ...DEFAULTS };
+  const parameters = new URLSearchParams(location.search);
+  const parsed = { ...DEFAULTS };
   for (const key of Object.keys(DEFAULTS) as (keyof Address)[]) {
-    const value = asked.get(key);
-    if (value !== null) (found as Record<string, string>)[key] = value;
+    const value = parameters.get(key);
+    if (value !== null) (parsed as Record<string, string>)[key] = value;
   }
-  if (!VIEWS.includes(found.view)) found.view = "overview";
-  return found;
+  if (!VIEWS.includes(parsed.view)) parsed.view = "overview";
+  return parsed;
 }
 
 export const address = signal<Address>(read());
 
-/** Change parts of the address; `replace` leaves no step for the back button. */
+/** Change parts of the address; with `replace` the back button skips the change. */
 export function go(change: Partial<Address>, replace = false): void {
   const next = { ...address.peek(), ...change };
   const query = new URLSearchParams();
@@ -52,7 +52,7 @@ export function go(change: Partial<Address>, replace = false): void {
   address.value = next;
 }
 
-/** The address of a change, for a link. */
+/** The query string of the address with a change, for links. */
 export function href(change: Partial<Address>): string {
   const query = new URLSearchParams();
   for (const [key, value] of Object.entries({ ...address.value, ...change })) {

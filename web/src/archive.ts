@@ -1,18 +1,18 @@
-// The run that is shown, kept current: rows and status once, then what changes, as the server tells it.
+// The data of the shown run: loaded once, then updated by the server's event stream.
 import { batch, computed, effect, signal } from "@preact/signals";
 import { address, go } from "./address.js";
 import { parse } from "./query.js";
 import type { Fact, Row, Run, Status, Training, Work } from "./records.js";
 
-const MOST_FACTS = 400;
+const MAX_FACTS = 400;
 
 export const runs = signal<Run[]>([]);
 export const status = signal<Status | null>(null);
 export const rows = signal<Row[]>([]);
 export const facts = signal<Fact[]>([]); // newest first
 export const trainings = signal<Map<string, Training>>(new Map());
-export const works = signal<Map<string, Work>>(new Map()); // what services announce, by candidate
-export const trouble = signal(""); // why nothing new arrives; empty while it does
+export const works = signal<Map<string, Work>>(new Map()); // current work that services announce, by candidate
+export const problem = signal(""); // why no updates arrive; empty while they do
 export const loaded = signal(false);
 export const now = signal(Date.now());
 
@@ -22,29 +22,29 @@ export const filtered = computed(() => (address.value.filter ? rows.value.filter
 
 interface Change { epoch: string; version: number; status?: Status; rows?: Row[]; lost?: string }
 
-let shownRun = ""; // as the address has it: empty means the newest
+let shownRun = ""; // as in the address; empty for the newest
 let epoch = "", version = 0;
 let source: EventSource | null = null;
-let generation = 0;
+let generation = 0; // of `load`: answers to earlier calls are ignored
 
-export class Refused extends Error {}
+export class RequestFailed extends Error {}
 
-/** JSON of the server. Throws Refused with its sentence, or with one about the connection. */
-export async function ask<T>(path: string, parameters: Record<string, string>): Promise<T> {
+/** The server's JSON. Throws RequestFailed with the server's error message, or one about the connection. */
+export async function getJson<T>(path: string, parameters: Record<string, string>): Promise<T> {
   let answer: Response;
   try {
     answer = await fetch(`${path}?${new URLSearchParams(parameters)}`);
   } catch {
-    throw new Refused("The page's server does not answer.");
+    throw new RequestFailed("The page's server does not answer.");
   }
   if (!answer.ok) {
     const body = (await answer.json().catch(() => null)) as { error?: string } | null;
-    throw new Refused(body?.error ?? `The server answered with status ${answer.status}.`);
+    throw new RequestFailed(body?.error ?? `The server answered with status ${answer.status}.`);
   }
   return (await answer.json()) as T;
 }
 
-function take(change: Change): void {
+function applyChange(change: Change): void {
   batch(() => {
     if (change.epoch !== epoch) version = 0;
     const fresh = change.rows ?? [];
@@ -58,13 +58,13 @@ function take(change: Change): void {
     epoch = change.epoch;
     version = change.version;
     if (change.status) status.value = change.status;
-    trouble.value = change.lost ?? "";
+    problem.value = change.lost ?? "";
     loaded.value = true;
   });
 }
 
 async function load(run: string): Promise<void> {
-  const mine = ++generation;
+  const ownGeneration = ++generation;
   source?.close();
   batch(() => {
     epoch = "";
@@ -78,72 +78,73 @@ async function load(run: string): Promise<void> {
   });
   for (let wait = 500; ; wait = Math.min(8000, wait * 1.6)) {
     try {
-      const whole = await ask<Change>("/api/table", { run });
-      if (mine !== generation) return;
-      take(whole);
-      listen(mine, run || whole.status?.run || "");
+      const table = await getJson<Change>("/api/table", { run });
+      if (ownGeneration !== generation) return;
+      applyChange(table);
+      listen(ownGeneration, run || table.status?.run || "");
       return;
     } catch (error) {
-      if (mine !== generation) return;
-      trouble.value = `${(error as Error).message} Trying again.`;
+      if (ownGeneration !== generation) return;
+      problem.value = `${(error as Error).message} Trying again.`;
       await new Promise((resolve) => setTimeout(resolve, wait));
-      if (mine !== generation) return;
+      if (ownGeneration !== generation) return;
     }
   }
 }
 
-function listen(mine: number, run: string): void {
+function listen(ownGeneration: number, run: string): void {
   source = new EventSource(`/events?${new URLSearchParams({ run, epoch, version: String(version) })}`);
   const on = (name: string, handler: (data: never) => void) => {
     source!.addEventListener(name, (event) => {
-      if (mine === generation) handler(JSON.parse((event as MessageEvent<string>).data) as never);
+      if (ownGeneration === generation) handler(JSON.parse((event as MessageEvent<string>).data) as never);
     });
   };
-  on("change", (change: Change) => take(change));
-  on("facts", (fresh: Fact[]) => {
-    const last = facts.value[0]?.sequence ?? 0;
-    const unseen = fresh.filter((fact) => fact.sequence > last).reverse();
-    if (unseen.length) facts.value = [...unseen, ...facts.value].slice(0, MOST_FACTS);
+  on("change", (change: Change) => applyChange(change));
+  on("facts", (received: Fact[]) => {
+    const newest = facts.value[0]?.sequence ?? 0;
+    const unseen = received.filter((fact) => fact.sequence > newest).reverse();
+    if (unseen.length) facts.value = [...unseen, ...facts.value].slice(0, MAX_FACTS);
   });
-  on("progress", ({ trainings: told, works: announced }: { trainings: Training[]; works: Work[] }) => {
+  on("progress", ({ trainings: received, works: announced }: { trainings: Training[]; works: Work[] }) => {
     const next = new Map<string, Training>();
-    for (const one of told) {
-      const key = `${one.candidate}/${one.seed}`;
+    for (const training of received) {
+      const key = `${training.candidate}/${training.seed}`;
       const before = trainings.value.get(key);
-      const points = before && before.step <= one.step ? before.points : [];
+      const points = before && before.step <= training.step ? before.points : [];
       const last = points.at(-1)?.[0] ?? -1;
-      next.set(key, { ...one, points: [...points, ...one.points.filter(([step]) => step > last)] });
+      next.set(key, { ...training, points: [...points, ...training.points.filter(([step]) => step > last)] });
     }
     trainings.value = next;
-    works.value = new Map(announced.map((one) => [one.candidate, one]));
+    works.value = new Map(announced.map((work) => [work.candidate, work]));
   });
-  on("runs", ({ runs: told }: { runs: Run[] }) => { runs.value = told; });
+  on("runs", ({ runs: received }: { runs: Run[] }) => { runs.value = received; });
   source.onerror = () => {
-    if (mine !== generation) return;
-    trouble.value = "The connection to the page's server is lost. Trying again.";
-    // The browser reopens a stream that broke off, but not one that was refused while the server started again.
+    if (ownGeneration !== generation) return;
+    problem.value = "The connection to the page's server is lost. Trying again.";
+    // The browser reconnects a broken stream, but not one that was refused while the server restarted.
     source?.close();
-    setTimeout(() => { if (mine === generation) void reopen(mine, run); }, 1000);
+    setTimeout(() => { if (ownGeneration === generation) void reopen(ownGeneration, run); }, 1000);
   };
 }
 
-async function reopen(mine: number, run: string): Promise<void> {
+async function reopen(ownGeneration: number, run: string): Promise<void> {
   try {
-    const whole = await ask<Change>("/api/table", { run });
-    if (mine !== generation) return;
+    const table = await getJson<Change>("/api/table", { run });
+    if (ownGeneration !== generation) return;
     version = 0;
-    take(whole);
-    listen(mine, run);
+    applyChange(table);
+    listen(ownGeneration, run);
   } catch {
-    setTimeout(() => { if (mine === generation) void reopen(mine, run); }, 1500);
+    setTimeout(() => { if (ownGeneration === generation) void reopen(ownGeneration, run); }, 1500);
   }
 }
 
-/** Show another run, with nothing of the one before. */
+/** Show another run, without the filters and selections of the previous one. */
 export function chooseRun(run: string): void {
   go({ run, candidate: "", filter: "", ticked: "", at: "", x: "", y: "", columns: "", sort: "" });
 }
 
+/** Load the run of the address, and reload whenever that changes. */
 export function start(): void {
   let first = true;
   effect(() => {

@@ -1,14 +1,14 @@
-// Who descends from whom, from the rows' parents.
+// The forest of candidates, from the parents in the rows.
 import type { Row } from "./records.js";
 
-export interface Family {
+export interface Forest {
   roots: Row[];
   children: Map<string, Row[]>;
   byId: Map<string, Row>;
 }
 
-/** Children in the order of the run. What names an unknown parent, or would descend from itself, is a root. */
-export function family(rows: readonly Row[]): Family {
+/** Children in the order of the run. A candidate whose parent is unknown or itself is a root. */
+export function forest(rows: readonly Row[]): Forest {
   const byId = new Map(rows.map((row) => [row.id, row]));
   const children = new Map<string, Row[]>();
   const roots: Row[] = [];
@@ -23,24 +23,24 @@ export function family(rows: readonly Row[]): Family {
   return { roots, children, byId };
 }
 
-/** From the root to the candidate, both included. */
-export function pathTo(id: string, byId: ReadonlyMap<string, Row>): string[] {
+/** Ids from the root to the candidate, both included. */
+export function pathFromRoot(id: string, byId: ReadonlyMap<string, Row>): string[] {
   const path: string[] = [];
-  for (let here: string | undefined = id; here && byId.has(here) && !path.includes(here); here = byId.get(here)!.parent) {
-    path.unshift(here);
+  for (let current: string | undefined = id; current && byId.has(current) && !path.includes(current); current = byId.get(current)!.parent) {
+    path.unshift(current);
   }
   return path;
 }
 
-/** How many descend from each candidate. */
-export function descendants(tree: Family): Map<string, number> {
+/** The number of descendants of each candidate. */
+export function descendantCounts(tree: Forest): Map<string, number> {
   const counts = new Map<string, number>();
   const order: Row[] = [];
-  const waiting = [...tree.roots];
-  while (waiting.length) {
-    const row = waiting.pop()!;
+  const pending = [...tree.roots];
+  while (pending.length) {
+    const row = pending.pop()!;
     order.push(row);
-    waiting.push(...(tree.children.get(row.id) ?? []));
+    pending.push(...(tree.children.get(row.id) ?? []));
   }
   for (const row of order.reverse()) {
     counts.set(row.id, (tree.children.get(row.id) ?? []).reduce((sum, child) => sum + 1 + (counts.get(child.id) ?? 0), 0));

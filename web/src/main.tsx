@@ -1,10 +1,10 @@
-// The frame around the views: run, phase, filter, navigation, and the candidate beside them.
+// The page: a header with run, navigation and filter, the current view, and the candidate panel.
 import { computed, useSignalEffect } from "@preact/signals";
 import { render } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { address, go, VIEWS, type View } from "./address.js";
-import { chooseRun, filtered, loaded, query, rows, runs, start, status, trouble } from "./archive.js";
-import { Later } from "./parts/later.js";
+import { chooseRun, filtered, loaded, query, rows, runs, start, status, problem } from "./archive.js";
+import { Lazy } from "./parts/lazy.js";
 import { apply, dark, toggle } from "./theme.js";
 import { Overview } from "./views/overview.js";
 
@@ -16,11 +16,11 @@ const title = computed(() => {
 
 function Header() {
   const { view, filter, run } = address.value;
-  const box = useRef<HTMLInputElement>(null);
+  const filterBox = useRef<HTMLInputElement>(null);
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
       const typing = (event.target as HTMLElement).closest("input, textarea, select");
-      if (event.key === "/" && !typing) { event.preventDefault(); box.current?.focus(); }
+      if (event.key === "/" && !typing) { event.preventDefault(); filterBox.current?.focus(); }
       if (event.key === "Escape" && !typing && address.peek().candidate) go({ candidate: "", wide: "" });
     };
     addEventListener("keydown", onKey);
@@ -33,21 +33,21 @@ function Header() {
       <label class="run">
         <span class="quiet">Run</span>
         <select value={run || current?.run || ""} onChange={(event) => chooseRun(event.currentTarget.value)}>
-          {(runs.value.length ? runs.value : current ? [current] : []).map((one) => (
-            <option key={one.run} value={one.run}>{one.run} · {one.phase}</option>
+          {(runs.value.length ? runs.value : current ? [current] : []).map((listedRun) => (
+            <option key={listedRun.run} value={listedRun.run}>{listedRun.run} · {listedRun.phase}</option>
           ))}
         </select>
       </label>
       <nav aria-label="Views">
-        {VIEWS.map((one) => (
-          <button key={one} class="tab" aria-current={one === view ? "page" : undefined} onClick={() => go({ view: one, wide: "" })}>
-            {LABELS[one]}
+        {VIEWS.map((listedView) => (
+          <button key={listedView} class="tab" aria-current={listedView === view ? "page" : undefined} onClick={() => go({ view: listedView, wide: "" })}>
+            {LABELS[listedView]}
           </button>
         ))}
       </nav>
       <div class="filter">
         <input
-          ref={box} type="search" value={filter} aria-label="Filter candidates" aria-describedby="filter-note" aria-invalid={query.value.problems.length > 0}
+          ref={filterBox} type="search" value={filter} aria-label="Filter candidates" aria-describedby="filter-note" aria-invalid={query.value.problems.length > 0}
           placeholder="Filter: loss<1.5 component:delta-rule" spellcheck={false} autocomplete="off"
           onInput={(event) => go({ filter: event.currentTarget.value }, true)}
         />
@@ -62,29 +62,29 @@ function Header() {
   );
 }
 
-const tree = () => import("./views/tree.js").then((one) => one.TreeView);
-const leaderboard = () => import("./views/leaderboard.js").then((one) => one.Leaderboard);
-const explore = () => import("./views/explore.js").then((one) => one.Explore);
-const candidateView = () => import("./views/candidate.js").then((one) => one.CandidatePanel);
+const tree = () => import("./views/tree.js").then((module) => module.TreeView);
+const leaderboard = () => import("./views/leaderboard.js").then((module) => module.Leaderboard);
+const explore = () => import("./views/explore.js").then((module) => module.Explore);
+const candidateView = () => import("./views/candidate.js").then((module) => module.CandidatePanel);
 
 function Body() {
   const { view, candidate, wide } = address.value;
   const shown = {
     overview: <Overview />,
-    tree: <Later of={tree} key="tree" />,
-    leaderboard: <Later of={leaderboard} key="leaderboard" />,
-    explore: <Later of={explore} key="explore" />,
+    tree: <Lazy load={tree} key="tree" />,
+    leaderboard: <Lazy load={leaderboard} key="leaderboard" />,
+    explore: <Lazy load={explore} key="explore" />,
   }[view];
   return (
     <div class={`body ${candidate ? "beside" : ""} ${wide && candidate ? "wide" : ""}`}>
-      <main id="main" aria-label={LABELS[view]} tabIndex={-1} hidden={Boolean(wide && candidate)}>{loaded.value ? shown : <Waiting />}</main>
-      {candidate && loaded.value && <Later of={candidateView} key="candidate" />}
+      <main id="main" aria-label={LABELS[view]} tabIndex={-1} hidden={Boolean(wide && candidate)}>{loaded.value ? shown : <Loading />}</main>
+      {candidate && loaded.value && <Lazy load={candidateView} key="candidate" />}
     </div>
   );
 }
 
-function Waiting() {
-  return <p class="empty" role="status">{trouble.value ? "" : "Reading the run …"}</p>;
+function Loading() {
+  return <p class="empty" role="status">{problem.value ? "" : "Reading the run …"}</p>;
 }
 
 function App() {
@@ -93,7 +93,7 @@ function App() {
     <>
       <a class="skip" href="#main">Skip to the view</a>
       <Header />
-      <div class="banner" role="status" aria-live="assertive" hidden={!trouble.value}>{trouble.value}</div>
+      <div class="banner" role="status" aria-live="assertive" hidden={!problem.value}>{problem.value}</div>
       <Body />
     </>
   );

@@ -1,17 +1,17 @@
-// The filter language: `loss<1.5 component:delta-rule -state:rejected below:c000012 gate`. All parts must hold.
-import { measure, MEASURES } from "./measures.js";
+// The filter language: `loss<1.5 component:delta-rule -state:rejected below:c000012 gate`. A candidate must match all parts.
+import { measureOf, MEASURES } from "./measures.js";
 import type { Row } from "./records.js";
 
 export interface Query {
   test: (row: Row) => boolean;
-  problems: string[]; // a sentence for each part that means nothing
+  problems: string[]; // one sentence for each invalid part
 }
 
 type Test = (row: Row) => boolean;
 
 const FIELDS: Record<string, (row: Row, value: string) => boolean> = {
-  component: (row, value) => (row.components ?? []).some((one) => one.includes(value)),
-  move: (row, value) => (row.moves ?? []).some((one) => one.toLowerCase().includes(value)),
+  component: (row, value) => (row.components ?? []).some((component) => component.includes(value)),
+  move: (row, value) => (row.moves ?? []).some((move) => move.toLowerCase().includes(value)),
   state: (row, value) => row.state === value,
   kind: (row, value) => row.kind === value,
   stage: (row, value) => row.stage === value,
@@ -19,7 +19,7 @@ const FIELDS: Record<string, (row: Row, value: string) => boolean> = {
   name: (row, value) => row.name.toLowerCase().includes(value),
   id: (row, value) => row.id.includes(value),
   parent: (row, value) => row.parent === value,
-  has: (row, value) => measure(value).of(row) !== undefined,
+  has: (row, value) => measureOf(value).value(row) !== undefined,
 };
 export const FIELD_NAMES = [...Object.keys(FIELDS), "below"];
 
@@ -27,30 +27,30 @@ const COMPARED = /^([\w:.-]+?)(<=|>=|<|>|=)(-?[\d.]+(?:e-?\d+)?)([kmg%]?)$/i;
 const NAMED = /^(\w+):(.*)$/;
 const UNITS: Record<string, number> = { "": 1, k: 1e3, m: 1e6, g: 1e9, "%": 0.01 };
 
-/** Read a filter; `children` gives the ids below a candidate, for `below:`. */
+/** Parse a filter; `rows` determine the known measures and the descendants for `below:`. */
 export function parse(text: string, rows: readonly Row[]): Query {
   const problems: string[] = [];
   const tests: Test[] = [];
   for (const part of text.match(/-?\w+:"[^"]*"|"[^"]*"|\S+/g) ?? []) {
     const negated = part.startsWith("-") && part.length > 1;
-    const test = one((negated ? part.slice(1) : part).replaceAll('"', ""), rows, problems);
+    const test = parsePart((negated ? part.slice(1) : part).replaceAll('"', ""), rows, problems);
     if (test) tests.push(negated ? (row) => !test(row) : test);
   }
   return { test: (row) => tests.every((test) => test(row)), problems };
 }
 
-function one(part: string, rows: readonly Row[], problems: string[]): Test | null {
+function parsePart(part: string, rows: readonly Row[], problems: string[]): Test | null {
   const compared = COMPARED.exec(part);
   if (compared) {
     const [, key = "", operator = "", digits = "", unit = ""] = compared;
-    const which = measure(MEASURES.some((known) => known.key === key) ? key : `task:${key.replace(/^task:/, "")}`);
-    if (!rows.some((row) => which.of(row) !== undefined)) {
+    const measure = measureOf(MEASURES.some((known) => known.key === key) ? key : `task:${key.replace(/^task:/, "")}`);
+    if (!rows.some((row) => measure.value(row) !== undefined)) {
       problems.push(`no candidate has a ${key}; measures are ${MEASURES.map((known) => known.key).join(", ")} and the tasks`);
       return null;
     }
     const limit = Number(digits) * (UNITS[unit.toLowerCase()] ?? 1);
     return (row) => {
-      const value = which.of(row);
+      const value = measure.value(row);
       if (value === undefined) return false;
       switch (operator) {
         case "<": return value < limit;
@@ -65,7 +65,7 @@ function one(part: string, rows: readonly Row[], problems: string[]): Test | nul
   if (named) {
     const [, key = "", raw = ""] = named;
     const value = raw.toLowerCase();
-    if (key === "below") return below(value, rows);
+    if (key === "below") return descendsFrom(value, rows);
     const field = FIELDS[key];
     if (field) return value ? (row) => field(row, value) : null;
     problems.push(`${key}: is not known; fields are ${FIELD_NAMES.join(", ")}`);
@@ -75,18 +75,18 @@ function one(part: string, rows: readonly Row[], problems: string[]): Test | nul
   return (row) => row.name.toLowerCase().includes(word) || row.id.includes(word);
 }
 
-function below(id: string, rows: readonly Row[]): Test {
+function descendsFrom(id: string, rows: readonly Row[]): Test {
   const children = new Map<string, string[]>();
   for (const row of rows) {
     if (row.parent) children.set(row.parent, [...(children.get(row.parent) ?? []), row.id]);
   }
-  const found = new Set<string>();
-  const waiting = [id];
-  while (waiting.length) {
-    const here = waiting.pop()!;
-    if (found.has(here)) continue;
-    found.add(here);
-    waiting.push(...(children.get(here) ?? []));
+  const descendants = new Set<string>();
+  const pending = [id];
+  while (pending.length) {
+    const current = pending.pop()!;
+    if (descendants.has(current)) continue;
+    descendants.add(current);
+    pending.push(...(children.get(current) ?? []));
   }
-  return (row) => found.has(row.id);
+  return (row) => descendants.has(row.id);
 }

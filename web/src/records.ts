@@ -1,4 +1,4 @@
-// What the server tells of a run: the shapes of its JSON. A key that is missing was not measured.
+// The types of the server's JSON. A missing key means that the value was not measured.
 
 export interface Row {
   id: string;

@@ -1,4 +1,4 @@
-// Light and dark, and the colours that drawings take. Categories are those of Okabe and Ito, told apart by all eyes.
+// The light and dark themes, and the colours of charts. Categories are variants of Okabe and Ito's colour-blind safe palette.
 import { signal } from "@preact/signals";
 import { scaleSequential } from "d3-scale";
 import { interpolateYlGnBu } from "d3-scale-chromatic";
@@ -6,9 +6,9 @@ import { interpolateYlGnBu } from "d3-scale-chromatic";
 const KEY = "asi-arch.theme";
 const prefersDark = matchMedia("(prefers-color-scheme: dark)");
 
-export const dark = signal(chosen() ? chosen() === "dark" : prefersDark.matches);
+export const dark = signal(storedTheme() ? storedTheme() === "dark" : prefersDark.matches);
 
-function chosen(): string | null {
+function storedTheme(): string | null {
   try { return localStorage.getItem(KEY); } catch { return null; }
 }
 
@@ -19,11 +19,11 @@ export function apply(): void {
 export function toggle(): void {
   dark.value = !dark.value;
   apply();
-  try { localStorage.setItem(KEY, dark.value ? "dark" : "light"); } catch { /* the choice lasts as long as the page */ }
+  try { localStorage.setItem(KEY, dark.value ? "dark" : "light"); } catch { /* without storage the choice lasts until the page is closed */ }
 }
 
 prefersDark.addEventListener("change", (event) => {
-  if (!chosen()) { dark.value = event.matches; apply(); }
+  if (!storedTheme()) { dark.value = event.matches; apply(); }
 });
 
 export const CATEGORIES = {
@@ -31,20 +31,20 @@ export const CATEGORIES = {
   dark: ["#6fb7ec", "#f0a54a", "#3fc79a", "#e28fc4", "#e5d14f", "#8ed0f0", "#f08a72", "#c8c8c8"],
 };
 
-export function category(place: number): string {
+export function category(index: number): string {
   const colours = CATEGORIES[dark.value ? "dark" : "light"];
-  return colours[place % colours.length]!;
+  return colours[index % colours.length]!;
 }
 
-/** Worst to best over a range; the best stands out most from the background. */
-export function ramp(worst: number, best: number): (value: number) => string {
+/** A colour scale from worst to best; the best has the highest contrast with the background. */
+export function colourScale(worst: number, best: number): (value: number) => string {
   const interpolate = dark.value ? (t: number) => interpolateYlGnBu(0.82 - 0.78 * t) : (t: number) => interpolateYlGnBu(0.3 + 0.7 * t);
   const scale = scaleSequential(interpolate).domain([worst, best]).clamp(true);
   return worst === best ? () => scale(best) : scale;
 }
 
-/** A colour of the style sheet, for what draws on a canvas. */
-export function token(name: string): string {
+/** The value of a CSS colour variable, for canvases. */
+export function cssColour(name: string): string {
   void dark.value;
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }

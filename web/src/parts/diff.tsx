@@ -1,4 +1,4 @@
-// Two programs side by side, or one below the other where there is no room; what did not change is folded.
+// The difference of two programs, side by side or unified; unchanged lines are folded.
 import { diffLines } from "diff";
 import { useMemo, useState } from "preact/hooks";
 import { highlighted } from "./text.js";
@@ -6,10 +6,10 @@ import { highlighted } from "./text.js";
 interface Side { number: number; html: string }
 interface Pair { left: Side | null; right: Side | null; changed: boolean }
 
-const AROUND = 3;
+const CONTEXT_LINES = 3;
 
 export function Diff({ before, after, names, wide }: { before: string; after: string; names: [string, string]; wide: boolean }) {
-  const { pairs, added, removed } = useMemo(() => paired(before, after), [before, after]);
+  const { pairs, added, removed } = useMemo(() => pairLines(before, after), [before, after]);
   const [open, setOpen] = useState<ReadonlySet<number>>(new Set());
   if (!added && !removed) return <p class="empty">The programs are the same.</p>;
   const blocks = folded(pairs, open);
@@ -23,7 +23,7 @@ export function Diff({ before, after, names, wide }: { before: string; after: st
           <tbody>
             {blocks.map((block) => (block.hidden
               ? <tr key={`f${block.from}`} class="fold"><td colSpan={wide ? 4 : 3}><button onClick={() => setOpen(new Set([...open, block.from]))}>Show {block.hidden} unchanged lines</button></td></tr>
-              : wide ? <Two key={block.from} pair={pairs[block.from]!} /> : <One key={block.from} pair={pairs[block.from]!} />))}
+              : wide ? <SplitRow key={block.from} pair={pairs[block.from]!} /> : <UnifiedRows key={block.from} pair={pairs[block.from]!} />))}
           </tbody>
         </table>
       </div>
@@ -31,7 +31,7 @@ export function Diff({ before, after, names, wide }: { before: string; after: st
   );
 }
 
-function Two({ pair: { left, right, changed } }: { pair: Pair }) {
+function SplitRow({ pair: { left, right, changed } }: { pair: Pair }) {
   return (
     <tr>
       <td class="line">{left?.number}</td><Text side={left} kind={changed && left ? "removed" : ""} />
@@ -40,7 +40,7 @@ function Two({ pair: { left, right, changed } }: { pair: Pair }) {
   );
 }
 
-function One({ pair: { left, right, changed } }: { pair: Pair }) {
+function UnifiedRows({ pair: { left, right, changed } }: { pair: Pair }) {
   if (!changed) return <tr><td class="line">{left!.number}</td><td class="line">{right!.number}</td><Text side={right} kind="" /></tr>;
   return (
     <>
@@ -55,45 +55,45 @@ function Text({ side, kind }: { side: Side | null; kind: string }) {
   return <td class={`text ${kind}`}>{side && <><span class="mark" aria-label={kind || undefined}>{mark}</span><code dangerouslySetInnerHTML={{ __html: side.html }} /></>}</td>;
 }
 
-function paired(before: string, after: string): { pairs: Pair[]; added: number; removed: number } {
-  const [old, fresh] = [highlighted(before.replace(/\n$/, "")), highlighted(after.replace(/\n$/, ""))];
+function pairLines(before: string, after: string): { pairs: Pair[]; added: number; removed: number } {
+  const [oldLines, newLines] = [highlighted(before.replace(/\n$/, "")), highlighted(after.replace(/\n$/, ""))];
   const pairs: Pair[] = [];
   let left = 0, right = 0, added = 0, removed = 0;
-  const take = (from: string[], place: number): Side => ({ number: place + 1, html: from[place] ?? "" });
+  const sideOf = (lines: string[], index: number): Side => ({ number: index + 1, html: lines[index] ?? "" });
   const parts = diffLines(before, after);
-  for (let place = 0; place < parts.length; place++) {
-    const part = parts[place]!;
+  for (let index = 0; index < parts.length; index++) {
+    const part = parts[index]!;
     if (!part.added && !part.removed) {
-      for (let n = 0; n < part.count!; n++) pairs.push({ left: take(old, left++), right: take(fresh, right++), changed: false });
+      for (let n = 0; n < part.count!; n++) pairs.push({ left: sideOf(oldLines, left++), right: sideOf(newLines, right++), changed: false });
       continue;
     }
-    const gone = part.removed ? part.count! : 0;
-    const next = part.removed ? parts[place + 1] : part;
-    const came = next?.added ? next.count! : 0;
-    if (part.removed && came) place++;
-    for (let n = 0; n < Math.max(gone, came); n++) {
-      pairs.push({ left: n < gone ? take(old, left++) : null, right: n < came ? take(fresh, right++) : null, changed: true });
+    const removedLines = part.removed ? part.count! : 0;
+    const next = part.removed ? parts[index + 1] : part;
+    const addedLines = next?.added ? next.count! : 0;
+    if (part.removed && addedLines) index++;
+    for (let n = 0; n < Math.max(removedLines, addedLines); n++) {
+      pairs.push({ left: n < removedLines ? sideOf(oldLines, left++) : null, right: n < addedLines ? sideOf(newLines, right++) : null, changed: true });
     }
-    added += came;
-    removed += gone;
+    added += addedLines;
+    removed += removedLines;
   }
   return { pairs, added, removed };
 }
 
-/** Runs of unchanged lines become one row, but for a few around each change. */
+/** Fold unchanged lines into one row each, except for a few lines of context around each change. */
 function folded(pairs: Pair[], open: ReadonlySet<number>): { from: number; hidden: number }[] {
   const near = new Set<number>();
-  pairs.forEach((pair, place) => {
-    if (pair.changed) for (let n = place - AROUND; n <= place + AROUND; n++) near.add(n);
+  pairs.forEach((pair, index) => {
+    if (pair.changed) for (let n = index - CONTEXT_LINES; n <= index + CONTEXT_LINES; n++) near.add(n);
   });
   const blocks: { from: number; hidden: number }[] = [];
-  for (let place = 0; place < pairs.length; place++) {
-    if (near.has(place)) { blocks.push({ from: place, hidden: 0 }); continue; }
-    let end = place;
+  for (let index = 0; index < pairs.length; index++) {
+    if (near.has(index)) { blocks.push({ from: index, hidden: 0 }); continue; }
+    let end = index;
     while (end + 1 < pairs.length && !near.has(end + 1)) end++;
-    if (end - place < 2 || open.has(place)) for (let n = place; n <= end; n++) blocks.push({ from: n, hidden: 0 });
-    else blocks.push({ from: place, hidden: end - place + 1 });
-    place = end;
+    if (end - index < 2 || open.has(index)) for (let n = index; n <= end; n++) blocks.push({ from: n, hidden: 0 });
+    else blocks.push({ from: index, hidden: end - index + 1 });
+    index = end;
   }
   return blocks;
 }

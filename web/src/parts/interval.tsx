@@ -1,7 +1,7 @@
-// A difference with its interval, as words, numbers and a bar around zero.
+// A difference with its interval: words, numbers, and a bar around zero.
 export interface Gain { mean: number; low: number; high: number }
 
-/** `gain` is better when positive. A bar that touches zero says nothing. */
+/** A positive `gain` is an improvement; a bar that crosses zero is undecided. */
 export function GainBar({ gain, reach, digits, words }: { gain: Gain; reach: number; digits: number; words: string }) {
   const x = (value: number) => 60 + (56 * Math.max(-reach, Math.min(reach, value))) / (reach || 1);
   const tone = gain.low <= 0 && gain.high >= 0 ? "quiet" : gain.mean > 0 ? "good" : "bad";

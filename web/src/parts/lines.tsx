@@ -1,7 +1,7 @@
-// Lines over one axis, drawn by uPlot: hover shows the values, a drag zooms in, a double click zooms out.
+// A line chart by uPlot: hovering shows values, dragging zooms in, a double click zooms out.
 import { useEffect, useRef } from "preact/hooks";
 import uPlot from "uplot";
-import { dark, token } from "../theme.js";
+import { dark, cssColour } from "../theme.js";
 
 export interface Line {
   label: string;
@@ -16,7 +16,7 @@ export interface Line {
 
 interface Props {
   lines: Line[];
-  label: string; // what a screen reader says of the drawing
+  label: string; // the text alternative for screen readers
   x: string;
   y: string;
   height?: number;
@@ -28,28 +28,28 @@ interface Props {
   onPick?: (line: number) => void;
 }
 
-/** Moving average over `window` points; 1 leaves the line as it is. */
+/** The moving average over `window` points; 1 changes nothing. */
 export function smoothed(points: readonly (readonly [number, number])[], window: number): [number, number][] {
   if (window <= 1) return points.map(([x, y]) => [x, y]);
   const half = Math.floor(window / 2);
-  return points.map(([x], place) => {
-    const part = points.slice(Math.max(0, place - half), place + half + 1);
+  return points.map(([x], index) => {
+    const part = points.slice(Math.max(0, index - half), index + half + 1);
     return [x, part.reduce((sum, [, y]) => sum + y, 0) / part.length];
   });
 }
 
 export function Lines(props: Props) {
-  const place = useRef<HTMLDivElement>(null);
+  const holderRef = useRef<HTMLDivElement>(null);
   const theme = dark.value;
   const height = props.height ?? 220;
   useEffect(() => {
-    const holder = place.current!;
+    const holder = holderRef.current!;
     const plot = draw(holder, props, height);
-    const watch = new ResizeObserver(() => plot?.setSize({ width: holder.clientWidth, height }));
-    watch.observe(holder);
-    return () => { watch.disconnect(); plot?.destroy(); };
+    const observer = new ResizeObserver(() => plot?.setSize({ width: holder.clientWidth, height }));
+    observer.observe(holder);
+    return () => { observer.disconnect(); plot?.destroy(); };
   }, [props.lines, props.log, props.logX, props.x, props.y, height, theme]);
-  return <div class="plot" role="img" aria-label={props.label} ref={place} style={{ minHeight: height }} />;
+  return <div class="plot" role="img" aria-label={props.label} ref={holderRef} style={{ minHeight: height }} />;
 }
 
 function draw(holder: HTMLElement, props: Props, height: number): uPlot | null {
@@ -59,7 +59,7 @@ function draw(holder: HTMLElement, props: Props, height: number): uPlot | null {
   const xs = [...new Set(lines.flatMap((line) => [...line.points.map(([x]) => x), ...(line.band ?? []).map(([x]) => x)]))].sort((a, b) => a - b);
   const at = new Map(xs.map((x, index) => [x, index]));
   const column = (points: Iterable<readonly [number, number]>) => {
-    const values: (number | null | undefined)[] = new Array(xs.length).fill(undefined); // undefined: the line goes on
+    const values: (number | null | undefined)[] = new Array(xs.length).fill(undefined); // undefined: the line continues
     for (const [x, y] of points) values[at.get(x)!] = y;
     return values;
   };
@@ -81,7 +81,7 @@ function draw(holder: HTMLElement, props: Props, height: number): uPlot | null {
       value: (_, value) => (value === null || value === undefined ? "–" : (props.yText ?? short)(value)),
     });
   }
-  const axis = { stroke: token("quiet"), font: "12px system-ui, sans-serif", grid: { stroke: token("line"), width: 1 }, ticks: { stroke: token("line"), width: 1, size: 4 } };
+  const axis = { stroke: cssColour("quiet"), font: "12px system-ui, sans-serif", grid: { stroke: cssColour("line"), width: 1 }, ticks: { stroke: cssColour("line"), width: 1, size: 4 } };
   const options: uPlot.Options = {
     width: Math.max(200, holder.clientWidth), height, bands, series,
     padding: [8, 20, 0, 0],
@@ -110,10 +110,10 @@ function tooltip(plot: uPlot, props: Props, labels: string[]): void {
   plot.hooks.setCursor = [() => {
     const { idx, left = -1, top = 0 } = plot.cursor;
     if (idx === null || idx === undefined || left < 0) { box.hidden = true; return; }
-    const shown = plot.series.flatMap((one, index) => {
-      if (!index || !labels.includes(String(one.label)) || (labels.length > 4 && index !== focused)) return [];
+    const shown = plot.series.flatMap((series, index) => {
+      if (!index || !labels.includes(String(series.label)) || (labels.length > 4 && index !== focused)) return [];
       const value = nearest(plot.data[index] as (number | null | undefined)[], idx);
-      return value === undefined ? [] : [`${one.label}: ${(props.yText ?? short)(value)}`];
+      return value === undefined ? [] : [`${series.label}: ${(props.yText ?? short)(value)}`];
     });
     box.hidden = !shown.length;
     box.textContent = [`${props.x} ${(props.xText ?? short)(plot.data[0][idx]!)}`, ...shown].join("\n");
@@ -122,9 +122,9 @@ function tooltip(plot: uPlot, props: Props, labels: string[]): void {
   }];
 }
 
-function nearest(values: (number | null | undefined)[], place: number): number | undefined {
-  for (let here = place; here >= 0; here--) {
-    const value = values[here];
+function nearest(values: (number | null | undefined)[], index: number): number | undefined {
+  for (let at = index; at >= 0; at--) {
+    const value = values[at];
     if (value !== null && value !== undefined) return value;
   }
   return undefined;

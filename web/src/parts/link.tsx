@@ -1,4 +1,4 @@
-// A candidate's name as a link, and the chips that tell its state.
+// Links to candidates, and chips for states and outcomes.
 import { go, href } from "../address.js";
 import { byId } from "../archive.js";
 

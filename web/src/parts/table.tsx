@@ -1,27 +1,27 @@
-// A table of candidates whose rows exist only while they are in sight; cards where there is no room for columns.
+// A virtualised table of candidates: only visible rows are rendered; cards on narrow windows.
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { address, go } from "../address.js";
-import { betterThan, measure, present, show, type Measure } from "../measures.js";
+import { isBetter, measureOf, measuresOf, formatted, type Measure } from "../measures.js";
 import type { Row } from "../records.js";
 import { CandidateLink, Chip } from "./link.js";
 
-const ROW = 33, CARD = 104, BEYOND = 8;
-const USUAL = ["fitness", "loss", "train_loss", "benchmark", "judge", "parameters", "seconds"];
+const ROW_HEIGHT = 33, CARD_HEIGHT = 104, OVERSCAN = 8;
+const DEFAULT_COLUMNS = ["fitness", "loss", "train_loss", "benchmark", "judge", "parameters", "seconds"];
 const TEXTS = ["state", "kind", "stage", "components", "parent", "outcome", "worker", "reason"] as const;
 type Text = (typeof TEXTS)[number];
 
 export interface Columns { measures: Measure[]; texts: Text[]; all: { key: string; label: string }[] }
 
-/** The columns that are asked for, else the usual ones; those in which nothing stands are left out. */
-export function columns(all: readonly Row[], asked: string): Columns {
-  const measures = present(all).filter((one) => one.key !== "number");
+/** The requested columns, by default the usual ones, without empty columns. */
+export function columnsOf(all: readonly Row[], requested: string): Columns {
+  const measures = measuresOf(all).filter((measure) => measure.key !== "number");
   const texts = TEXTS.filter((key) => {
     const values = new Set(all.map((row) => String(row[key] ?? "")));
     return values.size > 1 || (key === "components" && !values.has(""));
   });
-  const wanted = asked ? asked.split(",") : [...USUAL, "state", "components", "outcome"];
+  const selected = requested ? requested.split(",") : [...DEFAULT_COLUMNS, "state", "components", "outcome"];
   return {
-    measures: measures.filter((one) => wanted.includes(one.key)), texts: texts.filter((key) => wanted.includes(key)),
+    measures: measures.filter((measure) => selected.includes(measure.key)), texts: texts.filter((key) => selected.includes(key)),
     all: [...measures.map(({ key, label }) => ({ key, label })), ...texts.map((key) => ({ key, label: key }))],
   };
 }
@@ -34,54 +34,54 @@ export function sorted(all: readonly Row[], sort: string): Row[] {
     const text = (row: Row) => String(key === "components" ? (row.components ?? []).join(" ") : row[key as keyof Row] ?? "");
     return [...all].sort((a, b) => flip * text(a).localeCompare(text(b)) || a.number - b.number);
   }
-  const which = measure(key);
+  const measure = measureOf(key);
   return [...all].sort((a, b) => {
-    const [x, y] = [which.of(a), which.of(b)];
+    const [x, y] = [measure.value(a), measure.value(b)];
     if (x === undefined || y === undefined) return x === y ? a.number - b.number : x === undefined ? 1 : -1;
-    return x === y ? a.number - b.number : flip * (betterThan(which, x, y) === (which.better !== null) ? -1 : 1);
+    return x === y ? a.number - b.number : flip * (isBetter(measure, x, y) === (measure.better !== null) ? -1 : 1);
   });
 }
 
-interface Props { rows: readonly Row[]; shape: Columns; ticked?: ReadonlySet<string>; onTick?: (id: string) => void; label: string; height?: number }
+interface Props { rows: readonly Row[]; columns: Columns; ticked?: ReadonlySet<string>; onTick?: (id: string) => void; label: string; height?: number }
 
-export function CandidateTable({ rows, shape, ticked, onTick, label, height }: Props) {
+export function CandidateTable({ rows, columns, ticked, onTick, label, height }: Props) {
   const { sort, candidate } = address.value;
   const box = useRef<HTMLDivElement>(null);
   const [top, setTop] = useState(0);
   const [size, setSize] = useState({ width: 1000, height: 600 });
   const ordered = useMemo(() => sorted(rows, sort), [rows, sort]);
   useEffect(() => {
-    const watch = new ResizeObserver(() => setSize({ width: box.current!.clientWidth, height: box.current!.clientHeight }));
-    watch.observe(box.current!);
-    return () => watch.disconnect();
+    const observer = new ResizeObserver(() => setSize({ width: box.current!.clientWidth, height: box.current!.clientHeight }));
+    observer.observe(box.current!);
+    return () => observer.disconnect();
   }, []);
   useEffect(() => { box.current!.scrollTop = 0; setTop(0); }, [sort]);
   const chosen = candidate.split("..")[0];
   useEffect(() => {
-    const place = ordered.findIndex((row) => row.id === chosen);
-    const at = place * (cards ? CARD : ROW);
+    const index = ordered.findIndex((row) => row.id === chosen);
+    const at = index * (cards ? CARD_HEIGHT : ROW_HEIGHT);
     const { scrollTop, clientHeight } = box.current!;
-    if (place >= 0 && (at < scrollTop || at > scrollTop + clientHeight - 3 * ROW)) box.current!.scrollTop = at - clientHeight / 2;
+    if (index >= 0 && (at < scrollTop || at > scrollTop + clientHeight - 3 * ROW_HEIGHT)) box.current!.scrollTop = at - clientHeight / 2;
   }, [chosen]);
   const cards = size.width < 560;
-  const each = cards ? CARD : ROW;
-  const from = Math.max(0, Math.floor(top / each) - BEYOND);
-  const to = Math.min(ordered.length, Math.ceil((top + size.height) / each) + BEYOND);
-  const inSight = ordered.slice(from, to);
-  const place = { height: height ? `${height}px` : undefined };
+  const rowHeight = cards ? CARD_HEIGHT : ROW_HEIGHT;
+  const from = Math.max(0, Math.floor(top / rowHeight) - OVERSCAN);
+  const to = Math.min(ordered.length, Math.ceil((top + size.height) / rowHeight) + OVERSCAN);
+  const visibleRows = ordered.slice(from, to);
+  const style = { height: height ? `${height}px` : undefined };
   const onScroll = (event: Event) => setTop((event.currentTarget as HTMLElement).scrollTop);
   if (cards) {
     return (
-      <div class="rows" ref={box} style={place} onScroll={onScroll} tabIndex={0} role="region" aria-label={label}>
-        <ol class="cards" style={{ paddingTop: from * CARD, paddingBottom: (ordered.length - to) * CARD }}>
-          {inSight.map((row) => (
-            <li key={row.id} style={{ height: CARD }} aria-setsize={ordered.length} aria-posinset={ordered.indexOf(row) + 1}>
+      <div class="rows" ref={box} style={style} onScroll={onScroll} tabIndex={0} role="region" aria-label={label}>
+        <ol class="cards" style={{ paddingTop: from * CARD_HEIGHT, paddingBottom: (ordered.length - to) * CARD_HEIGHT }}>
+          {visibleRows.map((row) => (
+            <li key={row.id} style={{ height: CARD_HEIGHT }} aria-setsize={ordered.length} aria-posinset={ordered.indexOf(row) + 1}>
               <div class="card-head">
                 {onTick && <Tick row={row} ticked={ticked!} onTick={onTick} />}
                 <CandidateLink id={row.id} name={row.name} />
                 <Chip text={row.outcome ?? row.state} />
               </div>
-              <dl>{shape.measures.slice(0, 4).map((one) => <div key={one.key}><dt>{one.label}</dt><dd>{show(one, row)}</dd></div>)}</dl>
+              <dl>{columns.measures.slice(0, 4).map((measure) => <div key={measure.key}><dt>{measure.label}</dt><dd>{formatted(measure, row)}</dd></div>)}</dl>
             </li>
           ))}
         </ol>
@@ -89,36 +89,36 @@ export function CandidateTable({ rows, shape, ticked, onTick, label, height }: P
     );
   }
   return (
-    <div class="rows" ref={box} style={place} onScroll={onScroll} tabIndex={0} role="region" aria-label={label}>
+    <div class="rows" ref={box} style={style} onScroll={onScroll} tabIndex={0} role="region" aria-label={label}>
       <table aria-rowcount={ordered.length + 1}>
         <thead>
           <tr aria-rowindex={1}>
             {onTick && <th scope="col"><span class="sr">show curve</span></th>}
             <th scope="col" class="num">#</th>
             <Head name="name" label="name" sort={sort} />
-            {shape.measures.map((one) => <Head key={one.key} name={one.key} label={one.label} title={one.unit} sort={sort} num />)}
-            {shape.texts.map((key) => <Head key={key} name={key} label={key} sort={sort} />)}
+            {columns.measures.map((measure) => <Head key={measure.key} name={measure.key} label={measure.label} title={measure.unit} sort={sort} num />)}
+            {columns.texts.map((key) => <Head key={key} name={key} label={key} sort={sort} />)}
             <td class="rest" />
           </tr>
         </thead>
         <tbody>
-          {from > 0 && <tr class="space" aria-hidden="true"><td style={{ height: from * ROW }} /></tr>}
-          {inSight.map((row, place) => (
+          {from > 0 && <tr class="space" aria-hidden="true"><td style={{ height: from * ROW_HEIGHT }} /></tr>}
+          {visibleRows.map((row, index) => (
             <tr
-              key={row.id} aria-rowindex={from + place + 2} class={row.id === chosen ? "chosen" : ""} style={{ height: ROW }}
+              key={row.id} aria-rowindex={from + index + 2} class={row.id === chosen ? "chosen" : ""} style={{ height: ROW_HEIGHT }}
               onClick={(event) => { if (!(event.target as HTMLElement).closest("a, input, label")) go({ candidate: row.id }); }}
             >
               {onTick && <td><Tick row={row} ticked={ticked!} onTick={onTick} /></td>}
-              <td class="num quiet">{from + place + 1}</td>
+              <td class="num quiet">{from + index + 1}</td>
               <td class="name"><CandidateLink id={row.id} name={row.name} /></td>
-              {shape.measures.map((one) => (
-                <td key={one.key} class="num" title={one.key === "fitness" && row.fitness_low !== undefined ? `95 %: ${row.fitness_low.toFixed(3)} to ${row.fitness_high!.toFixed(3)}` : undefined}>{show(one, row)}</td>
+              {columns.measures.map((measure) => (
+                <td key={measure.key} class="num" title={measure.key === "fitness" && row.fitness_low !== undefined ? `95 %: ${row.fitness_low.toFixed(3)} to ${row.fitness_high!.toFixed(3)}` : undefined}>{formatted(measure, row)}</td>
               ))}
-              {shape.texts.map((key) => <td key={key} class="text"><Cell row={row} name={key} /></td>)}
+              {columns.texts.map((key) => <td key={key} class="text"><Cell row={row} name={key} /></td>)}
               <td class="rest" />
             </tr>
           ))}
-          {to < ordered.length && <tr class="space" aria-hidden="true"><td style={{ height: (ordered.length - to) * ROW }} /></tr>}
+          {to < ordered.length && <tr class="space" aria-hidden="true"><td style={{ height: (ordered.length - to) * ROW_HEIGHT }} /></tr>}
         </tbody>
       </table>
       {!ordered.length && <p class="empty">No candidate passes the filter.</p>}

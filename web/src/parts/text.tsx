@@ -1,4 +1,4 @@
-// Text of strangers: Markdown without HTML and images, code in colours. Nothing of it can become markup of the page.
+// Untrusted text: Markdown without HTML and images, and highlighted code. None of it can become markup of the page.
 import DOMPurify from "dompurify";
 import hljs from "highlight.js/lib/core";
 import python from "highlight.js/lib/languages/python";
@@ -15,7 +15,7 @@ const ALLOWED = {
 };
 DOMPurify.addHook("afterSanitizeAttributes", (node) => {
   if (node.tagName === "A") { node.setAttribute("rel", "noopener noreferrer nofollow"); node.setAttribute("target", "_blank"); }
-  // Headings of a text stand below those of the page.
+  // Headings of the text rank below those of the page.
   if (/^H[1-3]$/.test(node.tagName)) { node.setAttribute("role", "heading"); node.setAttribute("aria-level", "5"); }
 });
 
@@ -24,7 +24,7 @@ export function Markdown({ text }: { text: string }) {
   return <div class="prose" dangerouslySetInnerHTML={{ __html: html }} />;
 }
 
-/** Each line of a program as HTML: the highlighter escapes the text, and what spans lines is closed and opened again. */
+/** Each line of a program as HTML: the highlighter escapes the text; spans over several lines are closed and reopened. */
 export function highlighted(program: string): string[] {
   const open: string[] = [];
   return hljs.highlight(program, { language: "python" }).value.split("\n").map((line) => {

@@ -1,43 +1,43 @@
-// The tree on a canvas: zoom and pan by d3-zoom, nodes never smaller than can be seen, labels where there is room.
+// Draws the tree on a canvas: zoom and pan by d3-zoom, nodes with a minimum size, labels where there is room, a minimap.
 import { quadtree, type Quadtree } from "d3-quadtree";
 import { select } from "d3-selection";
 import "d3-transition";
 import { zoom, zoomIdentity, type ZoomBehavior, type ZoomTransform } from "d3-zoom";
-import { token } from "../theme.js";
-import type { Layout, Placed } from "./layout.js";
+import { cssColour } from "../theme.js";
+import type { Layout, LayoutNode } from "./layout.js";
 
-export interface Look {
-  colour: (node: Placed) => string | null; // null: nothing was measured, drawn hollow
-  size: (node: Placed) => number; // 0 to 1
-  label: (node: Placed) => string;
-  best: readonly string[]; // named first, best first
+export interface Appearance {
+  colour: (node: LayoutNode) => string | null; // null: not measured, drawn hollow
+  size: (node: LayoutNode) => number; // 0 to 1
+  label: (node: LayoutNode) => string;
+  best: readonly string[]; // labelled first; best first
   chosen: string;
   path: ReadonlySet<string>;
-  bright: ((node: Placed) => boolean) | null; // null: all
-  visible: ((node: Placed) => boolean) | null; // null: all; playback hides what is still to come
+  bright: ((node: LayoutNode) => boolean) | null; // null: all
+  visible: ((node: LayoutNode) => boolean) | null; // null: all; the playback hides later candidates
 }
 
 const EDGE = 40;
 const MINI = { width: 168, height: 116 };
 
 export class TreeCanvas {
-  hovered: Placed | null = null;
-  onChoose: (node: Placed) => void = () => {};
-  onFold: (node: Placed) => void = () => {};
-  onHover: (node: Placed | null, x: number, y: number) => void = () => {};
+  hovered: LayoutNode | null = null;
+  onChoose: (node: LayoutNode) => void = () => {};
+  onFold: (node: LayoutNode) => void = () => {};
+  onHover: (node: LayoutNode | null, x: number, y: number) => void = () => {};
   private layout: Layout = { nodes: [], byId: new Map(), box: { x0: 0, y0: 0, x1: 1, y1: 1 }, kind: "radial" };
-  private look!: Look;
+  private appearance!: Appearance;
   private transform: ZoomTransform = zoomIdentity;
   private readonly zoom: ZoomBehavior<HTMLCanvasElement, unknown>;
-  private index: Quadtree<Placed> = quadtree<Placed>();
+  private index: Quadtree<LayoutNode> = quadtree<LayoutNode>();
   private width = 0;
   private height = 0;
-  private ordered: Placed[] = [];
-  private waiting = false;
-  private followed = ""; // stays in the window when that changes its size
-  private touched = false; // whether somebody zoomed or panned: then a new layout does not move the picture
-  private readonly watch: ResizeObserver;
-  private miniPoints: ImageBitmap | HTMLCanvasElement | null = null;
+  private ordered: LayoutNode[] = [];
+  private frameRequested = false;
+  private followed = ""; // id of the node that stays visible when the canvas is resized
+  private touched = false; // whether the user has zoomed or panned; a new layout then keeps the view
+  private readonly observer: ResizeObserver;
+  private miniImage: ImageBitmap | HTMLCanvasElement | null = null;
 
   constructor(private readonly canvas: HTMLCanvasElement, private readonly mini: HTMLCanvasElement) {
     this.zoom = zoom<HTMLCanvasElement, unknown>()
@@ -51,41 +51,41 @@ export class TreeCanvas {
     canvas.addEventListener("pointermove", (event) => this.hover(event));
     canvas.addEventListener("pointerleave", () => this.setHovered(null, 0, 0));
     canvas.addEventListener("click", (event) => {
-      const node = this.near(event, event.detail === 0 ? 0 : 14);
+      const node = this.nodeAt(event, event.detail === 0 ? 0 : 14);
       if (node) this.onChoose(node);
     });
     canvas.addEventListener("dblclick", (event) => {
-      const node = this.near(event, 14);
+      const node = this.nodeAt(event, 14);
       if (node) this.onFold(node);
     });
     mini.addEventListener("pointerdown", (event) => { mini.setPointerCapture(event.pointerId); this.panByMini(event); });
     mini.addEventListener("pointermove", (event) => { if (event.buttons) this.panByMini(event); });
-    this.watch = new ResizeObserver(() => this.resize());
-    this.watch.observe(canvas.parentElement!);
+    this.observer = new ResizeObserver(() => this.resize());
+    this.observer.observe(canvas.parentElement!);
     this.resize();
   }
 
   close(): void {
-    this.watch.disconnect();
+    this.observer.disconnect();
     select(this.canvas).on(".zoom", null);
   }
 
   get aspect(): number { return this.width / Math.max(1, this.height); }
 
-  place(layout: Layout): void {
-    const shape = layout.kind !== this.layout.kind;
-    const grown = layout.nodes.length !== this.layout.nodes.length;
+  setLayout(layout: Layout): void {
+    const kindChanged = layout.kind !== this.layout.kind;
+    const countChanged = layout.nodes.length !== this.layout.nodes.length;
     this.layout = layout;
-    this.index = quadtree<Placed>().x((node) => node.x).y((node) => node.y).addAll(layout.nodes);
+    this.index = quadtree<LayoutNode>().x((node) => node.x).y((node) => node.y).addAll(layout.nodes);
     this.canvas.dataset.nodes = String(layout.nodes.length);
-    if (shape || !this.touched) this.fit(false);
-    if (shape || grown) this.miniPoints = null;
+    if (kindChanged || !this.touched) this.fit(false);
+    if (kindChanged || countChanged) this.miniImage = null;
   }
 
-  show(look: Look): void {
-    this.look = look;
-    this.ordered = [...this.layout.nodes].sort((a, b) => look.size(a) - look.size(b));
-    this.miniPoints = null;
+  setAppearance(appearance: Appearance): void {
+    this.appearance = appearance;
+    this.ordered = [...this.layout.nodes].sort((a, b) => appearance.size(a) - appearance.size(b));
+    this.miniImage = null;
     this.request();
   }
 
@@ -93,7 +93,7 @@ export class TreeCanvas {
     this.touched = false;
     if (!this.width) return;
     const { x0, y0, x1, y1 } = this.layout.box;
-    const room = this.layout.kind === "tidy" ? 110 : EDGE; // names stand to the right of the leaves
+    const room = this.layout.kind === "tidy" ? 110 : EDGE; // labels are to the right of the leaves
     const scale = Math.min((this.width - EDGE - room) / Math.max(1, x1 - x0), (this.height - 2 * EDGE) / Math.max(1, y1 - y0), 2.5);
     const centre = this.layout.kind === "tidy" ? (this.width - room + EDGE) / 2 : this.width / 2;
     this.zoom.scaleExtent([scale / 2, 14]);
@@ -105,12 +105,12 @@ export class TreeCanvas {
     select(this.canvas).call(this.zoom.scaleBy, factor);
   }
 
-  /** Bring a node into the middle unless it is well inside the window already. */
+  /** Centre a node unless it is well inside the window. */
   panTo(id: string): void {
     const node = this.layout.byId.get(id);
     this.followed = id;
     if (!node || !this.width) return;
-    if (!this.touched) { this.fit(false); return; } // all of the tree is in sight
+    if (!this.touched) { this.fit(false); return; } // the whole tree is visible
     const [x, y] = this.transform.apply([node.x, node.y]);
     const margin = Math.min(120, this.width / 4, this.height / 4);
     if (x > margin && x < this.width - margin && y > margin && y < this.height - margin) return;
@@ -119,21 +119,21 @@ export class TreeCanvas {
     this.move(zoomIdentity.translate(this.width / 2 - k * node.x, this.height / 2 - k * node.y).scale(k), true);
   }
 
-  /** Where a node is on the screen, for whoever tests or points at it. */
+  /** The position of a node on the canvas, for tests. */
   at(id: string): [number, number] | null {
     const node = this.layout.byId.get(id);
     return node ? this.transform.apply([node.x, node.y]) : null;
   }
 
   request(): void {
-    if (this.waiting) return;
-    this.waiting = true;
-    requestAnimationFrame(() => { this.waiting = false; this.draw(); });
+    if (this.frameRequested) return;
+    this.frameRequested = true;
+    requestAnimationFrame(() => { this.frameRequested = false; this.draw(); });
   }
 
   private move(to: ZoomTransform, smooth: boolean): void {
-    const still = matchMedia("(prefers-reduced-motion: reduce)").matches || document.hidden;
-    if (smooth && !still) select(this.canvas).transition().duration(250).call(this.zoom.transform, to);
+    const noMotion = matchMedia("(prefers-reduced-motion: reduce)").matches || document.hidden;
+    if (smooth && !noMotion) select(this.canvas).transition().duration(250).call(this.zoom.transform, to);
     else select(this.canvas).call(this.zoom.transform, to);
   }
 
@@ -154,44 +154,44 @@ export class TreeCanvas {
     this.request();
   }
 
-  private near(event: MouseEvent, reach: number): Placed | null {
+  private nodeAt(event: MouseEvent, reach: number): LayoutNode | null {
     const box = this.canvas.getBoundingClientRect();
     const [x, y] = this.transform.invert([event.clientX - box.left, event.clientY - box.top]);
-    const found = this.index.find(x, y, reach / this.transform.k);
-    return found && (!this.look.visible || this.look.visible(found)) ? found : null;
+    const node = this.index.find(x, y, reach / this.transform.k);
+    return node && (!this.appearance.visible || this.appearance.visible(node)) ? node : null;
   }
 
   private hover(event: PointerEvent): void {
     if (event.buttons || event.pointerType === "touch") return;
-    this.setHovered(this.near(event, 12), event.offsetX, event.offsetY);
+    this.setHovered(this.nodeAt(event, 12), event.offsetX, event.offsetY);
   }
 
-  private setHovered(node: Placed | null, x: number, y: number): void {
+  private setHovered(node: LayoutNode | null, x: number, y: number): void {
     this.canvas.style.cursor = node ? "pointer" : "grab";
     if (node !== this.hovered) { this.hovered = node; this.request(); }
     this.onHover(node, x, y);
   }
 
-  private radius(node: Placed): number {
-    return Math.min(11, (1.7 + 3.2 * this.look.size(node)) * Math.min(2.4, Math.max(1, Math.sqrt(this.transform.k * 1.8))));
+  private radius(node: LayoutNode): number {
+    return Math.min(11, (1.7 + 3.2 * this.appearance.size(node)) * Math.min(2.4, Math.max(1, Math.sqrt(this.transform.k * 1.8))));
   }
 
   private draw(): void {
-    if (!this.look || !this.width) return;
-    const begun = performance.now();
+    if (!this.appearance || !this.width) return;
+    const started = performance.now();
     const context = this.canvas.getContext("2d")!;
     const { k } = this.transform;
     context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
     context.clearRect(0, 0, this.width, this.height);
     this.edges(context);
-    const ink = token("ink"), card = token("card"), quiet = token("strong"), accent = token("accent");
-    const { visible, bright, chosen, path } = this.look;
+    const ink = cssColour("ink"), card = cssColour("card"), quiet = cssColour("strong"), accent = cssColour("accent");
+    const { visible, bright, chosen, path } = this.appearance;
     for (const node of this.ordered) {
       if (visible && !visible(node)) continue;
       const [x, y] = this.transform.apply([node.x, node.y]);
       if (x < -20 || y < -20 || x > this.width + 20 || y > this.height + 20) continue;
       const radius = this.radius(node);
-      const colour = this.look.colour(node);
+      const colour = this.appearance.colour(node);
       context.globalAlpha = bright && !bright(node) ? 0.12 : 1;
       context.beginPath();
       context.arc(x, y, radius, 0, 2 * Math.PI);
@@ -222,15 +222,15 @@ export class TreeCanvas {
     this.labels(context, ink, card);
     this.minimap();
     this.canvas.dataset.drawn = String(this.ordered.length);
-    this.canvas.dataset.milliseconds = (performance.now() - begun).toFixed(1);
+    this.canvas.dataset.milliseconds = (performance.now() - started).toFixed(1);
     this.canvas.dataset.scale = k.toFixed(4);
   }
 
   private edges(context: CanvasRenderingContext2D): void {
-    const { visible, path } = this.look;
+    const { visible, path } = this.appearance;
     const k = this.transform.k;
     context.lineWidth = Math.min(1.5, Math.max(0.6, k));
-    context.strokeStyle = token("strong");
+    context.strokeStyle = cssColour("strong");
     context.globalAlpha = 0.75;
     context.beginPath();
     for (const node of this.layout.nodes) {
@@ -240,14 +240,14 @@ export class TreeCanvas {
     context.globalAlpha = 1;
     if (path.size) {
       context.lineWidth = 2.5;
-      context.strokeStyle = token("accent");
+      context.strokeStyle = cssColour("accent");
       context.beginPath();
       for (const node of this.layout.nodes) if (node.parent && path.has(node.row.id) && (!visible || visible(node))) this.edge(context, node.parent, node);
       context.stroke();
     }
   }
 
-  private edge(context: CanvasRenderingContext2D, from: Placed, to: Placed): void {
+  private edge(context: CanvasRenderingContext2D, from: LayoutNode, to: LayoutNode): void {
     const [x0, y0] = this.transform.apply([from.x, from.y]);
     const [x1, y1] = this.transform.apply([to.x, to.y]);
     if (Math.max(x0, x1) < 0 || Math.max(y0, y1) < 0 || Math.min(x0, x1) > this.width || Math.min(y0, y1) > this.height) return;
@@ -264,42 +264,42 @@ export class TreeCanvas {
     context.bezierCurveTo(ax, ay, bx, by, x1, y1);
   }
 
-  /** The best twenty, the chosen and the hovered one always; others as far as they find room when zoomed in. */
+  /** Labels of the chosen, the hovered and the best nodes; when zoomed in, of others where there is room. */
   private labels(context: CanvasRenderingContext2D, ink: string, card: string): void {
-    const { best, chosen, visible, bright } = this.look;
-    const first = [this.layout.byId.get(chosen), this.hovered, ...best.map((id) => this.layout.byId.get(id))];
-    const near: Placed[] = [];
+    const { best, chosen, visible, bright } = this.appearance;
+    const prioritised = [this.layout.byId.get(chosen), this.hovered, ...best.map((id) => this.layout.byId.get(id))];
+    const zoomedIn: LayoutNode[] = [];
     if (this.transform.k > 0.45) {
       const inside = [...this.ordered].reverse().filter((node) => {
         const [x, y] = this.transform.apply([node.x, node.y]);
         return x > 0 && y > 0 && x < this.width && y < this.height && (!bright || bright(node));
       });
-      near.push(...inside.slice(0, 240));
+      zoomedIn.push(...inside.slice(0, 240));
     }
     context.textBaseline = "middle";
     context.lineJoin = "round";
-    const taken: [number, number, number, number][] = [];
+    const occupied: [number, number, number, number][] = [];
     const names: string[] = [];
     const seen = new Set<string>();
-    for (const node of [...first, ...near]) {
+    for (const node of [...prioritised, ...zoomedIn]) {
       if (!node || seen.has(node.row.id) || (visible && !visible(node))) continue;
       seen.add(node.row.id);
       const [x, y] = this.transform.apply([node.x, node.y]);
       if (x < 0 || y < 0 || x > this.width || y > this.height) continue;
-      const text = this.look.label(node) + (node.hidden ? ` +${node.hidden}` : "");
-      const must = node.row.id === chosen || node === this.hovered;
-      context.font = must ? "600 12px system-ui, sans-serif" : "12px system-ui, sans-serif";
-      const width = context.measureText(text).width, reach = this.radius(node) + (must ? 8 : 4);
-      const places: [number, number][] = [[x + reach, y], [x - reach - width, y], [x - width / 2, y - reach - 7], [x - width / 2, y + reach + 7]];
-      const spot = places.find(([left, middle]) => left > 2 && left + width < this.width - 2 && middle > 8 && middle < this.height - 8
-        && !taken.some(([a, b, c, d]) => left < c && left + width > a && middle - 8 < d && middle + 8 > b)) ?? (must ? places[0] : undefined);
-      if (!spot) continue;
-      taken.push([spot[0] - 3, spot[1] - 8, spot[0] + width + 3, spot[1] + 8]);
+      const text = this.appearance.label(node) + (node.hidden ? ` +${node.hidden}` : "");
+      const forced = node.row.id === chosen || node === this.hovered;
+      context.font = forced ? "600 12px system-ui, sans-serif" : "12px system-ui, sans-serif";
+      const width = context.measureText(text).width, reach = this.radius(node) + (forced ? 8 : 4);
+      const positions: [number, number][] = [[x + reach, y], [x - reach - width, y], [x - width / 2, y - reach - 7], [x - width / 2, y + reach + 7]];
+      const position = positions.find(([left, middle]) => left > 2 && left + width < this.width - 2 && middle > 8 && middle < this.height - 8
+        && !occupied.some(([a, b, c, d]) => left < c && left + width > a && middle - 8 < d && middle + 8 > b)) ?? (forced ? positions[0] : undefined);
+      if (!position) continue;
+      occupied.push([position[0] - 3, position[1] - 8, position[0] + width + 3, position[1] + 8]);
       context.lineWidth = 3.5;
       context.strokeStyle = card;
-      context.strokeText(text, spot[0], spot[1]);
+      context.strokeText(text, position[0], position[1]);
       context.fillStyle = ink;
-      context.fillText(text, spot[0], spot[1]);
+      context.fillText(text, position[0], position[1]);
       names.push(text);
     }
     this.canvas.dataset.labels = String(names.length);
@@ -315,27 +315,27 @@ export class TreeCanvas {
     const { k, x, y } = this.miniTransform();
     const [left, top] = this.transform.invert([0, 0]), [right, bottom] = this.transform.invert([this.width, this.height]);
     const { box } = this.layout;
-    this.mini.hidden = left <= box.x0 && top <= box.y0 && right >= box.x1 && bottom >= box.y1; // all is in sight
+    this.mini.hidden = left <= box.x0 && top <= box.y0 && right >= box.x1 && bottom >= box.y1; // the whole tree is visible
     if (this.mini.hidden) return;
     const context = this.mini.getContext("2d")!;
-    if (!this.miniPoints) {
-      const points = document.createElement("canvas");
-      points.width = this.mini.width;
-      points.height = this.mini.height;
-      const brush = points.getContext("2d")!;
-      brush.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
+    if (!this.miniImage) {
+      const image = document.createElement("canvas");
+      image.width = this.mini.width;
+      image.height = this.mini.height;
+      const imageContext = image.getContext("2d")!;
+      imageContext.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
       for (const node of this.ordered) {
-        if (this.look.visible && !this.look.visible(node)) continue;
-        brush.fillStyle = this.look.colour(node) ?? token("strong");
-        brush.fillRect(x + k * node.x - 0.75, y + k * node.y - 0.75, 1.5, 1.5);
+        if (this.appearance.visible && !this.appearance.visible(node)) continue;
+        imageContext.fillStyle = this.appearance.colour(node) ?? cssColour("strong");
+        imageContext.fillRect(x + k * node.x - 0.75, y + k * node.y - 0.75, 1.5, 1.5);
       }
-      this.miniPoints = points;
+      this.miniImage = image;
     }
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, this.mini.width, this.mini.height);
-    context.drawImage(this.miniPoints, 0, 0);
+    context.drawImage(this.miniImage, 0, 0);
     context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
-    context.strokeStyle = token("accent");
+    context.strokeStyle = cssColour("accent");
     context.lineWidth = 1.5;
     context.strokeRect(x + k * left, y + k * top, k * (right - left), k * (bottom - top));
   }

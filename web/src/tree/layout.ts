@@ -1,21 +1,21 @@
-// Places for the nodes of a forest, in a world whose size depends on how many there are; folded branches take no room.
+// Positions of the nodes of a forest, in coordinates that grow with the number of nodes; folded branches take no room.
 import { hierarchy, tree as tidyTree, type HierarchyPointNode } from "d3-hierarchy";
-import type { Family } from "../lineage.js";
+import type { Forest } from "../lineage.js";
 import type { Row } from "../records.js";
 
-export interface Placed {
+export interface LayoutNode {
   row: Row;
   x: number;
   y: number;
   depth: number;
   angle: number; // of the radial layout, else 0
-  parent: Placed | null;
-  hidden: number; // descendants that are folded away
+  parent: LayoutNode | null;
+  hidden: number; // number of folded descendants
 }
 
 export interface Layout {
-  nodes: Placed[];
-  byId: Map<string, Placed>;
+  nodes: LayoutNode[];
+  byId: Map<string, LayoutNode>;
   box: { x0: number; y0: number; x1: number; y1: number };
   kind: string;
 }
@@ -26,37 +26,37 @@ const GAP = 14; // between neighbouring leaves of the tidy layout
 const ARC = 8; // between neighbouring leaves on the outermost ring
 const RING = 90; // between generations of the radial layout, at least
 
-export function layout(tree: Family, folded: ReadonlySet<string>, below: ReadonlyMap<string, number>, kind: string, aspect: number): Layout {
+export function layout(tree: Forest, folded: ReadonlySet<string>, below: ReadonlyMap<string, number>, kind: string, aspect: number): Layout {
   const top: Branch = { row: null, children: [] };
-  const waiting: [Branch, readonly Row[]][] = [[top, tree.roots]];
-  while (waiting.length) {
-    const [parent, rows] = waiting.pop()!;
+  const pending: [Branch, readonly Row[]][] = [[top, tree.roots]];
+  while (pending.length) {
+    const [parent, rows] = pending.pop()!;
     for (const row of rows) {
       const branch: Branch = { row, children: [] };
       parent.children.push(branch);
       if (!folded.has(row.id)) {
         const children = tree.children.get(row.id);
-        if (children) waiting.push([branch, children]);
+        if (children) pending.push([branch, children]);
       }
     }
   }
-  if (kind === "radial") centre(top);
+  if (kind === "radial") centreLargest(top);
   const single = top.children.length === 1 ? top.children[0]! : top;
   const root = hierarchy<Branch>(single, (branch) => branch.children);
   const placed = kind === "radial" ? radial(root) : tidy(root, aspect);
-  const byId = new Map<string, Placed>();
-  const nodes: Placed[] = [];
+  const byId = new Map<string, LayoutNode>();
+  const nodes: LayoutNode[] = [];
   placed.each((node) => {
     const row = node.data.row;
     if (!row) return;
     const angle = kind === "radial" ? node.x : 0;
     const [x, y] = kind === "radial" ? [node.y * Math.sin(angle), -node.y * Math.cos(angle)] : [node.y, node.x];
-    const one: Placed = {
+    const layoutNode: LayoutNode = {
       row, x, y, depth: node.depth, angle, parent: node.parent?.data.row ? byId.get(node.parent.data.row.id) ?? null : null,
       hidden: folded.has(row.id) ? below.get(row.id) ?? 0 : 0,
     };
-    nodes.push(one);
-    byId.set(row.id, one);
+    nodes.push(layoutNode);
+    byId.set(row.id, layoutNode);
   });
   const xs = nodes.map((node) => node.x), ys = nodes.map((node) => node.y);
   const box = nodes.length
@@ -65,21 +65,21 @@ export function layout(tree: Family, folded: ReadonlySet<string>, below: Readonl
   return { nodes, byId, box, kind };
 }
 
-/** Put the child with most descendants in the middle, smaller ones further out: a long line of descent runs straight. */
-function centre(top: Branch): void {
+/** Order children with the largest subtree in the middle, so that long lineages are straight. */
+function centreLargest(top: Branch): void {
   const order: Branch[] = [];
-  const waiting = [top];
-  while (waiting.length) {
-    const branch = waiting.pop()!;
+  const pending = [top];
+  while (pending.length) {
+    const branch = pending.pop()!;
     order.push(branch);
-    waiting.push(...branch.children);
+    pending.push(...branch.children);
   }
   const sizes = new Map<Branch, number>();
   for (const branch of order.reverse()) {
     sizes.set(branch, branch.children.reduce((sum, child) => sum + sizes.get(child)!, 1));
     const bySize = [...branch.children].sort((a, b) => sizes.get(b)! - sizes.get(a)!);
     branch.children = [];
-    bySize.forEach((child, place) => (place % 2 ? branch.children.push(child) : branch.children.unshift(child)));
+    bySize.forEach((child, index) => (index % 2 ? branch.children.push(child) : branch.children.unshift(child)));
   }
 }
 
@@ -87,14 +87,14 @@ function tidy(root: ReturnType<typeof hierarchy<Branch>>, aspect: number): Hiera
   const placed = tidyTree<Branch>().nodeSize([GAP, 1]).separation((a, b) => (a.parent === b.parent ? 1 : 1.5))(root);
   let low = Infinity, high = -Infinity;
   placed.each((node) => { low = Math.min(low, node.x); high = Math.max(high, node.x); });
-  // Generations are spread so that the whole has the shape of the window: then fitting it wastes nothing.
+  // Spread the generations so that the tree has the aspect ratio of the window.
   const width = Math.max(160, (high - low + GAP) * aspect);
   const step = Math.max(120, width / Math.max(1, root.height));
   placed.each((node) => { node.y = node.depth * step; });
   return placed;
 }
 
-/** Every leaf has the same angle, so that each branch keeps a sector of its own; a parent stands in the middle of its. */
+/** All leaves have equal angles, so that each branch has a sector of its own; a parent is in the middle of its sector. */
 function radial(root: ReturnType<typeof hierarchy<Branch>>): HierarchyPointNode<Branch> {
   const placed = root as HierarchyPointNode<Branch>;
   const leaves = root.leaves().length;

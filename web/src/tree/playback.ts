@@ -1,36 +1,36 @@
-// The run as a film: when each candidate appeared and when it was scored, from the event log or, without one, by number.
-import { ask } from "../archive.js";
+// The timeline of a run: when each candidate appeared and was scored, from the event log or, without one, by number.
+import { getJson } from "../archive.js";
 import type { Row } from "../records.js";
 
-export interface Film {
+export interface Timeline {
   frames: number;
-  appears: Map<string, number>; // frame in which a candidate is there first
+  appears: Map<string, number>; // first frame that shows a candidate
   scored: Map<string, number>;
   caption: (frame: number) => string;
-  from: string; // what the order comes from
+  source: string; // the origin of the order
 }
 
 const APPEARS = /candidate\.(proposed|imported|requested|claimed|trained)$/;
 const SCORED = /candidate\.(judged|archived|imported)$/;
 
-/** The order of the log; Refused where the server cannot read it, and then the order of the numbers. */
-export async function film(run: string, rows: readonly Row[]): Promise<Film> {
+/** The order of the log or, if the server cannot read it, of the candidates' numbers. */
+export async function timeline(run: string, rows: readonly Row[]): Promise<Timeline> {
   try {
-    const { facts } = await ask<{ facts: [number, number, string, string][] }>("/api/history", { run });
-    const made = fromLog(facts, rows);
-    if (made) return made;
+    const { facts } = await getJson<{ facts: [number, number, string, string][] }>("/api/history", { run });
+    const fromFacts = fromLog(facts, rows);
+    if (fromFacts) return fromFacts;
   } catch {
-    // Without its log a run still has an order.
+    // The log cannot be read: use the numbers.
   }
   const ordered = [...rows].sort((a, b) => a.number - b.number);
-  const places = new Map(ordered.map((row, place) => [row.id, place]));
+  const order = new Map(ordered.map((row, index) => [row.id, index]));
   return {
-    frames: ordered.length, appears: places, scored: places, from: "order of the run",
+    frames: ordered.length, appears: order, scored: order, source: "order of the run",
     caption: (frame) => `candidate ${Math.min(frame + 1, ordered.length)} of ${ordered.length}`,
   };
 }
 
-function fromLog(facts: [number, number, string, string][], rows: readonly Row[]): Film | null {
+function fromLog(facts: [number, number, string, string][], rows: readonly Row[]): Timeline | null {
   const known = new Set(rows.map((row) => row.id));
   const appears = new Map<string, number>(), scored = new Map<string, number>();
   const times: number[] = [];
@@ -46,15 +46,15 @@ function fromLog(facts: [number, number, string, string][], rows: readonly Row[]
   for (const row of rows) {
     if (!appears.has(row.id)) appears.set(row.id, 0);
   }
-  const begun = times[0]!;
-  const still = times.at(-1) === begun; // an imported archive knows no times
+  const start = times[0]!;
+  const untimed = times.at(-1) === start; // an imported archive has no times
   return {
-    frames: times.length, appears, scored, from: "event log",
+    frames: times.length, appears, scored, source: "event log",
     caption: (frame) => {
-      const place = Math.min(frame, times.length - 1);
-      if (still) return `event ${place + 1} of ${times.length}`;
-      const minutes = (times[place]! - begun) / 60;
-      return `${new Date(times[place]! * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" })} · ${minutes < 120 ? `${minutes.toFixed(1)} min` : `${(minutes / 60).toFixed(1)} h`} in`;
+      const index = Math.min(frame, times.length - 1);
+      if (untimed) return `event ${index + 1} of ${times.length}`;
+      const minutes = (times[index]! - start) / 60;
+      return `${new Date(times[index]! * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" })} · ${minutes < 120 ? `${minutes.toFixed(1)} min` : `${(minutes / 60).toFixed(1)} h`} in`;
     },
   };
 }

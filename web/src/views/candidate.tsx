@@ -1,9 +1,9 @@
-// One candidate: what changed against its parent first, then what was measured, and everything that led to it.
+// The panel of one candidate (changes against its parent, measures, evidence), or the comparison of two.
 import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { address, go } from "../address.js";
-import { ask, byId, rows, status } from "../archive.js";
-import { pathTo } from "../lineage.js";
-import { present, show, type Measure } from "../measures.js";
+import { getJson, byId, rows, status } from "../archive.js";
+import { pathFromRoot } from "../lineage.js";
+import { measuresOf, formatted, type Measure } from "../measures.js";
 import { Diff } from "../parts/diff.js";
 import { GainBar } from "../parts/interval.js";
 import { CandidateLink, Chip } from "../parts/link.js";
@@ -15,18 +15,18 @@ import { Calls, Chain, Checks, Finding, Revisions } from "./evidence.js";
 
 export const programOf = (record: CandidateRecord) => record.training?.program || record.proposal?.program || "";
 
-/** Answers by run and id; a candidate that moved on is asked for again. */
-function useAnswer<T>(path: string, parameters: Record<string, string>, version: string): { answer: T | null; trouble: string } {
+/** The server's answer to a request; requested again whenever `version` changes. */
+function useJson<T>(path: string, parameters: Record<string, string>, version: string): { answer: T | null; problem: string } {
   const key = path + JSON.stringify(parameters);
-  const [state, setState] = useState<{ key: string; answer: T | null; trouble: string }>({ key: "", answer: null, trouble: "" });
+  const [state, setState] = useState<{ key: string; answer: T | null; problem: string }>({ key: "", answer: null, problem: "" });
   useEffect(() => {
-    let wanted = true;
-    ask<T>(path, parameters)
-      .then((answer) => wanted && setState({ key, answer, trouble: "" }))
-      .catch((error: Error) => wanted && setState({ key, answer: null, trouble: error.message }));
-    return () => { wanted = false; };
+    let active = true;
+    getJson<T>(path, parameters)
+      .then((answer) => active && setState({ key, answer, problem: "" }))
+      .catch((error: Error) => active && setState({ key, answer: null, problem: error.message }));
+    return () => { active = false; };
   }, [key, version]);
-  return state.key === key ? state : { answer: null, trouble: "" };
+  return state.key === key ? state : { answer: null, problem: "" };
 }
 
 export function CandidatePanel() {
@@ -42,18 +42,18 @@ export function CandidatePanel() {
   useEffect(() => { panel.current!.scrollTop = 0; }, [candidate]);
   return (
     <aside class="candidate" ref={panel} aria-label="Candidate" tabIndex={-1}>
-      {second ? <Comparison first={first!} second={second} wide={wide} /> : <One id={first!} wide={wide} />}
+      {second ? <Comparison first={first!} second={second} wide={wide} /> : <SingleCandidate id={first!} wide={wide} />}
     </aside>
   );
 }
 
-function Bar({ title, id, chips }: { title: string; id: string; chips: string[] }) {
+function PanelHeader({ title, id, chips }: { title: string; id: string; chips: string[] }) {
   const wide = address.value.wide;
   return (
     <div class="bar">
       <div>
         <h2>{title}</h2>
-        <p class="small"><span class="quiet">{id}</span> {chips.filter(Boolean).map((one) => <> <Chip key={one} text={one} /></>)}</p>
+        <p class="small"><span class="quiet">{id}</span> {chips.filter(Boolean).map((chip) => <> <Chip key={chip} text={chip} /></>)}</p>
       </div>
       <span class="spread" />
       <button class="widen" onClick={() => go({ wide: wide ? "" : "1" })}>{wide ? "Beside the view" : "Full width"}</button>
@@ -62,39 +62,39 @@ function Bar({ title, id, chips }: { title: string; id: string; chips: string[] 
   );
 }
 
-function One({ id, wide }: { id: string; wide: boolean }) {
+function SingleCandidate({ id, wide }: { id: string; wide: boolean }) {
   const row = byId.value.get(id);
   const run = status.value?.run ?? "";
-  const { answer, trouble } = useAnswer<CandidateAnswer>("/api/candidate", { run, id }, JSON.stringify(row ?? null));
-  const { answer: gains } = useAnswer<Difference[]>("/api/gains", { run, id }, JSON.stringify(row ?? null));
+  const { answer, problem } = useJson<CandidateAnswer>("/api/candidate", { run, id }, JSON.stringify(row ?? null));
+  const { answer: gains } = useJson<Difference[]>("/api/gains", { run, id }, JSON.stringify(row ?? null));
   const shown = row ?? answer?.row;
-  if (!shown) return <><Bar title={id} id="" chips={[]} /><p class="empty" role="status">{trouble || "Reading …"}</p></>;
+  if (!shown) return <><PanelHeader title={id} id="" chips={[]} /><p class="empty" role="status">{problem || "Reading …"}</p></>;
   return (
     <>
-      <Bar title={shown.name} id={shown.id} chips={[shown.kind, shown.state, shown.outcome ?? ""]} />
+      <PanelHeader title={shown.name} id={shown.id} chips={[shown.kind, shown.state, shown.outcome ?? ""]} />
       <Path id={shown.id} />
       {shown.reason && <p class="callout bad">Rejected at {shown.reason}</p>}
-      {trouble && <p class="callout" role="status">{trouble}</p>}
-      {answer ? <Whole answer={answer} gains={gains} wide={wide} /> : <Numbers row={shown} compared={[]} />}
+      {problem && <p class="callout" role="status">{problem}</p>}
+      {answer ? <Details answer={answer} gains={gains} wide={wide} /> : <Numbers row={shown} compared={[]} />}
     </>
   );
 }
 
 function Path({ id }: { id: string }) {
-  const path = pathTo(id, byId.value);
+  const path = pathFromRoot(id, byId.value);
   const children = useMemo(() => rows.value.filter((row) => row.parent === id), [id, rows.value]);
   const middle = path.length > 5 ? [...path.slice(0, 2), "", ...path.slice(-3)] : path;
   return (
     <p class="path small">
-      {path.length > 1 && middle.map((one, place) => (one
-        ? <span key={one}>{place > 0 && <span class="quiet" aria-hidden="true"> → </span>}{one === id ? <strong>{byId.value.get(id)?.name}</strong> : <CandidateLink id={one} short />}</span>
+      {path.length > 1 && middle.map((ancestor, index) => (ancestor
+        ? <span key={ancestor}>{index > 0 && <span class="quiet" aria-hidden="true"> → </span>}{ancestor === id ? <strong>{byId.value.get(id)?.name}</strong> : <CandidateLink id={ancestor} short />}</span>
         : <span key="…" class="quiet"> → … {path.length - 5} more</span>))}
-      {children.length > 0 && <span class="quiet">{path.length > 1 ? " · " : ""}{children.length} {children.length === 1 ? "child" : "children"}: {children.slice(0, 4).map((row, place) => <>{place > 0 && ", "}<CandidateLink id={row.id} short /></>)}{children.length > 4 && " …"}</span>}
+      {children.length > 0 && <span class="quiet">{path.length > 1 ? " · " : ""}{children.length} {children.length === 1 ? "child" : "children"}: {children.slice(0, 4).map((row, index) => <>{index > 0 && ", "}<CandidateLink id={row.id} short /></>)}{children.length > 4 && " …"}</span>}
     </p>
   );
 }
 
-function Whole({ answer, gains, wide }: { answer: CandidateAnswer; gains: Difference[] | null; wide: boolean }) {
+function Details({ answer, gains, wide }: { answer: CandidateAnswer; gains: Difference[] | null; wide: boolean }) {
   const { record, parent, row } = answer;
   const compared = gains ?? answer.compared;
   const proposal = record.proposal ?? {};
@@ -130,7 +130,7 @@ function Change({ record, parent, wide }: { record: CandidateRecord; parent: Can
   const proposal = record.proposal ?? {};
   const own = record.analysis?.components ?? proposal.components ?? [];
   const theirs = parent ? parent.analysis?.components ?? parent.proposal?.components ?? [] : [];
-  const added = own.filter((one) => !theirs.includes(one)), removed = theirs.filter((one) => !own.includes(one));
+  const added = own.filter((component) => !theirs.includes(component)), removed = theirs.filter((component) => !own.includes(component));
   const [before, after] = [parent ? programOf(parent) : "", programOf(record)];
   const request = record.request ?? {};
   if (!parent && !own.length && !request.ablation_of) {
@@ -141,9 +141,9 @@ function Change({ record, parent, wide }: { record: CandidateRecord; parent: Can
       {request.ablation_of && <p>The same as <CandidateLink id={request.ablation_of} />, without <strong>{request.without_component}</strong>.</p>}
       {(own.length > 0 || removed.length > 0) && (
         <ul class="components">
-          {parent && added.map((one) => <li key={one} class="added"><span aria-label="added">+</span> {one}</li>)}
-          {parent && removed.map((one) => <li key={one} class="removed"><span aria-label="removed">−</span> {one}</li>)}
-          {own.filter((one) => !parent || !added.includes(one)).map((one) => <li key={one}>{one}</li>)}
+          {parent && added.map((component) => <li key={component} class="added"><span aria-label="added">+</span> {component}</li>)}
+          {parent && removed.map((component) => <li key={component} class="removed"><span aria-label="removed">−</span> {component}</li>)}
+          {own.filter((component) => !parent || !added.includes(component)).map((component) => <li key={component}>{component}</li>)}
         </ul>
       )}
       {(proposal.moves ?? []).length > 0 && <p class="small"><span class="quiet">Moves:</span> {proposal.moves!.join(", ")}</p>}
@@ -154,29 +154,29 @@ function Change({ record, parent, wide }: { record: CandidateRecord; parent: Can
   );
 }
 
-/** Every measure, and how far it lies from the parent and each control; a difference says better or worse only outside its interval. */
+/** Every measure beside those of the parent and the controls, and differences with intervals. */
 function Numbers({ row, compared, record, waiting }: { row: Row; compared: Difference[]; record?: CandidateRecord; waiting?: boolean }) {
-  const measures = present([row, ...compared.map((one) => one.row)]).filter((one) => one.key !== "number");
-  const [main, tasks] = [measures.filter((one) => !one.key.startsWith("task:")), measures.filter((one) => one.key.startsWith("task:"))];
+  const measures = measuresOf([row, ...compared.map((difference) => difference.row)]).filter((measure) => measure.key !== "number");
+  const [main, tasks] = [measures.filter((measure) => !measure.key.startsWith("task:")), measures.filter((measure) => measure.key.startsWith("task:"))];
   if (!measures.length) return null;
   const fitness = record?.verdict?.fitness;
-  const losses = compared.filter((one) => one.loss), reach = Math.max(0, ...losses.flatMap((one) => [Math.abs(one.loss!.low), Math.abs(one.loss!.high)]));
-  const benchmarks = compared.filter((one) => one.benchmark), far = Math.max(0, ...benchmarks.flatMap((one) => [Math.abs(one.benchmark!.low), Math.abs(one.benchmark!.high)]));
-  const parent = compared.find((one) => one.id === row.parent) ?? null;
+  const losses = compared.filter((difference) => difference.loss), lossReach = Math.max(0, ...losses.flatMap((difference) => [Math.abs(difference.loss!.low), Math.abs(difference.loss!.high)]));
+  const benchmarks = compared.filter((difference) => difference.benchmark), benchmarkReach = Math.max(0, ...benchmarks.flatMap((difference) => [Math.abs(difference.benchmark!.low), Math.abs(difference.benchmark!.high)]));
+  const parent = compared.find((difference) => difference.id === row.parent) ?? null;
   return (
     <Section title="Measures">
       <div class="scroll" tabIndex={0} role="region" aria-label="Measures">
         <table class="small measures">
-          <thead><tr><th scope="col">measure</th><th scope="col" class="num">this</th>{compared.map((one) => <th key={one.id} scope="col" class="num">{one.id === row.parent ? `parent ${one.name}` : one.name}</th>)}</tr></thead>
-          <tbody>{main.map((one) => <MeasureRow key={one.key} which={one} row={row} compared={compared} fitness={fitness} />)}</tbody>
+          <thead><tr><th scope="col">measure</th><th scope="col" class="num">this</th>{compared.map((difference) => <th key={difference.id} scope="col" class="num">{difference.id === row.parent ? `parent ${difference.name}` : difference.name}</th>)}</tr></thead>
+          <tbody>{main.map((measure) => <MeasureRow key={measure.key} measure={measure} row={row} compared={compared} fitness={fitness} />)}</tbody>
         </table>
       </div>
       {(losses.length > 0 || benchmarks.length > 0) && (
         <div class="scroll" tabIndex={0} role="region" aria-label="Differences"><table class="small gains">
           <caption class="quiet">How much better, paired over seeds and held-out blocks or items, with 95 % intervals</caption>
           <tbody>
-            {losses.map((one) => <tr key={`l${one.id}`}><th scope="row">loss, against {one.id === row.parent ? "the parent" : one.name}</th><td><GainBar gain={one.loss!} reach={reach} digits={4} words={one.loss!.words} /></td></tr>)}
-            {benchmarks.map((one) => <tr key={`b${one.id}`}><th scope="row">benchmark, against {one.id === row.parent ? "the parent" : one.name}</th><td><GainBar gain={one.benchmark!} reach={far} digits={3} words={one.benchmark!.low <= 0 && one.benchmark!.high >= 0 ? "not told apart" : one.benchmark!.mean > 0 ? "better" : "worse"} /></td></tr>)}
+            {losses.map((difference) => <tr key={`l${difference.id}`}><th scope="row">loss, against {difference.id === row.parent ? "the parent" : difference.name}</th><td><GainBar gain={difference.loss!} reach={lossReach} digits={4} words={difference.loss!.words} /></td></tr>)}
+            {benchmarks.map((difference) => <tr key={`b${difference.id}`}><th scope="row">benchmark, against {difference.id === row.parent ? "the parent" : difference.name}</th><td><GainBar gain={difference.benchmark!} reach={benchmarkReach} digits={3} words={difference.benchmark!.low <= 0 && difference.benchmark!.high >= 0 ? "not told apart" : difference.benchmark!.mean > 0 ? "better" : "worse"} /></td></tr>)}
           </tbody>
         </table></div>
       )}
@@ -185,8 +185,8 @@ function Numbers({ row, compared, record, waiting }: { row: Row; compared: Diffe
       {tasks.length > 0 && (
         <details open={tasks.length <= 6}><summary>{tasks.length} tasks</summary>
           <div class="scroll" tabIndex={0} role="region" aria-label="Tasks">
-            <table class="small measures"><thead><tr><th scope="col">task</th><th scope="col" class="num">this</th>{compared.map((one) => <th key={one.id} scope="col" class="num">{one.id === row.parent ? `parent ${one.name}` : one.name}</th>)}</tr></thead>
-              <tbody>{tasks.map((one) => <MeasureRow key={one.key} which={one} row={row} compared={compared} />)}</tbody></table>
+            <table class="small measures"><thead><tr><th scope="col">task</th><th scope="col" class="num">this</th>{compared.map((difference) => <th key={difference.id} scope="col" class="num">{difference.id === row.parent ? `parent ${difference.name}` : difference.name}</th>)}</tr></thead>
+              <tbody>{tasks.map((measure) => <MeasureRow key={measure.key} measure={measure} row={row} compared={compared} />)}</tbody></table>
           </div>
         </details>
       )}
@@ -196,36 +196,36 @@ function Numbers({ row, compared, record, waiting }: { row: Row; compared: Diffe
 
 type FitnessRecord = NonNullable<NonNullable<CandidateRecord["verdict"]>["fitness"]>;
 
-function MeasureRow({ which, row, compared, fitness }: { which: Measure; row: Row; compared: Difference[]; fitness?: FitnessRecord }) {
-  const own = which.of(row);
-  const error = which.key === "loss" ? row.loss_stderr : which.key === "benchmark" ? row.benchmark_stderr : undefined;
-  const interval = which.key === "fitness" ? fitness?.interval : undefined;
+function MeasureRow({ measure, row, compared, fitness }: { measure: Measure; row: Row; compared: Difference[]; fitness?: FitnessRecord }) {
+  const own = measure.value(row);
+  const error = measure.key === "loss" ? row.loss_stderr : measure.key === "benchmark" ? row.benchmark_stderr : undefined;
+  const interval = measure.key === "fitness" ? fitness?.interval : undefined;
   return (
     <tr>
-      <th scope="row" title={which.unit}>{which.label}</th>
-      <td class="num"><strong>{show(which, row)}</strong>{error !== undefined && <span class="quiet"> ± {which.text(error)}</span>}{interval && <span class="quiet"> [{interval.low.toFixed(3)}, {interval.high.toFixed(3)}]</span>}</td>
-      {compared.map((one) => {
-        const other = which.of(one.row);
-        const ratio = which.key === "parameters" && own && other ? ` (${own >= other ? "+" : "−"}${Math.abs(100 * (own / other - 1)).toFixed(0)} %)` : "";
-        return <td key={one.id} class="num">{other === undefined ? "–" : which.text(other)}<span class="quiet">{ratio}</span></td>;
+      <th scope="row" title={measure.unit}>{measure.label}</th>
+      <td class="num"><strong>{formatted(measure, row)}</strong>{error !== undefined && <span class="quiet"> ± {measure.format(error)}</span>}{interval && <span class="quiet"> [{interval.low.toFixed(3)}, {interval.high.toFixed(3)}]</span>}</td>
+      {compared.map((difference) => {
+        const theirs = measure.value(difference.row);
+        const ratio = measure.key === "parameters" && own && theirs ? ` (${own >= theirs ? "+" : "−"}${Math.abs(100 * (own / theirs - 1)).toFixed(0)} %)` : "";
+        return <td key={difference.id} class="num">{theirs === undefined ? "–" : measure.format(theirs)}<span class="quiet">{ratio}</span></td>;
       })}
     </tr>
   );
 }
 
-/** Where the loss lies: by position and by kind of token, beside the parent's, of the first seed of each. */
+/** The loss by position and kind of token, beside the parent's; first seeds only. */
 function LossByPart({ record, parent }: { record: CandidateRecord; parent: CandidateRecord | null }) {
   const own = record.training?.seeds?.[0]?.part_losses ?? [];
   if (!own.length) return null;
-  const before = new Map((parent?.training?.seeds?.[0]?.part_losses ?? []).map((one) => [one.part, one.loss ?? 0]));
+  const before = new Map((parent?.training?.seeds?.[0]?.part_losses ?? []).map((part) => [part.part, part.loss ?? 0]));
   return (
     <Section title="Loss by position and kind of token">
       <div class="scroll" tabIndex={0} role="region" aria-label="Loss by position and kind of token">
         <table class="small measures">
           <thead><tr><th scope="col">tokens</th><th scope="col" class="num">share</th><th scope="col" class="num">this</th>{before.size > 0 && <th scope="col" class="num">parent {parent?.proposal?.name ?? parent?.id}</th>}</tr></thead>
-          <tbody>{own.map((one) => (
-            <tr key={one.part}><th scope="row">{one.part}</th><td class="num">{(100 * (one.share ?? 0)).toFixed(0)} %</td><td class="num"><strong>{(one.loss ?? 0).toFixed(3)}</strong></td>
-              {before.size > 0 && <td class="num">{before.get(one.part)?.toFixed(3) ?? "–"}</td>}</tr>
+          <tbody>{own.map((part) => (
+            <tr key={part.part}><th scope="row">{part.part}</th><td class="num">{(100 * (part.share ?? 0)).toFixed(0)} %</td><td class="num"><strong>{(part.loss ?? 0).toFixed(3)}</strong></td>
+              {before.size > 0 && <td class="num">{before.get(part.part)?.toFixed(3) ?? "–"}</td>}</tr>
           ))}</tbody>
         </table>
       </div>
@@ -248,7 +248,7 @@ function Curves({ record, parent, controls }: { record: CandidateRecord; parent:
   const lines = useMemo(() => {
     const found: Line[] = [];
     const add = (label: string, points: Curve, colour: string, width: number, dash?: number[]) => { if (points.length > 1) found.push({ label, points, colour, width, dash }); };
-    for (const [place, one] of controls.slice(0, 4).entries()) if (one.row.id !== record.id && one.row.id !== parent?.id) add(one.row.name, one.curve.train, category(2 + place), 1.25, [5, 4]);
+    for (const [index, control] of controls.slice(0, 4).entries()) if (control.row.id !== record.id && control.row.id !== parent?.id) add(control.row.name, control.curve.train, category(2 + index), 1.25, [5, 4]);
     if (parent) add(`${parent.proposal?.name ?? parent.id} (parent)`, curveOf(parent, "train_loss"), category(1), 1.75);
     add(record.proposal?.name ?? record.id, curveOf(record, "train_loss"), category(0), 2.5);
     add("held-out", curveOf(record, "loss"), category(6), 1.75, [2, 3]);
@@ -304,8 +304,8 @@ function Ideas({ record }: { record: CandidateRecord }) {
   return (
     <Section title="Ideas and their sources">
       <ul class="ideas">
-        {ideas.map((idea, place) => (
-          <li key={place}><Chip text={idea.origin ?? "original"} /> {idea.text}{" "}
+        {ideas.map((idea, index) => (
+          <li key={index}><Chip text={idea.origin ?? "original"} /> {idea.text}{" "}
             {idea.source && (byId.value.has(idea.source) ? <CandidateLink id={idea.source} /> : <cite class="quiet">{titles.get(idea.source) ?? idea.source}</cite>)}
           </li>
         ))}
@@ -321,24 +321,24 @@ function Ideas({ record }: { record: CandidateRecord }) {
 
 function Comparison({ first, second, wide }: { first: string; second: string; wide: boolean }) {
   const run = status.value?.run ?? "";
-  const { answer, trouble } = useAnswer<{ records: [CandidateRecord, CandidateRecord]; compared: Difference }>("/api/compare", { run, a: first, b: second }, "");
+  const { answer, problem } = useJson<{ records: [CandidateRecord, CandidateRecord]; compared: Difference }>("/api/compare", { run, a: first, b: second }, "");
   const [left, right] = [byId.value.get(first), byId.value.get(second)];
   const names: [string, string] = [left?.name ?? first, right?.name ?? second];
   const all = [left, right].filter((row): row is Row => Boolean(row));
-  const measures = present(all).filter((one) => one.key !== "number");
-  const lines = useMemo<Line[]>(() => (answer ? answer.records.map((record, place) => ({ label: names[place]!, points: curveOf(record, "train_loss"), colour: category(place) })) : []), [answer]);
+  const measures = measuresOf(all).filter((measure) => measure.key !== "number");
+  const lines = useMemo<Line[]>(() => (answer ? answer.records.map((record, index) => ({ label: names[index]!, points: curveOf(record, "train_loss"), colour: category(index) })) : []), [answer]);
   return (
     <>
-      <Bar title={`${names[0]} against ${names[1]}`} id={`${first} · ${second}`} chips={[]} />
-      {trouble && <p class="callout" role="status">{trouble}</p>}
+      <PanelHeader title={`${names[0]} against ${names[1]}`} id={`${first} · ${second}`} chips={[]} />
+      {problem && <p class="callout" role="status">{problem}</p>}
       <Section title="Measures">
         <div class="scroll" tabIndex={0} role="region" aria-label="Measures">
           <table class="small measures">
             <thead><tr><th scope="col">measure</th><th scope="col" class="num"><CandidateLink id={first} short /></th><th scope="col" class="num"><CandidateLink id={second} short /></th><th scope="col" class="num">difference</th></tr></thead>
             <tbody>
-              {measures.map((one) => {
-                const [a, b] = [left && one.of(left), right && one.of(right)];
-                return <tr key={one.key}><th scope="row">{one.label}</th><td class="num">{a === undefined ? "–" : one.text(a)}</td><td class="num">{b === undefined ? "–" : one.text(b)}</td><td class="num">{a === undefined || b === undefined ? "–" : `${b >= a ? "+" : "−"}${one.text(Math.abs(b - a))}`}</td></tr>;
+              {measures.map((measure) => {
+                const [a, b] = [left && measure.value(left), right && measure.value(right)];
+                return <tr key={measure.key}><th scope="row">{measure.label}</th><td class="num">{a === undefined ? "–" : measure.format(a)}</td><td class="num">{b === undefined ? "–" : measure.format(b)}</td><td class="num">{a === undefined || b === undefined ? "–" : `${b >= a ? "+" : "−"}${measure.format(Math.abs(b - a))}`}</td></tr>;
               })}
             </tbody>
           </table>
