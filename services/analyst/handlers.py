@@ -26,7 +26,7 @@ FORM = frozenset({"chunkwise-form", "parallel-scan", "hardware-kernel"})
 """Components of the implementation, which have no effect on the function."""
 
 
-def worth_asking(dossier: Dossier) -> list[str]:
+def components_to_ablate(dossier: Dossier) -> list[str]:
     """The components to ablate: those that the parent lacks, if the proposal is better than the root with confidence.
 
     The store keeps the run's budget of ablations; none are requested without one.
@@ -86,7 +86,7 @@ class AnalystHandler:
         dossier = await self.dossier(record, lambda query, mind: self._embed(query, mind, job))
         event = follow(job.cause, "analysed", SERVICE, job.attempt, record.id)
         event.candidate_analysed.analysis.CopyFrom(await self._analysis(dossier, job))
-        return [*ablations_wanted(job, record, worth_asking(dossier), SERVICE), event]
+        return [*ablations_wanted(job, record, components_to_ablate(dossier), SERVICE), event]
 
     async def _analysis(self, dossier: Dossier, job: Job) -> pb.Analysis:
         if dossier.settings.ablations.without_analysis:

@@ -58,7 +58,7 @@ class ServiceSettings(BaseModel):
     otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector; absent: no tracing")
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _require_complete(self) -> Self:
         """Refuse incomplete TLS settings, which would fail later or leave a connection unprotected."""
         if self.nats_nkey_seed is not None and self.nats_nkey_file is not None:
             raise ValueError("ASI_NATS_NKEY_SEED and ASI_NATS_NKEY_FILE are both set; give one")

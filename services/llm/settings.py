@@ -52,7 +52,7 @@ class Model(_Frozen):
         return Price(self.price_prompt, self.price_completion)
 
     @model_validator(mode="after")
-    def _both_prices(self) -> Self:
+    def _require_both_prices(self) -> Self:
         if (self.price_prompt is None) != (self.price_completion is None):
             raise ValueError("give both price_prompt and price_completion, or neither")
         return self

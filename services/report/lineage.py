@@ -72,7 +72,7 @@ def radial_tree(data: Dataset) -> Drawing:
     parents = _parents(data)
     children, depth = lineage.children(parents), lineage.depths(parents)
     roots = lineage.roots(parents)
-    _heaviest_in_the_middle(roots, parents, children)
+    _centre_largest(roots, parents, children)
     order = _order(roots, parents, children)
     rows = _rows(children, order)
     leaves = sum(not children[candidate] for candidate in order)
@@ -140,7 +140,7 @@ def _order(roots: list[str], parents: lineage.Parents, children: Children) -> li
     return [node for root in roots for node in lineage.subtree(parents, root, children)]
 
 
-def _heaviest_in_the_middle(roots: list[str], parents: lineage.Parents, children: Children) -> None:
+def _centre_largest(roots: list[str], parents: lineage.Parents, children: Children) -> None:
     """Arrange siblings by the size of their subtrees, the largest in the middle."""
     sizes: defaultdict[str | None, int] = defaultdict(int)
     for node in reversed(_order(roots, parents, children)):

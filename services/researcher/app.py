@@ -126,10 +126,10 @@ async def build(service: Service, settings: ResearcherSettings) -> AsyncIterator
     endpoint = endpoint_embedder(os.environ)
 
     async def choose(mind: str, job: Job) -> Proposer:
-        thinking = await minds.mind(mind, job)
-        if thinking is None:
+        model_mind = await minds.mind(mind, job)
+        if model_mind is None:
             return offline
-        model = ModelProposer(thinking, checker=checker_stub)
+        model = ModelProposer(model_mind, checker=checker_stub)
         return MixedProposer(model, offline) if mind == MIXED else model
 
     async with AsyncExitStack() as stack:

@@ -68,7 +68,7 @@ class Researcher:
         archive: archive_pb2_grpc.ArchiveAsyncStub,
         checker: checker_pb2_grpc.CheckerAsyncStub,
         cognition: cognition_pb2_grpc.CognitionAsyncStub,
-        spaces: MotivationEmbedder,
+        embedder: MotivationEmbedder,
         embed: Embed,
         proposer: ChooseProposer,
     ) -> None:
@@ -76,7 +76,7 @@ class Researcher:
         self._runs = Runs(archive)
         self._checker = checker
         self._cognition = cognition
-        self._spaces = spaces
+        self._embedder = embedder
         self._embed = embed
         self._proposer = proposer
         self._drafted: dict[tuple[str, str], str] = {}  # candidate by run and program structure, oldest first
@@ -131,7 +131,7 @@ class Researcher:
         report = await self._check(draft, record, settings, exempt_from_cost=entry.role == "reference")
         if not report.passed:
             raise Rejected("check", failure_of(report), {"verdicts": [verdict.message for verdict in failed(report)]})
-        vector = await self._spaces.motivation(draft.motivation, await self._space(record), settings.mind, job)
+        vector = await self._embedder.motivation(draft.motivation, await self._run_embedder(record), settings.mind, job)
         return _message(_SoundDraft(draft, report, vector, fingerprint(draft.program).digest), [])
 
     async def _manual(self, record: pb.Candidate, settings: events_pb2.RunSettings, job: Job) -> pb.Proposal:
@@ -143,7 +143,9 @@ class Researcher:
         proposal.check.CopyFrom(report)
         proposal.structure = fingerprint(proposal.program).digest
         if proposal.motivation:
-            vector = await self._spaces.motivation(proposal.motivation, await self._space(record), settings.mind, job)
+            vector = await self._embedder.motivation(
+                proposal.motivation, await self._run_embedder(record), settings.mind, job
+            )
             proposal.embedder = vector.embedder
             proposal.motivation_embedding[:] = vector.values
         return proposal
@@ -161,7 +163,7 @@ class Researcher:
                 break
             refusals.append(Refusal("check", draft, failure_of(report), tuple(failed(report))))
             _require_tries_left(refusals)
-        vector = await self._spaces.motivation(draft.motivation, original.proposal.embedder, settings.mind, job)
+        vector = await self._embedder.motivation(draft.motivation, original.proposal.embedder, settings.mind, job)
         proposal = _message(_SoundDraft(draft, report, vector, fingerprint(draft.program).digest), [])
         proposal.parent = original.id
         return proposal
@@ -175,7 +177,7 @@ class Researcher:
         sound_drafts = list[_SoundDraft]()
         try:
             while len(sound_drafts) < max(1, context.settings.ablations.best_of):
-                await self._try(proposer, context, refusals, sound_drafts, job)
+                await self._add_draft(proposer, context, refusals, sound_drafts, job)
         except Rejected:
             if not sound_drafts:
                 raise
@@ -184,15 +186,15 @@ class Researcher:
         best = min(sound_drafts, key=_SoundDraft.similarity)
         return _message(best, [refusal for refusal in refusals if refusal.kind != "drawn"], context)
 
-    async def _try(
+    async def _add_draft(
         self, proposer: Proposer, context: Context, refusals: list[Refusal], sound_drafts: list[_SoundDraft], job: Job
     ) -> None:
         """Make one draft, and add it to the refusals or the sound drafts. Raises Rejected after the last try."""
         record = context.record
-        others = (key[1] for key, seat in self._drafted.items() if key[0] == record.run and seat != record.id)
-        draft = await proposer.propose(replace(context, drafted=frozenset(others)), refusals)
+        drafted = (key[1] for key, seat in self._drafted.items() if key[0] == record.run and seat != record.id)
+        draft = await proposer.propose(replace(context, drafted=frozenset(drafted)), refusals)
         space = context.parent.proposal.embedder
-        vector = await self._spaces.motivation(draft.motivation, space, context.settings.mind, job)
+        vector = await self._embedder.motivation(draft.motivation, space, context.settings.mind, job)
         near = await neighbours(self._archive, context.record, draft.program, vector)
         nearest = {candidate.id: candidate for candidate in _candidates((*near.motivations, *near.programs[:1]))}
         repeat = _duplicate(near) or await proposer.repeats(context, draft, list(nearest.values()))
@@ -240,7 +242,7 @@ class Researcher:
         )
         return await self._checker.Check(request, timeout=CHECK_SECONDS)
 
-    async def _space(self, record: pb.Candidate) -> str:
+    async def _run_embedder(self, record: pb.Candidate) -> str:
         """The embedder of the run's first measured baseline; empty if none is measured yet."""
         baselines = await self._runs.baselines(record.run, record.stage)
         return next((baseline.proposal.embedder for baseline in baselines if baseline.proposal.embedder), "")

@@ -83,10 +83,9 @@ def limits_text(
         names = [objective.name for objective in objectives]
         measured = measures_of(root) if root is not None else {}
         values = [f"{name} {value:,.6g}" for name in names if (value := measured.get(name)) is not None]
-        have = f" (the root: {', '.join(values)})" if values else ""
-        text += (
-            f"\n- objectives: {', '.join(names)}{have}; a design is kept that no other beats or equals in all of them"
-        )
+        root_values = f" (the root: {', '.join(values)})" if values else ""
+        text += f"\n- objectives: {', '.join(names)}{root_values}"
+        text += "; a design is kept that no other beats or equals in all of them"
     return text
 
 
@@ -131,10 +130,10 @@ def focus_text(number: int) -> str:
     )
 
 
-def record_text(record: pb.Candidate, others: Sequence[pb.Candidate] = ()) -> str:
-    """The numbers, motivation and analysis of a candidate; with `others`, its losses by part beside their lowest."""
+def record_text(record: pb.Candidate, compared: Sequence[pb.Candidate] = ()) -> str:
+    """The numbers, motivation and analysis of a candidate; with `compared`, losses by part."""
     lines = [numbers_text(record)] if record.training.HasField("loss") else []
-    lines += [parts] if others and (parts := parts_text(record, others)) else []
+    lines += [parts] if compared and (parts := parts_text(record, compared)) else []
     sections = (
         ("Motivation", record.proposal.motivation),
         ("Results", record.analysis.results),
@@ -160,10 +159,12 @@ def numbers_text(record: pb.Candidate) -> str:
     return "\n".join(lines)
 
 
-def parts_text(record: pb.Candidate, others: Sequence[pb.Candidate]) -> str:
-    """The loss by position and kind of token, with shares and the lowest loss of `others`; empty if unmeasured."""
+def parts_text(record: pb.Candidate, compared: Sequence[pb.Candidate]) -> str:
+    """The loss by position and kind of token, with shares and the lowest loss of `compared`; empty if unmeasured."""
     lowest: dict[str, float] = {}
-    trained = [seed for other in others if not other.HasField("rejection") for seed in other.training.seeds[:1]]
+    trained = [
+        seed for candidate in compared if not candidate.HasField("rejection") for seed in candidate.training.seeds[:1]
+    ]
     for part in (part for seed in trained for part in seed.part_losses):
         lowest[part.part] = min(part.loss, lowest.get(part.part, math.inf))
     own = [part for seed in record.training.seeds[:1] for part in seed.part_losses]
@@ -239,15 +240,15 @@ def board_text(board: Sequence[pb.Candidate]) -> str:
     """
     known = {record.id: record for record in board}
     measured = sorted((r for r in board if r.training.HasField("loss")), key=lambda record: record.training.loss)
-    others = sorted(
+    rest = sorted(
         (*measured[BOARD_BEST:], *(r for r in board if r.proposal.name and not r.training.HasField("loss"))),
         key=lambda record: record.request.number,
         reverse=True,
     )
-    shown = (*measured[:BOARD_BEST], *others[:BOARD_NEWEST])
+    shown = (*measured[:BOARD_BEST], *rest[:BOARD_NEWEST])
     lines = [_board_line(record, known.get(record.proposal.parent)) for record in shown]
-    if len(others) > BOARD_NEWEST:
-        lines.append(f"- and {len(others) - BOARD_NEWEST} older ones")
+    if len(rest) > BOARD_NEWEST:
+        lines.append(f"- and {len(rest) - BOARD_NEWEST} older ones")
     return "\n".join(lines) or NOTHING
 
 
@@ -255,9 +256,9 @@ def _board_line(record: pb.Candidate, parent: pb.Candidate | None) -> str:
     parts = [f"{record.proposal.name} ({record.id})"]
     parts += [_loss_text(record)] if record.training.HasField("loss") else []
     if record.HasField("rejection"):
-        parts.append(f"rejected at {record.rejection.stage}: {_cut(record.rejection.reason)}")
+        parts.append(f"rejected at {record.rejection.stage}: {_shortened(record.rejection.reason)}")
     parts += [change] if (change := _change_text(record, parent)) else []
-    parts += [_cut(record.analysis.synthesis)] if record.analysis.synthesis else []
+    parts += [_shortened(record.analysis.synthesis)] if record.analysis.synthesis else []
     return "- " + "; ".join(parts)
 
 
@@ -279,7 +280,7 @@ def _change_text(record: pb.Candidate, parent: pb.Candidate | None) -> str:
     return f"{parent.id} {' '.join(changed[:BOARD_COMPONENTS])}{more}".rstrip()
 
 
-def _cut(text: str) -> str:
+def _shortened(text: str) -> str:
     """The first sentences of a text, on one line, within `LESSON_CHARACTERS`."""
     flat = " ".join(text.split())
     return flat if len(flat) <= LESSON_CHARACTERS else flat[: LESSON_CHARACTERS - 1].rsplit(" ", 1)[0] + "…"
@@ -310,9 +311,9 @@ def difference_text(program: str, neighbours: Sequence[pb.Candidate]) -> str:
     own = _code_lines(program)
     differences = []
     for neighbour in neighbours:
-        other = _code_lines(trained_program(neighbour))
-        if own and other:
-            lines = list(difflib.unified_diff(other, own, neighbour.id, "the proposal", lineterm="", n=1))
+        neighbour_lines = _code_lines(trained_program(neighbour))
+        if own and neighbour_lines:
+            lines = list(difflib.unified_diff(neighbour_lines, own, neighbour.id, "the proposal", lineterm="", n=1))
             differences.append((len(lines), neighbour.id, lines))
     if not differences:
         return "No program to compare with."

@@ -199,7 +199,7 @@ def _refused(sentence: str, status: int) -> int:
     return status
 
 
-UNWRITTEN = "(a summary, written anew by a model whenever a proposal is asked for)"
+SUMMARY_PLACEHOLDER = "(a summary, written anew by a model whenever a proposal is asked for)"
 
 
 async def question(
@@ -223,7 +223,7 @@ async def question(
             proposal = record.proposal
             return prompts.plain(novelty_request(record, proposal.motivation, proposal.program, near))
         context = await services.context(record)
-        return prompts.plain(propose_request(context, (), [UNWRITTEN] * len(context.references)))
+        return prompts.plain(propose_request(context, (), [SUMMARY_PLACEHOLDER] * len(context.references)))
 
 
 PROMPTS = (Role.PROPOSE, Role.SUMMARISE, Role.JUDGE_NOVELTY)

@@ -3,7 +3,7 @@
 import pytest
 
 from services.analyst.comparison import Dossier
-from services.analyst.handlers import ablations_wanted, worth_asking
+from services.analyst.handlers import ablations_wanted, components_to_ablate
 from services.chassis.bus import Bus
 from services.chassis.events import Cause, first
 from services.chassis.worker import Job
@@ -26,13 +26,13 @@ def about(loss: float, budget: int | None = 3) -> Dossier:
 
 def test_new_components_of_better_candidates_are_ablated() -> None:
     """At most two, and no components of the implementation."""
-    assert worth_asking(about(1.4)) == ["output-gate", "token-shift"]
+    assert components_to_ablate(about(1.4)) == ["output-gate", "token-shift"]
 
 
 @pytest.mark.parametrize(("loss", "budget"), [(1.4, None), (1.4, 0), (1.6, 3), (1.8, 3)])
 def test_no_ablation_is_requested_without_a_gain_or_a_budget(loss: float, budget: int | None) -> None:
     """An ablation explains nothing without a gain."""
-    assert worth_asking(about(loss, budget)) == []
+    assert components_to_ablate(about(loss, budget)) == []
 
 
 async def test_a_redelivery_requests_the_same_ablation(bus: Bus) -> None:

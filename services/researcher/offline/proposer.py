@@ -47,8 +47,8 @@ def without(mixer: Mixer, component: str) -> tuple[Mixer, tuple[str, ...]] | Non
     Nearest: with the fewest added components, then the fewest changes, then the fewest other removed components.
     """
     mixer = mixer.canonical()
-    had = set(components_of(mixer))
-    if component not in had or component in FORM:
+    before = set(components_of(mixer))
+    if component not in before or component in FORM:
         return None
     changes = list(_changes(mixer))
     singles: list[tuple[Change, ...]] = [(change,) for change in changes]
@@ -56,10 +56,10 @@ def without(mixer: Mixer, component: str) -> tuple[Mixer, tuple[str, ...]] | Non
     options: list[tuple[tuple[int, ...], tuple[Change, ...], Mixer]] = []
     for combination in singles + pairs:
         changed = _changed(mixer, combination)
-        if changed is None or component in (has := set(components_of(changed))):
+        if changed is None or component in (after := set(components_of(changed))):
             continue
         unusual = sum(not _is_default(change) for change in combination)
-        cost = (len(has - had), len(combination), len(had - has), unusual)
+        cost = (len(after - before), len(combination), len(before - after), unusual)
         options.append((cost, combination, changed))
         if cost[:3] == (0, 1, 1):
             options = options[-1:]
@@ -67,7 +67,7 @@ def without(mixer: Mixer, component: str) -> tuple[Mixer, tuple[str, ...]] | Non
     if not options:
         return None
     _, best, changed = min(options, key=lambda option: (option[0], str(option[1])))
-    return changed, tuple(_words(mixer, *change) for change in best)
+    return changed, tuple(_change_text(mixer, *change) for change in best)
 
 
 def _changes(mixer: Mixer) -> Iterator[Change]:
@@ -79,7 +79,7 @@ def _changes(mixer: Mixer) -> Iterator[Change]:
                 if value != getattr(own, field):
                     yield part, field, value
     for path in mixer.paths:
-        yield "paths", "", tuple(other for other in mixer.paths if other != path)
+        yield "paths", "", tuple(kept for kept in mixer.paths if kept != path)
     if len(mixer.paths) > 1:
         yield "paths", "", ()
 
@@ -111,7 +111,7 @@ def _is_default(change: Change) -> bool:
     return part == "paths" or getattr(getattr(Mixer(), part), field) == value or value in ("none", "", False)
 
 
-def _words(mixer: Mixer, part: str, field: str, value: object) -> str:
+def _change_text(mixer: Mixer, part: str, field: str, value: object) -> str:
     if part == "paths":
         left = {path.kind for path in value} if isinstance(value, tuple) else set()
         return f"the paths {', '.join(path.kind for path in mixer.paths if path.kind not in left)} are left out"

@@ -43,12 +43,14 @@ def name_of(mixer: Mixer, moves: Sequence[Move]) -> str:
 
 
 def motivation(
-    steps: Sequence[Step], parent: str, stand_in: str | None, mate: tuple[str, str] | None, choice: str = ""
+    steps: Sequence[Step], parent: str, substitute: str | None, mate: tuple[str, str] | None, choice: str = ""
 ) -> str:
     """A few sentences: the changes, their reasons, sources and selection."""
     sentences = []
-    if stand_in:
-        sentences.append(f"{parent} carries no description, so the search starts from that of {stand_in} in its place.")
+    if substitute:
+        sentences.append(
+            f"{parent} carries no description, so the search starts from that of {substitute} in its place."
+        )
     if mate:
         sentences.append(f"The child of {parent} takes whole parts from {mate[1]}, to join what made each of them fit.")
     for number, step in enumerate(steps):
@@ -196,7 +198,7 @@ def propose_offline(
         SearchExhaustedError: no new architecture was found.
         ValueError: the parent's description is invalid.
     """
-    start, stand_in = starting_point(parent)
+    start, substitute = starting_point(parent)
     entries = suggested(cognition_hints)
     bandit = Bandit.learned(history, entries)
     mates = [seed for seed in references if seed.description]
@@ -205,7 +207,7 @@ def propose_offline(
         child = _child(start, mates, bandit, rng)
         if child is None or child.mixer.structure() in structures:
             continue
-        proposal = _proposal(child, parent, stand_in, bandit, entries)
+        proposal = _proposal(child, parent, substitute, bandit, entries)
         if not is_repeat(proposal.program):
             return proposal
         structures.add(child.mixer.structure())
@@ -234,13 +236,13 @@ def propose_by_surrogate(
     starts = [parent, *(seed for seed in ranked[:PARENTS] if seed.candidate != parent.candidate)]
     fits = len(scored) >= MIN_MEASURED
     entries = suggested(cognition_hints)
-    blind = Bandit.learned((), entries)
+    untrained = Bandit.learned((), entries)
     mates = [seed for seed in references if seed.description]
     structures = {starting_point(parent)[0].structure(), *(mixer.structure() for mixer, _ in described)}
     children: dict[str, tuple[Seed, _Child]] = {}
     for _ in range(DRAWS if fits else TRIES):
         start = rng.choice(starts)
-        child = _child(starting_point(start)[0], mates, blind, rng, rng.choice(WALKS if fits else FIRST_WALKS))
+        child = _child(starting_point(start)[0], mates, untrained, rng, rng.choice(WALKS if fits else FIRST_WALKS))
         if child is not None and (structure := child.mixer.structure()) not in structures:
             children.setdefault(structure, (start, child))
     for start in ranked[:NEIGHBOURHOODS] if fits else ():
@@ -261,7 +263,7 @@ def propose_by_surrogate(
             if fits
             else "Drawn by chance, far from what is known: too little is measured yet for a model."
         )
-        proposal = _proposal(child, start, starting_point(start)[1], blind, entries, ground)
+        proposal = _proposal(child, start, starting_point(start)[1], untrained, entries, ground)
         if not is_repeat(proposal.program):
             return proposal
     raise SearchExhaustedError(f"no new architecture among {DRAWS} draws from {parent.name}: choose another parent")
@@ -317,12 +319,12 @@ def _neighbours(start: Seed) -> Iterator[_Child]:
 
 
 def _proposal(
-    child: _Child, parent: Seed, stand_in: str | None, bandit: Bandit, entries: dict[str, str], ground: str = ""
+    child: _Child, parent: Seed, substitute: str | None, bandit: Bandit, entries: dict[str, str], ground: str = ""
 ) -> OfflineProposal:
     steps = [Step(s.move, entries.get(s.move.name), bandit.belief(s.move.name)) for s in child.steps]
     name = name_of(child.mixer, [step.move for step in steps])
     mate = None if child.mate is None else (child.mate.candidate, child.mate.name)
-    text = motivation(steps, parent.name, stand_in, mate, ground)
+    text = motivation(steps, parent.name, substitute, mate, ground)
     return OfflineProposal(
         name=name,
         motivation=text,
