@@ -19,7 +19,6 @@ from services.domain.statistics import (
     paired_test,
     pooled_noise,
     power,
-    seeds_needed,
     student_quantile,
 )
 
@@ -113,15 +112,6 @@ def findings(
 def strongest(controls: Mapping[str, Losses], seeds: Sequence[int]) -> str:
     """The control with the lowest mean loss over ``seeds``; ties go to the first by name."""
     return min(sorted(controls), key=lambda name: estimate([controls[name][seed] for seed in seeds]).mean)
-
-
-def seeds_to_confirm(effect: float, deviation: float, tried: int, policy: DiscoveryPolicy, chance: float = 0.8) -> int:
-    """How many fresh seeds confirm a true ``effect``, the run's only one, with probability ``chance``.
-
-    ``deviation`` is that of one paired difference.
-    """
-    alpha = policy.level / policy.looks / max(1, tried)
-    return max(policy.seeds, seeds_needed(effect, deviation, alpha, chance))
 
 
 def detectable(claims: Sequence[Finding], level: float = 0.05, chance: float = 0.8) -> float | None:

@@ -67,13 +67,11 @@ class PoolState:
 
 @dataclass(frozen=True, slots=True)
 class PoolUpdate:
-    """An update of the pool: its new ranking, and the ids of added and removed members, in rank order."""
+    """An update of the pool: its number, that of the entries so far, and the new ranking."""
 
     number: int
     count: int
     members: tuple[Entry, ...]
-    added: tuple[str, ...]
-    removed: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +107,7 @@ def entered(state: PoolState, entry: Entry, policy: PoolPolicy) -> tuple[PoolSta
     if len(state.pending) < (policy.batch if state.updates else policy.cold_start or policy.batch):
         return state, None
     members = rank((*state.members, *state.pending))[: policy.size]
-    before, after = [member.id for member in state.members], [member.id for member in members]
-    added = tuple(name for name in after if name not in set(before))
-    removed = tuple(name for name in before if name not in set(after))
-    update = PoolUpdate(state.updates + 1, state.count, members, added, removed)
+    update = PoolUpdate(state.updates + 1, state.count, members)
     return PoolState(members, (), state.count, update.number), update
 
 

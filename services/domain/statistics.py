@@ -231,16 +231,6 @@ def power(effect: float, deviation: float, count: int, alpha: float = 0.05) -> f
     return 1.0 - float(_special().nctdtr(count - 1, effect / deviation * math.sqrt(count), critical))
 
 
-def seeds_needed(
-    effect: float, deviation: float, alpha: float = 0.05, chance: float = 0.8, max_count: int = 1000
-) -> int:
-    """The fewest pairs with which :func:`power` reaches ``chance``. Raises ``ValueError`` when ``max_count`` do not."""
-    for count in range(2, max_count + 1):
-        if power(effect, deviation, count, alpha) >= chance:
-            return count
-    raise ValueError(f"effect {effect!r} is too small: even {max_count} seeds do not reach a power of {chance}")
-
-
 def _mean(values: Sequence[float]) -> float:
     if not values:
         raise ValueError("values is empty: there is nothing to average")

@@ -14,7 +14,6 @@ from services.domain.discovery import (
     Outcome,
     detectable,
     findings,
-    seeds_to_confirm,
     strongest,
 )
 from services.domain.statistics import power
@@ -83,16 +82,6 @@ def test_a_real_effect_is_confirmed_as_often_as_computed() -> None:
 
     assert 0.3 < computed < 0.7
     assert confirmed / 300 == pytest.approx(computed, abs=0.08)
-
-
-def test_the_planned_number_of_seeds_has_the_power_it_promises() -> None:
-    """What the run spends on seeds is computed, not guessed."""
-    policy = DiscoveryPolicy(seeds=3)
-    seeds = seeds_to_confirm(0.03, 0.014, 40, policy)
-
-    assert power(0.03, 0.014, seeds, 0.05 / 40) >= 0.8
-    assert power(0.03, 0.014, seeds - 1, 0.05 / 40) < 0.8
-    assert seeds_to_confirm(10.0, 0.01, 1, policy) == 3
 
 
 def shifted(gain: float, scatter: float = 0.001) -> dict[int, float]:

@@ -51,17 +51,6 @@ def test_members_are_the_best_of_all_that_entered_before_the_last_update(values:
     assert len(state.pending) < max(SMALL.cold_start, SMALL.batch)
 
 
-@given(fitnesses)
-def test_updates_list_added_and_removed_members(values: list[float]) -> None:
-    """Applying the differences gives the members again."""
-    state, members = PoolState(), set[str]()
-    for number, value in enumerate(values):
-        state, update = entered(state, Entry(f"c{number}", value, number), SMALL)
-        members = (members - set(update.removed)) | set(update.added) if update else members
-
-    assert members == {entry.id for entry in state.members}
-
-
 def test_ties_go_to_the_earlier_then_to_the_smaller_id() -> None:
     """Replay must rank as the live run did."""
     entries = [Entry("b", 0.5, 2), Entry("a", 0.5, 2), Entry("z", 0.5, 1), Entry("y", 0.6, 9)]
