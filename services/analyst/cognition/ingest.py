@@ -85,11 +85,6 @@ class EntryStatistics:
     improved: int
     mean_gain: float | None
 
-    @property
-    def share_improved(self) -> float | None:
-        """The share of improved among measured uses, 0 to 1; None without measured uses."""
-        return self.improved / self.measured if self.measured else None
-
 
 def statistics_of(uses: Iterable[Use]) -> tuple[EntryStatistics, ...]:
     """Statistics of all used entries: by improvements, then mean gain, then id.

@@ -42,11 +42,6 @@ class Move:
     source: Source | None = None
     removes: tuple[str, ...] = ()
 
-    @property
-    def is_removal(self) -> bool:
-        """Whether the move adds no component."""
-        return not self.adds
-
     def apply(self, mixer: Mixer) -> Mixer | None:
         """The changed mixer in canonical form; None if the move does not apply or has no effect."""
         try:

@@ -11,7 +11,7 @@ def test_entries_of_improving_candidates_come_first() -> None:
 
     assert [row.entry for row in rows] == ["a", "b", "c"]
     assert (rows[0].uses, rows[0].improved, rows[0].mean_gain) == (2, 2, 0.2)
-    assert rows[1].share_improved == 0.5
+    assert (rows[1].improved, rows[1].measured) == (1, 2)
 
 
 def test_a_use_without_fitness_counts_as_use_but_neither_better_nor_worse() -> None:
@@ -20,7 +20,7 @@ def test_a_use_without_fitness_counts_as_use_but_neither_better_nor_worse() -> N
 
     assert (row.uses, row.measured, row.improved) == (1, 0, 0)
     assert row.mean_gain is None
-    assert row.share_improved is None
+    assert (row.improved, row.measured) == (0, 0)
 
 
 def test_no_uses_give_no_rows() -> None:
