@@ -253,8 +253,12 @@ def _write(settings: pb.RunSettings, name: str, value: Any) -> None:
     message = getattr(settings, parent) if parent else settings
     if isinstance(value, dict):
         getattr(message, field).update(value)
-    else:
+        return
+    try:
         setattr(message, field, value * extra["unit"] if extra["unit"] != 1 else value)
+    except ValueError as error:  # of protobuf: out of range, or half of a surrogate pair
+        flag = flag_of(name, RunOptions.model_fields[name]).replace("_", "-")
+        raise SettingsError(f"--{flag} is {value!r}: {str(error).lower()}.") from None
 
 
 def _extra(name: str) -> Mapping[str, Any]:

@@ -8,18 +8,19 @@ others. Only training the finalist again detects a consistent forgery of all of 
 import base64
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, SerializeToJsonError
 from google.protobuf.message import DecodeError
 
 from services.archive.policies import climb_of_run
 from services.chassis.bus import Logged
 from services.chassis.bus.subjects import subject_of
-from services.chassis.errors import SettingsError
+from services.chassis.errors import NotFound, SettingsError, sentence
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.discovery import Finding, findings, prediction
@@ -80,6 +81,23 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(f"{path.name.removesuffix('.gz').removesuffix('.jsonl')}.manifest.json")
 
 
+def read_manifest(path: Path) -> dict[str, object]:
+    """The manifest in a file. Raises SettingsError if there is none."""
+    try:
+        manifest = json.loads(path.read_text("utf-8-sig"))
+    except FileNotFoundError:
+        raise SettingsError(
+            f"there is no {path}: `asi-arch export RUN --manifest` writes it; name it with --manifest."
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise SettingsError(f"{path} is not a manifest that `export --manifest` wrote: {sentence(error)}.") from None
+    required = {"run": str, "digest": str, "sha256": list}
+    for name, kind in required.items():
+        if not isinstance(manifest, dict) or not isinstance(manifest.get(name), kind):
+            raise SettingsError(f"{path} is not a manifest that `export --manifest` wrote: it has no valid {name}.")
+    return dict(manifest)
+
+
 async def audit_log(path: Path, manifest: Mapping[str, object]) -> LogAudit:
     """Check all lines, the chain and the manifest; replay in memory and into a new archive; recompute the claims."""
     problems: list[str] = []
@@ -102,7 +120,11 @@ async def audit_log(path: Path, manifest: Mapping[str, object]) -> LogAudit:
         ]
     if digest != manifest["digest"]:
         problems.append(f"the replay's digest is {digest[:16]}, the manifest's {str(manifest['digest'])[:16]}")
-    records, archive_digest = await _apply_to_new_archive(numbered, run)
+    try:
+        records, archive_digest = await _apply_to_new_archive(numbered, run)
+    except NotFound:
+        problems.append(f"the log holds no valid start of run {run}, without which there is nothing to audit")
+        return LogAudit(run, events, digest, (*dict.fromkeys(problems),), ())
     if archive_digest != digest:
         problems.append(f"a new archive has the digest {archive_digest[:16]}, the replay in memory {digest[:16]}")
     claims, differences = _claims(records, _rounds(numbered))
@@ -117,10 +139,10 @@ def _messages(lines: Iterable[str], problems: list[str]) -> Iterator[Logged]:
             body = base64.b64decode(line["body"], validate=True)
             subject, readable = str(line["subject"]), line["event"]
             event = events_pb2.Event.FromString(body)
-        except (ValueError, KeyError, TypeError, DecodeError) as error:
+            decoded = MessageToDict(event, preserving_proto_field_name=True)
+        except (ValueError, KeyError, TypeError, RecursionError, DecodeError, SerializeToJsonError) as error:
             problems.append(f"line {number} is not an exported event: {error}")
             continue
-        decoded = MessageToDict(event, preserving_proto_field_name=True)
         for field, shown, actual in _unequal(readable, json.loads(json.dumps(decoded)), ""):
             problems.append(f"event {event.id}: {field} reads {shown}, but its bytes hold {actual}")
         try:
@@ -218,17 +240,47 @@ def _claims(records: Sequence[pb.Candidate], rounds: Iterable[_Round]) -> tuple[
     claims: dict[str, Claim] = {}
     differences: list[str] = []
     for tested in rounds:
-        seeds = {name: tuple(verdict.seeds) for name, verdict in tested.verdicts.items()}
-        losses = {name: _losses(by_id[name], own) for name, own in seeds.items()}
-        policy = replace(tested.climb.discovery, seeds=min(len(own) for own in seeds.values()))
-        for name, verdict in tested.verdicts.items():
-            controls = {control: _losses(by_id[control], verdict.seeds) for control in verdict.controls}
-            again = {finding.candidate: finding for finding in findings(losses, controls, verdict.tried, policy)}[name]
-            differences += _verdict_differences(name, verdict, again)
-            claims[name] = _claim(by_id[name], by_id[verdict.control], verdict, tested.climb.stages[-1])
+        try:
+            found, differing = _recomputed(tested, by_id)
+        except (ValueError, ArithmeticError) as error:
+            names = ", ".join(sorted(tested.verdicts))
+            differences.append(f"the claims on {names} cannot be recomputed from the log: {error}")
+            continue
+        claims |= found
+        differences += differing
     order = {"confirmed": 0, "undecided": 1, "refuted": 2}
     ranked = sorted(claims.values(), key=lambda claim: (order.get(claim.outcome, 3), -claim.effect))
     return tuple(ranked), tuple(differences)
+
+
+def _recomputed(tested: _Round, by_id: Mapping[str, pb.Candidate]) -> tuple[dict[str, Claim], list[str]]:
+    """The claims of a round by candidate, and their differences. Raises ValueError for an impossible verdict."""
+    involved = set(tested.verdicts)
+    for verdict in tested.verdicts.values():
+        involved |= {verdict.control, *verdict.controls}
+        interval = verdict.interval
+        numbers = (
+            verdict.effect,
+            verdict.p_value,
+            verdict.adjusted_p_value,
+            interval.low,
+            interval.high,
+            interval.level,
+        )
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError("a recorded number is not finite")
+    if missing := sorted(involved - by_id.keys()):
+        raise ValueError(f"there is no candidate {', '.join(missing)}")
+    seeds = {name: tuple(verdict.seeds) for name, verdict in tested.verdicts.items()}
+    losses = {name: _losses(by_id[name], own) for name, own in seeds.items()}
+    policy = replace(tested.climb.discovery, seeds=min(len(own) for own in seeds.values()))
+    claims, differences = dict[str, Claim](), list[str]()
+    for name, verdict in tested.verdicts.items():
+        controls = {control: _losses(by_id[control], verdict.seeds) for control in verdict.controls}
+        again = {finding.candidate: finding for finding in findings(losses, controls, verdict.tried, policy)}[name]
+        differences += _verdict_differences(name, verdict, again)
+        claims[name] = _claim(by_id[name], by_id[verdict.control], verdict, tested.climb.stages[-1])
+    return claims, differences
 
 
 def _claim(record: pb.Candidate, control: pb.Candidate, verdict: pb.Discovery, stage: Stage) -> Claim:

@@ -11,12 +11,12 @@ from datetime import UTC
 from pathlib import Path
 from types import ModuleType
 
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.json_format import MessageToDict, SerializeToJsonError
 from google.protobuf.message import DecodeError
 
 from services.chassis.bus import Bus, Logged
 from services.chassis.bus.subjects import fact_of, subject_of
-from services.chassis.errors import NotPossible, SettingsError
+from services.chassis.errors import NotPossible, SettingsError, sentence
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 
@@ -25,9 +25,7 @@ def log_lines(logged: Sequence[Logged]) -> list[str]:
     """One JSON object per message: the readable event, if it is one, and the exact bytes."""
     lines = []
     for message in logged:
-        event = _event(message.body)
-        readable = None if event is None else MessageToDict(event, preserving_proto_field_name=True)
-        line = {"sequence": message.sequence, "subject": message.subject, "event": readable,
+        line = {"sequence": message.sequence, "subject": message.subject, "event": _readable(message.body),
                 "body": base64.b64encode(message.body).decode()}  # fmt: skip
         lines.append(json.dumps(line, ensure_ascii=False))
     return lines
@@ -106,6 +104,13 @@ def _event(body: bytes) -> events_pb2.Event | None:
         return None
 
 
+def _readable(body: bytes) -> dict[str, object] | None:
+    try:
+        return MessageToDict(events_pb2.Event.FromString(body), preserving_proto_field_name=True)
+    except (DecodeError, SerializeToJsonError):  # the latter for a time out of range
+        return None
+
+
 def _event_row(logged: Logged) -> dict[str, object]:
     event = _event(logged.body) or events_pb2.Event()
     return {
@@ -151,11 +156,12 @@ def exported_bodies(path: Path, kind: str, skip_bad: bool) -> tuple[str, list[by
     bodies: list[bytes] = []
     skipped: list[str] = []
     run = ""
-    for location, body in _table(path) if kind == "parquet" else _lines(path):
+    for location, encoded in _table(path) if kind == "parquet" else _lines(path):
         try:
+            body = encoded if isinstance(encoded, bytes) else _body(encoded)
             event = events_pb2.Event.FromString(body)
             subject_of(event)
-        except (DecodeError, ValueError, TypeError) as error:
+        except (DecodeError, ValueError, TypeError, RecursionError) as error:
             if not skip_bad:
                 raise SettingsError(
                     f"{path}, {location} is not an exported event: {error}. --skip-bad skips it."
@@ -172,21 +178,28 @@ def exported_bodies(path: Path, kind: str, skip_bad: bool) -> tuple[str, list[by
 
 
 def lines_of(path: Path) -> list[str]:
-    """The lines of an exported log, compressed (.gz) or not. Raises SettingsError if it is not text."""
-    content = path.read_bytes()
+    """The lines of an exported log, compressed (.gz) or not; none of an empty one. Raises SettingsError if it is not
+    text."""
     try:
-        # Not splitlines: JSON strings may contain U+2028 and similar characters.
-        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8").rstrip("\n").split("\n")
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise SettingsError(f"{path} is not a log that `export --format jsonl` wrote: {error}.") from None
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
+        raise SettingsError(f"{path} is not a log that `export --format jsonl` wrote: {sentence(error)}.") from None
+    # Not splitlines: JSON strings may contain U+2028 and similar characters.
+    return text.rstrip("\n").split("\n") if text.strip() else []
 
 
-def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(lines_of(path), 1):
-        try:
-            yield f"line {number}", base64.b64decode(json.loads(line)["body"], validate=True)
-        except (ValueError, KeyError, TypeError) as error:
-            raise SettingsError(f"{path}, line {number} is not an exported event: {error}.") from None
+        yield f"line {number}", line
+
+
+def _body(line: str) -> bytes:
+    """The bytes of the event in a line. Raises ValueError if there are none, RecursionError for deep nesting."""
+    content = json.loads(line)
+    if not isinstance(content, dict) or not isinstance(content.get("body"), str):
+        raise ValueError("it has no field `body` with text")
+    return base64.b64decode(content["body"], validate=True)
 
 
 def _table(path: Path) -> Iterator[tuple[str, bytes]]:

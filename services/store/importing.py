@@ -11,20 +11,28 @@ import csv
 import json
 import math
 import re
+import reprlib
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from services.chassis.bus import Bus
-from services.chassis.events import Cause, first, follow
+from services.chassis.bus.topology import MAX_EVENT_BYTES
+from services.chassis.events import Cause, first, fit, follow
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain import lineage
 from services.domain.run_state import candidate_id
 from services.domain.structure import fingerprint
+from services.domain.syntax import parse
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
+_MAX_NUMBER = 2**32 - 1
+"""Of indices and steps."""
+_ENVELOPE_BYTES = 1024
+"""Space for an event's id, cause, run and trace."""
 _AVERAGED = ("arc_challenge", "arc_easy", "boolq", "hellaswag", "piqa", "social_iqa", "winogrande")
 """The tasks whose accuracies the paper's tables average."""
 
@@ -97,14 +105,17 @@ def read_programs(folder: Path, skip_bad: bool = False) -> PublishedArchive:
     for path in sorted(folder.glob("*.py")):
         try:
             program = path.read_text(encoding="utf-8-sig")
-            motivation = ast.get_docstring(ast.parse(program)) or ""
-        except (SyntaxError, ValueError) as error:
-            problems.append(f"{path.name} is not a Python program: {error}")
+            motivation = ast.get_docstring(parse(program)) or ""
+            record = Published(len(records) + 1, path.stem, None, None, program, motivation)
+            _require_storable(record)
+        except (OSError, ValueError) as error:
+            printable = path.name.encode(errors="backslashreplace").decode()
+            problems.append(f"{printable} is not a Python program: {error}")
             continue
-        records.append(Published(len(records) + 1, path.stem, None, None, program, motivation))
+        records.append(record)
     _refuse(problems, skip_bad)
     if not records:
-        raise BadArchive(f"{folder} holds no Python program.")
+        raise BadArchive(f"{folder} holds no Python program: give a folder with .py files.")
     return PublishedArchive(tuple(records), tuple(problems))
 
 
@@ -129,8 +140,8 @@ def _raw_records(path: Path) -> list[dict[str, object]]:
     detailed: list[dict[str, object]] = []
     for file in files:
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            content = json.loads(file.read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError, RecursionError) as error:
             raise BadArchive(f"{file} cannot be read as JSON: {error}") from None
         results = content.get("results") if isinstance(content, dict) else content
         if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
@@ -145,6 +156,7 @@ def _parsed(raw: Iterable[dict[str, object]], problems: list[str]) -> dict[int, 
     for number, fields in enumerate(raw, 1):
         try:
             record = _record(fields)
+            _require_storable(record)
         except ValueError as error:
             problems.append(f"record {fields.get('index', f'number {number}')}: {error}")
             continue
@@ -156,33 +168,58 @@ def _parsed(raw: Iterable[dict[str, object]], problems: list[str]) -> dict[int, 
 
 def _record(raw: Mapping[str, object]) -> Published:
     index = raw.get("index")
-    if isinstance(index, bool) or not isinstance(index, int) or index < 0:
-        raise ValueError(f"index must be a whole number from 0, not {index!r}")
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index <= _MAX_NUMBER:
+        raise ValueError(f"index must be a whole number from 0 to {_MAX_NUMBER}, not {index!r}")
     parent = raw.get("parent")
     if parent is not None and (isinstance(parent, bool) or not isinstance(parent, int)):
         raise ValueError(f"parent must be an index or null, not {parent!r}")
-    result = raw.get("result")
-    tables = result if isinstance(result, Mapping) else {}
+    tables = raw.get("result") or {}
+    if not isinstance(tables, Mapping):
+        raise ValueError(f"result must be an object with the tables train and test, not {reprlib.repr(tables)}")
     return Published(
         index=index,
-        name=str(raw.get("name_new") or raw.get("name") or f"record {index}"),
+        name=_text(raw, "name_new") or _text(raw, "name") or f"record {index}",
         parent=parent,
         score=_finite(raw.get("score"), "score"),
-        program=str(raw.get("program") or ""),
-        motivation=str(raw.get("motivation") or ""),
-        summary=str(raw.get("summary") or ""),
+        program=_text(raw, "program"),
+        motivation=_text(raw, "motivation"),
+        summary=_text(raw, "summary"),
         parameters=_parameters(raw.get("parameters")),
-        curve=tuple((int(float(step)), loss) for step, loss in _cells(tables.get("train"), "train") if _is_step(step)),
-        benchmarks=dict(_cells(tables.get("test"), "test")),
+        curve=tuple((int(float(step)), loss) for step, loss in _cells(tables, "train") if _is_step(step)),
+        benchmarks=dict(_cells(tables, "test")),
     )
+
+
+def _text(raw: Mapping[str, object], name: str) -> str:
+    """The text of a field, empty if it is absent or null."""
+    value = raw.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{name} must be text, not {reprlib.repr(value)}")
+    try:
+        (value or "").encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} holds half of a surrogate pair, which is no character") from None
+    return value or ""
+
+
+def _require_storable(record: Published) -> None:
+    """Raises ValueError if the record does not fit into an event, which must be known before the first is published."""
+    size = len(record.program.encode())
+    event = events_pb2.Event(id="r" * _ENVELOPE_BYTES)
+    # Without the program, since its fingerprint takes most of the time of an import.
+    event.candidate_imported.record.CopyFrom(candidate_of("", replace(record, program="")))
+    fit(event, MAX_EVENT_BYTES - size)
+    if size + event.ByteSize() > MAX_EVENT_BYTES:
+        raise ValueError(f"program has {size} bytes; an event of {MAX_EVENT_BYTES} bytes cannot hold it")
 
 
 def _finite(value: object, field_name: str) -> float | None:
     """A number, None for nan and null."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{field_name} must be a number, not {value!r}")
+    too_large = isinstance(value, int) and abs(value) > sys.float_info.max
+    if too_large or isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{field_name} must be a number, not {reprlib.repr(value)}")
     return float(value) if math.isfinite(value) else None
 
 
@@ -190,17 +227,18 @@ def _parameters(value: object) -> int | None:
     """A count as in "495.73M"; None if it is absent."""
     if value in (None, ""):
         return None
-    match = re.fullmatch(r"\s*([\d.]+)\s*([KMB]?)\s*", str(value), re.IGNORECASE)
-    if match is None:
-        raise ValueError(f"parameters must look like 495.73M, not {value!r}")
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d*)?)\s*([KMB]?)\s*", str(value), re.IGNORECASE | re.ASCII)
+    if match is None or float(match[1]) * _UNITS[match[2].upper()] >= 2**63:
+        raise ValueError(f"parameters must look like 495.73M, not {reprlib.repr(value)}")
     return round(float(match[1]) * _UNITS[match[2].upper()])
 
 
-def _cells(text: object, name: str) -> list[tuple[str, float]]:
+def _cells(tables: Mapping[str, object], name: str) -> list[tuple[str, float]]:
     """The columns of a one-row CSV table; nan and empty cells are skipped."""
-    if text in (None, ""):
-        return []
-    rows = [row for row in csv.reader(str(text).splitlines()) if any(cell.strip() for cell in row)]
+    try:
+        rows = [row for row in csv.reader(_text(tables, name).splitlines()) if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise ValueError(f"{name} is not a CSV table: {error}") from None
     if len(rows) < 2:
         return []
     cells = []
@@ -218,10 +256,9 @@ def _cells(text: object, name: str) -> list[tuple[str, float]]:
 
 def _is_step(title: str) -> bool:
     try:
-        float(title)
+        return 0 <= float(title) <= _MAX_NUMBER
     except ValueError:
         return False
-    return True
 
 
 def _sound(records: Mapping[int, Published], problems: list[str]) -> dict[int, Published]:

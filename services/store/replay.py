@@ -12,8 +12,9 @@ from itertools import islice
 from types import TracebackType
 
 from services.chassis.bus import Bus, Logged
+from services.chassis.bus.subjects import subject_of
 from services.chassis.errors import NotFound, SettingsError
-from services.contracts import candidate_pb2
+from services.contracts import candidate_pb2, events_pb2
 from services.store.backends.folding import Digest, Key, Loaded, fold, needs
 from services.store.backends.rows import record_bytes
 from services.store.port import Archive, CandidateRow, LogRow, PoolRow
@@ -66,6 +67,11 @@ class Rebuilt:
                 self._ended[key] = replace(row, record=candidate_pb2.Candidate()), offset, len(content)
                 del self._loaded.rows[key]
 
+    @property
+    def runs(self) -> frozenset[str]:
+        """The runs that were started."""
+        return frozenset(self._loaded.runs)
+
     def digest(self) -> tuple[str, int]:
         """The digest and the number of accepted events, computed as in all archives."""
         digest = Digest()
@@ -83,6 +89,19 @@ class Rebuilt:
         _, offset, size = self._ended[key]
         self._file.seek(offset)
         return self._file.read(size)
+
+
+def refusals(run: str, bodies: Sequence[bytes]) -> tuple[str, ...]:
+    """The events of a log that an archive refuses, one sentence each. Raises SettingsError if none starts the run."""
+    with Rebuilt() as rebuilt:
+        subjects = (subject_of(events_pb2.Event.FromString(body)) for body in bodies)
+        rebuilt.apply(
+            [read(Logged(number, *message)) for number, message in enumerate(zip(subjects, bodies, strict=True), 1)]
+        )
+        if run not in rebuilt.runs:
+            raise SettingsError(f"the log holds no valid start of run {run}: export the whole run again.")
+        outcomes = [outcome for outcome in rebuilt.outcomes if not outcome.accepted]
+    return tuple(f"event {outcome.event} is refused: {outcome.refused_because}" for outcome in outcomes)
 
 
 MAX_NAMED = 20

@@ -28,7 +28,7 @@ from services.store.importing import BadArchive, read_programs, read_published
 from services.store.port import Archive, ArchiveUnavailable, Query
 from services.store.reactions import react
 from services.store.recovery import recover, require_same_log
-from services.store.replay import BATCH, replay
+from services.store.replay import BATCH, refusals, replay
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ async def _import(arguments: argparse.Namespace, settings: StoreSettings) -> int
         await bus.set_up()
         if arguments.format in ("jsonl", "parquet"):
             run, bodies, left_out = exporting.exported_bodies(arguments.path, arguments.format, arguments.skip_bad)
-            await _require_new_run(archive, run)
+            await _require_new_run(archive, run, "a log keeps its run's name, so import it into another ASI_DATA_DIR")
+            left_out += await asyncio.to_thread(refusals, run, bodies)
             await exporting.publish_bodies(bus, bodies)
             count = len(bodies)
         else:
@@ -174,9 +175,9 @@ async def _recover(arguments: argparse.Namespace, settings: StoreSettings) -> in
     return 0
 
 
-async def _require_new_run(archive: Archive, run: str) -> None:
+async def _require_new_run(archive: Archive, run: str, fix: str = "choose another --run") -> None:
     if run in {row.run for row in await archive.runs()}:
-        raise SettingsError(f"a run called {run} exists already: choose another --run.")
+        raise SettingsError(f"a run called {run} exists already: {fix}.")
 
 
 async def _catch_up(archive: Archive, bus: Bus) -> None:
@@ -219,13 +220,10 @@ async def _export(arguments: argparse.Namespace, settings: StoreSettings) -> int
 async def _audit(arguments: argparse.Namespace, settings: StoreSettings) -> int:
     """Audit an exported log without a server or archive."""
     del settings
+    if not arguments.path.is_file():
+        raise SettingsError(f"there is no log {arguments.path}: `asi-arch export RUN --manifest` writes one.")
     path: Path = arguments.manifest or auditing.manifest_path(arguments.path)
-    try:
-        manifest = json.loads(await asyncio.to_thread(path.read_text, "utf-8"))
-    except FileNotFoundError:
-        raise SettingsError(
-            f"there is no {path}: `asi-arch export RUN --manifest` writes it; name it with --manifest."
-        ) from None
+    manifest = await asyncio.to_thread(auditing.read_manifest, path)
     audit = await auditing.audit_log(arguments.path, manifest)
     if arguments.json:
         _say(json.dumps(asdict(audit)))

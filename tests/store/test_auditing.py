@@ -4,6 +4,7 @@ import base64
 import gzip
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from services.contracts import events_pb2
-from services.store.auditing import LogAudit, audit_log, manifest_of, manifest_path
+from services.chassis.bus import Logged
+from services.chassis.errors import SettingsError
+from services.contracts import candidate_pb2, events_pb2
+from services.store.auditing import LogAudit, audit_log, manifest_of, manifest_path, read_manifest
 from services.store.exporting import lines_of, log_lines
 from services.store.projection import read
 from services.store.replay import Rebuilt
@@ -150,6 +153,72 @@ async def test_a_line_that_is_not_an_event_is_named(export: Export) -> None:
     export.lines[3]["body"] = "?"
 
     assert any(problem.startswith("line 4 is not an exported event") for problem in (await export.audited()).problems)
+
+
+async def test_a_time_that_no_clock_shows_is_named(export: Export) -> None:
+    """Its event has no readable form."""
+    event = events_pb2.Event.FromString(base64.b64decode(export.lines[3]["body"]))
+    event.time.seconds = 10**15
+    export.lines[3]["body"] = base64.b64encode(event.SerializeToString()).decode()
+
+    assert any(problem.startswith("line 4 is not an exported event") for problem in (await export.audited()).problems)
+    assert json.loads(log_lines([Logged(1, "asi.v1.r1.x", event.SerializeToString())])[0])["event"] is None
+
+
+async def test_a_log_without_its_start_has_nothing_to_audit(export: Export) -> None:
+    """The audit says so, and ends."""
+    del export.lines[0]
+    audit = await export.audited()
+
+    assert "the log holds no valid start of run r1, without which there is nothing to audit" in audit.problems
+    assert audit.claims == ()
+
+
+def unknown_control(verdict: candidate_pb2.Discovery) -> None:
+    verdict.control = "c999999"
+
+
+def no_seeds(verdict: candidate_pb2.Discovery) -> None:
+    del verdict.seeds[:]
+
+
+def no_number(verdict: candidate_pb2.Discovery) -> None:
+    verdict.effect = math.nan
+
+
+def none_tried(verdict: candidate_pb2.Discovery) -> None:
+    verdict.tried = 0
+
+
+@pytest.mark.parametrize("change", [unknown_control, no_seeds, no_number, none_tried])
+async def test_an_impossible_verdict_is_a_contradiction(
+    tmp_path: Path, change: Callable[[candidate_pb2.Discovery], None]
+) -> None:
+    """The statistics refuse it; the audit reports that."""
+    export = Export.published(tmp_path, PUBLISHED[1])
+    export.change(export.of("confirmed"), lambda event: change(event.discovery_confirmed.discovery))
+    audit = await export.audited()
+
+    assert any(" cannot be recomputed from the log: " in problem for problem in audit.problems)
+    assert audit.claims == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("", "is not a manifest"),
+        ("[]", "has no valid run"),
+        ('{"run": "r1"}', "has no valid digest"),
+        ('{"run": "r1", "digest": "", "sha256": null}', "has no valid sha256"),
+        (None, "there is no"),
+    ],
+)
+def test_a_file_that_is_no_manifest_is_named(tmp_path: Path, content: str | None, named: str) -> None:
+    """With what it lacks."""
+    if content is not None:
+        (tmp_path / "m.json").write_text(content)
+    with pytest.raises(SettingsError, match=named):
+        read_manifest(tmp_path / "m.json")
 
 
 def test_the_manifest_names_what_the_archive_refused(finished: Simulation, tmp_path: Path) -> None:

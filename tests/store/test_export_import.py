@@ -2,6 +2,8 @@
 
 import base64
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -96,3 +98,49 @@ async def test_a_log_with_a_broken_event_is_refused_before_any_import(
     with pytest.raises(SettingsError, match=named):
         await command(here, "import", kind, str(path))
     assert await bus.last_sequence() == 0
+
+
+def write_log(path: Path, bodies: Sequence[bytes], last: str = "") -> Path:
+    """An exported log of these events, followed by one more line."""
+    lines = [json.dumps({"body": base64.b64encode(body).decode()}) for body in bodies]
+    path.write_text("\n".join([*lines, last]))
+    return path
+
+
+async def test_a_truncated_line_can_be_skipped(
+    bus: Bus, settings: ServiceSettings, finished: Simulation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the last one of a download that was cut off."""
+    path = write_log(settings.data_dir / "log", [message.body for message in finished.log[:2]], '{"body": "AB')
+    here = StoreSettings(nats_url=settings.nats_url, data_dir=settings.data_dir)
+
+    assert await command(here, "import", "jsonl", str(path), "--skip-bad", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["imported"] == 2
+    assert printed["left_out"][0].startswith("line 3: ")
+
+
+async def test_a_log_without_the_start_of_its_run_is_not_published(
+    bus: Bus, settings: ServiceSettings, finished: Simulation
+) -> None:
+    """The archive would refuse all of it, and then the whole log as its repetition."""
+    path = write_log(settings.data_dir / "log", [message.body for message in finished.log[1:]])
+    here = StoreSettings(nats_url=settings.nats_url, data_dir=settings.data_dir)
+
+    with pytest.raises(SettingsError, match="no valid start of run r1"):
+        await command(here, "import", "jsonl", str(path))
+    assert await bus.last_sequence() == 0
+
+
+async def test_events_that_the_archive_refuses_are_listed(
+    bus: Bus, settings: ServiceSettings, finished: Simulation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What followed from a missing event is not imported silently."""
+    bodies = [message.body for message in (finished.log[0], *finished.log[2:5])]
+    path = write_log(settings.data_dir / "log", bodies)
+    here = StoreSettings(nats_url=settings.nats_url, data_dir=settings.data_dir)
+
+    assert await command(here, "import", "jsonl", str(path)) == 0
+    assert " is refused: " in capsys.readouterr().out
+    with pytest.raises(SettingsError, match="import it into another ASI_DATA_DIR"):
+        await command(here, "import", "jsonl", str(path))

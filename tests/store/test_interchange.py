@@ -78,6 +78,17 @@ def test_tree_and_details_are_joined_by_index(tmp_path: Path) -> None:
         ([record(1, score="good")], "score must be a number"),
         ([record(1, parameters="many")], "parameters must look like"),
         ([record(1, result={"test": ",a\nm,high\n"})], "is not a number"),
+        ([record(10**12)], "index must be a whole number from 0 to 4294967295"),
+        ([record(1, score=10**400)], "score must be a number"),
+        ([record(1, parameters="1.2.3M")], "parameters must look like"),
+        ([record(1, parameters=f"{10**14}B")], "parameters must look like"),
+        ([record(1, name=["a"])], "name must be text, not"),
+        ([record(1, program={"code": "x = 1"})], "program must be text, not"),
+        ([record(1, program="x = '\ud800'")], "program holds half of a surrogate pair"),
+        ([record(1, result=[1])], "result must be an object"),
+        ([record(1, result={"train": [1]})], "train must be text, not"),
+        ([record(1, result={"train": f",1\nm,{'1' * 200_000}\n"})], "train is not a CSV table"),
+        ([record(1, program="x = 1\n" * 50_000)], "program has 300000 bytes"),
     ],
 )
 def test_a_broken_record_is_refused_with_its_index(
@@ -86,6 +97,45 @@ def test_a_broken_record_is_refused_with_its_index(
     """Nothing is half-imported."""
     with pytest.raises(BadArchive, match=named):
         read_published(archive(tmp_path, *records))
+
+
+def test_columns_that_are_no_steps_are_skipped(tmp_path: Path) -> None:
+    """As unnamed columns of averages are."""
+    path = archive(tmp_path, record(1, result={"train": ",inf,nan,-5,1e30,mean,100\nm,1,1,1,1,1,2.5\n"}))
+
+    assert read(path).records[0].curve == ((100, 2.5),)
+
+
+def test_prose_that_is_cut_on_publishing_is_no_reason_to_refuse_a_record(tmp_path: Path) -> None:
+    """Only programs and numbers are kept whole."""
+    assert read(archive(tmp_path, record(1, program="x = 1", motivation="why " * 100_000))).records
+
+
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
+    """Editors and exports on Windows write one."""
+    (tmp_path / "106.json").write_text(json.dumps([record(1)]), encoding="utf-8-sig")
+
+    assert [published.index for published in read(tmp_path).records] == [1]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "", "{}"])
+def test_a_file_that_is_no_archive_is_named(tmp_path: Path, text: str) -> None:
+    """However deeply it is nested."""
+    (tmp_path / "106.json").write_text(text)
+    with pytest.raises(BadArchive, match=r"106\.json"):
+        read(tmp_path)
+
+
+def test_a_folder_named_like_a_program_and_a_program_too_large_are_named(tmp_path: Path) -> None:
+    """Both would otherwise end the import of all others."""
+    (tmp_path / "folder.py").mkdir()
+    (tmp_path / "large.py").write_text("x = 1\n" * 50_000)
+    (tmp_path / "nul.py").write_text("x = 1\0")
+    (tmp_path / "sound.py").write_text("x = 1\n")
+    archive = read_programs(tmp_path, skip_bad=True)
+
+    assert [record.name for record in archive.records] == ["sound"]
+    assert [problem.split(" is not ")[0] for problem in archive.left_out] == ["folder.py", "large.py", "nul.py"]
 
 
 def test_skip_bad_takes_the_rest_and_lists_what_it_left_out(tmp_path: Path) -> None:
