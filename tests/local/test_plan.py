@@ -54,3 +54,15 @@ def test_a_policy_in_a_message_is_validated_as_well() -> None:
     settings = events_pb2.RunSettings(scale="tiny", policies=events_pb2.Policies(leakage="perhaps"))
     with pytest.raises(ValueError, match="leakage is 'perhaps'; choose one of investigate, probe"):
         policy_of(settings)
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [({"seed": -1}, "--seed is -1"), ({"seed": 10**30}, "--seed is 1000"), ({"seats": 10**12}, "--seats is 1000"),
+     ({"candidates": 10**12}, "--candidates is 1000"), ({"judge_times": 10**10}, "--judge-times is 1000"),
+     ({"mind": "recorded:\ud800"}, "--mind")],
+)  # fmt: skip
+def test_a_value_that_no_message_holds_is_refused_with_its_flag(options: dict[str, object], flag: str) -> None:
+    """With the range, instead of a traceback."""
+    with pytest.raises(SettingsError, match=flag):
+        run_settings(RunOptions.read(options))

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pymongo
@@ -229,6 +230,28 @@ async def test_a_backup_becomes_the_same_archive(
         await restore_archive(tmp_path / "copy", elsewhere)
     with pytest.raises(FileNotFoundError):
         await restore_archive(tmp_path / "nothing", archive_url("sqlite", request, tmp_path))
+
+
+@pytest.mark.parametrize("content", ["nothing", "text", "another database", "the first half"])
+async def test_only_an_intact_copy_is_restored(tmp_path: Path, finished: Simulation, content: str) -> None:
+    """Anything else would take the place of the archive that is to be restored."""
+    copy, target = tmp_path / "copy", tmp_path / "archive.db"
+    archive = open_archive(f"sqlite:///{tmp_path}/source.db")
+    await archive.open()
+    await archive.apply(finished.log)
+    await archive.backup(copy)
+    await archive.close()
+    if content == "another database":
+        copy.unlink()
+        with closing(sqlite3.connect(copy)) as connection:
+            connection.execute("CREATE TABLE other (a INTEGER)")
+    else:
+        half = copy.read_bytes()[: copy.stat().st_size // 2]
+        copy.write_bytes({"nothing": b"", "text": b"no database\n" * 200}.get(content, half))
+
+    with pytest.raises(SettingsError, match="copy is not an intact copy of an archive"):
+        await restore_archive(copy, f"sqlite:///{target}")
+    assert not target.exists()
 
 
 @pytest.mark.parametrize("url", ["sqlite:///", "sqlite:///:memory:", "postgres://x/y", "archive.db", "mongodb://"])

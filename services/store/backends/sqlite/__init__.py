@@ -156,9 +156,20 @@ class SqliteArchive(Backend):
         await self.threads["scan"].run(_copy, path)
 
     async def restore(self, path: Path) -> None:
-        """Copy a file that `backup` wrote to this archive's path. Raises FileExistsError."""
+        """Copy a file that `backup` wrote to this archive's path.
+
+        Raises FileExistsError, and SettingsError for a file that is not an intact copy.
+        """
         source = ConnectionThread(path, "restore", writes=False)
         try:
+            try:
+                problems = await source.run(damage)
+            except (ArchiveUnavailable, sqlite3.OperationalError) as error:  # the latter for a missing table
+                problems = [str(error.__cause__ or error)]
+            if problems:
+                raise SettingsError(
+                    f"{path} is not an intact copy of an archive ({problems[0]}): name a file of `asi-arch backup`."
+                )
             await source.run(_copy, self._file)
         finally:
             await source.close()
@@ -168,5 +179,10 @@ def _copy(connection: sqlite3.Connection, path: Path) -> None:
     if path.exists():
         raise FileExistsError(f"{path} exists already: a copy never overwrites")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with closing(connect(path, writes=True, create=True)) as target:
+    incomplete = path.with_name(
+        f"{path.name}.incomplete"
+    )  # of an interrupted copy, which must not look like a whole one
+    incomplete.unlink(missing_ok=True)
+    with closing(connect(incomplete, writes=True, create=True)) as target:
         connection.backup(target)
+    incomplete.rename(path)
