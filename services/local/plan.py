@@ -88,7 +88,7 @@ class Search(BaseModel):
 
     mind: str = _setting("offline", "offline, openai, recorded:RUN or recorded:RUN@SEQUENCE", wire="mind")
     seats: int = _setting(2, "candidates in flight at once", wire="seats", ge=1)
-    seed: int = _setting(1, "seed of all random draws of the run", wire="seed")
+    seed: int = _setting(1, "seed of all random draws of the run", wire="seed", ge=0)
     parent_policy: str = _setting(
         "power-law",  # the best of them in `asi-arch table compare`
         "how parents are drawn: power-law, paper, uniform, uct or islands",

@@ -97,8 +97,11 @@ def running_system(settings: ClientSettings) -> RunningSystem | None:
 
 @contextmanager
 def locked(settings: ClientSettings) -> Iterator[bool]:
-    """Hold the data folder's lock; yields whether it was acquired."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    """Hold the data folder's lock; yields whether it was acquired. Raises SettingsError if there can be no folder."""
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"ASI_DATA_DIR={settings.data_dir} cannot be created: {error.strerror}.") from None
     deadline = monotonic() + _LOCK_SECONDS
     with settings.lock_file.open("w") as lock:
         while True:

@@ -29,8 +29,8 @@ from services.domain.structure import fingerprint
 from services.domain.syntax import parse
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
-_MAX_NUMBER = 2**32 - 1
-"""Of indices and steps."""
+_STEP = re.compile(r"\d{1,9}(\.\d*)?")
+_MAX_INDEX = 2**32 - 1
 _ENVELOPE_BYTES = 1024
 """Space for an event's id, cause, run and trace."""
 _AVERAGED = ("arc_challenge", "arc_easy", "boolq", "hellaswag", "piqa", "social_iqa", "winogrande")
@@ -109,8 +109,7 @@ def read_programs(folder: Path, skip_bad: bool = False) -> PublishedArchive:
             record = Published(len(records) + 1, path.stem, None, None, program, motivation)
             _require_storable(record)
         except (OSError, ValueError) as error:
-            printable = path.name.encode(errors="backslashreplace").decode()
-            problems.append(f"{printable} is not a Python program: {error}")
+            problems.append(f"{ascii(path.name)[1:-1]} is not a Python program: {error}")
             continue
         records.append(record)
     _refuse(problems, skip_bad)
@@ -168,8 +167,8 @@ def _parsed(raw: Iterable[dict[str, object]], problems: list[str]) -> dict[int, 
 
 def _record(raw: Mapping[str, object]) -> Published:
     index = raw.get("index")
-    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index <= _MAX_NUMBER:
-        raise ValueError(f"index must be a whole number from 0 to {_MAX_NUMBER}, not {index!r}")
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index <= _MAX_INDEX:
+        raise ValueError(f"index must be a whole number from 0 to {_MAX_INDEX}, not {index!r}")
     parent = raw.get("parent")
     if parent is not None and (isinstance(parent, bool) or not isinstance(parent, int)):
         raise ValueError(f"parent must be an index or null, not {parent!r}")
@@ -185,29 +184,27 @@ def _record(raw: Mapping[str, object]) -> Published:
         motivation=_text(raw, "motivation"),
         summary=_text(raw, "summary"),
         parameters=_parameters(raw.get("parameters")),
-        curve=tuple((int(float(step)), loss) for step, loss in _cells(tables, "train") if _is_step(step)),
+        curve=tuple((int(float(step)), loss) for step, loss in _cells(tables, "train") if _STEP.fullmatch(step)),
         benchmarks=dict(_cells(tables, "test")),
     )
 
 
 def _text(raw: Mapping[str, object], name: str) -> str:
     """The text of a field, empty if it is absent or null."""
-    value = raw.get(name)
-    if value is not None and not isinstance(value, str):
+    value = "" if raw.get(name) is None else raw[name]
+    if not isinstance(value, str):
         raise ValueError(f"{name} must be text, not {reprlib.repr(value)}")
-    try:
-        (value or "").encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{name} holds half of a surrogate pair, which is no character") from None
-    return value or ""
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{name} holds half of a surrogate pair, which is no character")
+    return value
 
 
 def _require_storable(record: Published) -> None:
     """Raises ValueError if the record does not fit into an event, which must be known before the first is published."""
     size = len(record.program.encode())
     event = events_pb2.Event(id="r" * _ENVELOPE_BYTES)
-    # Without the program, since its fingerprint takes most of the time of an import.
-    event.candidate_imported.record.CopyFrom(candidate_of("", replace(record, program="")))
+    without_program = candidate_of("", replace(record, program=""))  # whose fingerprint takes long
+    event.candidate_imported.record.CopyFrom(without_program)
     fit(event, MAX_EVENT_BYTES - size)
     if size + event.ByteSize() > MAX_EVENT_BYTES:
         raise ValueError(f"program has {size} bytes; an event of {MAX_EVENT_BYTES} bytes cannot hold it")
@@ -254,13 +251,6 @@ def _cells(tables: Mapping[str, object], name: str) -> list[tuple[str, float]]:
     return cells
 
 
-def _is_step(title: str) -> bool:
-    try:
-        return 0 <= float(title) <= _MAX_NUMBER
-    except ValueError:
-        return False
-
-
 def _sound(records: Mapping[int, Published], problems: list[str]) -> dict[int, Published]:
     """The records without orphans, cycles and their descendants."""
     sound = dict(records)
@@ -277,8 +267,7 @@ def _sound(records: Mapping[int, Published], problems: list[str]) -> dict[int, P
 SERVICE = "store"
 MAX_CONCURRENT = 64
 STAGE = "explore"
-# A fixed time, so that the same files always give the same events and digest.
-MOMENT = datetime(2025, 7, 1, tzinfo=UTC)
+MOMENT = datetime(2025, 7, 1, tzinfo=UTC)  # fixed, so that the same files always give the same events
 
 
 def events_of(run: str, records: Sequence[Published], source: str) -> list[events_pb2.Event]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from services.chassis.errors import SettingsError
 from services.local.processes import PORTS, end_orphans, free_port
 from services.local.settings import ClientSettings, locked, running_system
 
@@ -39,6 +40,17 @@ def test_another_process_gets_another_port() -> None:
             assert "is taken" in process.stderr
         with pytest.raises(OSError, match="is taken"):
             free_port(range(taken, taken + 1))
+
+
+def test_a_data_folder_that_cannot_be_created_is_named_with_its_setting(tmp_path: Path) -> None:
+    """As a file, or a folder below one."""
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with (
+            pytest.raises(SettingsError, match=f"ASI_DATA_DIR={place} cannot be created"),
+            locked(ClientSettings(data_dir=place)),
+        ):
+            pass
 
 
 def test_a_system_runs_as_long_as_its_folder_is_locked(tmp_path: Path) -> None:

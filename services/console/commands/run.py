@@ -168,7 +168,7 @@ def discover(
     name: Name = None,
     candidates: Annotated[int, typer.Option(min=1, help="proposals; every fourth is trained again")] = 8,
     mind: Annotated[str, typer.Option(help="offline, openai or recorded:RUN")] = "offline",
-    seed: Annotated[int, typer.Option(help="seed of all random draws of the run")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="seed of all random draws of the run")] = 1,
     as_json: Json = False,
 ) -> None:
     """Search, then verify the best candidates with fresh seeds and data against the strongest controls.
