@@ -15,11 +15,11 @@ import grpc.aio
 from google.protobuf.json_format import MessageToJson
 
 from services.chassis.bus import Bus
-from services.chassis.errors import NotPossible, SettingsError
+from services.chassis.errors import NotFound, NotPossible, SettingsError
 from services.chassis.rpc import channel
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2
-from services.llm.port import asks_endpoint
+from services.llm.port import RECORDED, asks_endpoint, exchange_file, record_of
 from services.llm.settings import validate_prices
 from services.local.archive import all_candidates, run_status
 from services.local.estimate import PROFILE_SECONDS, SMALLER, adapts, decide_precision, plan_run
@@ -133,6 +133,11 @@ async def _settings_of(settings: ClientSettings, options: RunOptions, start: Sta
         new_settings = fork_settings(source.settings, options)
     else:
         new_settings = run_settings(options)
+    if options.mind.startswith(RECORDED) and exchange_file(options.mind) is None:
+        try:
+            await run_status(settings, record_of(options.mind)[0])
+        except NotFound as error:
+            raise NotFound(f"--mind {options.mind}: {error}") from None
     await asyncio.to_thread(require_possible_scale, new_settings)
     return new_settings
 

@@ -1,11 +1,16 @@
 """Policies of a run from the command line to the wire: typed, and refused with what is possible."""
 
+from pathlib import Path
+
 import pytest
 
 from services.archive.policies import POLICIES, parse_policies
-from services.chassis.errors import SettingsError
+from services.chassis.errors import NotFound, SettingsError
 from services.contracts import events_pb2
+from services.local.launch import Start, run_locally
 from services.local.plan import RunOptions, run_settings
+from services.local.settings import ClientSettings
+from services.report.progress import Progress
 from services.store.steering import policy_of
 
 
@@ -66,3 +71,11 @@ def test_a_value_that_no_message_holds_is_refused_with_its_flag(options: dict[st
     """With the range, instead of a traceback."""
     with pytest.raises(SettingsError, match=flag):
         run_settings(RunOptions.read(options))
+
+
+async def test_the_recording_of_an_unknown_run_is_refused_before_services_start(tmp_path: Path) -> None:
+    """All proposals of such a run would fail, after its baselines were trained."""
+    settings = ClientSettings(data_dir=tmp_path)
+    with pytest.raises(NotFound, match="--mind recorded:r9: "):
+        await run_locally(settings, RunOptions(mind="recorded:r9"), Start(), Progress(quiet=True))
+    assert not settings.lock_file.exists()
