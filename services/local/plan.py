@@ -37,7 +37,7 @@ TINY_POOL = pb.PoolSettings(size=12, parents=4, references=3, cold_start=5, batc
 PAPER_POOL = pb.PoolSettings(size=50, parents=10, references=4, cold_start=200, batch=50)
 PARTS = ("cognition", "analysis", "judge")
 HOUR = 3600
-SEARCH = "surrogate"  # the best in `asi-arch table compare`
+SEARCH, PARENTS = "surrogate", "power-law"  # the best in `asi-arch table compare`
 STOPPING = "quantiles"
 """Used in every new run: `asi-arch table info` measures what it saves, and that it loses none of the best."""
 
@@ -89,11 +89,7 @@ class Search(BaseModel):
     mind: str = _setting("offline", "offline, openai, recorded:RUN or recorded:RUN@SEQUENCE", wire="mind")
     seats: int = _setting(2, "candidates in flight at once", wire="seats", ge=1)
     seed: int = _setting(1, "seed of all random draws of the run", wire="seed", ge=0)
-    parent_policy: str = _setting(
-        "power-law",  # the best of them in `asi-arch table compare`
-        "how parents are drawn: power-law, paper, uniform, uct or islands",
-        wire="parent_policy",
-    )
+    parent_policy: str = _setting(PARENTS, "power-law, paper, uniform, uct or islands", wire="parent_policy")
     best_of: int = _setting(
         1, "drafts per proposal, of which the least similar is taken", wire="ablations.best_of", ge=1
     )

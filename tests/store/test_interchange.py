@@ -103,19 +103,19 @@ def test_columns_that_are_no_steps_are_skipped(tmp_path: Path) -> None:
     """As unnamed columns of averages are."""
     path = archive(tmp_path, record(1, result={"train": ",inf,nan,-5,1e30,mean,100\nm,1,1,1,1,1,2.5\n"}))
 
-    assert read(path).records[0].curve == ((100, 2.5),)
+    assert read_published(path).records[0].curve == ((100, 2.5),)
 
 
 def test_prose_that_is_cut_on_publishing_is_no_reason_to_refuse_a_record(tmp_path: Path) -> None:
     """Only programs and numbers are kept whole."""
-    assert read(archive(tmp_path, record(1, program="x = 1", motivation="why " * 100_000))).records
+    assert read_published(archive(tmp_path, record(1, program="x = 1", motivation="why " * 100_000))).records
 
 
 def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     """Editors and exports on Windows write one."""
     (tmp_path / "106.json").write_text(json.dumps([record(1)]), encoding="utf-8-sig")
 
-    assert [published.index for published in read(tmp_path).records] == [1]
+    assert [published.index for published in read_published(tmp_path).records] == [1]
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "", "{}"])
@@ -123,7 +123,7 @@ def test_a_file_that_is_no_archive_is_named(tmp_path: Path, text: str) -> None:
     """However deeply it is nested."""
     (tmp_path / "106.json").write_text(text)
     with pytest.raises(BadArchive, match=r"106\.json"):
-        read(tmp_path)
+        read_published(tmp_path)
 
 
 def test_a_folder_named_like_a_program_and_a_program_too_large_are_named(tmp_path: Path) -> None:

@@ -179,10 +179,9 @@ def _copy(connection: sqlite3.Connection, path: Path) -> None:
     if path.exists():
         raise FileExistsError(f"{path} exists already: a copy never overwrites")
     path.parent.mkdir(parents=True, exist_ok=True)
-    incomplete = path.with_name(
-        f"{path.name}.incomplete"
-    )  # of an interrupted copy, which must not look like a whole one
-    incomplete.unlink(missing_ok=True)
+    incomplete = path.with_name(f"{path.name}.incomplete")  # an interrupted copy must not look complete
+    for suffix in ("", "-wal", "-shm"):
+        incomplete.with_name(incomplete.name + suffix).unlink(missing_ok=True)
     with closing(connect(incomplete, writes=True, create=True)) as target:
         connection.backup(target)
     incomplete.rename(path)
