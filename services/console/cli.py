@@ -162,7 +162,11 @@ def main() -> None:
 
         if not isinstance(error, grpc.aio.AioRpcError):
             raise
-        _fail(error.details() or error.code().name, 2 if error.code() is grpc.StatusCode.INVALID_ARGUMENT else 1)
+        reason, code = error.details() or error.code().name, error.code()
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED or "failed to connect" in reason:
+            address = os.environ.get("ASI_ARCHIVE_ADDRESS", "not set")
+            reason = f"a service does not answer ({reason}). Is it up, and is ASI_ARCHIVE_ADDRESS right ({address})?"
+        _fail(reason, 2 if code is grpc.StatusCode.INVALID_ARGUMENT else 1)
 
 
 def _fail(reason: str, status: int) -> None:
