@@ -8,14 +8,18 @@ import contextlib
 import time
 from collections.abc import Callable, Coroutine, Sequence
 
+from services.chassis.errors import NotPossible
 from services.console.options import Json, Run, RunArgument, chosen_run, print_json, run_async
 from services.console.tables import Column, pairs, say, table
 from services.contracts import archive_pb2 as pb
 from services.contracts.progress_pb2 import Progress
+from services.domain.run_state import GOING_ON
 from services.local.archive import catch_up, open_archive, run_status
 from services.local.settings import ClientSettings, client_settings, running_system
 from services.report.rows import ABSENT, as_dict, clock
 
+POSSIBLE = {"pause": GOING_ON, "resume": {"paused", "stopped"}, "stop": {*GOING_ON, "paused"}}
+"""The phases of a run in which it can be paused, resumed or stopped."""
 LISTEN_SECONDS = 3.5  # a little more than between two announcements of a service
 
 
@@ -91,11 +95,11 @@ def _states(status: pb.RunStatus) -> str:
 
 
 def _spent(spent: pb.Spent) -> str:
-    parts = [clock(spent.seconds), f"{spent.training_seconds:.0f} s of training"]
+    parts = [clock(spent.seconds), f"{clock(spent.training_seconds)} of training"]
     if spent.gpu_seconds:
         parts.append(f"{spent.gpu_seconds / 3600:.2f} GPU-hours")
     if spent.tokens:
-        parts.append(f"{spent.tokens:,} tokens for {spent.money:.4f} $")
+        parts.append(f"{spent.tokens:,} tokens" + (f" for {spent.money:.4f} $" if spent.money else ""))
     return ", ".join(parts)
 
 
@@ -139,7 +143,11 @@ async def _steer(
     verb: str, publish: Callable[[ClientSettings, str], Coroutine[None, None, None]], run: str, as_json: bool
 ) -> None:
     settings = client_settings()
-    name = (await run_status(settings, run)).run
+    status = await run_status(settings, run)
+    name = status.run
+    if status.phase not in POSSIBLE[verb]:
+        extend = ": `asi-arch run --resume` with a larger budget extends it" if verb == "resume" else ""
+        raise NotPossible(f"run {name} is {status.phase}, so there is nothing to {verb}{extend}")
     await publish(settings, name)
     await catch_up(settings)
     sentence = f"run {name}: {verb} published; see `asi-arch status`"
