@@ -7,7 +7,7 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, TypeAlias
 
@@ -16,7 +16,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from services.chassis import tasks
-from services.chassis.errors import BusLost
+from services.chassis.errors import BusLost, Transient
 from services.contracts import archive_pb2_grpc, events_pb2, progress_pb2
 from services.local.log import DISCONNECTED_SECONDS, open_log
 from services.local.settings import ClientSettings, running_system
@@ -94,7 +94,7 @@ class RunLog:
         self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
 
-    async def facts(self) -> AsyncIterator[list[EventRow]]:
+    async def facts(self) -> AsyncGenerator[list[EventRow]]:
         """The latest facts, then every further one as it happens."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._follow())
@@ -116,7 +116,7 @@ class RunLog:
         last = 0
         while True:
             if running_system(self._settings) is not None or "ASI_NATS_URL" in os.environ:
-                with contextlib.suppress(BusLost):
+                with contextlib.suppress(BusLost, Transient):
                     last = await self._follow_once(last)
             await asyncio.sleep(RETRY_SECONDS)
 
