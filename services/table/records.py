@@ -83,8 +83,12 @@ def read(path: Path) -> Iterator[Record]:
 
 
 def read_all(folder: Path | None = None) -> list[Record]:
-    """All records of a folder, or of the shipped table, without duplicates and in a fixed order."""
-    paths = sorted(folder.glob("*.jsonl*")) if folder else sorted(Path(str(SHIPPED)).glob("*.jsonl.gz"))
+    """All records of a folder, or of the shipped table, without duplicates and in a fixed order.
+
+    Of records with one key that of the last file counts: packed files come first, as a build may begin with one.
+    """
+    found = (folder or Path(str(SHIPPED))).glob("*.jsonl*")
+    paths = sorted(found, key=lambda path: (path.suffix != ".gz", path.name))
     records = {record.key: record for path in paths for record in read(path)}
     return [records[key] for key in sorted(records)]
 

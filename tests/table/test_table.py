@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,15 @@ def test_a_packed_table_reads_back_equal_and_packs_to_the_same_bytes(tmp_path: P
 
     assert list(read(tmp_path / "one.jsonl.gz")) == records == read_all(tmp_path)
     assert (tmp_path / "one.jsonl.gz").read_bytes() == (tmp_path / "two.jsonl.gz").read_bytes()
+
+
+def test_a_record_of_a_build_counts_before_that_of_the_packed_table_it_began_with(tmp_path: Path) -> None:
+    """Whatever their names: trained tasks are added to records that are on file already."""
+    shipped = Record("cell", "mini-half", 1, loss=2.0)
+    pack([shipped], tmp_path / "records.jsonl.gz")
+    append(tmp_path / "mini-half-1.jsonl", replace(shipped, scores={"arithmetic": 0.3}))
+
+    assert [record.scores for record in read_all(tmp_path)] == [{"arithmetic": 0.3}]
 
 
 def test_a_query_answers_what_was_measured_and_never_estimates(table: Table) -> None:
