@@ -7,13 +7,16 @@ import re
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 import typer.core
 
 from services.chassis.errors import BusLost, Denied, NotFound, NotPossible, SettingsError, Transient, sentence
 from services.console.options import INTERRUPTED
+
+if TYPE_CHECKING:
+    import grpc.aio
 
 EXIT_STATUS = (
     "Exit status: 0 success; 1 negative result (unknown name, failed check, run without a result, service "
@@ -162,11 +165,16 @@ def main() -> None:
 
         if not isinstance(error, grpc.aio.AioRpcError):
             raise
-        reason, code = error.details() or error.code().name, error.code()
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED or "failed to connect" in reason:
-            address = os.environ.get("ASI_ARCHIVE_ADDRESS", "not set")
-            reason = f"a service does not answer ({reason}). Is it up, and is ASI_ARCHIVE_ADDRESS right ({address})?"
-        _fail(reason, 2 if code is grpc.StatusCode.INVALID_ARGUMENT else 1)
+        _fail(refusal(error), 2 if error.code() is grpc.StatusCode.INVALID_ARGUMENT else 1)
+
+
+def refusal(error: "grpc.aio.AioRpcError") -> str:
+    """The sentence of a failed call; where no service answers, with the setting of its address."""
+    reason, code = error.details() or error.code().name, error.code().name
+    if code != "DEADLINE_EXCEEDED" and "failed to connect" not in reason:
+        return reason
+    address = os.environ.get("ASI_ARCHIVE_ADDRESS", "not set")
+    return f"a service does not answer ({reason}). Is it up, and is ASI_ARCHIVE_ADDRESS right ({address})?"
 
 
 def _fail(reason: str, status: int) -> None:

@@ -10,8 +10,7 @@ import grpc.aio
 import pytest
 
 from services.chassis.errors import SettingsError
-from services.console import cli
-from services.console.cli import COMMANDS, Commands
+from services.console.cli import COMMANDS, Commands, refusal
 from services.console.commands.show import measures
 from services.console.options import complete_candidates, complete_runs
 from services.console.tables import family, listing
@@ -44,23 +43,16 @@ def test_an_unknown_flag_value_comes_with_a_suggestion(flags: RunOptions, senten
 
 
 def test_a_service_that_does_not_answer_is_named_with_the_setting_of_its_address(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The deadline's own words say nothing about where to look."""
-
-    def silent() -> None:
-        metadata = grpc.aio.Metadata()
-        raise grpc.aio.AioRpcError(grpc.StatusCode.DEADLINE_EXCEEDED, metadata, metadata, "Deadline Exceeded")
-
-    monkeypatch.setattr(cli, "app", silent)
+    """The deadline's own words say nothing about where to look; a refusal's own words do."""
     monkeypatch.setenv("ASI_ARCHIVE_ADDRESS", "store.example:50051")
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
+    nothing = grpc.aio.Metadata()
+    late = grpc.aio.AioRpcError(grpc.StatusCode.DEADLINE_EXCEEDED, nothing, nothing, "Deadline Exceeded")
+    refused = grpc.aio.AioRpcError(grpc.StatusCode.NOT_FOUND, nothing, nothing, "no run is called r9")
 
-    assert ended.value.code == 1
-    assert "(Deadline Exceeded). Is it up, and is ASI_ARCHIVE_ADDRESS right (store.example:50051)?" in (
-        capsys.readouterr().err
-    )
+    assert "(Deadline Exceeded). Is it up, and is ASI_ARCHIVE_ADDRESS right (store.example:50051)?" in refusal(late)
+    assert refusal(refused) == "no run is called r9"
 
 
 def test_an_override_is_tried_before_anything_starts() -> None:

@@ -146,7 +146,8 @@ async def _steer(
     status = await run_status(settings, run)
     name = status.run
     if status.phase not in POSSIBLE[verb]:
-        extend = ": `asi-arch run --resume` with a larger budget extends it" if verb == "resume" else ""
+        over = (verb, status.phase) == ("resume", "finished")
+        extend = ": `asi-arch run --resume` with a larger budget extends it" if over else ""
         raise NotPossible(f"run {name} is {status.phase}, so there is nothing to {verb}{extend}")
     await publish(settings, name)
     await catch_up(settings)
