@@ -1,40 +1,58 @@
 """The page's live sources, without a browser."""
 
 import asyncio
-from contextlib import aclosing
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
+from pathlib import Path
 
 import pytest
 
 from services.chassis.bus import Bus
-from services.chassis.errors import Transient
 from services.chassis.events import first
-from services.chassis.settings import ServiceSettings
+from services.local.processes import find_nats_server, free_port
 from services.local.settings import ClientSettings
-from services.web import live
+from services.web.live import RunLog
 
 
-async def test_facts_are_followed_again_after_the_log_was_out_of_reach(
-    bus: Bus, settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch
+@contextmanager
+def nats_server(port: int, log: Path, *flags: str) -> Iterator[None]:
+    """A server whose log shows every request."""
+    command = [find_nats_server(), "-a", "127.0.0.1", "-p", str(port), "-DV", "-l", str(log), *flags]
+    with subprocess.Popen(command) as process:
+        yield
+        process.kill()
+
+
+def logged(log: Path, text: str) -> None:
+    """Wait until a server's log holds the text."""
+    while not log.exists() or text not in log.read_text():
+        time.sleep(0.02)
+
+
+async def test_facts_are_followed_again_after_a_server_that_did_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when a busy server does not answer in time: an open page must not stay without facts."""
-    failures = [Transient("the server did not answer")]
-    last_sequence = Bus.last_sequence
+    """As after a restart, before its streams are there: an open page must not stay without facts."""
+    port, log = free_port(), tmp_path / "nats.log"
+    monkeypatch.setenv("ASI_NATS_URL", f"nats://127.0.0.1:{port}")
+    settings = ClientSettings(nats_url=f"nats://127.0.0.1:{port}", data_dir=tmp_path)
+    run_log = RunLog(settings, "r1")
+    async with asyncio.timeout(60), aclosing(run_log.facts()) as facts:
+        with nats_server(port, log):  # without JetStream
+            await asyncio.to_thread(logged, log, "Server is ready")
+            seen = asyncio.create_task(anext(facts))
+            await asyncio.to_thread(logged, log, "STREAM.INFO")
+        log = tmp_path / "second.log"
+        with nats_server(port, log, "-js", "-sd", str(tmp_path / "jetstream")):
+            await asyncio.to_thread(logged, log, "Server is ready")
+            event = first("r1", "started", "console")
+            event.run_started.note = "a run"
+            async with Bus(settings, "test") as bus:
+                await bus.set_up()
+                await bus.publish(event)
+            newest = await seen
+            await run_log.close()
 
-    async def unreliable(self: Bus) -> int:
-        if failures:
-            raise failures.pop()
-        return await last_sequence(self)
-
-    monkeypatch.setattr(Bus, "last_sequence", unreliable)
-    monkeypatch.setattr(live, "RETRY_SECONDS", 0.1)
-    monkeypatch.setenv("ASI_NATS_URL", settings.nats_url)
-    event = first("r1", "started", "console")
-    event.run_started.note = "a run"
-    await bus.publish(event)
-    log = live.RunLog(ClientSettings(**settings.model_dump(exclude_none=True)), "r1")
-    async with aclosing(log.facts()) as facts:
-        seen = await asyncio.wait_for(anext(facts), 30)
-    await log.close()
-
-    assert not failures
-    assert len(seen) == 1
+    assert len(newest) == 1
