@@ -19,10 +19,12 @@ from services.web.live import RunLog
 @contextmanager
 def nats_server(port: int, log: Path, *flags: str) -> Iterator[None]:
     """A server whose log shows every request."""
-    command = [find_nats_server(), "-a", "127.0.0.1", "-p", str(port), "-DV", "-l", str(log), *flags]
+    command = [str(find_nats_server()), "-a", "127.0.0.1", "-p", str(port), "-DV", "-l", str(log), *flags]
     with subprocess.Popen(command) as process:
-        yield
-        process.kill()
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def logged(log: Path, text: str) -> None:
