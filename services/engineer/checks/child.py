@@ -14,6 +14,7 @@ An exception of the program is returned as `raised`; the child then waits for th
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -41,7 +42,7 @@ def run(channel: Channel) -> None:
     subject = Subject(partial(build, str(begin.header["program"]), settings.whole_model), settings)
     channel.send("ready")
     handlers: dict[str, Callable[[Subject, Message], Answer]] = {
-        "probe": lambda subject, request: ("finding", run_probe(str(request.header["probe"]), subject).to_json(), {}),
+        "probe": _probe,
         "parameters": _parameters,
         "forward": _forward,
     }
@@ -61,6 +62,12 @@ def build(program: str, whole_model: bool, width: int, heads: int, layer: int) -
     if whole_model:
         block_layout(module)  # raises for an unknown layout
     return load_mixer(program, MixerSizes(width, heads, layer, whole_model))
+
+
+def _probe(subject: Subject, request: Message) -> Answer:
+    layer = _number(request, "layer")
+    of_layer = subject if layer == subject.layer else replace(subject, layer=layer)
+    return "finding", run_probe(str(request.header["probe"]), of_layer).to_json(), {}
 
 
 def _parameters(subject: Subject, request: Message) -> Answer:

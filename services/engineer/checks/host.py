@@ -14,7 +14,7 @@ from services.domain.zoo import baselines
 from services.engineer.checks.remote import ProgramRaised, ProtocolBroken, Remote
 from services.engineer.checks.report import JSON, CheckReport, CheckSettings, Finding, Verdict
 from services.engineer.checks.screen import screen_apart
-from services.engineer.checks.structure import HOST_PROBES, measured_cost, supported
+from services.engineer.checks.structure import HOST_PROBES, measured_cost, probed_layers, supported
 from services.engineer.scales import Scale
 from services.engineer.training.sizes import ModelSizes
 from services.sandbox import Child, ChildDied, ChildTimeout, Limits, Malformed, Sandbox
@@ -224,10 +224,16 @@ class _Probing:
         if name in HOST_SIDE:
             return await HOST_SIDE[name](program)
         finding = await program.run_probe(name)
-        if name == "cost" and not finding.violated:
-            measured = await measured_cost(program, child.processor_seconds)
-            finding = measured if measured.violated else finding
-        return finding
+        return await self._cost(finding, program, child) if name == "cost" else finding
+
+    async def _cost(self, counted: Finding, program: Remote, child: Child) -> Finding:
+        """The cost counted in the first layer, or what is found in the others and by the clock."""
+        for layer in () if counted.violated else probed_layers(program)[1:]:
+            further = await program.at(layer).run_probe("cost")
+            if further.violated:
+                return replace(further, message=f"layer {layer}: {further.message}")
+        measured = counted if counted.violated else await measured_cost(program, child.processor_seconds)
+        return measured if measured.violated else counted
 
     def _crashed(self, probe: str, reason: str, evidence: Mapping[str, JSON]) -> None:
         self.crash = self.crash or Verdict("runs", "fail", f"{reason} (during: {probe})", {"during": probe, **evidence})

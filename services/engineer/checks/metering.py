@@ -115,7 +115,7 @@ def cost(subject: Subject) -> Finding:
 
     An exponent is computed from increments between the three greatest lengths, which cancels constant costs.
     Element-wise work on length × length tensors has no FLOPs but shows in bytes and memory.
-    Does not detect: the backward pass, layers other than the first, costs inside single operations (a sort, a solve),
+    Does not detect: the backward pass, costs inside single operations (a sort, a solve),
     and growth that begins beyond 4096 positions.
     """
     lengths, costs = _measure(subject)

@@ -142,8 +142,8 @@ class Remote:
         return elements
 
     async def run_probe(self, probe: str) -> Finding:
-        """The finding of one of `child_probes`."""
-        answer = await self.ask("probe", {"probe": probe}, {}, expect="finding")
+        """The finding of one of `child_probes` about the layer."""
+        answer = await self.ask("probe", {"probe": probe, "layer": self.layer}, {}, expect="finding")
         try:
             return Finding.from_json(answer.header)
         except ValueError as error:

@@ -139,7 +139,7 @@ async def prefix(program: Remote) -> Finding:
 async def measured_cost(program: Remote, processor_seconds: Callable[[], float]) -> Finding:
     """Measures the child's CPU time at doubling lengths in every layer.
 
-    Finds work outside torch, or in other layers than the one whose operations `metering` counts. Exceeding the CPU
+    Finds work outside torch, or only at the scale's sizes, which `metering` does not count. Exceeding the CPU
     cache makes one doubling steep in honest programs, so two doublings are taken together. Other work on the machine
     also increases CPU time, so a steep result is measured again, both lengths together, and must stay steep.
     Does not detect: growth that begins beyond the last length, or that other work hides in one of the rounds.

@@ -116,6 +116,7 @@ class Subject:
 
     build: Callable[[int, int, int], nn.Module]  # takes width, heads and layer; draws from torch's generator
     settings: CheckSettings
+    layer: int = 0
 
     @property
     def width(self) -> int:
@@ -130,7 +131,7 @@ class Subject:
     def fresh(self, seed: int | None = None) -> nn.Module:
         """A new mixer in single precision and training mode."""
         with seeded(self.seed if seed is None else seed):
-            return self.build(self.settings.probe_width, self.settings.probe_heads, 0)
+            return self.build(self.settings.probe_width, self.settings.probe_heads, self.layer)
 
     def at_scale(self, layer: int) -> nn.Module:
         """A new mixer of the scale's sizes."""

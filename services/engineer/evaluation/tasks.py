@@ -12,7 +12,8 @@ from services.engineer.scales import Scale
 LOCAL_NAMES = ("mqar", "induction", "copying", "brackets", "code", "cloze")
 """The tasks that need no network."""
 TRAINED_NAMES = tuple(
-    f"trained-{name}" for name in ("mqar", "fuzzy-recall", "noisy-recall", "copying", "hops", "arithmetic")
+    f"trained-{name}"
+    for name in ("mqar", "fuzzy-recall", "noisy-recall", "copying", "compression", "hops", "arithmetic")
 )
 """Tasks of `trained_tasks`, on each of which a small model of the candidate's program is trained."""
 ITEMS = 500

@@ -1,4 +1,4 @@
-"""Synthetic tasks on which a small model is trained: recall, copying, hops and arithmetic.
+"""Synthetic tasks on which a small model is trained: recall, copying, compression, hops and arithmetic.
 
 A language model trained for seconds answers questions about its context at chance level; trained on one of these tasks,
 it shows the abilities of its mixer. Only answer tokens count, in the loss and in the accuracy. The host samples the
@@ -202,6 +202,32 @@ def _copying(count: int, alphabet: int) -> tuple[int, Sampler]:
     return length, sample
 
 
+def _compression(alphabet: int, length: int, noise: float) -> tuple[int, Sampler]:
+    """The output of a source that each row draws anew: a symbol is a function of the two before it, or random.
+
+    A share `noise` of the symbols is random. The answers are the others whose context has occurred before, which is all
+    that a compressor of the row could save. After the tasks of "compression" of MAD (arXiv:2403.17844) and of
+    in-context languages (arXiv:2401.12973).
+    """
+
+    def sample(random: np.random.Generator, rows: int) -> tuple[Rows, Mask]:
+        successor = random.integers(alphabet, size=(rows, alphabet * alphabet))
+        tokens = random.integers(alphabet, size=(rows, length + 1))
+        jumps = random.random((rows, length + 1)) < noise
+        mask = np.zeros((rows, length), dtype=np.bool_)
+        seen = np.zeros((rows, alphabet * alphabet), dtype=np.bool_)
+        every = np.arange(rows)
+        for position in range(2, length + 1):
+            context = tokens[:, position - 2] * alphabet + tokens[:, position - 1]
+            follows = ~jumps[:, position]
+            tokens[follows, position] = successor[every, context][follows]
+            mask[:, position - 1] = follows & seen[every, context]
+            seen[every, context] |= follows
+        return tokens, mask
+
+    return length, sample
+
+
 def _hops(nodes: int, max_hops: int, questions: int) -> tuple[int, Sampler]:
     """The edges of a cycle in random order, then questions: the node that a number of hops from a node leads to.
 
@@ -266,9 +292,10 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             Task("fuzzy-recall", 96, 32, *_recall(8, 96, motif=3)),
             Task("noisy-recall", 192, 64, *_recall(16, 192, noise=0.2)),
             Task("copying", 17, 16, *_copying(32, 16)),
+            Task("compression", 8, 8, *_compression(8, 96, 0.1)),
             Task("hops", 32, 16, *_hops(16, 4, 16)),
             Task("arithmetic", 16, 7, *_arithmetic(3, 7, 12)),
         )
     }
 )
-"""All tasks, with lengths from 64 to 84."""
+"""All tasks, with lengths from 64 to 96."""

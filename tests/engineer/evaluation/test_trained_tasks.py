@@ -63,6 +63,19 @@ def test_a_recall_task_asks_for_the_value_that_was_written_beside_its_key(name: 
             assert any(written[at : at + motif + 1] == [*key, value] for at in range(len(written)))
 
 
+def test_compression_asks_for_what_followed_the_same_two_symbols_before() -> None:
+    tokens, marks = TASKS["compression"].sample(np.random.default_rng(1), 4)
+    assert 0.3 < marks.mean() < 0.9
+    for row in range(4):
+        text = tokens[row].tolist()
+        for position in np.flatnonzero(marks[row]) + 1:
+            context = text[position - 2 : position]
+            followers = [text[at + 2] for at in range(position - 2) if text[at : at + 2] == context]
+            assert text[position] in followers
+    first, other = (tokens[row].tolist() for row in (0, 1))
+    assert {tuple(first[at : at + 3]) for at in range(94)} != {tuple(other[at : at + 3]) for at in range(94)}
+
+
 def test_hops_follow_the_edges() -> None:
     tokens, marks = TASKS["hops"].sample(np.random.default_rng(1), 3)
     for row in range(3):

@@ -66,6 +66,16 @@ async def test_a_program_that_only_passes_elsewhere_is_refused(name: str, sandbo
     assert probe in [verdict.probe for verdict in verdicts if verdict.outcome == "fail"], verdicts
 
 
+async def test_growth_in_a_later_layer_is_counted_and_not_only_timed(sandbox: Sandbox) -> None:
+    """On a busy machine, times at short lengths are too long to show it."""
+    _, program = programs.REFUSED["quadratic in the last layer"]
+
+    (cost,) = [verdict for verdict in await probe_program(program, sandbox, SETTINGS) if verdict.probe == "cost"]
+
+    assert cost.outcome == "fail"
+    assert cost.message.startswith("layer 1: cost grows faster than n log n")
+
+
 @pytest.mark.slow
 async def test_parameters_beyond_one_message_are_all_counted(sandbox: Sandbox) -> None:
     """However many there are, they are counted on what comes back."""
