@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from services.fla_cpu.decay import chunk_gla, chunk_simple_gla
-from services.fla_cpu.delta import chunk_delta_rule, chunk_gated_delta_rule, chunk_kda
+from services.fla_cpu.delta import chunk_delta_rule, chunk_gated_delta_rule
+from services.fla_cpu.delta_variants import chunk_kda
 
 Operator = Callable[..., tuple[Tensor, Tensor | None]]
 OPERATORS: dict[str, tuple[Operator, str]] = {

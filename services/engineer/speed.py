@@ -78,8 +78,15 @@ COSTS_JOB = "services.engineer.speed:run_costs"
 MAX_TOKENS = 1024  # of the measured batch
 _COST_REPEATS = 3
 _COST_SECONDS = 30.0  # CPU time, after which the remaining functions are omitted
-PER_CHANNEL = ("chunk_gla", "chunk_kda", "chunk_gdn2")
-"""Operators with a decay per key channel instead of one per head."""
+PER_CHANNEL = (
+    *("chunk_gla", "chunk_kda", "chunk_gdn2", "chunk_gsa"),
+    *("fused_recurrent_kda", "fused_recurrent_gdn2", "fused_recurrent_gsa"),
+)
+"""Operators with a decay per key channel or slot instead of one per head."""
+
+SQUARED = ("parallel_based", "parallel_rebased")
+"""Operators whose memory grows with the square of the key's size, and the size that they are meant for."""
+SQUARED_SIZE = 16
 
 
 @dataclass(frozen=True)
@@ -140,8 +147,9 @@ def run_costs(channel: Channel) -> None:
 def _calls(rows: int, length: int, heads: int, width: int) -> Iterator[tuple[str, Any, Callable[[], Any]]]:
     """The name of each function or class, the object, and a call of it with tensors of these sizes."""
     x, size = torch.randn(rows, length, width, requires_grad=True), width // heads
-    tensors = {name: torch.randn(rows, length, heads, size) for name in ("q", "k", "v", "p", "r", "a", "b", "w")}
+    tensors = {name: torch.randn(rows, length, heads, size) for name in ("q", "k", "v", "p", "r", "a", "b", "w", "s")}
     tensors |= {name: F.normalize(tensors[name], dim=-1) for name in ("q", "k", "p", "r", "a")}
+    tensors |= {"kk": tensors["p"], "u": torch.randn(heads, size)}
     tensors |= {"w": F.logsigmoid(tensors["w"]), "b": -0.5 * tensors["a"]}
     tensors |= {"gk": F.logsigmoid(torch.randn(rows, length, heads, size))}
     tensors |= {"g": F.logsigmoid(torch.randn(rows, length, heads)), "beta": torch.rand(rows, length, heads)}
@@ -173,7 +181,10 @@ def _operator_call(
         arguments.pop("gk", None)
     if name == "parallel_attn":
         del arguments["g"]
-    return lambda: function(**arguments)
+    if name in SQUARED:
+        arguments |= {key: tensors[key][..., :SQUARED_SIZE] for key in ("q", "k")}
+    steps = {"num_householder": 1} if "num_householder" in parameters else {}
+    return lambda: function(**arguments, **steps)
 
 
 def _module_call(part: object, q: Tensor, x: Tensor, heads: int) -> Callable[[], Any]:
@@ -188,7 +199,9 @@ def _module_call(part: object, q: Tensor, x: Tensor, heads: int) -> Callable[[],
     values = {"num_groups": heads, "hidden_size": x.shape[-1], "kernel_size": 4, "dim": q.shape[-1]}
     values |= {"head_dim": q.shape[-1], "key_dim": q.shape[-1], "feature_dim": q.shape[-1]}
     module: Callable[..., Any] = part(*(values[name] for name in required))
-    own = inspect.signature(part.forward).parameters  # type: ignore[attr-defined]
+    own = list(inspect.signature(part.forward).parameters)  # type: ignore[attr-defined]
     if "hidden_size" in required:
-        return (lambda: module(x, x)) if list(own)[2:3] in (["g"], ["gate"], ["z"]) else (lambda: module(x))
+        gate = [x] if own[2:3] in (["g"], ["gate"], ["z"]) else []
+        projection = [torch.randn(x.shape[-1], x.shape[-1]), None] if "weight" in own else []
+        return lambda: module(x, *gate, *projection)
     return (lambda: module(q, q)) if "dim" in required else (lambda: module(q))

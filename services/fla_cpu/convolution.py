@@ -48,6 +48,25 @@ def causal_conv1d(
     return output, torch.cat(states, dim=0).contiguous() if output_final_state else None
 
 
+def causal_conv1d_update(
+    x: Tensor,
+    cache: Tensor,
+    residual: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`causal_conv1d` of one token of each sequence; x: [n, d], [n, 1, d] or [1, n, d]. Changes the cache in place."""
+    if weight is None:
+        raise ValueError("causal_conv1d_update needs the weight [d, w]")
+    token = x.reshape(-1, 1, x.shape[-1])
+    rest = None if residual is None else residual.reshape(token.shape)
+    y, state = causal_conv1d(token, weight, bias, rest, cache, True, activation)
+    with torch.no_grad():
+        cache.copy_(state)  # type: ignore[arg-type]
+    return y.reshape(x.shape), cache
+
+
 def _with_history(x: Tensor, before: Tensor | None, taps: int) -> Tensor:
     """[b, l, d], preceded by the `taps` latest inputs if there are any."""
     return x if before is None else torch.cat([before.to(x.dtype).transpose(1, 2)[:, -taps:], x], dim=1)
@@ -104,13 +123,14 @@ class ShortConvolution(nn.Conv1d):
         dtype: torch.dtype | None = None,
         **options: object,
     ) -> None:
-        del backend, options  # there is a single backend
+        del options
         options_ = {"padding": kernel_size - 1, "groups": hidden_size, "bias": bias, "device": device, "dtype": dtype}
         super().__init__(hidden_size, hidden_size, kernel_size, **options_)  # type: ignore[arg-type]
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation is {activation!r}; choose silu, swish or None")
         self.hidden_size = hidden_size
         self.activation = activation
+        self.backend = backend or "triton"  # fla's default, which layers pass on; there is a single one here
 
     @property
     def state_size(self) -> int:
@@ -165,13 +185,18 @@ def token_shift(
     output_cache: bool = False,
     **options: object,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """x_{t−1} − x_t, [b, l, d] → [b, l, d]; the token before the first is zero, or the `cache` [b, d]."""
+    """x_{t−1} − x_t, [b, l, d] → [b, l, d]; the token before the first is zero, or the `cache` [n, d] of each sequence.
+
+    With `output_cache` also the last token of each sequence, [n, 1, d].
+    """
     del options
-    before = torch.zeros_like(x[:, :1]) if cache is None else cache.reshape(x.shape[0], 1, -1).to(x.dtype)
-    shifted = torch.cat([before, x[:, :-1]], dim=1)
+    shifted = F.pad(x[:, :-1], (0, 0, 1, 0))
+    starts, ends = torch.zeros(1, dtype=torch.long, device=x.device), torch.full((1,), x.shape[1] - 1, device=x.device)
     if cu_seqlens is not None:
-        first = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
-        first[cu_seqlens[:-1]] = True
-        shifted = shifted.masked_fill(first[None, :, None], 0.0)
+        starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long() - 1
+    if cache is not None or cu_seqlens is not None:
+        first = x.new_zeros(len(starts), x.shape[2]) if cache is None else cache.reshape(-1, x.shape[2]).to(x.dtype)
+        first = first.unsqueeze(1) if cu_seqlens is None else first.unsqueeze(0)
+        shifted = shifted.index_copy(1, starts, first)
     delta = shifted - x
-    return (delta, x[:, -1:]) if output_cache else delta
+    return (delta, x[:, ends].reshape(-1, 1, x.shape[2])) if output_cache else delta

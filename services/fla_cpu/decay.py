@@ -1,12 +1,10 @@
 """Linear attention and element-wise recurrences, without decay, or with a decay per head or per feature.
 
 S_t = diag(e^{g_t}) S_{t-1} + k_t v_tᵀ and o_t = scale · S_tᵀ q_t (GLA, Yang et al., arXiv:2312.06635; a decay per head:
-Mamba-2, arXiv:2405.21060; fixed decays: RetNet, arXiv:2307.08621; none: arXiv:2006.16236). All chunks are computed at
-once, and only states are passed between them; `shapes.decayed_products` avoids overflow. HGRN (arXiv:2311.04823) is the
-same recurrence for vectors.
+Mamba-2, arXiv:2405.21060; fixed decays: RetNet, arXiv:2307.08621; none: `attention.chunk_linear_attn`; read before the
+decay: RWKV-6). All chunks are computed at once, and only states are passed between them; `shapes.decayed_products`
+avoids overflow. HGRN (arXiv:2311.04823) is the same recurrence for vectors.
 """
-
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -14,8 +12,10 @@ from torch import Tensor
 from services.fla_cpu.shapes import (
     Memory,
     Result,
+    carry_states,
     chunk_size,
     decayed_products,
+    decayed_sums,
     merge_chunks,
     per_sequence,
     require_known,
@@ -151,21 +151,81 @@ def _chunkwise(q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, state: Tensor)
     if decay is not None:
         end = decay[..., -1:, :]
         q, k, retained = q * decay.exp(), k * (end - decay).exp(), end.exp().transpose(-1, -2)
-    states, last = _carry(k.transpose(-1, -2) @ v, retained, state.flatten(0, 1))
+    states, last = carry_states(k.transpose(-1, -2) @ v, retained, state.flatten(0, 1))
     return merge_chunks(inside + q @ states, batch, length), last.reshape(batch, -1, *last.shape[1:])
 
 
-def _carry(updates: Tensor, retained: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
-    """The states before each chunk [n, b·h, d_k, d_v] and after the last, from the chunks' updates and decays."""
-    before = []
-    decays = [None] * len(updates) if retained is None else retained.unbind(0)
-    for update, decay in zip(updates.unbind(0), decays, strict=True):
-        before.append(state)
-        state = state + update if decay is None else torch.addcmul(update, state, decay)
-    return torch.stack(before), state
+def value_decayed(q: Tensor, k: Tensor, v: Tensor, g: Tensor, scale: float | None, memory: Memory) -> Result:
+    """S_t = S_{t−1} diag(e^{g_t}) + k_t v_tᵀ, with one log decay for each value feature, g: [b, l, h, d_v]."""
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    return run(_chunkwise_values, upcast(q) * factor, (k, v, g), v, memory)
 
 
-Sums = tuple[Tensor | None, Tensor]
+def _chunkwise_values(q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    batch, length = q.shape[:2]
+    size = chunk_size(length, CHUNK)
+    q, k, v = (split_chunks(tensor, size) for tensor in (q, k, v))
+    decay = split_chunks(g, size).cumsum(-2)
+    end, keys = decay[..., -1:, :], k.transpose(-1, -2)
+    inside = decayed_sums((q @ keys).tril(), v, decay)
+    states, last = carry_states(keys @ (v * (end - decay).exp()), end.exp(), state.flatten(0, 1))
+    return merge_chunks(inside + (q @ states) * decay.exp(), batch, length), last.reshape(batch, -1, *last.shape[1:])
+
+
+def chunk_rwkv6(
+    r: Tensor,
+    k: Tensor,
+    v: Tensor,
+    w: Tensor,
+    u: Tensor,
+    scale: float | None = None,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    cu_seqlens: Tensor | None = None,
+    cu_seqlens_cpu: Tensor | None = None,
+    **options: object,
+) -> Result:
+    """RWKV-6 (arXiv:2404.05892), which reads a state before its decay: o_t = scale · (S_{t−1} + diag(u) k_t v_tᵀ)ᵀ r_t.
+
+    r, k and the log decay w: [b, l, h, d_k], v: [b, l, h, d_v], u: [h, d_k].
+    """
+    del cu_seqlens_cpu  # fla avoids a device synchronisation with it
+    require_known("chunk_rwkv6", options)
+    require_same_shape(r, k, v)
+    if w.shape != k.shape or u.shape != k.shape[2:]:
+        raise ValueError(
+            f"w must have the shape of k, {tuple(k.shape)}, and u be [heads, d_k] = {tuple(k.shape[2:])}, "
+            f"not {tuple(w.shape)} and {tuple(u.shape)}"
+        )
+    r = upcast(r) * (r.shape[-1] ** -0.5 if scale is None else scale)
+    bonus = (r * u * k).sum(-1, keepdim=True)
+    return run(_before_the_update, r, (k, v, w, bonus), v, Memory(initial_state, output_final_state, cu_seqlens))
+
+
+def fused_recurrent_rwkv6(
+    r: Tensor,
+    k: Tensor,
+    v: Tensor,
+    w: Tensor,
+    u: Tensor,
+    scale: float | None = None,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    reverse: bool = False,
+    cu_seqlens: Tensor | None = None,
+) -> Result:
+    """As `chunk_rwkv6`; `reverse`, which is not causal, is not supported."""
+    require_known("fused_recurrent_rwkv6", {"reverse": reverse})
+    return chunk_rwkv6(r, k, v, w, u, scale, initial_state, output_final_state, cu_seqlens)
+
+
+def _before_the_update(
+    r: Tensor, k: Tensor, v: Tensor, w: Tensor, bonus: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Each token's state is read by the query of the next one, and the initial state by the first."""
+    first = torch.einsum("blhk,bhkv->blhv", r[:, :1], state)
+    later, last = _chunkwise(torch.cat([r[:, 1:], torch.zeros_like(r[:, :1])], dim=1), k, v, w, state)
+    return torch.cat([first, later[:, :-1]], dim=1) + bonus * v, last
 
 
 def chunk_retention(
@@ -221,61 +281,6 @@ def retention_decay(q: Tensor) -> Tensor:
     """[h] log decays for q: [b, l, h, d]."""
     heads = torch.arange(q.shape[2], dtype=upcast(q[:0]).dtype, device=q.device)
     return torch.log1p(-torch.exp2(-5.0 - heads))
-
-
-def chunk_linear_attn(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float | None = None,
-    initial_state: Tensor | tuple[Tensor, Tensor] | None = None,
-    output_final_state: bool = False,
-    normalize: bool = True,
-    cu_seqlens: Tensor | None = None,
-) -> tuple[Tensor, Tensor | Sums | None]:
-    """Linear attention without decay; with `normalize` the output is divided by scale · q_t · Σ_{i≤t} k_i.
-
-    The initial and final state of the normalised form is (S [b, h, d_k, d_v], Σ k [b, 1, h, d_k]).
-    """
-    memory, keys = initial_state if isinstance(initial_state, tuple) else (initial_state, None)
-    output, last = chunk_simple_gla(
-        q, k, v, None, None, scale, memory, output_final_state, cu_seqlens=cu_seqlens
-    )  # fmt: skip
-    if not normalize:
-        return output, last
-    factor = q.shape[-1] ** -0.5 if scale is None else scale
-    sums, total = _running_sum(upcast(k), keys, cu_seqlens)
-    weight = (upcast(q) * factor * sums).sum(-1, keepdim=True)
-    return (upcast(output) / (weight + 1e-10)).to(v.dtype), (last, total) if output_final_state else None
-
-
-def fused_recurrent_linear_attn(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float | None = None,
-    initial_state: Tensor | tuple[Tensor, Tensor] | None = None,
-    output_final_state: bool = False,
-    reverse: bool = False,
-    normalize: bool = False,
-    cu_seqlens: Tensor | None = None,
-) -> tuple[Tensor, Tensor | Sums | None]:
-    """As `chunk_linear_attn`, not normalised by default."""
-    require_known("fused_recurrent_linear_attn", {"reverse": reverse})
-    return chunk_linear_attn(q, k, v, scale, initial_state, output_final_state, normalize, cu_seqlens)
-
-
-def _running_sum(k: Tensor, before: Tensor | None, boundaries: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Σ_{i≤t} k_i [b, l, h, d_k] and its last row per sequence [n, 1, h, d_k]."""
-    edges = [(0, k.shape[1])] if boundaries is None else list(pairwise(boundaries.tolist()))
-    parts, ends = [], []
-    for index, (start, end) in enumerate(edges):
-        part = k[:, start:end].cumsum(1)
-        if before is not None:
-            part = part + (before if boundaries is None else before[index : index + 1])
-        parts.append(part)
-        ends.append(part[:, -1:])
-    return torch.cat(parts, dim=1), torch.cat(ends, dim=0)
 
 
 def chunk_hgrn(

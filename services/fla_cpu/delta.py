@@ -1,10 +1,10 @@
-"""The delta rule with and without decay, chunkwise: DeltaNet, Gated DeltaNet, Kimi Delta Attention, Comba and RWKV-7.
+"""The delta rule with and without decay, chunkwise: DeltaNet, Gated DeltaNet and Gated DeltaProduct.
 
 S_t = D_t S_{t−1} + β_t k_t (v_t − (D_t S_{t−1})ᵀ p_t)ᵀ and o_t = scale · S_tᵀ q_t, with p = k and
-D = 1 (DeltaNet, Yang et al., arXiv:2406.06484), e^{g_t} (Gated DeltaNet, arXiv:2412.06464) or diag(e^{g_t}) (Kimi
-Delta Attention, arXiv:2510.26692); Comba (arXiv:2506.02475) erases with another p. Inside a chunk, with G the running
-sum of g, the corrections u solve (I + A) U = β (V − e^G P S₀), A_{ti} = β_t e^{G_t − G_i} p_t·k_i for i < t. These
-triangular systems are solved for all chunks at once; only S is passed between chunks.
+D = 1 (DeltaNet, Yang et al., arXiv:2406.06484), e^{g_t} (Gated DeltaNet, arXiv:2412.06464) or diag(e^{g_t}); for the
+latter and for other p see `delta_variants.py`. Inside a chunk, with G the running sum of g, the corrections u solve
+(I + A) U = β (V − e^G P S₀), A_{ti} = β_t e^{G_t − G_i} p_t·k_i for i < t. These triangular systems are solved for all
+chunks at once; only S is passed between chunks.
 """
 
 from typing import Any
@@ -29,7 +29,6 @@ from services.fla_cpu.shapes import (
 )
 
 CHUNK = 32  # the fastest of 16, 32 and 64 on a CPU
-STRONGEST_DECAY = -60.0  # that `chunk_comba` can take back; what a stronger one leaves is nothing in float32
 
 
 def chunk_delta_rule(
@@ -210,8 +209,8 @@ def chunk_gated_delta_rule(
     """
     del cu_seqlens_cpu  # fla avoids a device synchronisation with it
     require_known("chunk_gated_delta_rule", options)
-    q, k = _prepare(q, k, v, use_qk_l2norm_in_kernel)
-    beta = _write_strength(beta, use_beta_sigmoid_in_kernel, allow_neg_eigval)
+    q, k = prepare_heads(q, k, v, use_qk_l2norm_in_kernel)
+    beta = write_strength(beta, use_beta_sigmoid_in_kernel, allow_neg_eigval)
     g = _decay(g, A_log, dt_bias) if use_gate_in_kernel else g
     if g.shape != v.shape[:3]:
         raise ValueError(f"g must be [batch, length, heads] = {tuple(v.shape[:3])}, not {tuple(g.shape)}")
@@ -242,8 +241,8 @@ def fused_recurrent_gated_delta_rule(
 ) -> Result:
     """As `chunk_gated_delta_rule`; gk: [b, l, h_v, d_k] decays each key feature, in addition to g."""
     require_known("fused_recurrent_gated_delta_rule", options | {"gv": gv})
-    q, k = _prepare(q, k, v, use_qk_l2norm_in_kernel)
-    beta = _write_strength(beta, use_beta_sigmoid_in_kernel, allow_neg_eigval)
+    q, k = prepare_heads(q, k, v, use_qk_l2norm_in_kernel)
+    beta = write_strength(beta, use_beta_sigmoid_in_kernel, allow_neg_eigval)
     if g is not None and use_gate_in_kernel:
         g = _decay(g, A_log, dt_bias)
     if gk is not None:
@@ -252,128 +251,50 @@ def fused_recurrent_gated_delta_rule(
     return delta_rule(q, k, k, v, beta, g, scale, memory)
 
 
-def chunk_kda(
+def chunk_gated_delta_product(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    g: Tensor,
+    g: Tensor | None,
     beta: Tensor,
-    scale: float | None = None,
-    initial_state: Tensor | None = None,
-    output_final_state: bool = False,
-    use_qk_l2norm_in_kernel: bool = False,
-    *,
-    use_beta_sigmoid_in_kernel: bool = False,
-    allow_neg_eigval: bool = False,
-    state_v_first: bool = False,
-    cu_seqlens: Tensor | None = None,
-    **options: object,
-) -> Result:
-    """As `chunk_gated_delta_rule` with one log decay for each key feature, g: [b, l, h_v, d_k]."""
-    require_known("chunk_kda", options)
-    q, k = _prepare(q, k, v, use_qk_l2norm_in_kernel)
-    if g.shape != k.shape:
-        raise ValueError(f"g must have the shape of k, {tuple(k.shape)}, not {tuple(g.shape)}")
-    beta_strength = _write_strength(beta, use_beta_sigmoid_in_kernel, allow_neg_eigval)
-    memory = Memory(initial_state, output_final_state, cu_seqlens, state_v_first)
-    return delta_rule(q, k, k, v, beta_strength, g, scale, memory)
-
-
-def chunk_comba(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    p: Tensor,
-    g: Tensor,
-    beta: Tensor | None = None,
+    num_householder: int,
     scale: float | None = None,
     initial_state: Tensor | None = None,
     output_final_state: bool = False,
     use_qk_l2norm_in_kernel: bool = False,
     cu_seqlens: Tensor | None = None,
     cu_seqlens_cpu: Tensor | None = None,
+    **options: object,
 ) -> Result:
-    """As `chunk_gated_delta_rule`, erasing with p: [b, l, h, d_k] instead of k, and from the state before it decays.
+    """Several steps of the delta rule for each token (DeltaProduct, arXiv:2502.10297), after one decay.
 
-    So do fla's kernels; fla's PyTorch reference decays first.
+    q: [b, l, h, d_k]; k, v and beta: [b, l · num_householder, h, …], the steps of a token side by side; g: None or
+    [b, l, h]; cu_seqlens counts tokens, not steps.
     """
     del cu_seqlens_cpu  # fla avoids a device synchronisation with it
+    require_known("chunk_gated_delta_product", options)
+    steps = num_householder
+    if k.shape[1] != q.shape[1] * steps or (g is not None and g.shape != q.shape[:3]):
+        raise ValueError(
+            f"k, v and beta must have {steps} steps for each of the {q.shape[1]} tokens of q, and g one: "
+            f"k is {tuple(k.shape)} and g {None if g is None else tuple(g.shape)}"
+        )
     if use_qk_l2norm_in_kernel:
-        q, k, p = (l2_norm(upcast(tensor)) for tensor in (q, k, p))
-    undecayed = upcast(p) * torch.exp(-upcast(g).clamp(min=STRONGEST_DECAY)).unsqueeze(-1)
-    return delta_rule(q, k, undecayed, v, beta, g, scale, Memory(initial_state, output_final_state, cu_seqlens))
+        q, k = l2_norm(upcast(q)), l2_norm(upcast(k))
 
+    def at_step(tensor: Tensor, step: int) -> Tensor:
+        """The tensor at this step of each token, and zeros at the others."""
+        zeros = torch.zeros_like(tensor)
+        return torch.stack([tensor if index == step else zeros for index in range(steps)], dim=2).flatten(1, 2)
 
-def chunk_gdn2(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    g: Tensor,
-    b: Tensor,
-    w: Tensor,
-    scale: float | None = None,
-    initial_state: Tensor | None = None,
-    output_final_state: bool = False,
-    use_qk_l2norm_in_kernel: bool = False,
-    *,
-    state_v_first: bool = False,
-    cu_seqlens: Tensor | None = None,
-    **options: object,
-) -> Result:
-    """As `chunk_kda` with an erase gate per key feature, b like k, and a write gate per value feature, w like v."""
-    require_known("chunk_gdn2", options)
-    q, k = _prepare(q, k, v, use_qk_l2norm_in_kernel)
-    if g.shape != k.shape or b.shape != k.shape or w.shape != v.shape:
-        raise ValueError("g and b must have the shape of k, and w that of v")
-    memory = Memory(initial_state, output_final_state, cu_seqlens, state_v_first)
-    return delta_rule(q, k, b * k, w * v, None, g, scale, memory)
-
-
-def chunk_rwkv7(
-    r: Tensor,
-    w: Tensor,
-    k: Tensor,
-    v: Tensor,
-    a: Tensor,
-    b: Tensor,
-    scale: float = 1.0,
-    initial_state: Tensor | None = None,
-    output_final_state: bool = False,
-    cu_seqlens: Tensor | None = None,
-    cu_seqlens_cpu: Tensor | None = None,
-    **options: object,
-) -> Result:
-    """RWKV-7 (arXiv:2503.14456): S_t = diag(e^{w_t}) S_{t−1} + b_t (S_{t−1}ᵀ a_t)ᵀ + k_t v_tᵀ, o_t = scale · S_tᵀ r_t.
-
-    r, w, k, a, b: [b, l, h, d_k], v: [b, l, h, d_v] → (o like v, state [b, h, d_k, d_v] or None). Each token takes two
-    steps of the delta rule: the first decays and erases with p = −a e^{−w}, which reads the state before its decay, and
-    the second writes. e^{−w} overflows for decays below e^{−80}.
-    """
-    del cu_seqlens_cpu  # fla avoids a device synchronisation with it
-    require_known("chunk_rwkv7", options)
-    if not r.shape == w.shape == k.shape == a.shape == b.shape:
-        raise ValueError(f"r, w, k, a and b must have one shape, {tuple(k.shape)}")
-    r, w, k, v, a, b = (upcast(tensor) for tensor in (r, w, k, v, a, b))
-
-    def interleave(erase: Tensor, write: Tensor) -> Tensor:
-        return torch.stack([erase, write], dim=2).flatten(1, 2)
-
-    zeros = torch.zeros_like(k)
-    sequences = None if cu_seqlens is None else 2 * cu_seqlens
     output, state = delta_rule(
-        interleave(zeros, r),
-        interleave(b, k),
-        interleave(-a * (-w).exp(), zeros),
-        interleave(torch.zeros_like(v), v),
-        None,
-        interleave(w, zeros),
-        scale,
-        Memory(initial_state, output_final_state, sequences),
-    )
-    return output[:, 1::2], state
+        at_step(q, steps - 1), k, k, v, beta, None if g is None else at_step(g, 0), scale,
+        Memory(initial_state, output_final_state, None if cu_seqlens is None else steps * cu_seqlens),
+    )  # fmt: skip
+    return output[:, steps - 1 :: steps], state
 
 
-def _prepare(q: Tensor, k: Tensor, v: Tensor, normalise: bool) -> tuple[Tensor, Tensor]:
+def prepare_heads(q: Tensor, k: Tensor, v: Tensor, normalise: bool) -> tuple[Tensor, Tensor]:
     """Queries and keys, normalised if requested, and repeated for the value heads that share them."""
     if normalise:
         q, k = l2_norm(upcast(q)), l2_norm(upcast(k))
@@ -385,7 +306,7 @@ def _prepare(q: Tensor, k: Tensor, v: Tensor, normalise: bool) -> tuple[Tensor, 
     return q.repeat_interleave(shared, dim=2), k.repeat_interleave(shared, dim=2)
 
 
-def _write_strength(beta: Tensor | None, logits: bool, up_to_two: bool) -> Tensor | None:
+def write_strength(beta: Tensor | None, logits: bool, up_to_two: bool) -> Tensor | None:
     if up_to_two and not logits:
         raise ValueError("allow_neg_eigval needs use_beta_sigmoid_in_kernel; otherwise double beta yourself")
     if beta is None or not logits:

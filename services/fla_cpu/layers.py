@@ -1,9 +1,13 @@
-"""Utilities of fla's layers: the decoding cache, and conversion between padded batches and packed sequences."""
+"""Utilities of fla's layers: the decoding cache, packing of padded batches, and the element-wise parts of RWKV."""
 
+import math
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from services.fla_cpu.convolution import token_shift
 
 State = dict[str, Tensor | tuple[Tensor, ...] | None]
 
@@ -61,8 +65,13 @@ def get_unpad_data(attention_mask: Tensor) -> tuple[Tensor, Tensor, int]:
     """From a mask [b, l]: indices of unmasked tokens, boundaries of the packed sequences, the greatest length."""
     lengths = attention_mask.sum(-1, dtype=torch.int32)
     indices = attention_mask.flatten().nonzero().flatten()
-    boundaries = torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
+    boundaries = F.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
     return indices, boundaries, int(lengths.max())
+
+
+def get_unpad_indices_and_cu(attention_mask: Tensor, q_len: int | None = None) -> tuple[Tensor, Tensor]:
+    """`get_unpad_data` of the last q_len columns, without the greatest length."""
+    return get_unpad_data(attention_mask if q_len is None else attention_mask[:, -q_len:])[:2]
 
 
 def index_first_axis(x: Tensor, indices: Tensor) -> Tensor:
@@ -145,3 +154,116 @@ def update_layer_cache(module: nn.Module, past_key_values: Cache | None, **value
     if past_key_values is None or layer is None:
         return None
     return past_key_values.update(layer_idx=layer, **values)  # type: ignore[arg-type]
+
+
+def fused_addcmul_rwkv7(
+    hidden_states: Tensor,
+    delta: Tensor,
+    xr: Tensor,
+    xw: Tensor,
+    xk: Tensor,
+    xv: Tensor,
+    xa: Tensor,
+    xg: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """hidden_states + delta · weight for each of the weights [1, 1, d]; None for a missing xg."""
+    r, w, k, v, a = (torch.addcmul(hidden_states, delta, weight) for weight in (xr, xw, xk, xv, xa))
+    return r, w, k, v, a, None if xg is None else torch.addcmul(hidden_states, delta, xg)
+
+
+def fused_k_rwkv7(
+    k: Tensor, a: Tensor, ka: Tensor, cu_seqlens: Tensor | None = None, cu_seqlens_cpu: Tensor | None = None
+) -> Tensor:
+    """k · (1 + (a − 1) · ka): the keys that RWKV-7 writes, scaled by the rate a as far as ka says."""
+    del cu_seqlens, cu_seqlens_cpu  # each token by itself
+    return torch.addcmul(k, k * (a - 1), ka)
+
+
+def gate_output_correction(o: Tensor, r: Tensor, k: Tensor, r_k: Tensor, v: Tensor, g: Tensor) -> Tensor:
+    """(o + (Σ r · k · r_k) v) · g; o, g: [b, l, h · d], r, k, v: [b, l, h, d], r_k: [h, d]."""
+    return (o + ((r * k * r_k).sum(-1, keepdim=True) * v).reshape(o.shape)) * g
+
+
+def channel_mixing_rwkv7(
+    x: Tensor, x_prev: Tensor, x_k: Tensor, key_weight: Tensor, value_weight: Tensor, inplace: bool = True
+) -> tuple[Tensor, Tensor]:
+    """relu(x' K)² V with x' = x + (the token before − x) · x_k, and the last row of the batch, as in fla.
+
+    x: [b, l, d], x_prev, the token before the first: [b, d], x_k: [d], K: [d, f], V: [f, d].
+    """
+    del inplace  # saves memory in fla's kernel
+    delta = token_shift(x, cache=x_prev)
+    assert isinstance(delta, Tensor)  # noqa: S101 - without output_cache
+    return F.relu(torch.addcmul(x, delta, x_k) @ key_weight).square() @ value_weight, x[-1, :]
+
+
+class LoRA(nn.Module):
+    """W₂ f(W₁ x) + b of low rank; W₁ is zero at first, and W₂ orthogonal and small."""
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        low_rank_dim: int,
+        bias: bool | None = True,
+        activation: str | None = "tanh",
+    ) -> None:
+        super().__init__()
+        activations = {None: nn.Identity, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU}
+        if activation not in activations:
+            raise ValueError(f"activation is {activation!r}; choose sigmoid, tanh, relu or None")
+        self.input_dim, self.output_dim, self.low_rank_dim = input_dim, output_dim, low_rank_dim
+        self.bias = bias
+        self.activation: nn.Module = activations[activation]()
+        up, down = nn.Linear(input_dim, low_rank_dim, bias=False), nn.Linear(low_rank_dim, output_dim, bias=bool(bias))
+        self.lora = nn.Sequential(up, self.activation, down)
+        nn.init.zeros_(up.weight)
+        nn.init.orthogonal_(down.weight, gain=0.1 * math.sqrt(max(1.0, low_rank_dim / output_dim)))
+        if bias:
+            nn.init.zeros_(down.bias)
+
+    def set_bias_value(self, value: Tensor | float) -> None:
+        """Set all of the bias, if there is one, to a number or to a tensor [output_dim]."""
+        bias = self.lora[2].bias
+        if isinstance(bias, Tensor):
+            with torch.no_grad():
+                bias.copy_(torch.as_tensor(value).expand_as(bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[…, input_dim] → […, output_dim]."""
+        output: Tensor = self.lora(x)
+        return output
+
+
+class DDLerpLinear(nn.Module):
+    """A projection, or `LoRA` of low rank, of x + (the token before − x) · mu."""
+
+    def __init__(self, input_dim: int, output_dim: int, low_rank_dim: int | None = None) -> None:
+        super().__init__()
+        self.input_dim, self.output_dim, self.low_rank_dim = input_dim, output_dim, low_rank_dim
+        self.linear: nn.Module = (
+            nn.Linear(input_dim, output_dim, bias=False)
+            if low_rank_dim is None
+            else LoRA(input_dim, output_dim, low_rank_dim)
+        )
+
+    def forward(self, x: Tensor, mu: Tensor, delta: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
+        """[b, l, input_dim] → [b, l, output_dim]; delta: `token_shift` of x, if it is known already."""
+        shift = token_shift(x, cu_seqlens) if delta is None else delta
+        assert isinstance(shift, Tensor)  # noqa: S101 - without output_cache
+        output: Tensor = self.linear(x + shift * mu)
+        return output
+
+
+class LerpLinear(DDLerpLinear):
+    """`DDLerpLinear` with its own mu, which is zero at first."""
+
+    def __init__(self, input_dim: int, output_dim: int, low_rank_dim: int | None = None) -> None:
+        super().__init__(input_dim, output_dim, low_rank_dim)
+        self.mu = nn.Parameter(torch.zeros(input_dim))
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, delta: Tensor | None = None, cu_seqlens: Tensor | None = None
+    ) -> Tensor:
+        """[b, l, input_dim] → [b, l, output_dim]; delta as in `DDLerpLinear`."""
+        return super().forward(x, self.mu, delta, cu_seqlens)

@@ -3,7 +3,18 @@
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from services.fla_cpu import activations, attention, convolution, decay, delta, index, layers, norms, rotary
+from services.fla_cpu import (
+    attention,
+    convolution,
+    decay,
+    delta,
+    delta_variants,
+    features,
+    gates,
+    layers,
+    norms,
+    shapes,
+)
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -23,52 +34,88 @@ def public(module: object) -> dict[str, object]:
     }
 
 
+IPLR: dict[str, object] = dict.fromkeys(
+    ("chunk_iplr_delta_rule", "fused_recurrent_iplr_delta_rule"), delta_variants.chunk_iplr_delta_rule
+)
+DPLR: dict[str, object] = {
+    "chunk_dplr_delta_rule": delta_variants.chunk_dplr_delta_rule,
+    "fused_recurrent_dplr_delta_rule": delta_variants.fused_recurrent_dplr_delta_rule,
+}
+
 OPERATORS: dict[str, Mapping[str, object]] = {
+    "abc": {"chunk_abc": attention.chunk_abc},
     "attn": {"parallel_attn": attention.parallel_attn},
-    "comba": {"chunk_comba": delta.chunk_comba},
+    "based": dict.fromkeys(("fused_chunk_based", "parallel_based"), attention.parallel_based),
+    "comba": {
+        "chunk_comba": delta_variants.chunk_comba,
+        "fused_recurrent_comba": delta_variants.fused_recurrent_comba,
+    },
     "delta_rule": dict.fromkeys(
         ("chunk_delta_rule", "fused_chunk_delta_rule", "fused_recurrent_delta_rule"), delta.chunk_delta_rule
     ),
     "forgetting_attn": {"parallel_forgetting_attn": attention.parallel_forgetting_attn},
+    "gated_delta_product": {"chunk_gated_delta_product": delta.chunk_gated_delta_product},
     "gated_delta_rule": dict.fromkeys(("chunk_gated_delta_rule", "chunk_gdn"), delta.chunk_gated_delta_rule)
     | dict.fromkeys(
         ("fused_recurrent_gated_delta_rule", "fused_recurrent_gdn"), delta.fused_recurrent_gated_delta_rule
     ),
-    "gdn2": {"chunk_gdn2": delta.chunk_gdn2},
+    "gdn2": {
+        "chunk_gdn2": delta_variants.chunk_gdn2,
+        "fused_recurrent_gdn2": delta_variants.fused_recurrent_gdn2,
+    },
+    "generalized_delta_rule": DPLR | IPLR,
     "gla": dict.fromkeys(("chunk_gla", "fused_chunk_gla"), decay.chunk_gla)
     | {"fused_recurrent_gla": decay.fused_recurrent_gla},
+    "gsa": {"chunk_gsa": attention.chunk_gsa, "fused_recurrent_gsa": attention.fused_recurrent_gsa},
     "hgrn": {"chunk_hgrn": decay.chunk_hgrn, "fused_recurrent_hgrn": decay.fused_recurrent_hgrn},
-    "kda": {"chunk_kda": delta.chunk_kda},
-    "linear_attn": dict.fromkeys(("chunk_linear_attn", "fused_chunk_linear_attn"), decay.chunk_linear_attn)
-    | {"fused_recurrent_linear_attn": decay.fused_recurrent_linear_attn},
+    "kda": {"chunk_kda": delta_variants.chunk_kda, "fused_recurrent_kda": delta_variants.fused_recurrent_kda},
+    "lightnet": dict.fromkeys(("chunk_lightnet", "fused_recurrent_lightnet"), attention.chunk_lightnet),
+    "linear_attn": dict.fromkeys(("chunk_linear_attn", "fused_chunk_linear_attn"), attention.chunk_linear_attn)
+    | {"fused_recurrent_linear_attn": attention.fused_recurrent_linear_attn},
+    "rebased": {"parallel_rebased": attention.parallel_rebased},
     "retention": dict.fromkeys(("chunk_retention", "fused_chunk_retention"), decay.chunk_retention)
     | {"fused_recurrent_retention": decay.fused_recurrent_retention, "parallel_retention": decay.parallel_retention},
-    "rwkv7": {"chunk_rwkv7": delta.chunk_rwkv7},
+    "rwkv6": {"chunk_rwkv6": decay.chunk_rwkv6, "fused_recurrent_rwkv6": decay.fused_recurrent_rwkv6},
+    "rwkv7": {
+        "chunk_rwkv7": delta_variants.chunk_rwkv7,
+        "fused_mul_recurrent_rwkv7": delta_variants.fused_mul_recurrent_rwkv7,
+        "fused_recurrent_rwkv7": delta_variants.fused_recurrent_rwkv7,
+    },
     "simple_gla": dict.fromkeys(("chunk_simple_gla", "fused_chunk_simple_gla"), decay.chunk_simple_gla)
     | {
         "fused_recurrent_simple_gla": decay.fused_recurrent_simple_gla,
         "parallel_simple_gla": decay.parallel_simple_gla,
     },
-    "utils": public(index),
+    "utils": {name: value for name, value in public(shapes).items() if name.startswith("prepare_")},
 }
 """Operators by subpackage of fla.ops; they are also in fla.ops itself, and in each subpackage's SUBMODULES."""
 
 SUBMODULES = ("chunk", "fused_recurrent", "fused_chunk", "parallel", "index")
 
-NORMS = {
-    "GroupNorm": norms.GroupNorm,
-    "LayerNorm": norms.LayerNorm,
-    "RMSNorm": norms.RMSNorm,
-    "layer_norm": norms.layer_norm,
-    "rms_norm": norms.rms_norm,
+NORMS = {name: value for name, value in public(norms).items() if "orm" in name and "l2" not in name.lower()}
+del NORMS["Norm"]
+LAYERNORM_GATED = {
+    "LayerNormGated": gates.LayerNormGated,
+    "RMSNormGated": gates.RMSNormGated,
+    "layernorm_fn": gates.layernorm_fn,
+    "rmsnorm_fn": gates.rmsnorm_fn,
 }
-GATED_NORMS = {name: value for name, value in public(norms).items() if "gate" in name.lower()}
+GATED_NORMS: dict[str, object] = {
+    name: value
+    for name, value in public(gates).items()
+    if "norm" in name.lower() and "gate" in name.lower() and name not in LAYERNORM_GATED
+}
 L2NORMS = {"L2Norm": norms.L2Norm, "l2_norm": norms.l2norm, "l2norm": norms.l2norm}
-CONVOLUTIONS = {"ShortConvolution": convolution.ShortConvolution, "causal_conv1d": convolution.causal_conv1d}
+CONVOLUTIONS = {
+    "ShortConvolution": convolution.ShortConvolution,
+    "causal_conv1d": convolution.causal_conv1d,
+    "causal_conv1d_update": convolution.causal_conv1d_update,
+}
+ROTARY = {"RotaryEmbedding": features.RotaryEmbedding, "rotary_embedding": features.rotary_embedding}
 
-FEATURE_MAPS = {name: value for name, value in public(activations).items() if name.endswith("FeatureMap")}
-MLP: dict[str, object] = {"GatedMLP": activations.GatedMLP}
-ACTIVATIONS = {name: value for name, value in public(activations).items() if name not in FEATURE_MAPS | MLP}
+FEATURE_MAPS = {name: value for name, value in public(features).items() if name.endswith("FeatureMap")}
+MLP: dict[str, object] = {"GatedMLP": gates.GatedMLP}
+ACTIVATIONS = {name: value for name, value in public(gates).items() if name not in GATED_NORMS | LAYERNORM_GATED | MLP}
 
 MODULES: dict[str, Mapping[str, object]] = {
     "activations": ACTIVATIONS,
@@ -79,28 +126,47 @@ MODULES: dict[str, Mapping[str, object]] = {
     "fused_norm_gate": GATED_NORMS,
     "l2norm": L2NORMS,
     "layernorm": NORMS,
+    "layernorm_gated": LAYERNORM_GATED,
     "mlp": MLP,
-    "norm": NORMS | GATED_NORMS | L2NORMS,
+    "norm": NORMS | GATED_NORMS | LAYERNORM_GATED | L2NORMS,
     "norm.fused_norm_gate": GATED_NORMS,
     "norm.l2norm": L2NORMS,
     "norm.layernorm": NORMS,
-    "rotary": public(rotary),
+    "norm.layernorm_gated": LAYERNORM_GATED,
+    "rotary": ROTARY,
     "token_shift": {"token_shift": convolution.token_shift},
 }
 """Names by module of fla.modules."""
 
 TOP: dict[str, object] = {
     name: value
-    for name, value in (NORMS | GATED_NORMS | L2NORMS | MLP | public(rotary) | CONVOLUTIONS).items()
+    for name, value in (NORMS | GATED_NORMS | L2NORMS | MLP | ROTARY | CONVOLUTIONS).items()
     if name[0].isupper()
 }
 """The names in fla.modules itself: classes only, as functions have the names of submodules."""
 
+RWKV7: dict[tuple[str, str], Callable[..., object]] = {
+    ("channel_mixing", "channel_mixing_rwkv7"): layers.channel_mixing_rwkv7,
+    ("fused_addcmul", "fused_addcmul_rwkv7"): layers.fused_addcmul_rwkv7,
+    ("fused_k_update", "fused_k_rwkv7"): layers.fused_k_rwkv7,
+    ("gate_output_correction", "gate_output_correction"): layers.gate_output_correction,
+}
+"""RWKV-7's element-wise functions by module of fla.ops.rwkv7 and name."""
+
 OTHERS: dict[str, dict[str, object]] = {
+    "fla.ops.generalized_delta_rule.dplr": DPLR,
+    "fla.ops.generalized_delta_rule.iplr": IPLR,
+    "fla.ops.gsa.gate": {"fused_additive_gate": attention.fused_additive_gate},
+    "fla.ops.kda.gate": {"fused_kda_gate": delta_variants.fused_kda_gate},
+    **{f"fla.ops.rwkv7.{module}": {name: function} for (module, name), function in RWKV7.items()},
     "fla.models": {"Cache": layers.Cache},
+    "fla.models.cache_utils": {"Cache": layers.Cache},
     "fla.models.utils": {"Cache": layers.Cache, "FLACache": layers.Cache, "LegacyFLACache": layers.Cache},
     "fla.layers": {},
-    "fla.layers.utils": {name: value for name, value in public(layers).items() if name[0].islower()},
+    "fla.layers.rwkv6": {"DDLerpLinear": layers.DDLerpLinear, "LerpLinear": layers.LerpLinear, "LoRA": layers.LoRA},
+    "fla.layers.utils": {
+        name: value for name, value in public(layers).items() if name[0].islower() and value not in RWKV7.values()
+    },
     "fla.utils": dict.fromkeys(
         ("contiguous", "input_guard", "tensor_cache", "autocast_custom_fwd", "autocast_custom_bwd", "checkpoint"),
         no_op_decorator,

@@ -1,9 +1,8 @@
-"""Norms and gated norms, computed in float32 and returned in the type of the input.
+"""Norms, computed in float32 and returned in the type of the input, and norms followed by a projection.
 
 RMSNorm (arXiv:1910.07467), LayerNorm, GroupNorm, and division by the Euclidean length, x / √(Σ x² + ε).
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -118,6 +117,27 @@ def layer_norm(
     return (output, wide if residual_in_fp32 else total) if prenorm else output
 
 
+def group_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None = None,
+    eps: float = 1e-5,
+    prenorm: bool = False,
+    residual_in_fp32: bool = False,
+    is_rms_norm: bool = False,
+    num_groups: int = 1,
+) -> Normalised:
+    """LayerNorm or RMSNorm of x + residual in groups of the last dimension; with `prenorm` also the sum."""
+    if x.shape[-1] % num_groups:
+        raise ValueError(f"the last dimension of x, {x.shape[-1]}, must be a multiple of num_groups ({num_groups})")
+    total, wide = add_residual(x, residual)
+    groups = wide.reshape(*wide.shape[:-1], num_groups, -1)
+    normalised = standardise(groups, eps, centred=not is_rms_norm).reshape(wide.shape)
+    output = affine(normalised, weight, bias).to(x.dtype)
+    return (output, wide if residual_in_fp32 else total) if prenorm else output
+
+
 class Norm(nn.Module):
     """Base class with a weight of ones and an optional bias of zeros."""
 
@@ -193,67 +213,73 @@ class GroupNorm(Norm):
         self, x: Tensor, residual: Tensor | None = None, prenorm: bool = False, residual_in_fp32: bool = False
     ) -> Normalised:
         """The norm of x + residual, […, hidden] → […, hidden]; with `prenorm` also the sum."""
-        total, wide = add_residual(x, residual)
-        groups = wide.reshape(*wide.shape[:-1], self.num_groups, -1)
-        normalised = standardise(groups, self.eps, centred=not self.is_rms_norm).reshape(wide.shape)
-        output = affine(normalised, self.weight, self.bias).to(x.dtype)
-        return (output, wide if residual_in_fp32 else total) if prenorm else output
+        return group_norm(
+            x, self.weight, self.bias, residual, self.eps, prenorm, residual_in_fp32, self.is_rms_norm, self.num_groups
+        )  # fmt: skip
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"swish": F.silu, "silu": F.silu, "sigmoid": torch.sigmoid}
-
-
-def layer_norm_gated(
+def layer_norm_linear(
     x: Tensor,
-    g: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    activation: str = "swish",
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    linear_weight: Tensor,
+    linear_bias: Tensor | None,
     residual: Tensor | None = None,
+    eps: float = 1e-5,
     prenorm: bool = False,
     residual_in_fp32: bool = False,
-    eps: float = 1e-6,
+    is_rms_norm: bool = False,
+    num_groups: int = 1,
 ) -> Normalised:
-    """LayerNorm of x + residual, gated; with `prenorm` also the sum."""
-    return _gated(x, g, weight, bias, activation, residual, prenorm, residual_in_fp32, eps, centred=True)
+    """A projection of the norm of x + residual; with `prenorm` also the sum."""
+    output, total = group_norm(
+        x, norm_weight, norm_bias, residual, eps, True, residual_in_fp32, is_rms_norm, num_groups
+    )  # fmt: skip
+    projected = F.linear(output.to(linear_weight.dtype), linear_weight, linear_bias)
+    return (projected, total) if prenorm else projected
 
 
-def rms_norm_gated(
+group_norm_linear = layer_norm_linear
+
+
+def rms_norm_linear(
     x: Tensor,
-    g: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    activation: str = "swish",
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    linear_weight: Tensor,
+    linear_bias: Tensor | None,
     residual: Tensor | None = None,
+    eps: float = 1e-5,
     prenorm: bool = False,
     residual_in_fp32: bool = False,
-    eps: float = 1e-6,
 ) -> Normalised:
-    """RMSNorm of x + residual, gated; with `prenorm` also the sum."""
-    return _gated(x, g, weight, bias, activation, residual, prenorm, residual_in_fp32, eps, centred=False)
+    """`layer_norm_linear` with RMSNorm."""
+    return layer_norm_linear(
+        x, norm_weight, norm_bias, linear_weight, linear_bias, residual, eps, prenorm, residual_in_fp32, True
+    )  # fmt: skip
 
 
-def _gated(
-    x: Tensor,
-    g: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    activation: str,
-    residual: Tensor | None,
-    prenorm: bool,
-    residual_in_fp32: bool,
-    eps: float,
-    *,
-    centred: bool,
-) -> Normalised:
-    total, wide = add_residual(x, residual)
-    gate = ACTIVATIONS[activation](g.to(wide.dtype))
-    output = (affine(standardise(wide, eps, centred, weight), None, bias) * gate).to(x.dtype)
-    return (output, wide if residual_in_fp32 else total) if prenorm else output
+class GroupNormLinear(GroupNorm):
+    """GroupNorm followed by a projection with the weight and the bias of the call."""
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        residual: Tensor | None = None,
+        prenorm: bool = False,
+        residual_in_fp32: bool = False,
+    ) -> Normalised:
+        """[…, hidden] → […, rows of the weight]; with `prenorm` also the sum x + residual."""
+        return layer_norm_linear(
+            x, self.weight, self.bias, weight, bias, residual, self.eps, prenorm, residual_in_fp32,
+            self.is_rms_norm, self.num_groups,
+        )  # fmt: skip
 
 
-class FusedLayerNormGated(Norm):
-    """y = LayerNorm(x) · activation(gate)."""
+class LayerNormLinear(GroupNormLinear):
+    """LayerNorm followed by a projection with the weight and the bias of the call."""
 
     centred = True
 
@@ -262,72 +288,14 @@ class FusedLayerNormGated(Norm):
         hidden_size: int,
         elementwise_affine: bool = True,
         bias: bool = False,
-        activation: str = "swish",
         eps: float = 1e-5,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation is {activation!r}; choose one of {', '.join(ACTIVATIONS)}")
-        super().__init__(hidden_size, elementwise_affine, bias, eps, device, dtype)
-        self.activation = activation
-
-    def forward(
-        self,
-        x: Tensor,
-        g: Tensor,
-        residual: Tensor | None = None,
-        prenorm: bool = False,
-        residual_in_fp32: bool = False,
-    ) -> Normalised:
-        """x, g: […, hidden] → the same, in the type of x."""
-        apply = layer_norm_gated if self.centred else rms_norm_gated
-        return apply(
-            x, g, self.weight, self.bias, self.activation, residual, prenorm, residual_in_fp32, self.eps
-        )  # fmt: skip
+        super().__init__(1, hidden_size, elementwise_affine, bias, eps, not self.centred, device, dtype)
 
 
-class FusedRMSNormGated(FusedLayerNormGated):
-    """y = RMSNorm(x) · activation(gate)."""
+class RMSNormLinear(LayerNormLinear):
+    """RMSNorm followed by a projection with the weight and the bias of the call."""
 
     centred = False
-
-    def __init__(
-        self,
-        hidden_size: int,
-        elementwise_affine: bool = True,
-        eps: float = 1e-5,
-        activation: str = "swish",
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(hidden_size, elementwise_affine, False, activation, eps, device, dtype)
-
-
-class FusedRMSNormSwishGate(FusedRMSNormGated):
-    """y = RMSNorm(x) · silu(gate), under its older name."""
-
-    def __init__(
-        self,
-        hidden_size: int,
-        elementwise_affine: bool = True,
-        eps: float = 1e-5,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(hidden_size, elementwise_affine, eps, "swish", device, dtype)
-
-
-class FusedLayerNormSwishGate(FusedLayerNormGated):
-    """y = LayerNorm(x) · silu(gate), under its older name."""
-
-    def __init__(
-        self,
-        hidden_size: int,
-        elementwise_affine: bool = True,
-        bias: bool = False,
-        eps: float = 1e-5,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(hidden_size, elementwise_affine, bias, "swish", eps, device, dtype)

@@ -1,4 +1,4 @@
-"""Common code of the operators: validation, precision, chunks and packed sequences.
+"""Common code of the operators: validation, precision, chunks, packed sequences and their indices.
 
 Tensors have fla's layout, [batch, length, heads, features]. Internally they are [chunks, batch · heads, chunk,
 features], so that all chunks are computed by one batched product and the loop over chunks takes contiguous slices.
@@ -17,7 +17,9 @@ MILD = 60.0
 Recurrence = Callable[..., tuple[Tensor, Tensor]]
 Result = tuple[Tensor, Tensor | None]
 
-WITHOUT_EFFECT = frozenset({"chunk_indices", "chunk_size", "cu_seqlens_cpu", "disable_recompute", "use_graph"})
+WITHOUT_EFFECT = frozenset(
+    {"chunk_indices", "chunk_size", "cu_seqlens_cpu", "disable_recompute", "safe_gate", "use_graph"}
+)
 """Options of fla's kernels that do not change their results."""
 
 
@@ -128,6 +130,19 @@ def per_sequence(
     return torch.cat(outputs, dim=1), torch.cat(states, dim=0)
 
 
+def carry_states(updates: Tensor, retained: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
+    """The states before each chunk [n, b·h, d_k, d_v] and after the last, from the chunks' updates and decays.
+
+    retained: None, or the decay over each chunk, [n, b·h, d_k, 1] or [n, b·h, 1, d_v].
+    """
+    before = []
+    decays = [None] * len(updates) if retained is None else retained.unbind(0)
+    for update, decay in zip(updates.unbind(0), decays, strict=True):
+        before.append(state)
+        state = state + update if decay is None else torch.addcmul(update, state, decay)
+    return torch.stack(before), state
+
+
 def decayed_products(q: Tensor, k: Tensor, decay: Tensor | None) -> Tensor:
     """q, k: […, c, d]; decay: None, […, c, 1] or […, c, d], running sums; c a power of two → […, c, c], zero above.
 
@@ -144,6 +159,26 @@ def decayed_products(q: Tensor, k: Tensor, decay: Tensor | None) -> Tensor:
     if _is_mild(decay):
         return ((q * decay.exp()) @ (k * (-decay).exp()).transpose(-1, -2)).tril()
     return _by_halves(q, k, decay)
+
+
+def decayed_sums(scores: Tensor, values: Tensor, decay: Tensor) -> Tensor:
+    """scores: […, c, c], zero above the diagonal; values and decay, running sums: […, c, d] → […, c, d].
+
+    O_{td} = Σ_{i≤t} P_{ti} v_{id} e^{G_{td} − G_{id}}: a decay per value feature, computed as in `decayed_products`.
+    """
+    if _is_mild(decay):
+        return (scores @ (values * (-decay).exp())) * decay.exp()
+    half = scores.shape[-1] // 2
+    if not half:
+        return scores * values
+    blocks = scores.reshape(*scores.shape[:-2], 2, half, 2, half)
+    diagonal = torch.stack([blocks[..., 0, :, 0, :], blocks[..., 1, :, 1, :]], dim=-3)
+    values, decay = _split_halves(values), _split_halves(decay)
+    middle = decay[..., 0, -1:, :]
+    early = values[..., 0, :, :] * (middle - decay[..., 0, :, :]).exp()
+    across = (blocks[..., 1, :, 0, :] @ early) * (decay[..., 1, :, :] - middle).exp()
+    first, second = decayed_sums(diagonal, values, decay).unbind(-3)
+    return torch.cat([first, second + across], dim=-2)
 
 
 def decayed_product_pair(q: Tensor, p: Tensor, k: Tensor, decay: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -188,3 +223,63 @@ def _by_halves(q: Tensor, k: Tensor, decay: Tensor) -> Tensor:
 def _split_halves(tensor: Tensor) -> Tensor:
     """[…, c, d] → […, 2, c/2, d]."""
     return tensor.reshape(*tensor.shape[:-2], 2, -1, tensor.shape[-1])
+
+
+def prepare_lens(cu_seqlens: Tensor) -> Tensor:
+    """Lengths of packed sequences."""
+    return cu_seqlens.diff()
+
+
+def prepare_lens_from_mask(mask: Tensor) -> Tensor:
+    """Number of unmasked tokens in each row of a mask [b, l]."""
+    return mask.sum(dim=-1, dtype=torch.int32)
+
+
+def prepare_cu_seqlens_from_lens(lens: Tensor, dtype: torch.dtype | None = torch.int32) -> Tensor:
+    """Boundaries of packed sequences of these lengths."""
+    return F.pad(lens.cumsum(0, dtype=dtype), (1, 0))
+
+
+def prepare_cu_seqlens_from_mask(mask: Tensor, dtype: torch.dtype | None = torch.int32) -> Tensor:
+    """Boundaries of the packed rows of a mask [b, l], without padding."""
+    return prepare_cu_seqlens_from_lens(prepare_lens_from_mask(mask), dtype)
+
+
+def prepare_sequence_ids(cu_seqlens: Tensor, cu_seqlens_cpu: Tensor | None = None) -> Tensor:
+    """The index of each token's sequence."""
+    del cu_seqlens_cpu  # fla avoids a device synchronisation with it
+    return _places(cu_seqlens.diff())[0].to(cu_seqlens)
+
+
+def prepare_position_ids(cu_seqlens: Tensor, cu_seqlens_cpu: Tensor | None = None) -> Tensor:
+    """The position of each token in its sequence."""
+    del cu_seqlens_cpu  # fla avoids a device synchronisation with it
+    return _places(cu_seqlens.diff())[1].to(cu_seqlens)
+
+
+def prepare_token_indices(cu_seqlens: Tensor, cu_seqlens_cpu: Tensor | None = None) -> Tensor:
+    """[tokens, 2]: the sequence and the position of each token."""
+    del cu_seqlens_cpu  # fla avoids a device synchronisation with it
+    return torch.stack(_places(cu_seqlens.diff()), dim=1).to(cu_seqlens)
+
+
+def prepare_chunk_indices(cu_seqlens: Tensor, chunk_size: int, cu_seqlens_cpu: Tensor | None = None) -> Tensor:
+    """[chunks, 2]: the sequence of each chunk and its index there."""
+    del cu_seqlens_cpu  # fla avoids a device synchronisation with it
+    return torch.stack(_places(_chunks(cu_seqlens, chunk_size)), dim=1).to(cu_seqlens)
+
+
+def prepare_chunk_offsets(cu_seqlens: Tensor, chunk_size: int) -> Tensor:
+    """The number of chunks before each sequence, and the total."""
+    return F.pad(_chunks(cu_seqlens, chunk_size), (1, 0)).cumsum(-1)
+
+
+def _chunks(cu_seqlens: Tensor, size: int) -> Tensor:
+    return (cu_seqlens.diff() + size - 1).div(size, rounding_mode="floor")
+
+
+def _places(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """For segments of these sizes: the segment of each element, and the element's index in it."""
+    segment = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+    first = counts.cumsum(0) - counts
+    return segment, torch.arange(len(segment), device=counts.device) - first[segment]

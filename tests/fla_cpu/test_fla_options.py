@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from services.engineer.checks.metering import Meter
-from services.fla_cpu import attention, decay, delta
+from services.fla_cpu import attention, decay, delta, delta_variants
 
 torch.set_num_threads(1)
 Operator = Callable[..., tuple[Tensor, Tensor | None]]
@@ -29,6 +29,10 @@ def test_an_option_that_would_change_the_result_is_refused_by_name() -> None:
         delta.chunk_delta_rule(q, k, v, g.sigmoid(), head_first=False)
     with pytest.raises(TypeError, match="output_attentions"):
         decay.parallel_retention(q, k, v, output_attentions=True)
+    with pytest.raises(TypeError, match="reverse"):
+        attention.fused_recurrent_gsa(q, k, v, k, reverse=True)
+    with pytest.raises(TypeError, match="return_intermediate_states"):
+        delta_variants.chunk_kda(q, k, v, F.logsigmoid(k), g.sigmoid(), return_intermediate_states=True)
     with pytest.raises(TypeError, match="gv"):
         decay.fused_recurrent_gla(q, k, v, F.logsigmoid(k), gv=F.logsigmoid(v))
 
@@ -45,10 +49,10 @@ def test_options_that_only_tune_a_kernel_are_taken() -> None:
 def test_the_recurrent_form_of_linear_attention_does_not_normalise_by_itself() -> None:
     """The chunked form does: fla's defaults differ."""
     q, k, v = (tensor.abs() for tensor in heads(4, 4, 4))
-    recurrent, _ = decay.fused_recurrent_linear_attn(q, k, v)
+    recurrent, _ = attention.fused_recurrent_linear_attn(q, k, v)
 
-    assert torch.allclose(recurrent, decay.chunk_linear_attn(q, k, v, normalize=False)[0])
-    assert not torch.allclose(recurrent, decay.chunk_linear_attn(q, k, v)[0])
+    assert torch.allclose(recurrent, attention.chunk_linear_attn(q, k, v, normalize=False)[0])
+    assert not torch.allclose(recurrent, attention.chunk_linear_attn(q, k, v)[0])
 
 
 def test_gates_and_betas_can_be_computed_inside_the_operator() -> None:
@@ -95,20 +99,85 @@ def test_a_state_or_boundaries_that_do_not_fit_are_named() -> None:
         decay.chunk_simple_gla(q, k, v, cu_seqlens=torch.tensor([0, 12]))
 
 
+def test_inputs_that_do_not_fit_together_are_named() -> None:
+    """Slots of other heads, steps that are not there, a bonus per token, and a gate without its rate."""
+    q, k, v, g = heads(4, 4, 3, 0)
+
+    with pytest.raises(ValueError, match="slots"):
+        attention.chunk_gsa(q, k, v, k[:, :, :1])
+    with pytest.raises(ValueError, match="multiple of the heads of k"):
+        attention.chunk_gsa(q[:, :, [0, 1, 0]], k, v, k)
+    with pytest.raises(ValueError, match="3 steps for each of the 40 tokens"):
+        delta.chunk_gated_delta_product(q, k, v, g, g, 3)
+    with pytest.raises(ValueError, match="u be"):
+        decay.chunk_rwkv6(q, k, v, F.logsigmoid(k), k)
+    with pytest.raises(ValueError, match="A_log"):
+        delta_variants.fused_recurrent_kda(q, k, v, k, g, use_gate_in_kernel=True)
+
+
+def test_a_gate_of_keys_has_a_bound_if_it_is_given_one() -> None:
+    """lower_bound · σ(e^{A} · (g + bias)), without A for A = 0."""
+    (raw,) = heads(4)
+    rate, bias = torch.tensor([0.5, -0.5]), torch.arange(8.0)
+    shifted = raw + bias.reshape(2, 4)
+
+    assert torch.allclose(
+        delta_variants.fused_kda_gate(raw, rate, bias, -5.0),
+        -5.0 * torch.sigmoid(rate.exp().unsqueeze(-1) * shifted),
+    )
+    assert torch.allclose(delta_variants.fused_kda_gate(raw, None, bias, -5.0), -5.0 * torch.sigmoid(shifted))
+    assert torch.allclose(
+        delta_variants.fused_kda_gate(raw, rate, bias), -rate.exp().unsqueeze(-1) * F.softplus(shifted)
+    )
+
+
+def test_rebased_attention_can_return_its_parts() -> None:
+    """The sum of values and that of weights, heads first; their quotient is the output."""
+    q, k, v = heads(4, 4, 3)
+    both, output = attention.parallel_rebased(q, k, v, return_both=True), attention.parallel_rebased(q, k, v)
+    unscaled = attention.parallel_rebased(q / 2, k, v, use_scale=False)
+    assert isinstance(output, Tensor)
+    assert isinstance(unscaled, Tensor)
+
+    assert torch.allclose((both[0] / (both[1].unsqueeze(-1) + 1e-5)).transpose(1, 2), output, atol=1e-5)
+    assert torch.allclose(unscaled, output, atol=1e-5), "the scale is 1/√4"
+
+
+def test_half_precision_is_computed_in_float32_under_autocast() -> None:
+    """Also by the operators that do not share the code of the others."""
+    q, k, v, s = heads(8, 8, 6, 5, length=70)
+    operators: dict[str, Callable[..., Tensor]] = {
+        "slots": lambda q, k, v, s: attention.chunk_gsa(q, k, v, s, F.logsigmoid(s))[0],
+        "bounded memory": lambda q, k, v, s: attention.chunk_abc(q, k, v, s)[0],
+        "based": lambda q, k, v, _s: attention.parallel_based(q, k, v),
+        "lightnet": lambda q, k, v, _s: attention.chunk_lightnet(q, k, v)[0],
+        "rwkv 7": lambda q, k, v, _s: delta_variants.chunk_rwkv7(q, F.logsigmoid(k), k, v, -k / 4, k / 4)[0],
+        "rwkv 6": lambda q, k, v, _s: decay.chunk_rwkv6(q, k, v, F.logsigmoid(k), k[0, 0])[0],
+    }
+    half = [tensor.bfloat16() for tensor in (q, k, v, s)]
+    for name, operator in operators.items():
+        exact = operator(*(tensor.double() for tensor in half))
+        with torch.autocast("cpu", torch.bfloat16):
+            output = operator(*half)
+
+        assert output.dtype == torch.bfloat16, name
+        assert torch.allclose(output.double(), exact, atol=0.02, rtol=0.02), name
+
+
 def test_packed_normalised_linear_attention_continues_each_sequence() -> None:
     """Both parts of the state are kept for every sequence."""
     q, k, v = (tensor.abs() for tensor in heads(4, 4, 4))
     boundaries = torch.tensor([0, 15, 40])
-    packed, states = decay.chunk_linear_attn(q, k, v, output_final_state=True, cu_seqlens=boundaries)
+    packed, states = attention.chunk_linear_attn(q, k, v, output_final_state=True, cu_seqlens=boundaries)
     assert isinstance(states, tuple)
     assert states[0] is not None
-    again, _ = decay.chunk_linear_attn(q, k, v, initial_state=(states[0], states[1]), cu_seqlens=boundaries)
-    _, state = decay.chunk_linear_attn(q[:, 15:], k[:, 15:], v[:, 15:], output_final_state=True)
+    again, _ = attention.chunk_linear_attn(q, k, v, initial_state=(states[0], states[1]), cu_seqlens=boundaries)
+    _, state = attention.chunk_linear_attn(q[:, 15:], k[:, 15:], v[:, 15:], output_final_state=True)
     assert isinstance(state, tuple)
     assert state[0] is not None
-    alone, _ = decay.chunk_linear_attn(q[:, 15:], k[:, 15:], v[:, 15:], initial_state=(state[0], state[1]))
+    alone, _ = attention.chunk_linear_attn(q[:, 15:], k[:, 15:], v[:, 15:], initial_state=(state[0], state[1]))
 
-    assert torch.allclose(packed[:, :15], decay.chunk_linear_attn(q[:, :15], k[:, :15], v[:, :15])[0], atol=1e-6)
+    assert torch.allclose(packed[:, :15], attention.chunk_linear_attn(q[:, :15], k[:, :15], v[:, :15])[0], atol=1e-6)
     assert torch.allclose(again[:, 15:], alone, atol=1e-6)
 
 
@@ -123,6 +192,16 @@ def test_packed_attention_is_attention_of_each_sequence() -> None:
 
 
 CORE: dict[str, tuple[Operator, tuple[int, ...]]] = {
+    "based": (lambda q, k, v: (attention.parallel_based(q, k, v), None), (2, 2, 2)),
+    "slots": (
+        lambda q, k, v, s, g: (attention.chunk_gsa(q, k, v, s, F.logsigmoid(g))[0], None),
+        (2, 2, 2, 3, 3),
+    ),
+    "bounded memory": (lambda q, k, v, s: (attention.chunk_abc(q, k, v, s)[0], None), (2, 2, 2, 3)),
+    "rwkv 6": (
+        lambda q, k, v, g, u: decay.chunk_rwkv6(q, k, v, F.logsigmoid(g), u[0, 0], output_final_state=True),
+        (2, 2, 2, 2, 2),
+    ),
     "delta": (lambda q, k, v, b: delta.chunk_delta_rule(q, k, v, b.sigmoid(), output_final_state=True), (2, 2, 2, 0)),
     "gated": (
         lambda q, k, v, b, g: delta.chunk_gated_delta_rule(
@@ -131,7 +210,7 @@ CORE: dict[str, tuple[Operator, tuple[int, ...]]] = {
         (2, 2, 2, 0, 0),
     ),
     "kda": (
-        lambda q, k, v, b, g: delta.chunk_kda(q, k, v, F.logsigmoid(g), b.sigmoid(), output_final_state=True),
+        lambda q, k, v, b, g: delta_variants.chunk_kda(q, k, v, F.logsigmoid(g), b.sigmoid(), output_final_state=True),
         (2, 2, 2, 0, 2),
     ),
     "simple gla": (
@@ -151,7 +230,10 @@ def test_gradients_agree_with_finite_differences(name: str) -> None:
     operator, features = CORE[name]
     tensors = [tensor.requires_grad_() for tensor in heads(*features, length=35, dtype=torch.float64)]
 
-    assert torch.autograd.gradcheck(operator, tensors, fast_mode=True)  # type: ignore[arg-type]
+    def tensors_of(*arguments: Tensor) -> tuple[Tensor, ...]:
+        return tuple(output for output in operator(*arguments) if output is not None)
+
+    assert torch.autograd.gradcheck(tensors_of, tensors, fast_mode=True)
 
 
 @pytest.mark.parametrize("name", CORE)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from services.fla_cpu import attention, decay, delta
+from services.fla_cpu import attention, decay, delta, delta_variants
 
 torch.set_num_threads(1)
 Inputs = dict[str, Tensor]
@@ -44,6 +44,14 @@ def inputs(names: str) -> Inputs:
         "gx": F.logsigmoid(torch.randn(2, LENGTH, 5)),
         "h0": torch.randn(2, 5),
         "sink": torch.randn(3),
+        "wide_q": torch.randn(2, LENGTH, 6, 8),
+        "slots": torch.randn(*shape, 5),
+        "gslots": F.logsigmoid(torch.randn(*shape, 5)),
+        "slot_keys": torch.randn(2, 3, 8, 5),
+        "slot_values": torch.randn(2, 3, 5, 6),
+        "twice_k": F.normalize(torch.randn(2, 2 * LENGTH, 3, 8), dim=-1),
+        "twice_v": torch.randn(2, 2 * LENGTH, 3, 6),
+        "twice_beta": torch.rand(2, 2 * LENGTH, 3),
     }
     return {name: tensors[name].requires_grad_() for name in names.split()}
 
@@ -64,7 +72,7 @@ def rwkv7_reference(module: ModuleType, t: Inputs) -> Answer:
 
 
 def linear_ours(t: Inputs) -> Answer:
-    output, states = decay.chunk_linear_attn(
+    output, states = attention.chunk_linear_attn(
         t["positive"], t["k"].abs(), t["v"], initial_state=(t["s0"], t["z0"]), output_final_state=True
     )
     assert isinstance(states, tuple)
@@ -77,6 +85,22 @@ def linear_reference(module: ModuleType, t: Inputs) -> Answer:
         t["positive"], t["k"].abs(), t["v"], None, (t["s0"], t["z0"]), True, True
     )
     return (output, *states)
+
+
+def slots_ours(t: Inputs) -> Answer:
+    states = (t["slot_keys"], t["slot_values"])
+    output, last = attention.chunk_gsa(
+        t["wide_q"], t["k"], t["v"], t["slots"], t.get("gslots"), None, states, True
+    )  # fmt: skip
+    return (output, *last)
+
+
+def slots_reference(module: ModuleType, t: Inputs) -> Answer:
+    states = (t["slot_keys"], t["slot_values"])
+    output, last = module.naive_recurrent_gsa(
+        t["wide_q"], t["k"], t["v"], t["slots"], t.get("gslots"), None, states, True
+    )
+    return (output, *last)
 
 
 CASES: dict[str, tuple[str, Callable[[Inputs], Answer], str, Callable[[ModuleType, Inputs], Answer]]] = {
@@ -104,7 +128,9 @@ CASES: dict[str, tuple[str, Callable[[Inputs], Answer], str, Callable[[ModuleTyp
     ),
     "gated delta net 2": (
         "q k v gk erase write s0",
-        lambda t: delta.chunk_gdn2(t["q"], t["k"], t["v"], t["gk"], t["erase"], t["write"], None, t["s0"], True),
+        lambda t: delta_variants.chunk_gdn2(
+            t["q"], t["k"], t["v"], t["gk"], t["erase"], t["write"], None, t["s0"], True
+        ),
         "gdn2",
         lambda m, t: m.naive_recurrent_gdn2(
             t["q"], t["k"], t["v"], t["gk"], t["erase"], t["write"], None, t["s0"], True
@@ -112,7 +138,7 @@ CASES: dict[str, tuple[str, Callable[[Inputs], Answer], str, Callable[[ModuleTyp
     ),
     "comba": (
         "q k v p beta g s0",
-        lambda t: delta.chunk_comba(t["q"], t["k"], t["v"], t["p"], t["g"], t["beta"], None, t["s0"], True),
+        lambda t: delta_variants.chunk_comba(t["q"], t["k"], t["v"], t["p"], t["g"], t["beta"], None, t["s0"], True),
         "comba",
         # the reference decays before it erases, unlike fla's kernels, which ours follows (see tests of the kernels)
         lambda m, t: m.naive_recurrent_comba(
@@ -121,7 +147,7 @@ CASES: dict[str, tuple[str, Callable[[Inputs], Answer], str, Callable[[ModuleTyp
     ),
     "rwkv 7": (
         "q gk positive v a b s0",
-        lambda t: delta.chunk_rwkv7(
+        lambda t: delta_variants.chunk_rwkv7(
             t["q"], t["gk"], t["positive"], t["v"], t["a"], t["b"], 8**-0.5, t["s0"], output_final_state=True
         ),
         "generalized_delta_rule/dplr",
@@ -146,6 +172,35 @@ CASES: dict[str, tuple[str, Callable[[Inputs], Answer], str, Callable[[ModuleTyp
         lambda m, t: (m.naive_retention(*heads_first(t["q"], t["k"], t["v"])).transpose(1, 2),),
     ),
     "normalised linear": ("positive k v s0 z0", linear_ours, "linear_attn", linear_reference),
+    "based": (
+        "q k v",
+        lambda t: (attention.parallel_based(t["q"], t["k"], t["v"]),),
+        "based",
+        lambda m, t: (m.naive_parallel_based(*heads_first(t["q"], t["k"], t["v"])).transpose(1, 2),),
+    ),
+    "rebased": (
+        "q k v",
+        lambda t: (torch.as_tensor(attention.parallel_rebased(t["q"], t["k"], t["v"], use_normalize=False)),),
+        "rebased",
+        lambda m, t: (m.naive_parallel_rebased(*heads_first(t["q"], t["k"], t["v"]), None, False).transpose(1, 2),),
+    ),
+    "gated slots with shared keys": (
+        "wide_q k v slots gslots slot_keys slot_values",
+        slots_ours,
+        "gsa",
+        slots_reference,
+    ),
+    "bounded memory with shared keys": ("wide_q k v slots slot_keys slot_values", slots_ours, "gsa", slots_reference),
+    "gated delta product": (
+        "q twice_k twice_v g twice_beta s0",
+        lambda t: delta.chunk_gated_delta_product(
+            t["q"], t["twice_k"], t["twice_v"], t["g"], t["twice_beta"], 2, 0.7, t["s0"], True
+        ),
+        "gated_delta_product",
+        lambda m, t: m.naive_recurrent_gated_delta_product(
+            t["q"], t["twice_k"], t["twice_v"], t["g"], t["twice_beta"], 0.7, None, t["s0"], True, 2
+        ),
+    ),
     "hgrn": (
         "x gx h0",
         lambda t: decay.chunk_hgrn(t["x"], t["gx"], t["h0"], True),

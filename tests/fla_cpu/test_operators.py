@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from services.fla_cpu.decay import chunk_gla, chunk_hgrn, chunk_linear_attn, chunk_simple_gla
-from services.fla_cpu.delta import chunk_delta_rule, chunk_gated_delta_rule, chunk_kda
+from services.fla_cpu.attention import chunk_linear_attn
+from services.fla_cpu.decay import chunk_gla, chunk_hgrn, chunk_simple_gla
+from services.fla_cpu.delta import chunk_delta_rule, chunk_gated_delta_rule
+from services.fla_cpu.delta_variants import chunk_kda
 
 torch.set_num_threads(1)
 LENGTHS = (1, 5, 63, 64, 65, 130)

@@ -1,67 +1,10 @@
-"""Activations, the gated feed-forward block, and feature maps of linear attention, under fla's names."""
+"""Maps of queries and keys, under fla's names: feature maps of linear attention, and rotary position embedding."""
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-
-def swish(x: Tensor) -> Tensor:
-    """x · σ(x)."""
-    return F.silu(x)
-
-
-def sigmoid(x: Tensor) -> Tensor:
-    """σ(x)."""
-    return torch.sigmoid(x)
-
-
-def logsigmoid(x: Tensor, temperature: float = 1.0) -> Tensor:
-    """log σ(x) / temperature."""
-    return F.logsigmoid(x) / temperature
-
-
-def swiglu(x: Tensor, y: Tensor) -> Tensor:
-    """silu(x) · y."""
-    return F.silu(x) * y
-
-
-def swiglu_linear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The last projection of a SwiGLU block: W (silu(x) · y) + b."""
-    return F.linear(swiglu(x, y).to(weight.dtype), weight, bias)
-
-
-def sigmoidglu(x: Tensor, y: Tensor) -> Tensor:
-    """σ(x) · y."""
-    return torch.sigmoid(x) * y
-
-
-def elu_p1(x: Tensor) -> Tensor:
-    """elu(x) + 1, which is positive."""
-    return F.elu(x) + 1
-
-
-def fast_gelu_impl(x: Tensor) -> Tensor:
-    """The tanh approximation of gelu(x)."""
-    return F.gelu(x, approximate="tanh")
-
-
-def sqrelu(x: Tensor) -> Tensor:
-    """relu(x)²."""
-    return F.relu(x).square()
-
-
-ACT2FN: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "gelu": fast_gelu_impl,
-    "sigmoid": sigmoid,
-    "logsigmoid": logsigmoid,
-    "silu": swish,
-    "swish": swish,
-    "sqrelu": sqrelu,
-}
 
 
 class ReLUFeatureMap(nn.Module):
@@ -215,35 +158,95 @@ class RebasedFeatureMap(nn.Module):
         return torch.cat([squares, pairs], dim=-1)
 
 
+def products(x: Tensor) -> Tensor:
+    """[…, d] → […, d·(d + 1)/2]: x_i² and √2 x_i x_j for i < j, whose products are squares of products of x."""
+    return torch.cat([x.square(), _pairs(x, x * math.sqrt(2), 1)], dim=-1)
+
+
 def _pairs(x: Tensor, y: Tensor, above: int) -> Tensor:
-    """[…, d] and […, d] → x_i y_j for j ≥ i + above, by rows."""
-    rows, columns = torch.triu_indices(x.shape[-1], x.shape[-1], above, device=x.device).unbind(0)
-    return x[..., rows] * y[..., columns]
+    """[…, d] and […, d] → x_i y_j for j ≥ i + above, by rows; gathering by an index would take twice the time."""
+    rows = range(x.shape[-1] - above)
+    return torch.cat([x[..., :0], *(x[..., row : row + 1] * y[..., row + above :] for row in rows)], dim=-1)
 
 
-class GatedMLP(nn.Module):
-    """down(silu(gate(x)) · up(x)) (GLU variants, arXiv:2002.05202)."""
+class RotaryEmbedding(nn.Module):
+    """Rotates pairs of features of queries and keys by angles proportional to the position."""
+
+    inv_freq: Tensor
 
     def __init__(
         self,
-        hidden_size: int,
-        hidden_ratio: int | None = None,
-        intermediate_size: int | None = None,
-        hidden_act: str = "swish",
-        fuse_swiglu: bool = True,
+        dim: int,
+        base: float = 10000.0,
+        scale_base: float | None = None,
+        interleaved: bool = False,
+        pos_idx_in_fp32: bool = True,
+        device: torch.device | None = None,
     ) -> None:
         super().__init__()
-        del fuse_swiglu
-        if hidden_act not in ("swish", "silu"):
-            raise ValueError(f"hidden_act is {hidden_act!r}; choose swish or silu")
-        if intermediate_size is None:
-            intermediate_size = 256 * -(-int(hidden_size * (hidden_ratio or 4) * 2 / 3) // 256)
-        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+        if dim % 2:
+            raise ValueError(f"dim must be even, not {dim}")
+        if scale_base is not None:
+            raise ValueError("scale_base (XPos) is not supported without CUDA; leave it None")
+        self.dim = dim
+        self.base = float(base)
+        self.interleaved = interleaved
+        self.pos_idx_in_fp32 = pos_idx_in_fp32
+        frequencies = self.base ** (-torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim)
+        self.register_buffer("inv_freq", frequencies, persistent=False)
 
-    def forward(self, x: Tensor, **options: object) -> Tensor:
-        """[…, hidden] → […, hidden]."""
-        del options
-        down: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-        return down
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        seqlen_offset: int | Tensor = 0,
+        cu_seqlens: Tensor | None = None,
+        max_seqlen: int | None = None,
+        **options: object,
+    ) -> tuple[Tensor, Tensor]:
+        """Rotated q and k: [b, l, h, d]; `seqlen_offset` is the position of the first token."""
+        del max_seqlen, options
+        angles = _positions(q.shape[1], seqlen_offset, cu_seqlens, q.device).unsqueeze(-1) * self.inv_freq
+        cosine, sine = angles.cos(), angles.sin()
+        return _rotate(q, cosine, sine, self.interleaved), _rotate(k, cosine, sine, self.interleaved)
+
+
+def rotary_embedding(
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    interleaved: bool = False,
+    inplace: bool = False,
+    seqlen_offsets: int | Tensor = 0,
+    cu_seqlens: Tensor | None = None,
+    chunk_indices: Tensor | None = None,
+) -> Tensor:
+    """Rotated x: [b, l, h, d] by tables of the cosines and sines of each position, [positions, r/2] with r ≤ d."""
+    del chunk_indices  # derived from cu_seqlens, for fla's kernel
+    positions = _positions(x.shape[1], seqlen_offsets, cu_seqlens, x.device)
+    rotated = _rotate(x, cos[positions], sin[positions], interleaved)
+    return x.copy_(rotated) if inplace else rotated
+
+
+def _positions(length: int, offset: int | Tensor, boundaries: Tensor | None, device: torch.device) -> Tensor:
+    """[1 or b, length]: the position of each token in its sequence; the offset may differ between sequences."""
+    tokens, offsets = torch.arange(length, device=device), torch.as_tensor(offset, device=device).reshape(-1)
+    if boundaries is None:
+        return tokens + offsets.unsqueeze(-1)
+    sequence = torch.searchsorted(boundaries, tokens, right=True) - 1
+    shift = offsets.expand(len(boundaries) - 1)[sequence]
+    return (tokens - boundaries[sequence] + shift).unsqueeze(0)
+
+
+def _rotate(x: Tensor, cosine: Tensor, sine: Tensor, interleaved: bool) -> Tensor:
+    """x: [b, l, h, d], cosine and sine: [1 or b, l, r/2]; the features after the first r are unchanged."""
+    cosine, sine = cosine.unsqueeze(2), sine.unsqueeze(2)
+    rotated, rest = x[..., : 2 * cosine.shape[-1]], x[..., 2 * cosine.shape[-1] :]
+    rotated = rotated if x.dtype == torch.float64 else rotated.float()
+    if interleaved:
+        first, second = rotated[..., ::2], rotated[..., 1::2]
+        pair = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
+        return torch.cat([pair.flatten(-2).to(x.dtype), rest], dim=-1)
+    first, second = rotated.chunk(2, dim=-1)
+    both = torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
+    return torch.cat([both.to(x.dtype), rest], dim=-1)
