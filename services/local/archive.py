@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import re
 import sys
@@ -9,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from services.chassis.errors import NotFound
+from services.chassis.errors import NotFound, NotPossible, Transient
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 from services.local.settings import SQLITE, ClientSettings, did_you_mean, running_system
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from services.contracts import archive_pb2_grpc
 
 PAGE = 500
+APPLY_SECONDS = 30.0
+APPLY_RATE = 200  # events a second that the slowest archive applies
 _RUN = re.compile(r"no run is called (\S+)")
 _CANDIDATE = re.compile(r"run (\S+) has no candidate '(.*)'")
 
@@ -88,13 +92,29 @@ async def run_status(settings: ClientSettings, run: str) -> pb.RunStatus:
 async def catch_up(settings: ClientSettings) -> None:
     """Apply published events to the archive if no store runs."""
     if running_system(settings) is None and not settings.archive_is_elsewhere:
-        import asyncio
-
         from services.local.log import log_environment
 
         with log_environment(settings) as log:
             command = [sys.executable, "-m", "services.store.tools", "catch-up"]
             await (await asyncio.create_subprocess_exec(*command, env={**os.environ, **log})).wait()
+
+
+async def until_applied(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, sequence: int = 1) -> None:
+    """Wait until the archive holds the event of this sequence, which belongs to the run.
+
+    Raises NotPossible if it takes too long.
+    """
+    import grpc.aio
+
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(APPLY_SECONDS + sequence / APPLY_RATE):
+            while True:
+                with contextlib.suppress(grpc.aio.AioRpcError, NotFound, Transient):
+                    status = await archive.GetRun(pb.RunRequest(run=run), timeout=5)
+                    if status.sequence >= sequence:
+                        return
+                await asyncio.sleep(0.1)
+    raise NotPossible(f"the store has not applied the events of run {run}: see the store's log")
 
 
 @asynccontextmanager

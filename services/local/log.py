@@ -57,11 +57,16 @@ async def open_log(settings: ClientSettings) -> AsyncIterator[Bus]:
             yield bus
 
 
-async def publish(settings: ClientSettings, events: Sequence[events_pb2.Event]) -> None:
-    """Publish in order, over one connection. Raises BusLost when no server answers."""
+async def publish(settings: ClientSettings, events: Sequence[events_pb2.Event]) -> int:
+    """Publish in order, over one connection; the sequence of the last one, 0 for none.
+
+    Raises BusLost when no server answers.
+    """
+    sequence = 0
     async with open_log(settings) as bus:
         for event in events:
-            await bus.publish(event)
+            sequence = await bus.publish(event)
+    return sequence
 
 
 async def require_server(nats_url: str) -> None:
@@ -83,32 +88,32 @@ async def require_server(nats_url: str) -> None:
 SERVICE = "console"
 
 
-async def start_run(settings: ClientSettings, run: str, run_settings: events_pb2.RunSettings) -> None:
-    """Publish run.started. The caller has checked that no run has this name."""
+async def start_run(settings: ClientSettings, run: str, run_settings: events_pb2.RunSettings) -> int:
+    """Publish run.started; its sequence. The caller has checked that no run has this name."""
     event = first(run, "started", SERVICE)
     event.run_started.settings.CopyFrom(run_settings)
-    await publish(settings, [event])
+    return await publish(settings, [event])
 
 
-async def pause_run(settings: ClientSettings, run: str, reason: str = "paused by hand") -> None:
-    """Start no further candidates; running services complete those in flight."""
+async def pause_run(settings: ClientSettings, run: str, reason: str = "paused by hand") -> int:
+    """Start no further candidates; running services complete those in flight. Returns the event's sequence."""
     event = first(run, "paused", SERVICE, now())
     event.run_paused.reason = reason
-    await publish(settings, [event])
+    return await publish(settings, [event])
 
 
-async def resume_run(settings: ClientSettings, run: str, budget: events_pb2.Budget | None = None) -> None:
-    """Start candidates again; a budget replaces the old one."""
+async def resume_run(settings: ClientSettings, run: str, budget: events_pb2.Budget | None = None) -> int:
+    """Start candidates again; a budget replaces the old one. Returns the event's sequence."""
     event = first(run, "resumed", SERVICE, now())
     event.run_resumed.CopyFrom(events_pb2.RunResumed(budget=budget))
-    await publish(settings, [event])
+    return await publish(settings, [event])
 
 
-async def stop_run(settings: ClientSettings, run: str, reason: str = "stopped by hand") -> None:
-    """End the run; candidates in flight still complete."""
+async def stop_run(settings: ClientSettings, run: str, reason: str = "stopped by hand") -> int:
+    """End the run; candidates in flight still complete. Returns the event's sequence."""
     event = first(run, "stopped", SERVICE, now())
     event.run_stopped.reason = reason
-    await publish(settings, [event])
+    return await publish(settings, [event])
 
 
 def now() -> int:

@@ -14,7 +14,7 @@ from services.console.tables import Column, pairs, say, table
 from services.contracts import archive_pb2 as pb
 from services.contracts.progress_pb2 import Progress
 from services.domain.run_state import GOING_ON
-from services.local.archive import catch_up, open_archive, run_status
+from services.local.archive import catch_up, open_archive, run_status, until_applied
 from services.local.settings import ClientSettings, client_settings, running_system
 from services.report.rows import ABSENT, as_dict, clock
 
@@ -140,7 +140,7 @@ async def stop(argument: RunArgument = "", run: Run = "", as_json: Json = False)
 
 
 async def _steer(
-    verb: str, publish: Callable[[ClientSettings, str], Coroutine[None, None, None]], run: str, as_json: bool
+    verb: str, publish: Callable[[ClientSettings, str], Coroutine[None, None, int]], run: str, as_json: bool
 ) -> None:
     settings = client_settings()
     status = await run_status(settings, run)
@@ -149,7 +149,9 @@ async def _steer(
         over = (verb, status.phase) == ("resume", "finished")
         extend = ": `asi-arch run --resume` with a larger budget extends it" if over else ""
         raise NotPossible(f"run {name} is {status.phase}, so there is nothing to {verb}{extend}")
-    await publish(settings, name)
+    sequence = await publish(settings, name)
     await catch_up(settings)
+    async with open_archive(settings) as archive:  # a following command reads the phase that this one has made
+        await until_applied(archive, name, sequence)
     sentence = f"run {name}: {verb} published; see `asi-arch status`"
     print_json({"run": name, "published": verb}) if as_json else say(sentence)
