@@ -21,7 +21,7 @@ from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2
 from services.llm.port import RECORDED, asks_endpoint, exchange_file, record_of
 from services.llm.settings import validate_prices
-from services.local.archive import all_candidates, run_status
+from services.local.archive import all_candidates, run_status, until_applied
 from services.local.estimate import PROFILE_SECONDS, SMALLER, adapts, decide_precision, plan_run
 from services.local.log import pause_run, resume_run, start_run
 from services.local.plan import (
@@ -33,7 +33,7 @@ from services.local.plan import (
     run_settings,
     stages_of,
 )
-from services.local.processes import stop_signal
+from services.local.processes import stop_signal, unless_stopped
 from services.local.programs import check_programs
 from services.local.settings import ClientSettings, running_system
 from services.local.system import System, running
@@ -43,8 +43,6 @@ from services.report.rows import Row, row
 POLL_SECONDS = 1.0
 JOIN_PATIENCE = 15.0  # for engineers of a cluster, which may have been scaled to zero
 IMPOSSIBLE = 2  # exit status of the store's tool
-APPLY_SECONDS = 30.0
-APPLY_RATE = 200  # events a second that the slowest archive applies
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,8 @@ class Outcome:
 async def run_locally(settings: ClientSettings, options: RunOptions, start: Start, progress: Progress) -> Outcome:
     """Start the services and the run, watch it to its end, drain everything.
 
-    Raises SettingsError, NotFound (nothing to resume), NotPossible.
+    Raises SettingsError, NotFound (nothing to resume), NotPossible, and KeyboardInterrupt on a signal before the run
+    has begun.
     """
     new_settings = await _settings_of(settings, options, start)
     new_budget = budget(options) if has_budget(options) else None
@@ -87,17 +86,22 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
     current = before.settings if before else new_settings
     limited = (new_budget or current.budget).HasField("money")
     validate_prices(os.environ, asks_endpoint(current.mind), limited)  # report missing prices before anything starts
+    await _require_new_name(settings, start)
     with stop_signal() as interrupted:
         progress.note("starting the services …")
         async with (
-            running(settings, _engineer_environment(current, adapts(options) and not start.resume)) as system,
+            running(
+                settings, _engineer_environment(current, adapts(options) and not start.resume), interrupted
+            ) as system,
             channel(system.client.archive_address, system.client) as connection,
         ):
             archive = archive_pb2_grpc.ArchiveStub(connection)
             if before is not None:
                 run = await _resume(system.client, archive, before, new_budget)
             else:
-                run = await _begin(system.client, archive, start, new_settings, progress, options)
+                preparing = _prepare(system.client, archive, start, new_settings, progress, options)
+                run, new_settings = await unless_stopped(preparing, interrupted)
+                await _begin(system.client, archive, start, run, new_settings)
             progress.note(f"run {run} · archive {settings.archive_place} · Ctrl-C drains and loses nothing")
             status, rows = await _watch(system, archive, run, interrupted, progress)
             if interrupted.is_set() and status.phase not in OVER:
@@ -123,7 +127,10 @@ async def join(settings: ClientSettings, options: RunOptions, start: Start, prog
             )
         client = system.client(settings)
     async with channel(client.archive_address, client) as connection:
-        return await _begin(client, archive_pb2_grpc.ArchiveStub(connection), start, new_settings, progress)
+        archive = archive_pb2_grpc.ArchiveStub(connection)
+        run, new_settings = await _prepare(client, archive, start, new_settings, progress)
+        await _begin(client, archive, start, run, new_settings)
+        return run
 
 
 async def _settings_of(settings: ClientSettings, options: RunOptions, start: Start) -> events_pb2.RunSettings:
@@ -167,30 +174,47 @@ async def _resume(
     new_budget: events_pb2.Budget | None,
 ) -> str:
     if before.phase not in OVER or new_budget is not None:  # else retried candidates complete without an event
-        await resume_run(client, before.run, new_budget)
-        await _until_applied(archive, before.run, before.sequence + 1)
+        await until_applied(archive, before.run, await resume_run(client, before.run, new_budget))
     return before.run
 
 
-async def _begin(
+async def _require_new_name(settings: ClientSettings, start: Start) -> None:
+    """Raises SettingsError for a name that is taken, if the archive of this data folder shows it already."""
+    if start.name is None or start.resume or settings.archive_is_elsewhere:
+        return
+    try:
+        status = await run_status(settings, start.name)
+    except NotFound:  # no such run, or no archive yet
+        return
+    if start.fork and not status.origin:  # an interrupted fork, which began as its source did, continues
+        source = await run_status(settings, start.source)
+        if status.started == source.started:
+            return
+    raise _taken(start.name, "" if start.fork else ", or --resume it")
+
+
+def _taken(run: str, alternative: str) -> SettingsError:
+    return SettingsError(f"a run called {run} exists already: choose another --run{alternative}.")
+
+
+async def _prepare(
     client: ClientSettings,
     archive: archive_pb2_grpc.ArchiveAsyncStub,
     start: Start,
     new_settings: events_pb2.RunSettings,
     progress: Progress,
     options: RunOptions | None = None,
-) -> str:
-    """The name of a new run, or of a fork. With `options` the run is first estimated and adapted to the machine.
+) -> tuple[str, events_pb2.RunSettings]:
+    """The name and the settings of a new run, or of a fork. Nothing is published.
 
-    Raises SettingsError for a name that is taken.
+    With `options` the run is first estimated and adapted to the machine. Raises SettingsError for a name that is taken.
     """
     runs = {status.run: status for status in (await archive.ListRuns(pb.ListRunsRequest(), timeout=30)).runs}
     run = start.name or _new_name(runs)
     if start.fork:  # an interrupted fork continues under its name
-        await _until_applied(archive, run, await _fork(client, start.fork, run, new_settings))
-        return run
+        return run, new_settings
     if run in runs:
-        raise SettingsError(f"a run called {run} exists already: choose another --run, or --resume it.")
+        raise _taken(run, ", or --resume it")
     if options is not None and (adapts(options) or not progress.quiet):
         new_settings = await plan_run(client, options, new_settings, list(runs.values()), progress.note)
     elif decision := await decide_precision(
@@ -199,9 +223,19 @@ async def _begin(
         progress.note(decision)
     if unchecked := await check_programs(client, new_settings):
         progress.note(unchecked)
-    await start_run(client, run, new_settings)
-    await _until_applied(archive, run)
-    return run
+    return run, new_settings
+
+
+async def _begin(
+    client: ClientSettings,
+    archive: archive_pb2_grpc.ArchiveAsyncStub,
+    start: Start,
+    run: str,
+    settings: events_pb2.RunSettings,
+) -> None:
+    """Publish a prepared run or fork, and wait until the store has applied it."""
+    begun = _fork(client, start.fork, run, settings) if start.fork else start_run(client, run, settings)
+    await until_applied(archive, run, await begun)
 
 
 async def _fork(client: ClientSettings, spec: str, name: str, settings: events_pb2.RunSettings) -> int:
@@ -219,19 +253,6 @@ async def _fork(client: ClientSettings, spec: str, name: str, settings: events_p
         sentence = error.decode().strip().rpartition("\n")[2].removeprefix("asi-arch: ")
         raise (SettingsError if tool.returncode == IMPOSSIBLE else NotPossible)(sentence)
     return int(json.loads(out)["sequence"])
-
-
-async def _until_applied(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, sequence: int = 1) -> None:
-    """Wait until the store has applied the run's events up to `sequence`. Raises NotPossible if it takes too long."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(APPLY_SECONDS + sequence / APPLY_RATE):
-            while True:
-                with contextlib.suppress(grpc.aio.AioRpcError):
-                    status = await archive.GetRun(pb.RunRequest(run=run), timeout=5)
-                    if status.sequence >= sequence:
-                        return
-                await asyncio.sleep(0.1)
-    raise NotPossible(f"the store has not applied the events of run {run}: see the store's log")
 
 
 async def _watch(

@@ -13,14 +13,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from services.chassis import tasks
 from services.chassis.errors import NotPossible, SettingsError
 
+T = TypeVar("T")
 PORTS = range(20_000, 32_000)
 """Below Linux's ephemeral ports, so that an outgoing connection cannot occupy a port before its service listens."""
 
@@ -299,6 +301,18 @@ def stop_signal() -> Iterator[asyncio.Event]:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
+
+
+async def unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T:
+    """The result of `work`, which is cancelled if `stop` is set before its end. Raises KeyboardInterrupt then."""
+    working, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+    finally:
+        await tasks.end(working, stopped)
+    raise KeyboardInterrupt
 
 
 def scale_values(flag: str, scale: str, overrides: Mapping[str, str]) -> dict[str, Any]:

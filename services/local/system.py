@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from services.chassis.bus.access import seed_variable
 from services.chassis.errors import NotPossible, SettingsError
 from services.chassis.rpc import channel
-from services.local.processes import Broker, ServiceFailed, ServiceProcess, end_orphans, free_port
+from services.local.processes import Broker, ServiceFailed, ServiceProcess, end_orphans, free_port, unless_stopped
 from services.local.settings import ClientSettings, locked, running_system
 
 # The store starts first, since it creates the streams, and stops last, to apply the events of the others.
@@ -152,8 +152,13 @@ def _left_behind(settings: ClientSettings) -> list[int]:
 
 
 @asynccontextmanager
-async def running(settings: ClientSettings, extra: Mapping[str, str]) -> AsyncIterator[System]:
-    """A running system within the context, drained at its end. Raises AlreadyRunning."""
+async def running(
+    settings: ClientSettings, extra: Mapping[str, str], stop: asyncio.Event | None = None
+) -> AsyncIterator[System]:
+    """A running system within the context, drained at its end.
+
+    Raises AlreadyRunning, and KeyboardInterrupt if `stop` is set before all services have started.
+    """
     with locked(settings) as free:
         if not free:
             holder = running_system(settings)
@@ -163,7 +168,7 @@ async def running(settings: ClientSettings, extra: Mapping[str, str]) -> AsyncIt
             )
         system = System.plan(settings, extra)
         try:
-            await system.start()
+            await (system.start() if stop is None else unless_stopped(system.start(), stop))
             yield system
         finally:
             await system.stop()

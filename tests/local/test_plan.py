@@ -5,12 +5,16 @@ from pathlib import Path
 import pytest
 
 from services.archive.policies import POLICIES, parse_policies
+from services.chassis.bus import Logged
+from services.chassis.bus.subjects import subject_of
 from services.chassis.errors import NotFound, SettingsError
+from services.chassis.events import body_of, first
 from services.contracts import events_pb2
 from services.local.launch import Start, run_locally
 from services.local.plan import RunOptions, run_settings
 from services.local.settings import ClientSettings
 from services.report.progress import Progress
+from services.store.backends import opened
 from services.store.steering import policy_of
 
 
@@ -78,4 +82,28 @@ async def test_the_recording_of_an_unknown_run_is_refused_before_services_start(
     settings = ClientSettings(data_dir=tmp_path)
     with pytest.raises(NotFound, match="--mind recorded:r9: "):
         await run_locally(settings, RunOptions(mind="recorded:r9"), Start(), Progress(quiet=True))
+    assert not settings.lock_file.exists()
+
+
+@pytest.mark.parametrize("start", [Start("r1"), Start("r1", fork="r0"), Start("r1", fork="r1")])
+async def test_a_name_that_is_taken_is_refused_before_services_start(tmp_path: Path, start: Start) -> None:
+    """As far as the archive shows it: the services would take a minute to start on a busy machine."""
+    settings = ClientSettings(data_dir=tmp_path)
+    async with opened(settings.archive_url) as archive:
+        started = [first(run, "started", "console") for run in ("r0", "r1")]
+        for event in started:
+            event.run_started.settings.CopyFrom(run_settings(RunOptions()))
+        started[1].time.seconds += 1
+        forked = first("r1", "forked", "console")
+        forked.run_forked.CopyFrom(
+            events_pb2.RunForked(of_run="r0", at_sequence=1, settings=run_settings(RunOptions()))
+        )
+        messages = [
+            Logged(sequence, subject_of(event), body_of(event))
+            for sequence, event in enumerate([*started, *([forked] if start.fork == "r1" else [])], 1)
+        ]
+        await archive.apply(messages)
+
+    with pytest.raises(SettingsError, match="a run called r1 exists already: choose another --run"):
+        await run_locally(settings, RunOptions(), start, Progress(quiet=True))
     assert not settings.lock_file.exists()

@@ -1,5 +1,6 @@
 """Several systems on one machine: ports, locks, folders of processes."""
 
+import asyncio
 import json
 import os
 import socket
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from services.chassis.errors import SettingsError
-from services.local.processes import PORTS, end_orphans, free_port
+from services.local.processes import PORTS, end_orphans, free_port, unless_stopped
 from services.local.settings import ClientSettings, locked, running_system
 
 PICK = "from services.local.processes import free_port; print(free_port(range({0}, {1})))"
@@ -65,6 +66,27 @@ def test_a_system_runs_as_long_as_its_folder_is_locked(tmp_path: Path) -> None:
         assert system is not None
         assert system.pid == os.getpid()
     assert running_system(settings) is None
+
+
+async def test_work_is_cancelled_by_a_stop_and_has_cleaned_up_before_the_interrupt_is_raised() -> None:
+    """A second signal meanwhile changes nothing."""
+    stop, cleaned = asyncio.Event(), []
+
+    async def work() -> None:
+        try:
+            stop.set()
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.05)
+            cleaned.append(True)
+
+    async def answer() -> int:
+        return 7
+
+    with pytest.raises(KeyboardInterrupt):
+        await unless_stopped(work(), stop)
+    assert cleaned == [True]
+    assert await unless_stopped(answer(), asyncio.Event()) == 7
 
 
 def test_only_processes_of_the_same_folder_are_ended(tmp_path: Path) -> None:

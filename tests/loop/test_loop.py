@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from services.local.system import ORDER
 from tests.loop.conftest import Command, micro_flags, rows_of, running
 
 OWN = Path(__file__).parents[2] / "examples" / "programs" / "decaying_average.py"
@@ -108,6 +109,27 @@ def test_a_run_resumes_after_an_interrupt_and_after_a_kill(environment: dict[str
     rows = rows_of(asi_arch("run", "--resume", "--json"))
     assert len(rows) == 3
     assert {row["state"] for row in rows} <= {"archived", "rejected"}
+
+
+@pytest.mark.parametrize("begun", ["store", "researcher"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_during_the_start_ends_everything_before_a_run_exists(
+    environment: dict[str, str], asi_arch: Command, begun: str, number: signal.Signals
+) -> None:
+    """While the first or the last of the services starts; then the same command begins a run as if nothing had been."""
+    data = Path(environment["ASI_DATA_DIR"])
+    with running(RUN, environment, quiet=True) as run:
+        deadline = time.monotonic() + 60
+        while not _pids(f"services.{begun}", data):
+            assert run.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        run.send_signal(number)
+        assert run.wait(60) == 130
+
+    assert not [name for name in (*ORDER, "broker") if _pids(f"services.{name}", data)]
+    assert not (data / "system.json").exists()
+    assert not (data / "archive.db").exists() or rows_of(asi_arch("runs", "--json")) == []
 
 
 def _wait_for_training(run: subprocess.Popen[str], log: Path, before: int = 0) -> None:

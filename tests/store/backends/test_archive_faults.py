@@ -161,6 +161,42 @@ async def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
         await open_archive(f"sqlite:///{path}").open()
 
 
+@pytest.mark.parametrize("version", [0, len(MIGRATIONS), 99])
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+async def test_a_file_of_another_application_is_refused_and_stays_as_it_is(
+    tmp_path: Path, version: int, mode: str
+) -> None:
+    """Whatever number it gives its own schema, and with pages in its WAL that its last writer left."""
+    path = tmp_path / "notes.db"
+    writer = (
+        f"import os, sqlite3; c = sqlite3.connect({str(path)!r}); c.execute('PRAGMA journal_mode = {mode}');"
+        f"c.execute('CREATE TABLE notes (a)'); c.execute('PRAGMA user_version = {version}'); c.commit(); os._exit(0)"
+    )
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", writer], check=True)
+    before = content_of(tmp_path)
+
+    with pytest.raises(SettingsError, match=r"notes\.db belongs to another application \(it contains notes\): name"):
+        await open_archive(f"sqlite:///{path}").open()
+    assert content_of(tmp_path) == before
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    """Each file's bytes, without SQLite's index of a WAL, which readers write as well."""
+    return {file.name: file.read_bytes() for file in folder.iterdir() if not file.name.endswith("-shm")}
+
+
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
+async def test_a_file_of_an_older_version_is_migrated(tmp_path: Path, version: int) -> None:
+    """It has the tables of its version."""
+    with closing(connect(tmp_path / "archive.db", writes=True, create=True)) as connection:
+        migrate(connection, "archive.db", MIGRATIONS[:version])
+    archive = open_archive(f"sqlite:///{tmp_path}/archive.db")
+    await archive.open()
+
+    assert await archive.drift() == []
+    await archive.close()
+
+
 async def test_a_file_that_cannot_be_created_is_unavailable(tmp_path: Path) -> None:
     """The folder may come back: a disk that is mounted late."""
     (tmp_path / "file").write_text("")

@@ -17,8 +17,14 @@ from services.chassis.bus import Logged
 from services.chassis.errors import SettingsError
 from services.store.backends.rows import Backend
 from services.store.backends.sqlite import queries, writing
-from services.store.backends.sqlite.connection import ConnectionThread, InlineConnection, connect, translate_errors
-from services.store.backends.sqlite.schema import damage, drift, migrate
+from services.store.backends.sqlite.connection import (
+    ConnectionThread,
+    InlineConnection,
+    connect,
+    connect_read_only,
+    translate_errors,
+)
+from services.store.backends.sqlite.schema import damage, drift, migrate, require_own
 from services.store.port import ArchiveDamaged, ArchiveUnavailable, LogRow
 
 if TYPE_CHECKING:  # numpy, which only a search for neighbours needs
@@ -65,7 +71,9 @@ class SqliteArchive(Backend):
         }
 
     async def open(self) -> None:
-        """Create the file or migrate it. Raises SettingsError if it is damaged or from a newer version.
+        """Create the file or migrate it.
+
+        Raises SettingsError if it is damaged, from a newer version or of another application.
 
         Replaces all connections: they share SQLite's index of the WAL, and while one that was opened when the file was
         read-only remains open, writes fail.
@@ -78,9 +86,12 @@ class SqliteArchive(Backend):
         except OSError as error:
             raise ArchiveUnavailable(f"{self._file}: {error.strerror}") from error
         try:
-            if not self._file.exists():
-                with translate_errors(self._file):
+            with translate_errors(self._file):
+                if not self._file.exists():
                     connect(self._file, writes=True, create=True).close()
+                else:
+                    with closing(connect_read_only(self._file)) as connection:
+                        require_own(connection, self._file)
             await self.threads["write"].run(migrate, str(self._file))
         except ArchiveDamaged as error:
             raise SettingsError(f"ASI_ARCHIVE_URL: {error}") from error

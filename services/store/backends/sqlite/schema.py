@@ -6,6 +6,7 @@ do not return.
 
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 from services.chassis.errors import SettingsError
 from services.store.backends.sqlite.connection import transaction
@@ -80,6 +81,21 @@ _THIRD = "CREATE TABLE bodies (sequence INTEGER PRIMARY KEY, subject TEXT NOT NU
 
 MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND, _THIRD)
 """Step N migrates version N to N + 1. A released step never changes."""
+
+
+_OWN = frozenset({"progress", "runs", "candidates", "log"})  # of every version
+
+
+def require_own(connection: sqlite3.Connection, path: Path) -> None:
+    """Raises SettingsError for a file with tables that are not those of an archive."""
+    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")}
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if names and not (version and names >= _OWN):
+        shown = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
+        raise SettingsError(
+            f"ASI_ARCHIVE_URL: {path} belongs to another application (it contains {shown}): name an archive of "
+            "ASI-Arch or a file that does not exist yet."
+        )
 
 
 def migrate(connection: sqlite3.Connection, path: str, steps: tuple[str, ...] = MIGRATIONS) -> None:
