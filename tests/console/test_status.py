@@ -25,8 +25,9 @@ async def test_a_command_returns_when_the_archive_has_its_event(
         command = [sys.executable, "-m", "services.console", "pause"]
         pausing = await asyncio.create_subprocess_exec(*command, env=environment)
         async with asyncio.timeout(60):
-            while await bus.last_sequence() < 3:
-                await asyncio.sleep(0.05)
+            async for logged in bus.follow(start=3):  # which is the pause
+                if logged is not None:
+                    break
             await asyncio.sleep(1)
             early = pausing.returncode
             archive.put()
