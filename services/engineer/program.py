@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
+from functools import lru_cache
 from types import ModuleType
 from typing import cast
 
@@ -140,7 +141,7 @@ def find_mixer(module: ModuleType, source: str) -> type[nn.Module]:
     mixers = {name: value for name, value in own.items() if _takes_hidden_states(value)} or own
     if not mixers:
         raise NoMixer("the program defines no nn.Module: define one whose forward takes hidden_states")
-    outermost = [name for name in mixers if name not in _constructed(source, set(own))]
+    outermost = [name for name in mixers if name not in _constructed(source, frozenset(own))]
     return mixers[(outermost or list(mixers))[-1]]
 
 
@@ -325,15 +326,19 @@ def _line_of(error: BaseException) -> str | None:
     return f"line {frames[-1].lineno}: {frames[-1].line}"[:200] if frames else None
 
 
-def _constructed(source: str, names: set[str]) -> set[str]:
-    """Classes of the program that its own classes construct."""
-    return {
+@lru_cache(maxsize=16)
+def _constructed(source: str, names: frozenset[str]) -> frozenset[str]:
+    """Classes of the program that its own classes construct.
+
+    Cached: a check constructs mixers a hundred times, and parsing a program with a long table takes a second.
+    """
+    return frozenset(
         call.func.id
         for definition in parse(source).body
         if isinstance(definition, ast.ClassDef)
         for call in ast.walk(definition)
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in names - {definition.name}
-    }
+    )
 
 
 def _uncompiled(function: object = None, **_options: object) -> object:

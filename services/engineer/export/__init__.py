@@ -41,6 +41,7 @@ CONSTRUCTION_HEAD = '''"""Finds a program's mixer class and constructs it."""
 import ast
 import inspect
 from dataclasses import dataclass, is_dataclass
+from functools import lru_cache
 from types import ModuleType
 
 from torch import nn

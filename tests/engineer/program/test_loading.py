@@ -1,6 +1,7 @@
 """A program's text becomes a mixer by fixed rules, and what cannot is refused with the reason."""
 
 import inspect
+import time
 import traceback
 from functools import partial
 
@@ -52,6 +53,18 @@ def test_a_part_that_another_class_constructs_is_not_the_mixer() -> None:
 
     assert mixer_name(kind("Part"), outer) == "Whole"
     assert mixer_name(outer, kind("Part")) == "Whole"
+
+
+def test_a_long_program_is_parsed_once() -> None:
+    """A check constructs mixers a hundred times."""
+    source = f"{HEAD}{kind('Mixer')}TABLE = [{', '.join(['1'] * 40_000)}]\n"
+    seconds = []
+    for _ in range(2):
+        begun = time.process_time()
+        load_mixer(source, SIZES)
+        seconds.append(time.process_time() - begun)
+
+    assert seconds[1] < seconds[0] / 5
 
 
 def test_of_several_unrelated_mixers_the_last_is_taken() -> None:
