@@ -1,6 +1,7 @@
 """Exports a run as its log, as tables, or in the format of the published archive, and reads exported logs again."""
 
 import base64
+import contextlib
 import csv
 import gzip
 import io
@@ -19,6 +20,46 @@ from services.chassis.bus.subjects import fact_of, subject_of
 from services.chassis.errors import NotPossible, SettingsError, sentence
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
+
+
+def write_log(logged: Sequence[Logged], path: Path) -> None:
+    """Write the lines of a log, compressed if the path ends in .gz.
+
+    An existing file is replaced only by a longer export of the same log. Raises SettingsError for another file, and
+    OSError with the path, leaving no part of the log.
+    """
+    lines = log_lines(logged)
+    content = "".join(f"{line}\n" for line in lines).encode()
+    packed = gzip.compress(content, mtime=0) if path.suffix == ".gz" else content
+    if path.exists() and not path.is_file():  # such as /dev/stdout
+        path.write_bytes(packed)
+        return
+    if path.exists() and (bodies := _bodies(path)) != [_end_of(line) for line in lines[: len(bodies)]]:
+        raise SettingsError(f"{path} exists already and is not an earlier export of this run: choose another --out.")
+    incomplete = path.with_name(f"{path.name}.incomplete")
+    try:
+        incomplete.write_bytes(packed)
+        incomplete.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            incomplete.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _bodies(path: Path) -> list[str]:
+    """The bodies in the lines of a file, as far as they are those of a log."""
+    content = path.read_bytes()
+    if content and path.suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error):
+            content = b"no log"
+    return [_end_of(line) for line in content.decode(errors="replace").splitlines()]
+
+
+def _end_of(line: str) -> str:
+    """The end of a line: the readable event before it may differ in the order of its maps."""
+    return line.rpartition('"body": ')[2]
 
 
 def log_lines(logged: Sequence[Logged]) -> list[str]:
@@ -54,8 +95,16 @@ def log_path(path: Path) -> Path:
     return path.with_suffix(f".events{path.suffix}")
 
 
+_PUBLISHED = {"tree.json", "106.json"}
+
+
 def write_published(records: Sequence[pb.Candidate], folder: Path) -> None:
-    """Write `tree.json` and `106.json` as in the published archive; the index is the candidate's number."""
+    """Write `tree.json` and `106.json` as in the published archive; the index is the candidate's number.
+
+    Raises SettingsError for a folder with other files.
+    """
+    if folder.exists() and not (folder.is_dir() and {file.name for file in folder.iterdir()} <= _PUBLISHED):
+        raise SettingsError(f"{folder} exists already and holds other files: choose another --out.")
     folder.mkdir(parents=True, exist_ok=True)
     index = {record.id: record.request.number for record in records}
     tree = [_node(record, index) for record in records]

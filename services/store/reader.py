@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
-from services.chassis.errors import SettingsError
+from services.chassis.errors import SettingsError, Transient, sentence
 from services.store.backends import opened
 from services.store.ledger import RunLedger
 from services.store.service import ArchiveService
@@ -66,6 +66,6 @@ if __name__ == "__main__":
 
     try:
         asyncio.run(serve(load(StoreSettings, "store")))
-    except SettingsError as error:
-        sys.stderr.write(f"{error}\n")
+    except (SettingsError, Transient, OSError) as error:
+        sys.stderr.write(f"{sentence(error)}\n")
         sys.exit(SETTINGS_EXIT)

@@ -5,7 +5,6 @@ Exit status: 0 for success, 1 for differences or a missing run, 2 for invalid in
 
 import argparse
 import asyncio
-import gzip
 import json
 import sys
 from contextlib import AsyncExitStack
@@ -199,9 +198,7 @@ async def _export(arguments: argparse.Namespace, settings: StoreSettings) -> int
         target: Path = arguments.out or Path(run if arguments.format == "asi-arch" else f"{run}.{arguments.format}")
         if arguments.format == "jsonl":
             logged = await _logged(settings, run)
-            content = "".join(f"{line}\n" for line in exporting.log_lines(logged)).encode()
-            packed = gzip.compress(content, mtime=0) if target.suffix == ".gz" else content
-            await asyncio.to_thread(target.write_bytes, packed)
+            await asyncio.to_thread(exporting.write_log, logged, target)
             if arguments.manifest:
                 refused = [row.sha256 async for row in archive.log(run) if not row.accepted]
                 manifest = auditing.manifest_of(logged, run, (await archive.digest(run))[0], refused)
@@ -300,13 +297,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _arguments() -> argparse.Namespace:
+    """Those of the command line. Raises SettingsError for superfluous ones."""
+    arguments, superfluous = _parser().parse_known_args()
+    if superfluous:
+        raise SettingsError(f"{' '.join(superfluous)} is not understood: see `asi-arch {arguments.command} --help`.")
+    return arguments
+
+
 def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(run_on_uvloop(main(_parser().parse_args(), load(StoreSettings, "store"))))
+        sys.exit(run_on_uvloop(main(_arguments(), load(StoreSettings, "store"))))
     except (SettingsError, BadArchive, ParseError, ValueError, FileExistsError, FileNotFoundError) as error:
         sys.stderr.write(f"asi-arch: {sentence(error)}\n")
         sys.exit(2)

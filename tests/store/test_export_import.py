@@ -2,17 +2,20 @@
 
 import base64
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from services.chassis.bus import Bus
+from services.chassis.bus import Bus, Logged
 from services.chassis.errors import SettingsError
 from services.chassis.settings import ServiceSettings
 from services.contracts import events_pb2
 from services.local.processes import Broker
-from services.store import tools
+from services.store import exporting, tools
 from services.store.app import StoreSettings
 from services.store.backends import open_archive
 from services.store.reactions import react
@@ -58,6 +61,56 @@ async def test_an_imported_log_has_the_digest_of_the_exported_one(
         broker.stop()
 
     assert await digest(there) == await digest(here)
+
+
+@pytest.mark.parametrize("name", ["r1.jsonl", "r1.jsonl.gz"])
+def test_an_export_replaces_only_an_earlier_one_of_the_same_log(
+    tmp_path: Path, finished: Simulation, name: str
+) -> None:
+    """The run of another data folder has the same name by default, and this may be all that is left of it."""
+    path = tmp_path / name
+    exporting.write_log(finished.log[:5], path)
+    exporting.write_log(finished.log[:9], path)
+    longer = path.read_bytes()
+    other = [Logged(message.sequence, message.subject, message.body + b"\0") for message in finished.log]
+
+    with pytest.raises(SettingsError, match=f"{name} exists already"):
+        exporting.write_log(other, path)
+    with pytest.raises(SettingsError, match=f"{name} exists already"):
+        exporting.write_log(finished.log[:5], path)
+    assert path.read_bytes() == longer
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(SettingsError, match="holds other files"):
+        exporting.write_published([], tmp_path)
+
+
+def test_a_failed_export_names_its_file_and_leaves_no_part(tmp_path: Path, finished: Simulation) -> None:
+    """Part of a log would look like one of a shorter run."""
+    folder = tmp_path / "r1.jsonl.incomplete"
+    folder.mkdir()
+
+    with pytest.raises(OSError, match="r1") as raised:
+        exporting.write_log(finished.log, tmp_path / "r1.jsonl")
+    assert raised.value.filename == str(tmp_path / "r1.jsonl")
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_superfluous_arguments_of_a_tool_are_named() -> None:
+    """Not with the usage of all commands, some of which are internal."""
+    command = [sys.executable, "-m", "services.store.tools", "backup", "copy.db", "more"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (2, "asi-arch: more is not understood: see `asi-arch backup --help`.\n")
+
+
+def test_a_reader_without_an_archive_says_why(tmp_path: Path) -> None:
+    """Its last line is what the command line shows."""
+    environment = os.environ | {"ASI_ARCHIVE_URL": f"sqlite:///{tmp_path}/file/archive.db"}
+    (tmp_path / "file").touch()
+    command = [sys.executable, "-m", "services.store.reader"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+    assert done.stderr == f"{tmp_path}/file/archive.db: File exists\n"
 
 
 async def test_a_table_that_holds_no_events_is_refused_by_name(bus: Bus, settings: ServiceSettings) -> None:
