@@ -107,7 +107,11 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
             if interrupted.is_set() and status.phase not in OVER:
                 progress.note("draining: trainings are checkpointed, the run is paused …")
                 await pause_run(system.client, run, "interrupted at the terminal")
-            report = await write_run_report(archive, run, settings.run_folder(run) / "report")
+            try:
+                report = await write_run_report(archive, run, settings.run_folder(run) / "report")
+            except NotPossible as error:  # the run's results do not depend on it
+                report = None
+                progress.note(str(error))
             request = pb.ListCandidatesRequest(run=run, slim=True)
             return Outcome(status, rows, await all_candidates(archive, request), interrupted.is_set(), report)
 
@@ -275,7 +279,7 @@ async def _watch(
 
 
 async def write_run_report(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, folder: Path) -> Path | None:
-    """The report of a run in its current state; None while it has no candidate."""
+    """The report of a run in its current state; None while it has no candidate. Raises NotPossible."""
     status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
     records = await all_candidates(archive, pb.ListCandidatesRequest(run=status.run))
     if not records:

@@ -97,13 +97,19 @@ def running_system(settings: ClientSettings) -> RunningSystem | None:
 
 @contextmanager
 def locked(settings: ClientSettings) -> Iterator[bool]:
-    """Hold the data folder's lock; yields whether it was acquired. Raises SettingsError if there can be no folder."""
+    """Hold the data folder's lock; yields whether it was acquired.
+
+    Raises SettingsError if the folder cannot be created or written.
+    """
+    problem = "created"
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
+        problem = "written"
+        lock_file = settings.lock_file.open("w")
     except OSError as error:
-        raise SettingsError(f"ASI_DATA_DIR={settings.data_dir} cannot be created: {error.strerror}.") from None
+        raise SettingsError(f"ASI_DATA_DIR={settings.data_dir} cannot be {problem}: {error.strerror}.") from None
     deadline = monotonic() + _LOCK_SECONDS
-    with settings.lock_file.open("w") as lock:
+    with lock_file as lock:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -16,7 +16,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.chassis.bus.access import seed_variable
-from services.chassis.errors import NotPossible, SettingsError
+from services.chassis.errors import NotPossible, SettingsError, sentence
 from services.chassis.rpc import channel
 from services.local.processes import Broker, ServiceFailed, ServiceProcess, end_orphans, free_port, unless_stopped
 from services.local.settings import ClientSettings, locked, running_system
@@ -168,7 +168,10 @@ async def running(
             )
         system = System.plan(settings, extra)
         try:
-            await (system.start() if stop is None else unless_stopped(system.start(), stop))
+            try:
+                await (system.start() if stop is None else unless_stopped(system.start(), stop))
+            except OSError as error:
+                raise NotPossible(f"ASI_DATA_DIR={settings.data_dir} cannot be used: {sentence(error)}") from error
             yield system
         finally:
             await system.stop()

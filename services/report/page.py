@@ -20,6 +20,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from services.archive.policies import parent_policy
 from services.archive.scoring import objectives_of
+from services.chassis.errors import NotPossible
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 from services.contracts.events_pb2 import RunSettings
@@ -161,9 +162,16 @@ def write_report(
 ) -> Path:
     """Write index.html with its figures (PNG, SVG, PDF) and CSV files below `folder`; the path of the page.
 
-    `sizes` are the trainings of `asi-arch sizes`, and `ablated` those of `asi-arch ablate --programs`.
+    `sizes` are the trainings of `asi-arch sizes`, and `ablated` those of `asi-arch ablate --programs`. Raises
+    NotPossible if the folder cannot be written.
     """
-    data = Dataset.of(status, records, sizes, ablated)
+    try:
+        return _write(Dataset.of(status, records, sizes, ablated), folder)
+    except OSError as error:
+        raise NotPossible(f"the report cannot be written to {folder}: {error.strerror or error}") from error
+
+
+def _write(data: Dataset, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     claims, *rest = discoveries(data)
     drawings = [

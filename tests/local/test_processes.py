@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from services.chassis.errors import SettingsError
+from services.chassis.errors import NotPossible, SettingsError
 from services.local.processes import PORTS, end_orphans, free_port, unless_stopped
 from services.local.settings import ClientSettings, locked, running_system
+from services.local.system import running
 
 PICK = "from services.local.processes import free_port; print(free_port(range({0}, {1})))"
 
@@ -51,6 +52,20 @@ def test_a_data_folder_that_cannot_be_created_is_named_with_its_setting(tmp_path
             pytest.raises(SettingsError, match=f"ASI_DATA_DIR={place} cannot be created"),
             locked(ClientSettings(data_dir=place)),
         ):
+            pass
+
+
+async def test_a_data_folder_that_cannot_be_written_is_named_with_its_setting(tmp_path: Path) -> None:
+    """When it is locked, and when the broker and the services write to it."""
+    lock, broker = ClientSettings(data_dir=tmp_path / "lock"), ClientSettings(data_dir=tmp_path / "broker")
+    lock.lock_file.mkdir(parents=True)
+    broker.data_dir.mkdir()
+    (broker.data_dir / "nats").touch()
+
+    with pytest.raises(SettingsError, match=f"ASI_DATA_DIR={lock.data_dir} cannot be written"), locked(lock):
+        pass
+    with pytest.raises(NotPossible, match=f"ASI_DATA_DIR={broker.data_dir} cannot be used: .*nats: File exists"):
+        async with running(broker, {}):
             pass
 
 

@@ -232,3 +232,11 @@ def test_the_pass_rate_of_first_drafts_is_reported_by_prompt_version() -> None:
         "propose-4": {"asked": 1, "passed_at_first": 0, "rate": 0.0, "repeats": 0, "failed_checks": 1},
         "propose-5": {"asked": 2, "passed_at_first": 1, "rate": 0.5, "repeats": 1, "failed_checks": 1},
     }
+
+
+def test_a_report_that_cannot_be_written_names_its_folder(tmp_path: Path) -> None:
+    """A full disk has no name of its own; the run whose report it is has ended well."""
+    (tmp_path / "report").touch()
+
+    with pytest.raises(NotPossible, match=f"the report cannot be written to {tmp_path}/report: File exists"):
+        write_report(status(), finished_run(), tmp_path / "report")

@@ -193,6 +193,11 @@ def _copy(connection: sqlite3.Connection, path: Path) -> None:
     incomplete = path.with_name(f"{path.name}.incomplete")  # an interrupted copy must not look complete
     for suffix in ("", "-wal", "-shm"):
         incomplete.with_name(incomplete.name + suffix).unlink(missing_ok=True)
-    with closing(connect(incomplete, writes=True, create=True)) as target:
-        connection.backup(target)
+    try:
+        with closing(connect(incomplete, writes=True, create=True)) as target:
+            connection.backup(target)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
+            raise
+        raise ArchiveUnavailable(f"{path}: {error}") from error  # the full disk is that of the copy
     incomplete.rename(path)

@@ -1,6 +1,7 @@
 """SQLite connections: in a thread of their own, or within the event loop."""
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,7 @@ _UNAVAILABLE = frozenset(
     }
 )
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_UNWRITABLE = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
 _DAMAGED = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
 
 
@@ -166,5 +168,10 @@ def translate_errors(path: Path, connection: _LazyConnection | None = None) -> I
             raise ArchiveDamaged(
                 f"{path} is damaged or no SQLite file ({error}): restore a backup (`asi-arch restore`), or move it "
                 "away and restart, which rebuilds it from the log."
+            ) from error
+        if code in _UNWRITABLE and path.exists() and not os.access(path.parent, os.W_OK):
+            raise ArchiveUnavailable(
+                f"{path}: {error}, as its folder cannot be written, and SQLite needs a file beside the archive to read "
+                "it: copy the archive into a folder of your own and name that with ASI_DATA_DIR"
             ) from error
         raise ArchiveUnavailable(f"{path}: {error}") from error
