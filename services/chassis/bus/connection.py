@@ -120,19 +120,29 @@ class Bus:
         await self._client.close()
 
     async def set_up(self, replicas: int = 1) -> list[str]:
-        """Create missing streams and consumers; returns their names. Existing ones are unchanged."""
+        """Create missing streams and consumers; returns their names. Existing ones are unchanged.
+
+        Raises Transient if the server does not create one, as with more `replicas` than servers.
+        """
         created = []
         for stream in self._streams:
             if await self._stream(stream.name) is None:
                 adding = self._js.add_stream(stream.config(replicas))
-                await self._denials.watch(f"{API}.STREAM.CREATE.{stream.name}", adding)
+                await self._create(f"{API}.STREAM.CREATE.{stream.name}", adding)
                 created.append(f"stream {stream.name}")
         for spec in self._specs.values():
             if await self._info(spec) is None:
                 subject = f"{API}.CONSUMER.DURABLE.CREATE.{spec.stream}.{spec.durable}"
-                await self._denials.watch(subject, self._js.add_consumer(spec.stream, spec.config()))
+                await self._create(subject, self._js.add_consumer(spec.stream, spec.config()))
                 created.append(f"consumer {spec.durable}")
         return created
+
+    async def _create(self, subject: str, creating: Awaitable[object]) -> None:
+        try:
+            await self._denials.watch(subject, creating)
+        except FAILURES as error:
+            reason = getattr(error, "description", None) or error or type(error).__name__
+            raise Transient(f"NATS did not create {subject.rpartition('.')[2]}: {reason}") from error
 
     async def compare(self, durables: Collection[str] | None = None) -> list[str]:
         """Differences of the server's configuration from the expected one, as sentences; for `durables` or all."""
@@ -216,7 +226,10 @@ class Bus:
             ack = await self._denials.watch(subject, self._js.publish(subject, body, timeout=5, headers=headers))
         except FAILURES as error:
             what = event_id or f"a message on {subject}"
-            raise Transient(f"the broker did not accept {what}: {error or type(error).__name__}") from error
+            reason = str(error) or type(error).__name__
+            if "insufficient resources" in reason:
+                reason = "its disk is full: free space there, then restart it"
+            raise Transient(f"the broker did not accept {what}: {reason}") from error
         return int(ack.seq)
 
     async def body_at(self, sequence: int) -> bytes:

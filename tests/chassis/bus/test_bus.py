@@ -7,7 +7,7 @@ import pytest
 
 from services.chassis.bus import Bus, Logged
 from services.chassis.bus.topology import EVENTS, MAX_EVENT_BYTES, StreamSpec, drift
-from services.chassis.errors import BusLost, EventTooBig
+from services.chassis.errors import BusLost, EventTooBig, Transient
 from services.chassis.events import Cause, body_of, first, follow
 from services.chassis.settings import ServiceSettings
 from services.contracts import events_pb2 as pb
@@ -186,3 +186,10 @@ async def test_a_connection_that_is_closed_ends_the_fetching(settings: ServiceSe
         consumer = await closing.consumer("researcher")
     with pytest.raises(BusLost, match="is closed"):
         await consumer.fetch(1)
+
+
+async def test_more_copies_than_servers_are_refused_with_the_server_s_reason(settings: ServiceSettings) -> None:
+    """Of `asi-arch setup --replicas 3` with one broker."""
+    async with Bus(settings, "tests") as bus:
+        with pytest.raises(Transient, match="NATS did not create EVENTS: replicas > 1 not supported"):
+            await bus.set_up(3)
