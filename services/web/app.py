@@ -110,11 +110,10 @@ async def serve(settings: ClientSettings, host: str, port: int) -> None:
     """Serve until cancelled. Prints the address. Raises NotFound when there is neither a system nor an archive."""
     runner = web.AppRunner(application(lambda: open_archive(settings), settings), shutdown_timeout=1)
     await runner.setup()
-    site = web.TCPSite(runner, host, port)
-    await site.start()
-    address = runner.addresses[0]
-    print(f"http://{address[0]}:{address[1]}/", flush=True)
     try:
+        await web.TCPSite(runner, host, port).start()
+        address = runner.addresses[0]
+        print(f"http://{address[0]}:{address[1]}/", flush=True)
         await asyncio.Event().wait()
     finally:
         await runner.cleanup()

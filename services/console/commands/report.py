@@ -74,6 +74,7 @@ def web(
         asyncio.run(serve(client_settings(), host, port))
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
-            raise
+            reason = error.strerror or error
+            raise NotPossible(f"--host {host} with --port {port} cannot be listened on: {reason}") from None
         free = free_port(range(port + 1, min(port + 100, 65535)))
         raise NotPossible(f"port {port} of {host} is in use: try `asi-arch web --port {free}`") from None
