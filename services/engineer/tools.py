@@ -155,12 +155,23 @@ async def _train(arguments: argparse.Namespace, data: Path, overrides: dict[str,
         if arguments.json:
             _print(json.dumps({"failed": failed.kind, "reason": failed.message, "evidence": failed.evidence}, indent=2))
         else:
-            _print(f"\nthe training failed: {failed.message}\n{failed.log_tail[-3000:]}".rstrip())
+            _print(f"\nthe training failed: {failed.message}\n{_log_of_program(failed.log_tail)[-3000:]}".rstrip())
         return 1
     except (CorpusError, EvaluationUnavailable) as error:
         raise ScaleError(str(error)) from None
     _print(json.dumps(asdict(result), indent=2) if arguments.json else _result_text(result))
     return 0
+
+
+def _log_of_program(log: str) -> str:
+    """The end of a child's log without the frames in the engineer's own code, which begin its traceback."""
+    from services.engineer.program import FILE_PREFIX  # imports torch
+
+    before, traceback, frames = log.rpartition("Traceback (most recent call last):\n")
+    if not traceback:
+        return log
+    _, own, rest = frames.partition(f'  File "{FILE_PREFIX}')
+    return before + own + rest
 
 
 class _Progress:

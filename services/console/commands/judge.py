@@ -20,7 +20,7 @@ from services.console.options import Json, Run, RunArgument, chosen_run, print_j
 from services.console.tables import Column, paragraph, say, table
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2, judge_pb2, judge_pb2_grpc
-from services.domain.fitness import VERSIONS
+from services.domain.fitness import STANDARDISED_GAIN, VERSIONS
 from services.local.archive import catch_up, run_and_candidates
 from services.local.log import SERVICE, now, publish
 from services.local.settings import ClientSettings, client_settings, require_choice
@@ -167,12 +167,25 @@ async def rescore(
     settings = client_settings()
     status, records = await run_and_candidates(settings, chosen_run(argument, run))
     events = rescored(status, records, fitness)
+    if not events:
+        raise NotPossible(
+            f"no candidate of run {status.run} can be rescored as {fitness}, which needs {_needed(status, fitness)}: "
+            "see `asi-arch list`"
+        )
     await publish(settings, events)
     await catch_up(settings)
     if as_json:
         print_json({"run": status.run, "fitness": fitness, "rescored": len(events)})
     else:
         say(f"run {status.run}: {len(events)} candidates rescored as {fitness}")
+
+
+def _needed(status: pb.RunStatus, version: str) -> str:
+    """What a fitness is computed from."""
+    if version == STANDARDISED_GAIN:
+        return "the loss of the candidate and of the root"
+    judge = "" if status.settings.ablations.without_judge else " and a judge's score"
+    return f"a loss, a benchmark{judge} of the candidate, and a loss and a benchmark of the root"
 
 
 def rescored(status: pb.RunStatus, records: Sequence[candidate_pb2.Candidate], version: str) -> list[events_pb2.Event]:

@@ -128,7 +128,7 @@ def _not_running(settings: ClientSettings, state: WatchedRun) -> str:
     run, phase = state.status.run, state.status.phase
     nothing = f"run {run} is {phase}, but nothing runs in {settings.data_dir}"
     reason = f"run {run} has {phase}" if state.over else nothing
-    return f"{reason}: `asi-arch run --resume` continues it, `asi-arch watch --from-start` shows its events"
+    return f"{reason}: `asi-arch run --resume` continues it, and --from-start begins with its earlier events"
 
 
 async def _log(bus: Bus, run: str, start: int, wait: bool) -> AsyncIterator[Logged | None]:
