@@ -30,6 +30,7 @@ _KINDS = {
     stat.S_IFBLK: "a device",
     stat.S_IFSOCK: "a socket",
 }
+LINE_CHARACTERS = 300
 LINE_SECONDS = 15.0
 BAR = 16
 BYTES = 256
@@ -164,14 +165,17 @@ async def _train(arguments: argparse.Namespace, data: Path, overrides: dict[str,
 
 
 def _log_of_program(log: str) -> str:
-    """The end of a child's log without the frames in the engineer's own code, which begin its traceback."""
+    """The end of a child's log without the frames in the engineer's own code, which begin its traceback.
+
+    Long lines are cut.
+    """
     from services.engineer.program import FILE_PREFIX  # imports torch
 
     before, traceback, frames = log.rpartition("Traceback (most recent call last):\n")
-    if not traceback:
-        return log
-    _, own, rest = frames.partition(f'  File "{FILE_PREFIX}')
-    return before + own + rest
+    if traceback:
+        _, own, rest = frames.partition(f'  File "{FILE_PREFIX}')
+        log = before + own + rest
+    return "".join(line[:LINE_CHARACTERS].rstrip() + "\n" for line in log.splitlines())
 
 
 class _Progress:

@@ -42,6 +42,8 @@ def _read(flag: str, path: Path) -> pb.GivenProgram:
         raise SettingsError(f"{flag}: {path} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise SettingsError(f"{flag}: {path} is not text in UTF-8.") from None
+    if not program.strip():
+        raise SettingsError(f"{flag}: {path} is empty: give a file that holds a Python program.")
     if len(program.encode()) > MAX_BYTES:
         raise SettingsError(f"{flag}: {path} has more than {MAX_BYTES} bytes: write it shorter.")
     if not _NAME.fullmatch(path.stem):

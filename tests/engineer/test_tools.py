@@ -11,3 +11,4 @@ def test_of_a_traceback_only_the_frames_of_the_program_are_shown() -> None:
     assert _log_of_program(f"hello\n{outer}{own}") == f"hello\n{own}"
     assert _log_of_program(f"hello\n{outer}MemoryError\n") == "hello\n"
     assert _log_of_program("hello\n") == "hello\n"
+    assert _log_of_program("y" * 10_000) == "y" * 300 + "\n"
