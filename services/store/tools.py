@@ -270,7 +270,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--skip-bad", action="store_true", help="skip invalid records, and list them")
     sub.add_argument("--detach", action="store_true", help="of asi-arch: make records with an unknown parent roots")
     sub.add_argument("--json", action="store_true")
-    epilog = "One architecture as a package of its own: asi-arch export RUN --as module --candidate C --out DIR."
+    epilog = (
+        "One architecture as a package of its own: asi-arch export RUN --as module --candidate C --out DIR. All "
+        "candidates in an experiment tracker's folder: asi-arch export RUN --to wandb, mlflow or tensorboard."
+    )
     sub = commands.add_parser("export", help="export a run", epilog=epilog)
     sub.add_argument("run", nargs="?", default="", help="default: the newest run")
     sub.add_argument("--format", choices=("jsonl", "parquet", "asi-arch"), default="jsonl")

@@ -14,7 +14,7 @@ from services.console.commands.tools import STORE, hand_over, passes_arguments_o
 from services.console.options import print_json
 from services.console.tables import say
 from services.local.archive import candidate_with_chain, run_and_candidates
-from services.local.settings import client_settings
+from services.local.settings import client_settings, require_choice
 from services.report.rows import as_dict
 
 
@@ -46,8 +46,9 @@ def _export_to_tracker(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     settings = client_settings()
     out: Path = options.out or settings.data_dir / options.to
-    tracker = open_tracker(options.to, out)
+    require_choice("--to", options.to, TRACKERS)
     status, records = asyncio.run(run_and_candidates(settings, options.run))
+    tracker = open_tracker(options.to, out)
     for record in records:
         tracker.write(record)
     tracker.close()
