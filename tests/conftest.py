@@ -33,7 +33,7 @@ hypothesis.settings.load_profile("tests")  # a busy machine is no failure
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: xdist's workers share the cores
 
 # Seconds that a test may take, its fixtures included: by its marker, and any other.
-LIMITS = {"compose": 1500, "slow": 600}  # tests/compose builds images in a fixture
+LIMITS = {"compose": 840, "slow": 600}  # tests/compose builds images in a fixture
 PLAIN_LIMIT = 240
 CLEANING_LIMIT = 60
 # Files whose tests share one run of a system.

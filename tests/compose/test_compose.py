@@ -36,7 +36,7 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
         pytest.skip("no docker engine answers here")
     running = Stack(command, DEPLOY.parent / "build" / "compose")
     try:
-        running.call("up", "-d", "--build", "--scale", "engineer=2", seconds=1200)
+        running.call("up", "-d", "--build", "--scale", "engineer=2")
         yield running
     finally:
         running.keep_logs()
