@@ -1,4 +1,4 @@
-"""Trained tasks: that their answers are right, and that a mixer which can remember learns to recall."""
+"""Trained tasks: that their answers are right, and that a mixer learns one."""
 
 from collections.abc import AsyncIterator
 
@@ -154,8 +154,8 @@ async def test_nan_predictions_are_refused_and_not_counted_as_correct(sandbox: S
 
 @pytest.mark.slow
 @pytest.mark.asyncio(loop_scope="module")
-async def test_a_small_model_learns_to_copy(sandbox: Sandbox) -> None:
-    """Better than by chance, which is one answer in sixteen."""
-    result, _ = await train_on(TASKS["copying"], baseline("delta_net").program, 1, sandbox, steps=240)
+async def test_a_small_model_learns_to_compress(sandbox: Sandbox) -> None:
+    """Better than by chance, which is one answer in eight."""
+    result, _ = await train_on(TASKS["compression"], baseline("delta_net").program, 1, sandbox, steps=80, evaluations=1)
 
-    assert result.accuracy > 0.5
+    assert result.accuracy > 0.4
