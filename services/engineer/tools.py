@@ -165,16 +165,16 @@ async def _train(arguments: argparse.Namespace, data: Path, overrides: dict[str,
 
 
 def _log_of_program(log: str) -> str:
-    """The end of a child's log without the frames in the engineer's own code, which begin its traceback.
+    """The end of a child's log without the engineer's own frames, which precede the program's in a traceback.
 
-    Long lines are cut.
+    Of a traceback without frames of the program its last line is kept. Long lines are cut.
     """
     from services.engineer.program import FILE_PREFIX  # imports torch
 
     before, traceback, frames = log.rpartition("Traceback (most recent call last):\n")
     if traceback:
         _, own, rest = frames.partition(f'  File "{FILE_PREFIX}')
-        log = before + own + rest
+        log = before + (own + rest if own else frames.rstrip().rpartition("\n")[2])
     return "".join(line[:LINE_CHARACTERS].rstrip() + "\n" for line in log.splitlines())
 
 

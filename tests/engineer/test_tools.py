@@ -9,6 +9,6 @@ def test_of_a_traceback_only_the_frames_of_the_program_are_shown() -> None:
     outer = 'Traceback (most recent call last):\n  File "/srv/services/engineer/training/child.py", line 147, in run\n'
 
     assert _log_of_program(f"hello\n{outer}{own}") == f"hello\n{own}"
-    assert _log_of_program(f"hello\n{outer}MemoryError\n") == "hello\n"
+    assert _log_of_program(f"hello\n{outer}MemoryError\n") == "hello\nMemoryError\n"
     assert _log_of_program("hello\n") == "hello\n"
     assert _log_of_program("y" * 10_000) == "y" * 300 + "\n"
