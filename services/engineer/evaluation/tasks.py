@@ -29,6 +29,8 @@ def require_tasks(scale: Scale) -> None:
     hub = [name for name in scale.tasks if name not in (*LOCAL_NAMES, *TRAINED_NAMES, *plugin_names(EVALUATORS))]
     if not hub:
         return
+    if unknown := [name for name in hub if name.startswith("trained-")]:
+        raise EvaluationUnavailable(f"There is no task {unknown[0]}: choose from {', '.join(TRAINED_NAMES)}.")
     if scale.task_path and not Path(scale.task_path).is_dir():
         raise EvaluationUnavailable(f"There is no folder {scale.task_path} with task files: set task_path to one.")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -9,7 +9,7 @@ import pytest_asyncio
 from services.domain.zoo import baseline
 from services.engineer.data.corpus import ByteTokens, Corpus
 from services.engineer.evaluation.scoring import benchmark_of, trained_scores
-from services.engineer.evaluation.tasks import TRAINED_NAMES
+from services.engineer.evaluation.tasks import TRAINED_NAMES, EvaluationUnavailable, require_tasks
 from services.engineer.evaluation.trained_tasks import TASKS, Task, train_on
 from services.engineer.scales import load_scale
 from services.engineer.training.result import LooksAhead, TrainingFailed
@@ -74,6 +74,11 @@ def test_compression_asks_for_what_followed_the_same_two_symbols_before() -> Non
             assert text[position] in followers
     first, other = (tokens[row].tolist() for row in (0, 1))
     assert {tuple(first[at : at + 3]) for at in range(94)} != {tuple(other[at : at + 3]) for at in range(94)}
+
+
+def test_a_misspelt_trained_task_is_refused_with_their_names() -> None:
+    with pytest.raises(EvaluationUnavailable, match="no task trained-compress: choose from trained-mqar, "):
+        require_tasks(load_scale("mini", {"tasks": "trained-compress", "averaged": ""}))
 
 
 def test_hops_follow_the_edges() -> None:
