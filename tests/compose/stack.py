@@ -88,6 +88,7 @@ class Stack:
 
     def tear_down(self) -> None:
         """Remove containers, networks, volumes and images: the images and their build stages are several GB."""
+        self.call("kill")  # nobody needs what they would finish
         self.call("down", "--volumes", "--remove-orphans", "--timeout", "5")
         tags = _docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", f"asi-arch/*:{self.project}").split()
         if tags:
@@ -110,3 +111,16 @@ class Stack:
 def _docker(*arguments: str) -> str:
     command = ["docker", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+
+
+def main() -> None:
+    """Build the images without starting them, beside other tests: a later start finds their layers."""
+    command = compose_command()
+    if command is not None:
+        stack = Stack(command, DEPLOY.parent / "build" / "compose")
+        stack.call("build", seconds=1100)
+        shutil.rmtree(stack.folder)
+
+
+if __name__ == "__main__":
+    main()

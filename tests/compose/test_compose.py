@@ -24,7 +24,7 @@ from tests.loop.conftest import MICRO
 
 pytestmark = [pytest.mark.compose, pytest.mark.slow]
 RUN = "compose"
-FLAGS = RunOptions(candidates=3, baselines=("delta_net", "gated_delta_net"), overrides=MICRO)
+FLAGS = RunOptions(candidates=2, baselines=("delta_net", "gated_delta_net"), overrides=MICRO)
 ENDS = {"candidate_archived", "candidate_rejected"}
 
 
