@@ -176,7 +176,13 @@ def branches(mixer: Mixer) -> int:
 
 def contradiction(mixer: Mixer) -> str | None:
     """A sentence that names the invalid field; None for a valid description."""
-    return _memory_problem(mixer) or _path_problem(mixer) or _output_problem(mixer)
+    if problem := _memory_problem(mixer) or _path_problem(mixer):
+        return problem
+    if mixer.output.norm == "none" and mixer.memory.rule == "linear" and not mixer.memory.normalised:
+        return "output.norm 'none' lets an unnormalised linear memory grow with the sequence"
+    if mixer.output.skip == "gated" and any(path.kind == "value" for path in mixer.paths):
+        return "output.skip 'gated' and a 'value' path are the same thing twice"
+    return None
 
 
 def _memory_problem(mixer: Mixer) -> str | None:
@@ -237,14 +243,6 @@ def _path_problem(mixer: Mixer) -> str | None:
             return f"paths: size of a '{path.kind}' path must be {'positive' if path.kind in SIZED_PATHS else '0'}"
     if mixer.fusion.kind == "hierarchical" and branches(mixer) < 3:
         return "fusion.kind 'hierarchical' needs at least three branches"
-    return None
-
-
-def _output_problem(mixer: Mixer) -> str | None:
-    if mixer.output.norm == "none" and mixer.memory.rule == "linear" and not mixer.memory.normalised:
-        return "output.norm 'none' lets an unnormalised linear memory grow with the sequence"
-    if mixer.output.skip == "gated" and any(path.kind == "value" for path in mixer.paths):
-        return "output.skip 'gated' and a 'value' path are the same thing twice"
     return None
 
 

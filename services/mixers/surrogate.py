@@ -138,12 +138,11 @@ class Bandit:
 
     def ranking(self, rng: random.Random) -> Sequence[Move]:
         """All moves, best draw first."""
-        draws = [(self._draw(move.name, rng), move) for move in LIBRARY]
-        return [move for _, move in sorted(draws, key=lambda pair: pair[0], reverse=True)]
-
-    def _draw(self, move: str, rng: random.Random) -> float:
-        belief = self.belief(move)
-        return rng.gauss(belief.mean, belief.spread) + (HINT_BONUS * self.unit if move in self.hinted else 0.0)
+        draws: dict[str, float] = {}
+        for move in LIBRARY:
+            belief, bonus = self.belief(move.name), HINT_BONUS * self.unit if move.name in self.hinted else 0.0
+            draws[move.name] = rng.gauss(belief.mean, belief.spread) + bonus
+        return sorted(LIBRARY, key=lambda move: draws[move.name], reverse=True)
 
 
 def _belief(gains: Sequence[float], unit: float) -> Belief:

@@ -1,261 +1,169 @@
 """Moves on what comes before the memory: shift, convolutions, features, norms, rotations."""
 
+from collections.abc import Callable, Mapping
+
 from services.mixers.description import Mixer, reads_keys
-from services.mixers.moves.move import Move, Papers, changed, setting, where
+from services.mixers.moves.move import Change, changed, moves, setting, where
 
 
-def _wider_convolution(mixer: Mixer) -> Mixer:
-    return changed(mixer, inputs={"conv_size": 8 if mixer.inputs.conv_size < 8 else 4})
+def _mapped(kind: str, condition: Callable[[Mixer], bool] = reads_keys) -> Change:
+    """Another feature map, with keys of unit length."""
+    return where(condition, setting(features={"map": kind, "norm": "l2"}))
 
 
-def _positive(kind: str, norm: str = "l2") -> dict[str, dict[str, str]]:
-    return {"features": {"map": kind, "norm": norm}}
+def _is_unnormalised(mixer: Mixer) -> bool:
+    return reads_keys(mixer) and not mixer.memory.normalised
 
 
-MOVES = (
-    Move(
-        "half_token_shift",
-        "half of the channels shifted by one token",
-        "neighbours reach the projections without any parameter",
-        "Shift",
-        setting(inputs={"shift": "half"}),
-        ("token-shift",),
-        Papers.RWKV,
+_TEXTS = """
+half_token_shift (Shift)
+    half of the channels shifted by one token
+    because neighbours reach the projections without any parameter
+    + token-shift; by RWKV
+learned_token_shift (BlendShift)
+    a learned blend with the token before
+    because each channel can decide how local it wants to be
+    + token-shift; by RWKV
+dynamic_token_shift (DynamicShift)
+    a blend with the token before that the token decides
+    because how much of the neighbour matters depends on the word
+    + token-shift, low-rank-projection; by EAGLE_FINCH
+canon_convolution (Canon)
+    a residual convolution of four taps over the hidden states
+    because every projection then sees its neighbours, and the token itself still passes unchanged
+    + token-shift, short-convolution; by CANON
+no_token_shift (Unshifted)
+    no blend with the token before
+    because short convolutions already look back
+    - token-shift
+short_convolutions (Conv)
+    short convolutions on queries, keys and values
+    because a key that has seen its neighbours can be matched by what follows it
+    + short-convolution; by MAMBA
+convolution_size (WideConv)
+    another width of the short convolutions
+    because the width decides which n-grams a key can stand for
+    + short-convolution; by PRIMER
+keys_and_values_convolved (FreeQuery)
+    short convolutions on keys and values only
+    because queries may ask about the token itself
+    + short-convolution
+queries_and_keys_convolved (FreeValue)
+    short convolutions on queries and keys only
+    because values stay the words themselves while their addresses see the context
+    + short-convolution
+no_convolutions (Convless)
+    no short convolutions
+    because the other paths may do their work already
+    - short-convolution
+shared_keys (SharedKey)
+    one wide key and query for all heads, and an output gate for the parameters saved
+    because a wider key tells more contexts apart at the same number of parameters
+    + shared-state, state-expansion, output-gate; by MULTI_QUERY
+keys_per_head (HeadKey)
+    a query and key for each head
+    because heads can then look for different things
+    - shared-state
+value_norm (NormedValue)
+    values normalised per head before they are written
+    because no single token can then drown the others in the memory
+    + qk-normalisation, state-normalisation
+no_value_norm (RawValue)
+    values written as they are
+    because the size of a value carries information
+    - state-normalisation
+elu_features (Elu)
+    positive keys by a shifted ELU
+    because positive features make every weight a share
+    + feature-map; by LINEAR_ATTENTION
+relu_features (Relu)
+    rectified keys
+    because sparse keys collide less
+    + feature-map
+squared_relu_features (Sharp)
+    squared rectified keys
+    because squares sharpen the contrast between near and far keys
+    + feature-map; by PRIMER
+softmax_features (Slot)
+    keys that are soft one-hots
+    because a key then points at few slots of the memory
+    + feature-map
+hedgehog_features (Hedgehog)
+    a learned feature map ending in a softmax
+    because such a map can imitate the spiky weights of softmax attention
+    + feature-map, state-expansion; by HEDGEHOG
+silu_features (Silu)
+    SiLU keys
+    because features of both signs can cancel, so more keys fit
+    + feature-map; by DELTA_NET
+identity_features (Bare)
+    keys without a feature map
+    because the projection alone may be a good address
+    - feature-map
+l2_keys (UnitKey)
+    queries and keys of unit length
+    because scores then depend on direction only
+    + qk-normalisation; by QK_NORM
+rms_keys (RmsKey)
+    queries and keys under RMS norm with learned scales
+    because learned scales can weigh the channels of an address
+    + qk-normalisation; by QK_NORM
+sum_keys (SumKey)
+    keys divided by their sum
+    because writes then have the same total weight
+    + qk-normalisation
+rotary_phases (Rotary)
+    rotary phases on queries and keys
+    because scores then know the distance between tokens
+    + rotary-phase; by ROFORMER
+half_rotary_phases (HalfRotary)
+    rotary phases on half of the channels
+    because part of an address knows distance, the rest recalls content at any distance
+    + rotary-phase; by ROFORMER
+learned_rotary_phases (Phase)
+    rotary phases with learned speeds
+    because each head finds the periods that matter to it
+    + rotary-phase, complex-state
+no_rotary_phases (Unrotated)
+    no rotation of queries and keys
+    because forgetting already tells near from far
+    - rotary-phase
+"""
+_CHANGES: Mapping[str, Change] = {
+    "half_token_shift": setting(inputs={"shift": "half"}),
+    "learned_token_shift": setting(inputs={"shift": "learned"}),
+    "dynamic_token_shift": setting(inputs={"shift": "dynamic"}),
+    "canon_convolution": setting(inputs={"shift": "canon"}),
+    "no_token_shift": where(lambda m: m.inputs.shift != "none", setting(inputs={"shift": "none"})),
+    "short_convolutions": setting(inputs={"convolved": "qkv"}),
+    "convolution_size": where(
+        lambda m: bool(m.inputs.convolved),
+        lambda m: changed(m, inputs={"conv_size": 8 if m.inputs.conv_size < 8 else 4}),
     ),
-    Move(
-        "learned_token_shift",
-        "a learned blend with the token before",
-        "each channel can decide how local it wants to be",
-        "BlendShift",
-        setting(inputs={"shift": "learned"}),
-        ("token-shift",),
-        Papers.RWKV,
+    "keys_and_values_convolved": where(reads_keys, setting(inputs={"convolved": "kv"})),
+    "queries_and_keys_convolved": where(reads_keys, setting(inputs={"convolved": "qk"})),
+    "no_convolutions": setting(inputs={"convolved": "", "conv_size": 4}),
+    "shared_keys": where(
+        reads_keys, setting(inputs={"key_width": "shared"}, output={"gate": "swish", "gate_rank": "full"})
     ),
-    Move(
-        "dynamic_token_shift",
-        "a blend with the token before that the token decides",
-        "how much of the neighbour matters depends on the word",
-        "DynamicShift",
-        setting(inputs={"shift": "dynamic"}),
-        ("token-shift", "low-rank-projection"),
-        Papers.EAGLE_FINCH,
+    "keys_per_head": where(
+        lambda m: m.inputs.key_width == "shared", setting(inputs={"key_width": "full"}, output={"gate_rank": "low"})
     ),
-    Move(
-        "canon_convolution",
-        "a residual convolution of four taps over the hidden states",
-        "every projection then sees its neighbours, and the token itself still passes unchanged",
-        "Canon",
-        setting(inputs={"shift": "canon"}),
-        ("token-shift", "short-convolution"),
-        Papers.CANON,
-    ),
-    Move(
-        "no_token_shift",
-        "no blend with the token before",
-        "short convolutions already look back",
-        "Unshifted",
-        where(lambda m: m.inputs.shift != "none", setting(inputs={"shift": "none"})),
-        removes=("token-shift",),
-    ),
-    Move(
-        "short_convolutions",
-        "short convolutions on queries, keys and values",
-        "a key that has seen its neighbours can be matched by what follows it",
-        "Conv",
-        setting(inputs={"convolved": "qkv"}),
-        ("short-convolution",),
-        Papers.MAMBA,
-    ),
-    Move(
-        "convolution_size",
-        "another width of the short convolutions",
-        "the width decides which n-grams a key can stand for",
-        "WideConv",
-        where(lambda m: bool(m.inputs.convolved), _wider_convolution),
-        ("short-convolution",),
-        Papers.PRIMER,
-    ),
-    Move(
-        "keys_and_values_convolved",
-        "short convolutions on keys and values only",
-        "queries may ask about the token itself",
-        "FreeQuery",
-        where(reads_keys, setting(inputs={"convolved": "kv"})),
-        ("short-convolution",),
-    ),
-    Move(
-        "queries_and_keys_convolved",
-        "short convolutions on queries and keys only",
-        "values stay the words themselves while their addresses see the context",
-        "FreeValue",
-        where(reads_keys, setting(inputs={"convolved": "qk"})),
-        ("short-convolution",),
-    ),
-    Move(
-        "no_convolutions",
-        "no short convolutions",
-        "the other paths may do their work already",
-        "Convless",
-        setting(inputs={"convolved": "", "conv_size": 4}),
-        removes=("short-convolution",),
-    ),
-    Move(
-        "shared_keys",
-        "one wide key and query for all heads, and an output gate for the parameters saved",
-        "a wider key tells more contexts apart at the same number of parameters",
-        "SharedKey",
-        where(
-            reads_keys,
-            setting(inputs={"key_width": "shared"}, output={"gate": "swish", "gate_rank": "full"}),
-        ),
-        ("shared-state", "state-expansion", "output-gate"),
-        Papers.MULTI_QUERY,
-    ),
-    Move(
-        "keys_per_head",
-        "a query and key for each head",
-        "heads can then look for different things",
-        "HeadKey",
-        where(
-            lambda m: m.inputs.key_width == "shared",
-            setting(inputs={"key_width": "full"}, output={"gate_rank": "low"}),
-        ),
-        removes=("shared-state",),
-    ),
-    Move(
-        "value_norm",
-        "values normalised per head before they are written",
-        "no single token can then drown the others in the memory",
-        "NormedValue",
-        setting(inputs={"value_norm": True}),
-        ("qk-normalisation", "state-normalisation"),
-    ),
-    Move(
-        "no_value_norm",
-        "values written as they are",
-        "the size of a value carries information",
-        "RawValue",
-        where(lambda m: m.inputs.value_norm, setting(inputs={"value_norm": False})),
-        removes=("state-normalisation",),
-    ),
-    Move(
-        "elu_features",
-        "positive keys by a shifted ELU",
-        "positive features make every weight a share",
-        "Elu",
-        where(reads_keys, setting(**_positive("elu"))),
-        ("feature-map",),
-        Papers.LINEAR_ATTENTION,
-    ),
-    Move(
-        "relu_features",
-        "rectified keys",
-        "sparse keys collide less",
-        "Relu",
-        where(reads_keys, setting(**_positive("relu"))),
-        ("feature-map",),
-    ),
-    Move(
-        "squared_relu_features",
-        "squared rectified keys",
-        "squares sharpen the contrast between near and far keys",
-        "Sharp",
-        where(reads_keys, setting(**_positive("squared_relu"))),
-        ("feature-map",),
-        Papers.PRIMER,
-    ),
-    Move(
-        "softmax_features",
-        "keys that are soft one-hots",
-        "a key then points at few slots of the memory",
-        "Slot",
-        where(reads_keys, setting(**_positive("softmax"))),
-        ("feature-map",),
-    ),
-    Move(
-        "hedgehog_features",
-        "a learned feature map ending in a softmax",
-        "such a map can imitate the spiky weights of softmax attention",
-        "Hedgehog",
-        where(reads_keys, setting(**_positive("hedgehog"))),
-        ("feature-map", "state-expansion"),
-        Papers.HEDGEHOG,
-    ),
-    Move(
-        "silu_features",
-        "SiLU keys",
-        "features of both signs can cancel, so more keys fit",
-        "Silu",
-        where(lambda m: reads_keys(m) and not m.memory.normalised, setting(features={"map": "silu", "norm": "l2"})),
-        ("feature-map",),
-        Papers.DELTA_NET,
-    ),
-    Move(
-        "identity_features",
-        "keys without a feature map",
-        "the projection alone may be a good address",
-        "Bare",
-        where(lambda m: reads_keys(m) and not m.memory.normalised, setting(features={"map": "identity", "norm": "l2"})),
-        removes=("feature-map",),
-    ),
-    Move(
-        "l2_keys",
-        "queries and keys of unit length",
-        "scores then depend on direction only",
-        "UnitKey",
-        where(reads_keys, setting(features={"norm": "l2"})),
-        ("qk-normalisation",),
-        Papers.QK_NORM,
-    ),
-    Move(
-        "rms_keys",
-        "queries and keys under RMS norm with learned scales",
-        "learned scales can weigh the channels of an address",
-        "RmsKey",
-        where(reads_keys, setting(features={"norm": "rms"})),
-        ("qk-normalisation",),
-        Papers.QK_NORM,
-    ),
-    Move(
-        "sum_keys",
-        "keys divided by their sum",
-        "writes then have the same total weight",
-        "SumKey",
-        where(reads_keys, setting(features={"norm": "sum"})),
-        ("qk-normalisation",),
-    ),
-    Move(
-        "rotary_phases",
-        "rotary phases on queries and keys",
-        "scores then know the distance between tokens",
-        "Rotary",
-        where(reads_keys, setting(features={"rotary": "full"})),
-        ("rotary-phase",),
-        Papers.ROFORMER,
-    ),
-    Move(
-        "half_rotary_phases",
-        "rotary phases on half of the channels",
-        "part of an address knows distance, the rest recalls content at any distance",
-        "HalfRotary",
-        where(reads_keys, setting(features={"rotary": "half"})),
-        ("rotary-phase",),
-        Papers.ROFORMER,
-    ),
-    Move(
-        "learned_rotary_phases",
-        "rotary phases with learned speeds",
-        "each head finds the periods that matter to it",
-        "Phase",
-        where(reads_keys, setting(features={"rotary": "learned"})),
-        ("rotary-phase", "complex-state"),
-    ),
-    Move(
-        "no_rotary_phases",
-        "no rotation of queries and keys",
-        "forgetting already tells near from far",
-        "Unrotated",
-        where(lambda m: m.features.rotary != "none", setting(features={"rotary": "none"})),
-        removes=("rotary-phase",),
-    ),
-)
+    "value_norm": setting(inputs={"value_norm": True}),
+    "no_value_norm": where(lambda m: m.inputs.value_norm, setting(inputs={"value_norm": False})),
+    "elu_features": _mapped("elu"),
+    "relu_features": _mapped("relu"),
+    "squared_relu_features": _mapped("squared_relu"),
+    "softmax_features": _mapped("softmax"),
+    "hedgehog_features": _mapped("hedgehog"),
+    "silu_features": _mapped("silu", _is_unnormalised),
+    "identity_features": _mapped("identity", _is_unnormalised),
+    "l2_keys": where(reads_keys, setting(features={"norm": "l2"})),
+    "rms_keys": where(reads_keys, setting(features={"norm": "rms"})),
+    "sum_keys": where(reads_keys, setting(features={"norm": "sum"})),
+    "rotary_phases": where(reads_keys, setting(features={"rotary": "full"})),
+    "half_rotary_phases": where(reads_keys, setting(features={"rotary": "half"})),
+    "learned_rotary_phases": where(reads_keys, setting(features={"rotary": "learned"})),
+    "no_rotary_phases": where(lambda m: m.features.rotary != "none", setting(features={"rotary": "none"})),
+}
+MOVES = moves(_TEXTS, _CHANGES)

@@ -1,19 +1,21 @@
 """Moves on the recurrent memory: what is written, how strongly, and how it fades."""
 
+from collections.abc import Mapping
+
 from services.mixers.description import CHANNEL_DECAYS, DELTA_RULES, SOLVED_FORMS, Mixer
-from services.mixers.moves.move import Change, Move, Papers, changed, setting, where
+from services.mixers.moves.move import Change, Values, changed, moves, setting, where
 
 
 def _has_memory(mixer: Mixer) -> bool:
     return mixer.memory.rule != "none"
 
 
-def _is_delta(mixer: Mixer) -> bool:
-    return mixer.memory.rule in DELTA_RULES
-
-
 def _is_linear(mixer: Mixer) -> bool:
     return mixer.memory.rule == "linear"
+
+
+def _is_delta(mixer: Mixer) -> bool:
+    return mixer.memory.rule in DELTA_RULES
 
 
 def _as_delta(mixer: Mixer) -> Mixer:
@@ -28,361 +30,220 @@ def _as_linear(mixer: Mixer) -> Mixer:
     return changed(mixer, memory={"rule": "linear", "write": write}, output={"norm": "rms"})
 
 
-def _sparse(mixer: Mixer) -> Mixer:
-    memory = {"decay": "sparse", "tied": True, "normalised": False, "form": "plain"}
-    return changed(_as_linear(mixer), memory=memory)
+def _with_head_decay(mixer: Mixer, memory: Values, no_decays: frozenset[str], **features: object) -> Mixer:
+    """Fields of the memory and the features set; a decay that does not go with them becomes one by head."""
+    by_head = {"decay": "sigmoid"} if mixer.memory.decay in no_decays else {}
+    return changed(mixer, memory={**memory, **by_head}, features=features)
 
 
 def _preconditioned(mixer: Mixer) -> Mixer:
-    memory: dict[str, object] = {"rule": "delta", "steps": 1, "write": "preconditioned"}
-    if mixer.memory.decay in CHANNEL_DECAYS:
-        memory["decay"] = "sigmoid"
-    return changed(mixer, memory=memory, features={"norm": "l2"})
+    memory = {"rule": "delta", "steps": 1, "write": "preconditioned"}
+    return _with_head_decay(mixer, memory, CHANNEL_DECAYS, norm="l2")
 
 
 def _averaging(mixer: Mixer) -> Mixer:
-    memory: dict[str, object] = {"normalised": True, "tied": False, "form": "plain"}
-    if mixer.memory.decay in CHANNEL_DECAYS:
-        memory["decay"] = "sigmoid"
-    return changed(mixer, memory=memory, features={"map": "elu", "norm": "none", "rotary": "none"})
+    memory = {"normalised": True, "tied": False, "form": "plain"}
+    return _with_head_decay(mixer, memory, CHANNEL_DECAYS, map="elu", norm="none", rotary="none")
+
+
+def _additive(**memory: object) -> Change:
+    """An additive memory with these fields."""
+    return where(_has_memory, lambda mixer: changed(_as_linear(mixer), memory=memory))
 
 
 def _formed(form: str) -> Change:
-    """An additive memory of this form; a decay that the form does not take becomes one by head."""
+    """An additive memory of this form."""
+    features = {"norm": "l2"} if form in {*SOLVED_FORMS, "ages"} else {}
+    memory = {"form": form, "normalised": False, "tied": False}
 
     def change(mixer: Mixer) -> Mixer:
-        memory: dict[str, object] = {"form": form, "normalised": False, "tied": False}
-        if mixer.memory.decay in CHANNEL_DECAYS | {"momentum"}:
-            memory["decay"] = "sigmoid"
-        features: dict[str, object] = {"norm": "l2"} if form in {*SOLVED_FORMS, "ages"} else {}
-        return changed(_as_linear(changed(mixer, features=features)), memory=memory)
+        additive = _as_linear(changed(mixer, features=features))
+        return _with_head_decay(additive, memory, CHANNEL_DECAYS | {"momentum"})
 
     return where(_has_memory, change)
 
 
-def _by_channel(decay: str) -> Move:
-    kinds = {"channel": ("ChannelForget", Papers.GLA), "floored": ("FlooredForget", Papers.HGRN2)}
-    word, source = kinds[decay]
-
-    def change(mixer: Mixer) -> Mixer:
-        return changed(_as_linear(mixer), memory={"decay": decay, "normalised": False, "form": "plain"})
-
-    return Move(
-        name=f"decay_{decay}",
-        what="an additive memory whose key channels fade at rates of their own"
-        + (" above a learned floor" if decay == "floored" else ""),
-        why="channels can then hold what is recent and what is lasting side by side",
-        word=word,
-        change=where(_has_memory, change),
-        adds=("forget-gate", "low-rank-projection", "additive-state") + (("gate-floor",) if decay == "floored" else ()),
-        removes=("delta-rule",),
-        source=source,
-    )
-
-
-MOVES = (
-    Move(
-        "delta_rule",
-        "a delta rule in place of the additive write",
-        "a write then corrects what is stored under its key and does not pile up on it",
-        "Delta",
-        where(lambda m: not _is_delta(m), _as_delta),
-        ("delta-rule", "write-strength"),
-        Papers.DELTA_NET,
-        removes=("additive-state",),
+_TEXTS = """
+delta_rule (Delta)
+    a delta rule in place of the additive write
+    because a write then corrects what is stored under its key and does not pile up on it
+    + delta-rule, write-strength; - additive-state; by DELTA_NET
+additive_memory (Additive)
+    an additive memory in place of the delta rule
+    because a sum of outer products is cheaper and may be enough where keys seldom collide
+    + additive-state; - delta-rule; by LINEAR_ATTENTION
+two_delta_steps (DoubleStep)
+    two delta steps per token with keys of their own
+    because a product of two reflections can rotate the state, which one step cannot
+    + householder-product; by DELTA_PRODUCT
+single_delta_step (SingleStep)
+    one delta step per token again
+    because the further steps cost time that they may not be worth
+    - householder-product
+implicit_step (Implicit)
+    the step of an implicit update in place of a learned strength, and keys of any length
+    because the exact minimiser of what the step approximates is stable without a norm on the keys
+    + test-time-learning; - qk-normalisation; by LONGHORN
+preconditioned_writes (Preconditioned)
+    written keys scaled by the inverse of their features' energy so far
+    because a step that knows the curvature fits all pairs seen, where frequent features dominate a plain one
+    + write-strength, state-momentum; by PRECONDITIONED
+output_feedback (Feedback)
+    queries less a learned share of their own keys
+    because the read is then corrected by what the token itself would find under its key
+    + output-feedback; by COMBA
+no_output_feedback (Unfed)
+    queries without a share of their keys
+    because a query that is a key's own may be what recall needs
+    - output-feedback
+write_momentum (Momentum)
+    an additive memory with fixed forgetting that is written through a running sum
+    because what came just before is then written along, as momentum does in gradient descent
+    + state-momentum, fixed-decay, additive-state; - delta-rule, forget-gate; by TITANS
+negative_eigenvalues (Signed)
+    write strengths up to 2
+    because transitions with negative eigenvalues can track parity and other alternating states
+    + negative-eigenvalues; by NEGATIVE_EIGENVALUES
+positive_eigenvalues (Positive)
+    write strengths below 1 again
+    because sign flips may cost more stability than state tracking gains
+    - negative-eigenvalues
+full_writes (FullWrite)
+    writes at full strength
+    because without a learned strength each write replaces what its key held
+    - write-strength
+gated_writes (WriteGate)
+    a learned write strength per head
+    because tokens that carry nothing worth keeping can leave the memory alone
+    + write-strength; by DELTA_NET
+channel_writes (ChannelWrite)
+    an input gate per value channel
+    because parts of a value can be kept while others are left out
+    + input-gate, low-rank-projection; by HGRN2
+decay_mamba (Selective)
+    a forget gate with a rate per head and a step size per token
+    because the memory can be cleared when the context changes
+    + forget-gate, selective-ssm; by GATED_DELTA_NET
+decay_sigmoid (Forget)
+    a sigmoid forget gate per head that starts near 1
+    because the memory can fade where the token says so, and begins by keeping everything
+    + forget-gate; by GATED_DELTA_NET
+decay_retention (Retentive)
+    fixed forgetting, from fast heads to slow ones
+    because heads that see different spans need no gate to learn it
+    + fixed-decay, multi-timescale-memory; - forget-gate; by RETNET
+decay_channel_delta (Kimi)
+    a delta rule whose key channels fade at rates of their own
+    because the memory can correct what it stores and still let features live for different times
+    + forget-gate, low-rank-projection; by KIMI_LINEAR
+erase_and_write_gates (Split)
+    gates per channel that erase and write apart
+    because removing an old association and storing a new one need not have the same strength
+    + write-strength, input-gate, low-rank-projection; by GATED_DELTA_NET_2
+sparse_slots (SparseSlots)
+    an additive memory of which each token fades and writes a few key channels alone
+    because what a token does not choose stays untouched, however many tokens follow
+    + forget-gate, memory-slots, content-router, input-gate, additive-state; - delta-rule; by RAVEN
+trapezoidal_writes (Trapezoid)
+    an additive memory that also writes, once faded, what the token before wrote
+    because an integral by the trapezoid's rule is of second order, and can stand for a short convolution
+    + token-shift, additive-state; - delta-rule; by MAMBA3
+log_linear_memory (LogLinear)
+    an additive memory of spans that double in length, each read by a weight of its own
+    because a logarithmic number of states keeps the near past in detail and the far past in summary
+    + hierarchical-memory, multi-timescale-memory, additive-state; - delta-rule; by LOG_LINEAR
+mesa_reads (Mesa)
+    queries that solve the regression of all values on all keys, by conjugate gradients
+    because one read then accounts for correlated keys, which a step per token corrects only slowly
+    + test-time-learning, dense-transition, additive-state, qk-normalisation; - delta-rule; by MESA_NET
+ridge_reads (Kalman)
+    queries that solve a fading ridge regression, its ridge in proportion to what is stored
+    because the exact Kalman gain stays well conditioned, and a fixed iteration needs no divisions by residuals
+    + test-time-learning, dense-transition, additive-state, qk-normalisation; - delta-rule; by KALMA_NET
+householder_positions (Reflected)
+    an additive memory that each token reflects along a direction of its own
+    because what lies between two tokens then decides how they relate, not their distance alone
+    + householder-product, rotary-phase, additive-state, low-rank-projection; - delta-rule; by PATH
+memory_by_age (ByAge)
+    an additive memory of slots by age, which a learned clock moves on, read by a softmax over ages
+    because one matrix for all ages lets old and new associations interfere
+    + memory-slots, multi-timescale-memory, rotary-phase, additive-state, qk-normalisation; - delta-rule; by CYFA
+plain_memory (OneState)
+    an additive memory that is written and read by a single product
+    because one state that is read as it is costs least
+    - token-shift, hierarchical-memory, test-time-learning, householder-product
+decay_channel (ChannelForget)
+    an additive memory whose key channels fade at rates of their own
+    because channels can then hold what is recent and what is lasting side by side
+    + forget-gate, low-rank-projection, additive-state; - delta-rule; by GLA
+decay_floored (FlooredForget)
+    an additive memory whose key channels fade at rates of their own above a learned floor
+    because channels can then hold what is recent and what is lasting side by side
+    + forget-gate, low-rank-projection, additive-state, gate-floor; - delta-rule; by HGRN2
+no_decay (Lasting)
+    a memory that does not fade
+    because forgetting may lose facts that a corrective write would have kept apart
+    - forget-gate, fixed-decay
+tied_input_gate (Tied)
+    keys scaled by one minus the forget gate
+    because what is written then balances what is forgotten, and the state stays bounded
+    + input-gate, state-normalisation; by HGRN2
+normalised_memory (Averaged)
+    a read divided by the accumulated weights
+    because the result is an average of values, whatever the length of the context
+    + state-normalisation; by LINEAR_ATTENTION
+unnormalised_memory (Unnormalised)
+    a read without its denominator
+    because the denominator can vanish and the output norm already fixes the scale
+    - state-normalisation; by TRANSNORMER
+current_token_bonus (Bonus)
+    an extra weight for the current token
+    because the newest token often deserves more than its share of an old memory
+    + value-residual; by RWKV
+no_bonus (Plain)
+    no extra weight for the current token
+    because the memory already holds it
+    - value-residual
+"""
+_CHANGES: Mapping[str, Change] = {
+    "delta_rule": where(lambda m: not _is_delta(m), _as_delta),
+    "additive_memory": where(_is_delta, _as_linear),
+    "two_delta_steps": where(_is_delta, setting(memory={"rule": "product", "steps": 2})),
+    "single_delta_step": where(lambda m: m.memory.rule == "product", setting(memory={"rule": "delta", "steps": 1})),
+    "implicit_step": where(
+        lambda m: m.memory.rule == "delta", setting(memory={"write": "implicit"}, features={"norm": "none"})
     ),
-    Move(
-        "additive_memory",
-        "an additive memory in place of the delta rule",
-        "a sum of outer products is cheaper and may be enough where keys seldom collide",
-        "Additive",
-        where(_is_delta, _as_linear),
-        ("additive-state",),
-        Papers.LINEAR_ATTENTION,
-        removes=("delta-rule",),
+    "preconditioned_writes": where(_is_delta, _preconditioned),
+    "output_feedback": where(
+        lambda m: _has_memory(m) and m.memory.rule != "product", setting(memory={"feedback": True})
     ),
-    Move(
-        "two_delta_steps",
-        "two delta steps per token with keys of their own",
-        "a product of two reflections can rotate the state, which one step cannot",
-        "DoubleStep",
-        where(_is_delta, setting(memory={"rule": "product", "steps": 2})),
-        ("householder-product",),
-        Papers.DELTA_PRODUCT,
-    ),
-    Move(
-        "single_delta_step",
-        "one delta step per token again",
-        "the further steps cost time that they may not be worth",
-        "SingleStep",
-        where(lambda m: m.memory.rule == "product", setting(memory={"rule": "delta", "steps": 1})),
-        removes=("householder-product",),
-    ),
-    Move(
-        "implicit_step",
-        "the step of an implicit update in place of a learned strength, and keys of any length",
-        "the exact minimiser of what the step approximates is stable without a norm on the keys",
-        "Implicit",
-        where(lambda m: m.memory.rule == "delta", setting(memory={"write": "implicit"}, features={"norm": "none"})),
-        ("test-time-learning",),
-        Papers.LONGHORN,
-        removes=("qk-normalisation",),
-    ),
-    Move(
-        "preconditioned_writes",
-        "written keys scaled by the inverse of their features' energy so far",
-        "a step that knows the curvature fits all pairs seen, where frequent features dominate a plain one",
-        "Preconditioned",
-        where(_is_delta, _preconditioned),
-        ("write-strength", "state-momentum"),
-        Papers.PRECONDITIONED,
-    ),
-    Move(
-        "output_feedback",
-        "queries less a learned share of their own keys",
-        "the read is then corrected by what the token itself would find under its key",
-        "Feedback",
-        where(lambda m: _has_memory(m) and m.memory.rule != "product", setting(memory={"feedback": True})),
-        ("output-feedback",),
-        Papers.COMBA,
-    ),
-    Move(
-        "no_output_feedback",
-        "queries without a share of their keys",
-        "a query that is a key's own may be what recall needs",
-        "Unfed",
-        where(lambda m: m.memory.feedback, setting(memory={"feedback": False})),
-        removes=("output-feedback",),
-    ),
-    Move(
-        "write_momentum",
-        "an additive memory with fixed forgetting that is written through a running sum",
-        "what came just before is then written along, as momentum does in gradient descent",
-        "Momentum",
-        where(_has_memory, lambda m: changed(_as_linear(m), memory={"decay": "momentum", "form": "plain"})),
-        ("state-momentum", "fixed-decay", "additive-state"),
-        Papers.TITANS,
-        removes=("delta-rule", "forget-gate"),
-    ),
-    Move(
-        "negative_eigenvalues",
-        "write strengths up to 2",
-        "transitions with negative eigenvalues can track parity and other alternating states",
-        "Signed",
-        where(_is_delta, setting(memory={"write": "double"})),
-        ("negative-eigenvalues",),
-        Papers.NEGATIVE_EIGENVALUES,
-    ),
-    Move(
-        "positive_eigenvalues",
-        "write strengths below 1 again",
-        "sign flips may cost more stability than state tracking gains",
-        "Positive",
-        where(lambda m: m.memory.write == "double", setting(memory={"write": "sigmoid"})),
-        removes=("negative-eigenvalues",),
-    ),
-    Move(
-        "full_writes",
-        "writes at full strength",
-        "without a learned strength each write replaces what its key held",
-        "FullWrite",
-        where(_has_memory, setting(memory={"write": "one"})),
-        removes=("write-strength",),
-    ),
-    Move(
-        "gated_writes",
-        "a learned write strength per head",
-        "tokens that carry nothing worth keeping can leave the memory alone",
-        "WriteGate",
-        where(_has_memory, setting(memory={"write": "sigmoid"})),
-        ("write-strength",),
-        Papers.DELTA_NET,
-    ),
-    Move(
-        "channel_writes",
-        "an input gate per value channel",
-        "parts of a value can be kept while others are left out",
-        "ChannelWrite",
-        where(_is_linear, setting(memory={"write": "channel"})),
-        ("input-gate", "low-rank-projection"),
-        Papers.HGRN2,
-    ),
-    Move(
-        "decay_mamba",
-        "a forget gate with a rate per head and a step size per token",
-        "the memory can be cleared when the context changes",
-        "Selective",
-        where(_has_memory, setting(memory={"decay": "mamba", "tied": False})),
-        ("forget-gate", "selective-ssm"),
-        Papers.GATED_DELTA_NET,
-    ),
-    Move(
-        "decay_sigmoid",
-        "a sigmoid forget gate per head that starts near 1",
-        "the memory can fade where the token says so, and begins by keeping everything",
-        "Forget",
-        where(_has_memory, setting(memory={"decay": "sigmoid", "tied": False})),
-        ("forget-gate",),
-        Papers.GATED_DELTA_NET,
-    ),
-    Move(
-        "decay_retention",
-        "fixed forgetting, from fast heads to slow ones",
-        "heads that see different spans need no gate to learn it",
-        "Retentive",
-        where(_has_memory, setting(memory={"decay": "retention", "tied": False})),
-        ("fixed-decay", "multi-timescale-memory"),
-        Papers.RETNET,
-        removes=("forget-gate",),
-    ),
-    Move(
-        "decay_channel_delta",
-        "a delta rule whose key channels fade at rates of their own",
-        "the memory can correct what it stores and still let features live for different times",
-        "Kimi",
-        where(_is_delta, setting(memory={"rule": "delta", "steps": 1, "decay": "channel"})),
-        ("forget-gate", "low-rank-projection"),
-        Papers.KIMI_LINEAR,
-    ),
-    Move(
-        "erase_and_write_gates",
-        "gates per channel that erase and write apart",
-        "removing an old association and storing a new one need not have the same strength",
-        "Split",
-        where(_is_delta, setting(memory={"rule": "delta", "steps": 1, "write": "split"})),
-        ("write-strength", "input-gate", "low-rank-projection"),
-        Papers.GATED_DELTA_NET_2,
-    ),
-    Move(
-        "sparse_slots",
-        "an additive memory of which each token fades and writes a few key channels alone",
-        "what a token does not choose stays untouched, however many tokens follow",
-        "SparseSlots",
-        where(_has_memory, _sparse),
-        ("forget-gate", "memory-slots", "content-router", "input-gate", "additive-state"),
-        Papers.RAVEN,
-        removes=("delta-rule",),
-    ),
-    Move(
-        "trapezoidal_writes",
-        "an additive memory that also writes, once faded, what the token before wrote",
-        "an integral by the trapezoid's rule is of second order, and can stand for a short convolution",
-        "Trapezoid",
-        _formed("trapezoid"),
-        ("token-shift", "additive-state"),
-        Papers.MAMBA3,
-        removes=("delta-rule",),
-    ),
-    Move(
-        "log_linear_memory",
-        "an additive memory of spans that double in length, each read by a weight of its own",
-        "a logarithmic number of states keeps the near past in detail and the far past in summary",
-        "LogLinear",
-        _formed("levels"),
-        ("hierarchical-memory", "multi-timescale-memory", "additive-state"),
-        Papers.LOG_LINEAR,
-        removes=("delta-rule",),
-    ),
-    Move(
-        "mesa_reads",
-        "queries that solve the regression of all values on all keys, by conjugate gradients",
-        "one read then accounts for correlated keys, which a step per token corrects only slowly",
-        "Mesa",
-        _formed("mesa"),
-        ("test-time-learning", "dense-transition", "additive-state", "qk-normalisation"),
-        Papers.MESA_NET,
-        removes=("delta-rule",),
-    ),
-    Move(
-        "ridge_reads",
-        "queries that solve a fading ridge regression, its ridge in proportion to what is stored",
-        "the exact Kalman gain stays well conditioned, and a fixed iteration needs no divisions by residuals",
-        "Kalman",
-        _formed("ridge"),
-        ("test-time-learning", "dense-transition", "additive-state", "qk-normalisation"),
-        Papers.KALMA_NET,
-        removes=("delta-rule",),
-    ),
-    Move(
-        "householder_positions",
-        "an additive memory that each token reflects along a direction of its own",
-        "what lies between two tokens then decides how they relate, not their distance alone",
-        "Reflected",
-        _formed("householder"),
-        ("householder-product", "rotary-phase", "additive-state", "low-rank-projection"),
-        Papers.PATH,
-        removes=("delta-rule",),
-    ),
-    Move(
-        "memory_by_age",
-        "an additive memory of slots by age, which a learned clock moves on, read by a softmax over ages",
-        "one matrix for all ages lets old and new associations interfere",
-        "ByAge",
-        _formed("ages"),
-        ("memory-slots", "multi-timescale-memory", "rotary-phase", "additive-state", "qk-normalisation"),
-        Papers.CYFA,
-        removes=("delta-rule",),
-    ),
-    Move(
-        "plain_memory",
-        "an additive memory that is written and read by a single product",
-        "one state that is read as it is costs least",
-        "OneState",
-        where(lambda m: m.memory.form != "plain", setting(memory={"form": "plain"})),
-        removes=("token-shift", "hierarchical-memory", "test-time-learning", "householder-product"),
-    ),
-    _by_channel("channel"),
-    _by_channel("floored"),
-    Move(
-        "no_decay",
-        "a memory that does not fade",
-        "forgetting may lose facts that a corrective write would have kept apart",
-        "Lasting",
-        where(_has_memory, setting(memory={"decay": "none", "tied": False})),
-        removes=("forget-gate", "fixed-decay"),
-    ),
-    Move(
-        "tied_input_gate",
-        "keys scaled by one minus the forget gate",
-        "what is written then balances what is forgotten, and the state stays bounded",
-        "Tied",
-        where(_is_linear, setting(memory={"tied": True})),
-        ("input-gate", "state-normalisation"),
-        Papers.HGRN2,
-    ),
-    Move(
-        "normalised_memory",
-        "a read divided by the accumulated weights",
-        "the result is an average of values, whatever the length of the context",
-        "Averaged",
-        where(_is_linear, _averaging),
-        ("state-normalisation",),
-        Papers.LINEAR_ATTENTION,
-    ),
-    Move(
-        "unnormalised_memory",
-        "a read without its denominator",
-        "the denominator can vanish and the output norm already fixes the scale",
-        "Unnormalised",
-        where(_is_linear, setting(memory={"normalised": False}, output={"norm": "rms"})),
-        source=Papers.TRANSNORMER,
-        removes=("state-normalisation",),
-    ),
-    Move(
-        "current_token_bonus",
-        "an extra weight for the current token",
-        "the newest token often deserves more than its share of an old memory",
-        "Bonus",
-        where(_is_linear, setting(memory={"bonus": True})),
-        ("value-residual",),
-        Papers.RWKV,
-    ),
-    Move(
-        "no_bonus",
-        "no extra weight for the current token",
-        "the memory already holds it",
-        "Plain",
-        where(lambda m: m.memory.bonus, setting(memory={"bonus": False})),
-        removes=("value-residual",),
-    ),
-)
+    "no_output_feedback": where(lambda m: m.memory.feedback, setting(memory={"feedback": False})),
+    "write_momentum": _additive(decay="momentum", form="plain"),
+    "negative_eigenvalues": where(_is_delta, setting(memory={"write": "double"})),
+    "positive_eigenvalues": where(lambda m: m.memory.write == "double", setting(memory={"write": "sigmoid"})),
+    "full_writes": where(_has_memory, setting(memory={"write": "one"})),
+    "gated_writes": where(_has_memory, setting(memory={"write": "sigmoid"})),
+    "channel_writes": where(_is_linear, setting(memory={"write": "channel"})),
+    "decay_mamba": where(_has_memory, setting(memory={"decay": "mamba", "tied": False})),
+    "decay_sigmoid": where(_has_memory, setting(memory={"decay": "sigmoid", "tied": False})),
+    "decay_retention": where(_has_memory, setting(memory={"decay": "retention", "tied": False})),
+    "decay_channel_delta": where(_is_delta, setting(memory={"rule": "delta", "steps": 1, "decay": "channel"})),
+    "erase_and_write_gates": where(_is_delta, setting(memory={"rule": "delta", "steps": 1, "write": "split"})),
+    "sparse_slots": _additive(decay="sparse", tied=True, normalised=False, form="plain"),
+    "trapezoidal_writes": _formed("trapezoid"),
+    "log_linear_memory": _formed("levels"),
+    "mesa_reads": _formed("mesa"),
+    "ridge_reads": _formed("ridge"),
+    "householder_positions": _formed("householder"),
+    "memory_by_age": _formed("ages"),
+    "plain_memory": where(lambda m: m.memory.form != "plain", setting(memory={"form": "plain"})),
+    "decay_channel": _additive(decay="channel", normalised=False, form="plain"),
+    "decay_floored": _additive(decay="floored", normalised=False, form="plain"),
+    "no_decay": where(_has_memory, setting(memory={"decay": "none", "tied": False})),
+    "tied_input_gate": where(_is_linear, setting(memory={"tied": True})),
+    "normalised_memory": where(_is_linear, _averaging),
+    "unnormalised_memory": where(_is_linear, setting(memory={"normalised": False}, output={"norm": "rms"})),
+    "current_token_bonus": where(_is_linear, setting(memory={"bonus": True})),
+    "no_bonus": where(lambda m: m.memory.bonus, setting(memory={"bonus": False})),
+}
+MOVES = moves(_TEXTS, _CHANGES)

@@ -1,6 +1,7 @@
 """Moves: named changes of a description, with reason and source; and their building blocks."""
 
 import random
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -52,22 +53,36 @@ class Move:
         return None if child is None or child.structure() == mixer.structure() else child
 
 
+_TEXT = re.compile(r"(\w+) \((\w+)\)\n    (.+)\n    because (.+)\n    (.+)\n")
+
+
+def moves(texts: str, changes: Mapping[str, Change]) -> tuple[Move, ...]:
+    """The moves of these texts, in order, with their changes by name.
+
+    A text has four lines: the name and the word; what; because why; and, between semicolons, the components that the
+    move adds (+) and removes (-), and the name of its source in `Papers` (by). Raises ValueError for a move that lacks
+    a text of this form or a change.
+    """
+    rows = _TEXT.findall(texts)
+    if lacking := {name for name, *_ in rows} ^ changes.keys():
+        raise ValueError(f"each move needs a text of four lines and a change: {', '.join(sorted(lacking))}")
+    result = []
+    for name, word, what, why, facts in rows:
+        by_sign = dict(fact.split(" ", 1) for fact in facts.split("; "))
+        adds, removes = (tuple(by_sign[sign].split(", ")) if sign in by_sign else () for sign in "+-")
+        source: Source | None = getattr(Papers, by_sign["by"]) if "by" in by_sign else None
+        result.append(Move(name, what, why, word, changes[name], adds, source, removes))
+    return tuple(result)
+
+
 def setting(**parts: Values) -> Change:
     """A change that sets fields of parts: `setting(memory={"decay": "mamba"})`."""
-
-    def change(mixer: Mixer) -> Mixer:
-        return changed(mixer, **parts)
-
-    return change
+    return lambda mixer: changed(mixer, **parts)
 
 
 def where(condition: Callable[[Mixer], bool], change: Change) -> Change:
     """The change if the condition is true; otherwise it does not apply."""
-
-    def conditional(mixer: Mixer) -> Mixer | None:
-        return change(mixer) if condition(mixer) else None
-
-    return conditional
+    return lambda mixer: change(mixer) if condition(mixer) else None
 
 
 def changed(mixer: Mixer, **parts: Values) -> Mixer:

@@ -1,129 +1,86 @@
 """Moves on what happens between the read and the output projection."""
 
-from services.mixers.description import reads_keys
-from services.mixers.moves.move import Move, Papers, setting, where
+from collections.abc import Mapping
 
-MOVES = (
-    Move(
-        "low_rank_output_gate",
-        "a sigmoid output gate through a narrow bottleneck",
-        "reads that match nothing can be silenced for few parameters",
-        "LeanGate",
-        setting(output={"gate": "sigmoid", "gate_rank": "low"}),
-        ("output-gate", "low-rank-projection"),
-        Papers.GLA,
+from services.mixers.description import reads_keys
+from services.mixers.moves.move import Change, moves, setting, where
+
+_TEXTS = """
+low_rank_output_gate (LeanGate)
+    a sigmoid output gate through a narrow bottleneck
+    because reads that match nothing can be silenced for few parameters
+    + output-gate, low-rank-projection; by GLA
+swish_output_gate (SwishGate)
+    a full swish output gate, paid for with half-width keys
+    because a gate per channel adds an interaction between token and memory
+    + output-gate; by RETNET
+low_rank_swish_gate (SwiftGate)
+    a swish output gate through a narrow bottleneck
+    because the token can amplify a read and not only damp it
+    + output-gate, low-rank-projection; by GLA
+head_output_gate (HeadGate)
+    one output gate per head
+    because a head that found nothing is switched off as a whole
+    + output-gate; by FORGETTING
+no_output_gate (Ungated)
+    no output gate, and keys of full width
+    because its parameters may do more elsewhere
+    - output-gate
+layer_norm_heads (Centred)
+    layer norm on each head's read
+    because a read's mean carries no content
+    + output-normalisation; by RETNET
+rms_norm_heads (Normed)
+    RMS norm on each head's read
+    because reads then enter the projection at one scale
+    + output-normalisation; by TRANSNORMER
+no_output_norm (Raw)
+    reads that keep their size
+    because the size of a read says how sure the memory is
+    - output-normalisation
+static_head_mixing (Talking)
+    a learned map over heads
+    because one head's read can complete another's
+    + head-mixing; by TALKING_HEADS
+dynamic_head_mixing (CrossHead)
+    a map over heads that the token decides
+    because which heads belong together depends on what is asked
+    + head-mixing; by TALKING_HEADS
+no_head_mixing (Separate)
+    heads that stay apart
+    because the output projection mixes them anyway
+    - head-mixing
+gated_value_skip (ValueSkip)
+    the current value added to the read under a gate per head
+    because the token's own content need not be written before it can be used
+    + value-residual; by VALUE_RESIDUAL
+channel_value_skip (Direct)
+    the current value added to the read with a weight per channel
+    because a direct term is what a state space keeps beside its state
+    + value-residual; by MAMBA2
+no_value_skip (Skipless)
+    nothing but the read
+    because the residual stream already carries the token
+    - value-residual
+"""
+_CHANGES: Mapping[str, Change] = {
+    "low_rank_output_gate": setting(output={"gate": "sigmoid", "gate_rank": "low"}),
+    "swish_output_gate": where(
+        reads_keys, setting(inputs={"key_width": "half"}, output={"gate": "swish", "gate_rank": "full"})
     ),
-    Move(
-        "swish_output_gate",
-        "a full swish output gate, paid for with half-width keys",
-        "a gate per channel adds an interaction between token and memory",
-        "SwishGate",
-        where(reads_keys, setting(inputs={"key_width": "half"}, output={"gate": "swish", "gate_rank": "full"})),
-        ("output-gate",),
-        Papers.RETNET,
+    "low_rank_swish_gate": setting(output={"gate": "swish", "gate_rank": "low"}),
+    "head_output_gate": setting(output={"gate": "head"}),
+    "no_output_gate": where(
+        lambda m: m.output.gate != "none", setting(inputs={"key_width": "full"}, output={"gate": "none"})
     ),
-    Move(
-        "low_rank_swish_gate",
-        "a swish output gate through a narrow bottleneck",
-        "the token can amplify a read and not only damp it",
-        "SwiftGate",
-        setting(output={"gate": "swish", "gate_rank": "low"}),
-        ("output-gate", "low-rank-projection"),
-        Papers.GLA,
-    ),
-    Move(
-        "head_output_gate",
-        "one output gate per head",
-        "a head that found nothing is switched off as a whole",
-        "HeadGate",
-        setting(output={"gate": "head"}),
-        ("output-gate",),
-        Papers.FORGETTING,
-    ),
-    Move(
-        "no_output_gate",
-        "no output gate, and keys of full width",
-        "its parameters may do more elsewhere",
-        "Ungated",
-        where(lambda m: m.output.gate != "none", setting(inputs={"key_width": "full"}, output={"gate": "none"})),
-        removes=("output-gate",),
-    ),
-    Move(
-        "layer_norm_heads",
-        "layer norm on each head's read",
-        "a read's mean carries no content",
-        "Centred",
-        setting(output={"norm": "layer"}),
-        ("output-normalisation",),
-        Papers.RETNET,
-    ),
-    Move(
-        "rms_norm_heads",
-        "RMS norm on each head's read",
-        "reads then enter the projection at one scale",
-        "Normed",
-        setting(output={"norm": "rms"}),
-        ("output-normalisation",),
-        Papers.TRANSNORMER,
-    ),
-    Move(
-        "no_output_norm",
-        "reads that keep their size",
-        "the size of a read says how sure the memory is",
-        "Raw",
-        setting(output={"norm": "none"}),
-        removes=("output-normalisation",),
-    ),
-    Move(
-        "static_head_mixing",
-        "a learned map over heads",
-        "one head's read can complete another's",
-        "Talking",
-        setting(output={"mixing": "static"}),
-        ("head-mixing",),
-        Papers.TALKING_HEADS,
-    ),
-    Move(
-        "dynamic_head_mixing",
-        "a map over heads that the token decides",
-        "which heads belong together depends on what is asked",
-        "CrossHead",
-        setting(output={"mixing": "dynamic"}),
-        ("head-mixing",),
-        Papers.TALKING_HEADS,
-    ),
-    Move(
-        "no_head_mixing",
-        "heads that stay apart",
-        "the output projection mixes them anyway",
-        "Separate",
-        where(lambda m: m.output.mixing != "none", setting(output={"mixing": "none"})),
-        removes=("head-mixing",),
-    ),
-    Move(
-        "gated_value_skip",
-        "the current value added to the read under a gate per head",
-        "the token's own content need not be written before it can be used",
-        "ValueSkip",
-        setting(output={"skip": "gated"}),
-        ("value-residual",),
-        Papers.VALUE_RESIDUAL,
-    ),
-    Move(
-        "channel_value_skip",
-        "the current value added to the read with a weight per channel",
-        "a direct term is what a state space keeps beside its state",
-        "Direct",
-        setting(output={"skip": "channel"}),
-        ("value-residual",),
-        Papers.MAMBA2,
-    ),
-    Move(
-        "no_value_skip",
-        "nothing but the read",
-        "the residual stream already carries the token",
-        "Skipless",
-        where(lambda m: m.output.skip != "none", setting(output={"skip": "none"})),
-        removes=("value-residual",),
-    ),
-)
+    "layer_norm_heads": setting(output={"norm": "layer"}),
+    "rms_norm_heads": setting(output={"norm": "rms"}),
+    "no_output_norm": setting(output={"norm": "none"}),
+    "static_head_mixing": setting(output={"mixing": "static"}),
+    "dynamic_head_mixing": setting(output={"mixing": "dynamic"}),
+    "no_head_mixing": where(lambda m: m.output.mixing != "none", setting(output={"mixing": "none"})),
+    "gated_value_skip": setting(output={"skip": "gated"}),
+    "channel_value_skip": setting(output={"skip": "channel"}),
+    "no_value_skip": where(lambda m: m.output.skip != "none", setting(output={"skip": "none"})),
+}
+MOVES = moves(_TEXTS, _CHANGES)

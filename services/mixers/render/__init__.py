@@ -1,5 +1,6 @@
 """Descriptions rendered as programs that a person could have written: their fragments are assembled here."""
 
+import re
 from collections.abc import Iterable, Iterator
 from textwrap import wrap
 
@@ -27,9 +28,11 @@ def render(mixer: Mixer, name: str, motivation: str = "") -> str:
     construct = _paragraphs(block((part.construct for part in stage), 2) for stage in stages)
     forward = _paragraphs(block((part.forward for part in stage), 2) for stage in stages)
     functions = "".join(f"\n{HELPERS[helper]}\n" for helper in unique(h for part in parts for h in part.helpers))
+    docstring = f'"""{name}: a token mixer for language models.'
+    docstring += "\n".join(["", "", *wrap(motivation, 110), '"""', ""]) if motivation else '"""\n'
     text = "\n".join(
         [
-            _docstring(name, motivation),
+            docstring,
             _imports(parts, construct + forward + functions),
             functions,
             _head(mixer, parts, construct),
@@ -41,39 +44,24 @@ def render(mixer: Mixer, name: str, motivation: str = "") -> str:
             "",
         ]
     )
-    return _tidy(text)
+    return re.sub(r"\n{4,}", "\n\n\n", "\n".join(line.rstrip() for line in text.split("\n")))
 
 
 def _paragraphs(blocks: Iterable[str]) -> str:
     return "\n\n".join(text for text in blocks if text)
 
 
-def _docstring(name: str, motivation: str) -> str:
-    first = f'"""{name}: a token mixer for language models.'
-    if not motivation:
-        return f'{first}"""\n'
-    return "\n".join([first, "", *wrap(motivation, 110), '"""', ""])
-
-
 def _imports(parts: list[Fragment], code: str) -> str:
     imports = unique(line for part in parts for line in part.imports)
     standard = sorted(line for line in imports if line.startswith("import "))
-    library = sorted(line for line in imports if line.startswith("from "))
-    torch = ["import torch", "import torch.nn as nn"] + (["import torch.nn.functional as F"] if "F." in code else [])
-    groups = [
-        ["from __future__ import annotations"],
-        standard,
-        [*torch, "from einops import rearrange", *_merged(library)],
-    ]
-    return "\n\n".join("\n".join(group) for group in groups if group)
-
-
-def _merged(lines: list[str]) -> list[str]:
     names: dict[str, list[str]] = {}
-    for line in lines:
+    for line in sorted(line for line in imports if line.startswith("from ")):
         module, imported = line.removeprefix("from ").split(" import ")
         names.setdefault(module, []).append(imported)
-    return [f"from {module} import {', '.join(sorted(imported))}" for module, imported in names.items()]
+    library = [f"from {module} import {', '.join(sorted(imported))}" for module, imported in names.items()]
+    torch = ["import torch", "import torch.nn as nn"] + (["import torch.nn.functional as F"] if "F." in code else [])
+    groups = [["from __future__ import annotations"], standard, [*torch, "from einops import rearrange", *library]]
+    return "\n\n".join("\n".join(group) for group in groups if group)
 
 
 def _head(mixer: Mixer, parts: list[Fragment], construct: str) -> str:
@@ -85,13 +73,6 @@ def _head(mixer: Mixer, parts: list[Fragment], construct: str) -> str:
     lines = wrap(f"Token mixer: {describe(mixer)}", 106)
     summary = lines[0] if len(lines) == 1 else "\n    ".join(lines) + "\n    "
     return _HEAD.format(summary=summary, arguments=listed)
-
-
-def _tidy(text: str) -> str:
-    lines = [line.rstrip() for line in text.split("\n")]
-    while "\n\n\n\n" in (joined := "\n".join(lines)):
-        lines = joined.replace("\n\n\n\n", "\n\n\n").split("\n")
-    return "\n".join(lines)
 
 
 _HEAD = '''
@@ -146,8 +127,6 @@ _WRITES = {
     "preconditioned": "gated writes, scaled by the energy of their features,",
     "implicit": "the step of an implicit update",
 }
-
-
 _FORMS = {
     "trapezoid": "writes by the trapezoid's rule",
     "levels": "spans that double in length, each read by a weight of its own",

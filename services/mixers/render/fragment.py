@@ -38,13 +38,53 @@ def unique(items: Iterable[str]) -> list[str]:
 
 
 # Helper functions of rendered programs, as text: this package does not import torch.
-_PREVIOUS = '''
+_COVARIANCE = '''
+class Covariance:
+    """For each token the faded sum of w k kᵀ until it, as a map of vectors; no matrix per token is ever made.
+
+    k: [batch, length, heads, channels]; w, log_decay: [batch, length, heads]; w ≥ 0, log_decay ≤ 0.
+    """
+
+    def __init__(self, k: torch.Tensor, w: torch.Tensor, log_decay: torch.Tensor | None = None) -> None:
+        self.length, self.size = k.shape[1], 32
+        fade = torch.zeros_like(w) if log_decay is None else log_decay
+        self.k, w, fade = (self.chunks(t) for t in (k, w[..., None], fade[..., None]))
+        fade = fade.squeeze(-1).cumsum(dim=-1)
+        visible = torch.ones(self.size, self.size, dtype=torch.bool, device=k.device).tril()
+        near = (fade[..., :, None] - fade[..., None, :]).masked_fill(~visible, float("-inf")).exp()
+        self.near = near * w.mT
+        added = (self.k * w * (fade[..., -1:] - fade).exp()[..., None]).mT @ self.k
+        state, states = torch.zeros_like(added[:, :, 0]), []
+        for step, kept in zip(added.unbind(2), fade[..., -1].exp().unbind(2)):
+            states.append(state)
+            state = state * kept[..., None, None] + step
+        self.before, self.reach = torch.stack(states, dim=2), fade.exp()[..., None]
+
+    def chunks(self, t: torch.Tensor) -> torch.Tensor:
+        """[batch, length, heads, channels] → [batch, heads, chunks, tokens, channels]."""
+        t = F.pad(t, (0, 0, 0, 0, 0, -self.length % self.size)).float()
+        return rearrange(t, "b (n c) h d -> b h n c d", c=self.size)
+
+    def joined(self, t: torch.Tensor) -> torch.Tensor:
+        return rearrange(t, "b h n c d -> b (n c) h d")[:, : self.length]
+
+    def __matmul__(self, p: torch.Tensor) -> torch.Tensor:
+        """Each token's matrix times its vector of p: [batch, heads, chunks, tokens, channels]."""
+        return ((p @ self.k.mT) * self.near) @ self.k + (p * self.reach) @ self.before
+
+    def trace(self) -> torch.Tensor:
+        """Of each token's matrix: [batch, heads, chunks, tokens, 1]."""
+        own = self.near @ self.k.square().sum(dim=-1, keepdim=True)
+        return own + self.reach * self.before.diagonal(dim1=-2, dim2=-1).sum(dim=-1)[..., None, None]
+'''
+
+HELPERS: Mapping[str, str] = {
+    "previous": '''
 def previous(x: torch.Tensor) -> torch.Tensor:
     """The token before each token, zeros before the first. x: [batch, length, channels]."""
     return F.pad(x, (0, 0, 1, -1))
-'''
-
-_ROTATE = '''
+''',
+    "rotate": '''
 def rotate(x: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
     """Turn pairs of channels by an angle that grows with the position (rotary phases).
 
@@ -58,9 +98,8 @@ def rotate(x: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
     first, second, rest = x[..., :pairs].float(), x[..., pairs : 2 * pairs].float(), x[..., 2 * pairs :]
     turned = torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
     return torch.cat([turned.to(x.dtype), rest], dim=-1)
-'''
-
-_CAUSAL_CONV = '''
+''',
+    "causal_conv": '''
 def causal_conv(v: torch.Tensor, weight: torch.Tensor, dilation: int = 1) -> torch.Tensor:
     """Depthwise convolution over time that only looks back.
 
@@ -70,9 +109,8 @@ def causal_conv(v: torch.Tensor, weight: torch.Tensor, dilation: int = 1) -> tor
     x = F.pad(rearrange(v, "b l h d -> b (h d) l"), (dilation * (taps - 1), 0))
     x = F.conv1d(x, weight.to(x.dtype), groups=weight.shape[0], dilation=dilation)
     return rearrange(x, "b (h d) l -> b l h d", h=heads)
-'''
-
-_WINDOW_ATTENTION = '''
+''',
+    "window_attention": '''
 def window_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -117,9 +155,8 @@ def window_attention(
         weights = weights * (1.0 + (weights * probed).sum(dim=-1, keepdim=True) - probed)
     out = rearrange(weights @ v, "b h n w d -> b (n w) h d")
     return out[:, :length]
-'''
-
-_SPANS = '''
+''',
+    "spans_attention": '''
 def spans_attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, weights: torch.Tensor, log_decay: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -160,91 +197,8 @@ def spans_attention(
         states = states[:, :, 0 : 2 * pairs : 2] * kept + states[:, :, 1 : 2 * pairs : 2]
         span, step = 2 * span, step + 1
     return rearrange(out, "b h n c d -> b (n c) h d")[:, :length].to(dtype)
-'''
-
-_COVARIANCE = '''
-class Covariance:
-    """For each token the faded sum of w k kᵀ until it, as a map of vectors; no matrix per token is ever made.
-
-    k: [batch, length, heads, channels]; w, log_decay: [batch, length, heads]; w ≥ 0, log_decay ≤ 0.
-    """
-
-    def __init__(self, k: torch.Tensor, w: torch.Tensor, log_decay: torch.Tensor | None = None) -> None:
-        self.length, self.size = k.shape[1], 32
-        fade = torch.zeros_like(w) if log_decay is None else log_decay
-        self.k, w, fade = (self.chunks(t) for t in (k, w[..., None], fade[..., None]))
-        fade = fade.squeeze(-1).cumsum(dim=-1)
-        visible = torch.ones(self.size, self.size, dtype=torch.bool, device=k.device).tril()
-        near = (fade[..., :, None] - fade[..., None, :]).masked_fill(~visible, float("-inf")).exp()
-        self.near = near * w.mT
-        added = (self.k * w * (fade[..., -1:] - fade).exp()[..., None]).mT @ self.k
-        state, states = torch.zeros_like(added[:, :, 0]), []
-        for step, kept in zip(added.unbind(2), fade[..., -1].exp().unbind(2)):
-            states.append(state)
-            state = state * kept[..., None, None] + step
-        self.before, self.reach = torch.stack(states, dim=2), fade.exp()[..., None]
-
-    def chunks(self, t: torch.Tensor) -> torch.Tensor:
-        """[batch, length, heads, channels] → [batch, heads, chunks, tokens, channels]."""
-        t = F.pad(t, (0, 0, 0, 0, 0, -self.length % self.size)).float()
-        return rearrange(t, "b (n c) h d -> b h n c d", c=self.size)
-
-    def joined(self, t: torch.Tensor) -> torch.Tensor:
-        return rearrange(t, "b h n c d -> b (n c) h d")[:, : self.length]
-
-    def __matmul__(self, p: torch.Tensor) -> torch.Tensor:
-        """Each token's matrix times its vector of p: [batch, heads, chunks, tokens, channels]."""
-        return ((p @ self.k.mT) * self.near) @ self.k + (p * self.reach) @ self.before
-
-    def trace(self) -> torch.Tensor:
-        """Of each token's matrix: [batch, heads, chunks, tokens, 1]."""
-        own = self.near @ self.k.square().sum(dim=-1, keepdim=True)
-        return own + self.reach * self.before.diagonal(dim1=-2, dim2=-1).sum(dim=-1)[..., None, None]
-'''
-
-_CONJUGATE = (
-    _COVARIANCE
-    + '''
-
-def conjugate_gradients(h: Covariance, q: torch.Tensor, ridge: torch.Tensor, steps: int) -> torch.Tensor:
-    """(H + diag(ridge))⁻¹ q of every token, nearly; q: [batch, length, heads, channels], ridge: [heads, channels]."""
-    residual, ridge = h.chunks(q), ridge[:, None, None]
-    solution, direction = torch.zeros_like(residual), residual
-    size = residual.square().sum(dim=-1, keepdim=True)
-    for _ in range(steps):
-        product = h @ direction + ridge * direction
-        along = size / ((direction * product).sum(dim=-1, keepdim=True) + 1e-6)
-        solution, residual = solution + along * direction, residual - along * product
-        size, before = residual.square().sum(dim=-1, keepdim=True), size
-        direction = residual + size / (before + 1e-6) * direction
-    return h.joined(solution)
-'''
-)
-
-_CHEBYSHEV = (
-    _COVARIANCE
-    + '''
-
-def chebyshev(h: Covariance, q: torch.Tensor, share: torch.Tensor, steps: int) -> torch.Tensor:
-    """(H + ridge)⁻¹ q of every token, nearly, with a ridge of `share` times the mean eigenvalue of H.
-
-    q: [batch, length, heads, channels]; share: [batch, length, heads, 1]. All eigenvalues lie between the ridge and
-    the ridge plus H's trace, which is all that the iteration has to know.
-    """
-    q, trace = h.chunks(q), h.trace()
-    ridge = h.chunks(share) * trace / q.shape[-1] + 1e-3
-    middle, half = ridge + trace / 2, trace / 2 + 1e-6
-    solution, rho = q / middle, half / middle
-    step = solution
-    for _ in range(steps - 1):
-        rho, before = 1.0 / (2.0 * middle / half - rho), rho
-        step = rho * before * step + 2.0 * rho / half * (q - h @ solution - ridge * solution)
-        solution = solution + step
-    return h.joined(solution)
-'''
-)
-
-_AGES = '''
+''',
+    "read_by_age": '''
 def turned(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Pairs of channels, one in each half of x, turned by their angles."""
     first, second = x.chunk(2, dim=-1)
@@ -274,15 +228,41 @@ def read_by_age(
     shares = (turned(series.to(dtype), cos, sin) @ table.T).softmax(dim=-1).to(dtype)
     weights = turned(shares @ table, cos, -sin)
     return chunk_simple_gla(q=weights.to(q.dtype), k=written.to(q.dtype), v=v, scale=1.0, **decay)[0]
-'''
+''',
+    "conjugate_gradients": _COVARIANCE
+    + '''
 
-HELPERS: Mapping[str, str] = {
-    "previous": _PREVIOUS,
-    "rotate": _ROTATE,
-    "causal_conv": _CAUSAL_CONV,
-    "window_attention": _WINDOW_ATTENTION,
-    "spans_attention": _SPANS,
-    "read_by_age": _AGES,
-    "conjugate_gradients": _CONJUGATE,
-    "chebyshev": _CHEBYSHEV,
+def conjugate_gradients(h: Covariance, q: torch.Tensor, ridge: torch.Tensor, steps: int) -> torch.Tensor:
+    """(H + diag(ridge))⁻¹ q of every token, nearly; q: [batch, length, heads, channels], ridge: [heads, channels]."""
+    residual, ridge = h.chunks(q), ridge[:, None, None]
+    solution, direction = torch.zeros_like(residual), residual
+    size = residual.square().sum(dim=-1, keepdim=True)
+    for _ in range(steps):
+        product = h @ direction + ridge * direction
+        along = size / ((direction * product).sum(dim=-1, keepdim=True) + 1e-6)
+        solution, residual = solution + along * direction, residual - along * product
+        size, before = residual.square().sum(dim=-1, keepdim=True), size
+        direction = residual + size / (before + 1e-6) * direction
+    return h.joined(solution)
+''',
+    "chebyshev": _COVARIANCE
+    + '''
+
+def chebyshev(h: Covariance, q: torch.Tensor, share: torch.Tensor, steps: int) -> torch.Tensor:
+    """(H + ridge)⁻¹ q of every token, nearly, with a ridge of `share` times the mean eigenvalue of H.
+
+    q: [batch, length, heads, channels]; share: [batch, length, heads, 1]. All eigenvalues lie between the ridge and
+    the ridge plus H's trace, which is all that the iteration has to know.
+    """
+    q, trace = h.chunks(q), h.trace()
+    ridge = h.chunks(share) * trace / q.shape[-1] + 1e-3
+    middle, half = ridge + trace / 2, trace / 2 + 1e-6
+    solution, rho = q / middle, half / middle
+    step = solution
+    for _ in range(steps - 1):
+        rho, before = 1.0 / (2.0 * middle / half - rho), rho
+        step = rho * before * step + 2.0 * rho / half * (q - h @ solution - ridge * solution)
+        solution = solution + step
+    return h.joined(solution)
+''',
 }

@@ -156,10 +156,7 @@ _MAPS = {
 }
 
 _KEY_NORMS = {
-    "l2": Fragment(
-        forward="q, k = l2_norm(q), l2_norm(k)",
-        imports=("from fla.modules.l2norm import l2_norm",),
-    ),
+    "l2": Fragment(forward="q, k = l2_norm(q), l2_norm(k)", imports=("from fla.modules.l2norm import l2_norm",)),
     "rms": Fragment(
         construct="""
             self.q_norm = RMSNorm(self.head_k_dim, eps=norm_eps)

@@ -28,7 +28,7 @@ def linear_fragments(mixer: Mixer) -> Iterator[Fragment]:
             forward=f"""
                 ones = present[:, :, None, None].expand_as(v[..., :1]).to(v.dtype)
                 weighed = torch.cat([{written}, ones], dim=-1)
-            """,
+            """
         )
         written = "weighed"
     if memory.form == "plain":

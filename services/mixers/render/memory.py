@@ -13,9 +13,7 @@ _RETENTION = """
 """
 _DECAYS = {
     "retention": Fragment(
-        construct=_RETENTION,
-        forward="g = self.log_decay.expand(x.shape[0], x.shape[1], -1)",
-        imports=("import math",),
+        construct=_RETENTION, forward="g = self.log_decay.expand(x.shape[0], x.shape[1], -1)", imports=("import math",)
     ),
     "momentum": Fragment(
         construct=_RETENTION

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from services.mixers.description import Fusion, Mixer, Output, Path, branches
-from services.mixers.render.fragment import Fragment
+from services.mixers.render.fragment import SIMPLE_GLA, Fragment
 
 GATE_FLOOR = 0.04
 _VARIABLES = {"value": "v", "convolution": "local", "multi_scale": "scales"}
@@ -32,18 +32,12 @@ def _path(path: Path) -> Fragment:
             return _convolution("local", path.size, 1)
         case "dilated":
             return _convolution("dilated", path.size, 4)
-        case "multi_scale":
-            return _multi_scale()
         case "average":
             return _average(path.size)
         case "window" | "linear_window" | "forgetting":
             return _window(path.kind, path.size)
-        case "retention":
-            return _retention()
-        case "routed":
-            return _routed()
-        case "value":
-            return Fragment()
+        case _:
+            return _UNSIZED[path.kind]
 
 
 def _convolution(name: str, size: int, dilation: int) -> Fragment:
@@ -55,8 +49,9 @@ def _convolution(name: str, size: int, dilation: int) -> Fragment:
     )
 
 
-def _multi_scale() -> Fragment:
-    return Fragment(
+_UNSIZED = {
+    "value": Fragment(),
+    "multi_scale": Fragment(
         construct="""
             # short, middle and long filters; each token chooses its scale per head
             self.scale_taps = nn.ParameterList(
@@ -69,7 +64,38 @@ def _multi_scale() -> Fragment:
             scales = sum(share * causal_conv(v, taps) for share, taps in zip(choice, self.scale_taps))
         """,
         helpers=("causal_conv",),
-    )
+    ),
+    "retention": Fragment(
+        construct="""
+            # a second, slower memory with fixed forgetting that adds up instead of replacing
+            slow = torch.exp(torch.linspace(math.log(1 / 64), math.log(1 / 2048), num_heads))
+            self.register_buffer("slow_log_decay", torch.log1p(-slow))
+        """,
+        forward="""
+            slow_g = self.slow_log_decay.expand(x.shape[0], x.shape[1], -1)
+            retention, _ = chunk_simple_gla(q=q, k=k, v=v, g=slow_g)
+        """,
+        imports=("import math", *SIMPLE_GLA),
+    ),
+    "routed": Fragment(
+        construct="""
+            # two more memories beside the shared one: each token writes into one of them, and reads what it wrote into
+            self.route = nn.Linear(hidden_size, 2 * num_heads)
+            routed_decay = torch.exp(torch.linspace(math.log(1 / 64), math.log(1 / 2048), num_heads))
+            self.register_buffer("routed_log_decay", torch.log1p(-routed_decay))
+        """,
+        forward="""
+            chances = rearrange(self.route(x), "b l (h m) -> b l h m", m=2).softmax(dim=-1).to(v.dtype)
+            chosen = (chances == chances.amax(dim=-1, keepdim=True)).to(v.dtype)
+            routed_g = self.routed_log_decay.expand(x.shape[0], x.shape[1], -1)
+            routed = sum(
+                (share * choice)[..., None] * chunk_simple_gla(q=q, k=k * choice[..., None], v=v, g=routed_g)[0]
+                for share, choice in zip(chances.unbind(dim=-1), chosen.unbind(dim=-1))
+            )
+        """,
+        imports=("import math", *SIMPLE_GLA),
+    ),
+}
 
 
 def _average(taps: int) -> Fragment:
@@ -115,42 +141,6 @@ def _window(name: str, size: int) -> Fragment:
     )
 
 
-def _retention() -> Fragment:
-    return Fragment(
-        construct="""
-            # a second, slower memory with fixed forgetting that adds up instead of replacing
-            slow = torch.exp(torch.linspace(math.log(1 / 64), math.log(1 / 2048), num_heads))
-            self.register_buffer("slow_log_decay", torch.log1p(-slow))
-        """,
-        forward="""
-            slow_g = self.slow_log_decay.expand(x.shape[0], x.shape[1], -1)
-            retention, _ = chunk_simple_gla(q=q, k=k, v=v, g=slow_g)
-        """,
-        imports=("import math", "from fla.ops.simple_gla import chunk_simple_gla"),
-    )
-
-
-def _routed() -> Fragment:
-    return Fragment(
-        construct="""
-            # two more memories beside the shared one: each token writes into one of them, and reads what it wrote into
-            self.route = nn.Linear(hidden_size, 2 * num_heads)
-            routed_decay = torch.exp(torch.linspace(math.log(1 / 64), math.log(1 / 2048), num_heads))
-            self.register_buffer("routed_log_decay", torch.log1p(-routed_decay))
-        """,
-        forward="""
-            chances = rearrange(self.route(x), "b l (h m) -> b l h m", m=2).softmax(dim=-1).to(v.dtype)
-            chosen = (chances == chances.amax(dim=-1, keepdim=True)).to(v.dtype)
-            routed_g = self.routed_log_decay.expand(x.shape[0], x.shape[1], -1)
-            routed = sum(
-                (share * choice)[..., None] * chunk_simple_gla(q=q, k=k * choice[..., None], v=v, g=routed_g)[0]
-                for share, choice in zip(chances.unbind(dim=-1), chosen.unbind(dim=-1))
-            )
-        """,
-        imports=("import math", "from fla.ops.simple_gla import chunk_simple_gla"),
-    )
-
-
 def _fusion(fusion: Fusion, names: list[str]) -> Iterator[Fragment]:
     if fusion.kind == "sum":
         yield Fragment(forward=f"o = {' + '.join(names)}")
@@ -173,7 +163,7 @@ def _fusion(fusion: Fusion, names: list[str]) -> Iterator[Fragment]:
             construct="self.gate_sharpness = nn.Parameter(torch.zeros(num_heads, 1))  # log of the inverse temperature",
             forward="logits = logits * self.gate_sharpness.exp()",
         )
-    yield Fragment(forward=_weights(fusion.kind))
+    yield Fragment(forward=_WEIGHTS[fusion.kind])
     if fusion.floor:
         yield _floor(fusion.kind, count)
     yield Fragment(forward="o = sum(weight[..., None] * path for weight, path in zip(weights.unbind(dim=-1), paths))")
@@ -192,16 +182,15 @@ def _statistics(count: int) -> Fragment:
     )
 
 
-def _weights(kind: str) -> str:
-    if kind == "sigmoid":
-        return "weights = logits.sigmoid()"
-    if kind == "softmax":
-        return "weights = logits.softmax(dim=-1)"
-    return """
+_WEIGHTS = {
+    "sigmoid": "weights = logits.sigmoid()",
+    "softmax": "weights = logits.softmax(dim=-1)",
+    "hierarchical": """
         # first the memory against the rest, then the rest among themselves
         first = logits[..., :1].sigmoid()
         weights = torch.cat([first, (1.0 - first) * logits[..., 1:].softmax(dim=-1)], dim=-1)
-    """
+    """,
+}
 
 
 def _floor(kind: str, count: int) -> Fragment:

@@ -7,7 +7,7 @@ import pytest
 from services.domain.components import VOCABULARY
 from services.mixers.description import CATALOGUE, Fusion, Mixer, Path
 from services.mixers.moves import LIBRARY, Move
-from services.mixers.moves.move import cross
+from services.mixers.moves.move import Papers, cross, moves, setting
 from tests.researcher.offline.compositions import composition
 
 BUSY = Mixer(
@@ -30,6 +30,31 @@ def test_moves_add_and_remove_components() -> None:
 
     assert len(removals) >= 10
     assert len(LIBRARY) - len(removals) >= 30
+
+
+TEXT = """
+longer_keys (Long)
+    keys without a norm
+    because the size of a key carries information
+    + feature-map, temperature; - qk-normalisation; by RWKV
+"""
+
+
+def test_a_move_is_read_from_its_text() -> None:
+    """Every line and every fact has its place."""
+    (move,) = moves(TEXT, {"longer_keys": setting(features={"norm": "none"})})
+
+    assert (move.name, move.word, move.what) == ("longer_keys", "Long", "keys without a norm")
+    assert move.why == "the size of a key carries information"
+    assert (move.adds, move.removes) == (("feature-map", "temperature"), ("qk-normalisation",))
+    assert move.source is Papers.RWKV
+
+
+@pytest.mark.parametrize("text", ["", TEXT.replace("because", "as"), TEXT + TEXT.replace("longer", "shorter")])
+def test_a_move_needs_a_text_and_a_change(text: str) -> None:
+    """A misspelt text would otherwise be a move that silently does not exist."""
+    with pytest.raises(ValueError, match="each move needs a text of four lines and a change"):
+        moves(text, {"longer_keys": setting(features={"norm": "none"})})
 
 
 @pytest.mark.parametrize("move", LIBRARY, ids=lambda move: move.name)
