@@ -94,7 +94,8 @@ def findings(
         raise ValueError("controls is empty: a discovery is a comparison; verify the baselines with the same seeds")
     drafts = [_draft(name, losses, controls, tried) for name, losses in candidates.items()]
     ready = [draft for draft in drafts if len(draft.seeds) >= policy.seeds]
-    gains = [_gains(draft, candidates[draft.candidate], controls) for draft in ready]
+    losses = [{seed: candidates[draft.candidate][seed] for seed in draft.seeds} for draft in ready]
+    gains = [differences(own, controls[str(draft.control)]) for own, draft in zip(losses, ready, strict=True)]
     pooled = pooled_noise(gains) if policy.pool_noise and gains else None
     tests = [paired_test(gain, pooled) for gain in gains]
     adjusted = CORRECTIONS[policy.correction]([test.p for test in tests], tried)
@@ -119,11 +120,15 @@ def detectable(claims: Sequence[Finding], level: float = 0.05, chance: float = 0
 
     From the median deviation of the claims' paired differences; None where nothing was tested.
     """
-    tested = [finding for finding in claims if finding.interval is not None and len(finding.seeds) > 1]
-    deviations = sorted(map(_deviation, tested))
-    if not deviations or deviations[len(deviations) // 2] <= 0:
+    tested, deviations = list[Finding](), list[float]()  # of one paired difference, from the interval of their mean
+    for finding in claims:
+        if (interval := finding.interval) is not None and (count := len(finding.seeds)) > 1:
+            tested.append(finding)
+            reach = student_quantile((1 + interval.level) / 2, count - 1)
+            deviations.append((interval.high - interval.low) / 2 / reach * math.sqrt(count))
+    if not deviations or (deviation := sorted(deviations)[len(deviations) // 2]) <= 0:
         return None
-    deviation, count = deviations[len(deviations) // 2], len(tested[0].seeds)
+    count = len(tested[0].seeds)
     alpha = level / max(1, tested[0].tried)
     low, high = 0.0, deviation
     while power(high, deviation, count, alpha) < chance:
@@ -140,24 +145,10 @@ def prediction(effect: float, interval: Interval, count: int) -> Interval:
     return Interval(effect - reach, effect + reach, interval.level)
 
 
-def _deviation(finding: Finding) -> float:
-    """The deviation of one paired difference, read back from the interval of their mean."""
-    assert finding.interval is not None  # noqa: S101 - the caller looked
-    count = len(finding.seeds)
-    reach = student_quantile((1 + finding.interval.level) / 2, count - 1)
-    return (finding.interval.high - finding.interval.low) / 2 / reach * math.sqrt(count)
-
-
 def _draft(name: str, losses: Losses, controls: Mapping[str, Losses], tried: int) -> Finding:
     seeds = tuple(sorted(set(losses).intersection(*controls.values())))
     control = strongest(controls, seeds) if seeds else None
     return Finding(name, Outcome.UNDECIDED, "not tested", control, seeds, tried, controls=tuple(sorted(controls)))
-
-
-def _gains(draft: Finding, losses: Losses, controls: Mapping[str, Losses]) -> list[float]:
-    if draft.control is None:
-        raise ValueError(f"candidate {draft.candidate} has no seed in common with the controls")
-    return differences({seed: losses[seed] for seed in draft.seeds}, controls[draft.control])
 
 
 def _judged(draft: Finding, test: PairedTest, adjusted: float, policy: DiscoveryPolicy) -> Finding:

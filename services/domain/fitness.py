@@ -246,9 +246,7 @@ def _widened(items: Interval, scale: TermScale, seeds: int) -> Interval:
     """The interval of one seed over items, widened by the noise of seeds in quadrature."""
     if seeds > 1 or scale.seeds_noise is None:
         return items
-    reach = student_quantile((1 + items.level) / 2, scale.freedom) * scale.seeds_noise
-    middle, half = (items.low + items.high) / 2, math.hypot((items.high - items.low) / 2, reach)
-    return Interval(middle - half, middle + half, items.level)
+    return items.widened(student_quantile((1 + items.level) / 2, scale.freedom) * scale.seeds_noise)
 
 
 def _part(term: str, measured: Measured, baseline: Measured) -> float | None:

@@ -148,7 +148,6 @@ class ParentStrategy(Protocol):
 
     def choose(self, entries: Sequence[Entry], rng: random.Random) -> str:
         """The id of the entry to modify next."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

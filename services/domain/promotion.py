@@ -105,18 +105,15 @@ class PromotionPolicy(Protocol):
     @property
     def budget(self) -> Budget:
         """The limits on size and cost."""
-        ...
 
     def admitted(self, rung: Rung, result: Result) -> Rung:
         """The rung after one more admitted result."""
-        ...
 
     def chosen(self, rung: Rung, baseline: Result, over: bool) -> tuple[Rung, tuple[Result, ...]]:
         """The rung after its decision, and the promoted candidates, best first.
 
         ``over``: no further result will come.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)

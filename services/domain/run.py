@@ -149,38 +149,29 @@ def _fill(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Decision,
     while state.phase in ("baselines", "searching"):
         if state.phase == "baselines" and not _baselines_missing(state, policy):
             state = replace(state, phase="searching")
-        elif state.root_failed or (state.phase == "searching" and exhausted(state, policy)):
-            state = replace(state, phase="draining", reason=_reason(state, policy))
+        elif state.root_failed:
+            reason = f"the root baseline {policy.baselines[0]} was rejected: there is nothing to compare with"
+            state = replace(state, phase="draining", reason=reason)
+        elif state.phase == "searching" and (used_up := exhausted(state, policy)):
+            state = replace(state, phase="draining", reason=used_up)
         elif _seats_taken(state, policy) >= policy.seats or not (seat := _next(state, policy)):
             break
         else:
             state = _with_seat(state, seat)
             seats.append(seat)
     state, promoted = _promote(state, policy)
-    if state.phase in ("draining", "verifying") and not state.in_flight:
-        state, ending = _after_last_seat(state, policy)
-        return state, (*seats, *promoted, *ending)
-    return state, (*seats, *promoted)
+    if state.phase not in ("draining", "verifying") or state.in_flight:
+        return state, (*seats, *promoted)
+    if state.ladder.climbing:  # the verdicts wait for promoted candidates
+        return replace(state, phase="verifying"), (*seats, *promoted)
+    state, verdicts = _verdicts(state, policy)
+    return replace(state, phase="draining"), (*seats, *promoted, *verdicts, facts.Finish(state.reason))
 
 
 def _seats_taken(state: RunState, policy: RunPolicy) -> int:
     """Candidates in flight; if the run works ahead, without those that wait for verdict and analysis."""
     waiting = min(len(state.trained), policy.seats) if policy.ahead else 0
     return len(state.in_flight) - waiting
-
-
-def _after_last_seat(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
-    """Wait for promoted candidates, then publish the verdicts, then finish."""
-    if state.ladder.climbing:
-        return replace(state, phase="verifying"), ()
-    state, verdicts = _verdicts(state, policy)
-    return replace(state, phase="draining"), (*verdicts, facts.Finish(state.reason))
-
-
-def _reason(state: RunState, policy: RunPolicy) -> str:
-    if state.root_failed:
-        return f"the root baseline {policy.baselines[0]} was rejected: there is nothing to compare with"
-    return exhausted(state, policy) or ""
 
 
 def _baselines_missing(state: RunState, policy: RunPolicy) -> bool:
@@ -246,7 +237,9 @@ def _verdicts(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Findi
     state = replace(state, ladder=rungs.closed(state.ladder))
     losses = {name: dict(measured) for name, measured in state.ladder.verified}
     measured = {name: losses[name] for name in controls(state, policy) if losses.get(name)}
-    candidates = {name: own for name, own in losses.items() if name not in _baseline_ids(policy)}
+    # Baselines are requested first, so their ids are known.
+    baselines = {candidate_id(number) for number in range(1, 1 + len(policy.baselines))}
+    candidates = {name: own for name, own in losses.items() if name not in baselines}
     if not measured:
         return state, ()
     tried = max(state.proposals_asked + len(policy.seed_programs), len(candidates))
@@ -259,8 +252,3 @@ def controls(state: RunState, policy: RunPolicy) -> list[str]:
     needed = {policy.baselines[0], *policy.controls}
     names = [candidate_id(number) for number, name in enumerate(policy.baselines, 1) if name in needed]
     return [name for name in names if name not in state.baselines_failed]
-
-
-def _baseline_ids(policy: RunPolicy) -> frozenset[str]:
-    """Baselines are requested first, so their ids are known."""
-    return frozenset(candidate_id(number) for number in range(1, 1 + len(policy.baselines)))

@@ -112,6 +112,11 @@ class Interval:
         """Whether the sign is undetermined."""
         return self.low <= 0 <= self.high
 
+    def widened(self, reach: float) -> "Interval":
+        """The interval with a further, independent error, half of whose interval is `reach`, in quadrature."""
+        middle, half = (self.low + self.high) / 2, math.hypot((self.high - self.low) / 2, reach)
+        return Interval(middle - half, middle + half, self.level)
+
 
 @dataclass(frozen=True, slots=True)
 class Noise:
@@ -190,9 +195,8 @@ def with_seed_noise(items: Interval, between: Noise, seeds: int) -> Interval:
 
     A difference of two models has √2 of that deviation, or less where seeds are paired: the interval is conservative.
     """
-    reach = student_quantile((1 + items.level) / 2, between.freedom) * between.deviation * math.sqrt(2 / seeds)
-    middle, half = (items.low + items.high) / 2, math.hypot((items.high - items.low) / 2, reach)
-    return Interval(middle - half, middle + half, items.level)
+    quantile = student_quantile((1 + items.level) / 2, between.freedom)
+    return items.widened(quantile * between.deviation * math.sqrt(2 / seeds))
 
 
 def bootstrap(
