@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from services.archive.scoring import block_gains
+from services.archive.scoring import block_gains, loss_error
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 
@@ -34,17 +34,13 @@ def lessons_of(records: Iterable[pb.Candidate]) -> archive_pb2.LessonsReply:
         for record in records
         for lesson in record.analysis.lessons
     }
-    ranked = [
-        lesson
-        for _, lesson in sorted(
-            newest.values(),
-            key=lambda item: (-item[1].confidence, -len(item[1].supported_by), -item[0], item[1].component),
-        )
-    ]
-    return archive_pb2.LessonsReply(
-        lessons=[lesson for lesson in ranked if not _is_refuted(lesson)],
-        refuted=[lesson for lesson in ranked if _is_refuted(lesson)],
-    )
+    reply = archive_pb2.LessonsReply()
+    for _, lesson in sorted(
+        newest.values(), key=lambda item: (-item[1].confidence, -len(item[1].supported_by), -item[0], item[1].component)
+    ):
+        refuted = len(lesson.contradicted_by) > len(lesson.supported_by)
+        (reply.refuted if refuted else reply.lessons).append(lesson)
+    return reply
 
 
 def lessons_text(lessons: Sequence[archive_pb2.WeighedLesson]) -> str:
@@ -132,20 +128,17 @@ def _measured_effects(records: Sequence[pb.Candidate]) -> Iterator[_Effect]:
     by_id = {record.id: record for record in records}
     for record in records:
         parent = by_id.get(record.proposal.parent)
-        gain = None if parent is None else _gain(record, parent)
-        if parent is None or gain is None:
+        if parent is None or (gain := _gain(record, parent)) is None:
             continue
         lower, error = gain
         effect = NEUTRAL if abs(lower) <= STANDARD_ERRORS * error else HELPS if lower > 0 else HURTS
         opposite = {HELPS: HURTS, HURTS: HELPS, NEUTRAL: NEUTRAL}[effect]
-        own, before = _components(record), _components(parent)
+        # components named by the proposer and by the analyst
+        own, before = (
+            {*candidate.proposal.components, *candidate.analysis.components} for candidate in (record, parent)
+        )
         yield from (_Effect(name, effect, record.id) for name in sorted(own - before))
         yield from (_Effect(name, opposite, record.id) for name in sorted(before - own))
-
-
-def _components(record: pb.Candidate) -> set[str]:
-    """The components named by the proposer and by the analyst."""
-    return {*record.proposal.components, *record.analysis.components}
 
 
 def _gain(record: pb.Candidate, parent: pb.Candidate) -> tuple[float, float] | None:
@@ -159,16 +152,8 @@ def _gain(record: pb.Candidate, parent: pb.Candidate) -> tuple[float, float] | N
     if rows := block_gains(record, parent):
         blocks = [fmean(block) for block in zip(*rows, strict=True)]
         return (lower, stdev(blocks) / math.sqrt(len(blocks))) if len(blocks) > 1 else None
-    own_error, parent_error = _standard_error(record), _standard_error(parent)
+    own_error, parent_error = loss_error(record), loss_error(parent)
     return None if own_error is None or parent_error is None else (lower, math.hypot(own_error, parent_error))
-
-
-def _standard_error(record: pb.Candidate) -> float | None:
-    """The standard error of the mean loss over seeds, or of a single seed over its held-out blocks."""
-    if record.training.HasField("loss_stderr"):
-        return record.training.loss_stderr
-    seeds = record.training.seeds
-    return seeds[0].loss_stderr if seeds and seeds[0].HasField("loss_stderr") else None
 
 
 def _weighed(lesson: pb.Lesson, source: str, effects: Iterable[_Effect]) -> archive_pb2.WeighedLesson:
@@ -185,7 +170,3 @@ def _weighed(lesson: pb.Lesson, source: str, effects: Iterable[_Effect]) -> arch
     evidence = len(weighed.supported_by) + len(weighed.contradicted_by)
     weighed.confidence = (1 + len(weighed.supported_by)) / (2 + evidence)
     return weighed
-
-
-def _is_refuted(lesson: archive_pb2.WeighedLesson) -> bool:
-    return len(lesson.contradicted_by) > len(lesson.supported_by)

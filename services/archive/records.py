@@ -33,6 +33,11 @@ async def record_for(archive: archive_pb2_grpc.ArchiveAsyncStub, job: Job) -> pb
     return record if record.head == event.id else None
 
 
+def program_of(record: pb.Candidate) -> str:
+    """The program that was trained, which may be a revision of the proposed one."""
+    return record.training.program or record.proposal.program
+
+
 FRESH_SECONDS = 5.0
 
 

@@ -102,6 +102,14 @@ def benchmark_of(record: pb.Candidate) -> float | None:
     return record.training.benchmark if record.training.HasField("benchmark") else None
 
 
+def loss_error(record: pb.Candidate) -> float | None:
+    """The standard error of the mean loss over seeds, or of a single seed's over its held-out blocks."""
+    if record.training.HasField("loss_stderr"):
+        return record.training.loss_stderr
+    seeds = record.training.seeds
+    return seeds[0].loss_stderr if len(seeds) == 1 and seeds[0].HasField("loss_stderr") else None
+
+
 def score(
     version: str,
     record: pb.Candidate,
@@ -271,7 +279,7 @@ def block_gains(record: pb.Candidate, reference: pb.Candidate) -> list[list[floa
     """Per shared seed, the reference's loss minus the record's in each held-out block."""
     return [
         [b - a for a, b in zip(own.block_losses, theirs.block_losses, strict=True)]
-        for own, theirs in _shared_seeds(record, reference)
+        for own, theirs in shared_seeds(record, reference)
         if 0 < len(own.block_losses) == len(theirs.block_losses)
     ]
 
@@ -279,14 +287,15 @@ def block_gains(record: pb.Candidate, reference: pb.Candidate) -> list[list[floa
 def _item_rows(record: pb.Candidate, reference: pb.Candidate) -> list[list[float]]:
     """Per shared seed and item: 1 if only the record answered it correctly, −1 if only the reference did, else 0."""
     rows = []
-    for own, seed in _shared_seeds(record, reference):
+    for own, seed in shared_seeds(record, reference):
         theirs = {score.task: score for score in seed.scores}
         tasks = [s for s in own.scores if s.task in theirs and 0 < len(s.correct) == len(theirs[s.task].correct)]
         rows.append([float(a) - b for s in tasks for a, b in zip(s.correct, theirs[s.task].correct, strict=True)])
     return [row for row in rows if row]
 
 
-def _shared_seeds(record: pb.Candidate, reference: pb.Candidate) -> list[tuple[pb.SeedResult, pb.SeedResult]]:
+def shared_seeds(record: pb.Candidate, reference: pb.Candidate) -> list[tuple[pb.SeedResult, pb.SeedResult]]:
+    """The trainings of both with equal seed and precision."""
     theirs = {seed.seed: seed for seed in reference.training.seeds}
     pairs = [(seed, theirs[seed.seed]) for seed in record.training.seeds if seed.seed in theirs]
     return [pair for pair in pairs if pair[0].measurements.precision == pair[1].measurements.precision]
