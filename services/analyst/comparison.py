@@ -13,6 +13,7 @@ from statistics import fmean, stdev
 
 from services.analyst.cognition import Knowledge
 from services.analyst.cognition.search import Hit
+from services.archive.scoring import block_gains, loss_error, shared_seeds
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.statistics import normal_quantile, student_quantile
@@ -89,12 +90,8 @@ def loss_difference(record: pb.Candidate, reference: pb.Candidate) -> Difference
     if not record.training.HasField("loss") or not reference.training.HasField("loss"):
         return None
     gain = reference.training.loss - record.training.loss
-    rows = [
-        [b - a for a, b in zip(ours.block_losses, theirs.block_losses, strict=True)]
-        for ours, theirs in _shared_seeds(record, reference)
-        if 0 < len(ours.block_losses) == len(theirs.block_losses)
-    ]
-    return _of_rows(gain, rows) if rows else _unpaired(gain, _loss_error(record), _loss_error(reference))
+    rows = block_gains(record, reference)
+    return _of_rows(gain, rows) if rows else _unpaired(gain, loss_error(record), loss_error(reference))
 
 
 def task_changes(record: pb.Candidate, reference: pb.Candidate) -> list[TaskChange]:
@@ -128,7 +125,7 @@ def parameters_of(record: pb.Candidate) -> int | None:
 
 
 def _task_difference(record: pb.Candidate, reference: pb.Candidate, task: str, gain: float) -> Difference:
-    pairs = [(_score(ours, task), _score(theirs, task)) for ours, theirs in _shared_seeds(record, reference)]
+    pairs = [(_score(ours, task), _score(theirs, task)) for ours, theirs in shared_seeds(record, reference)]
     rows = [
         [float(a) - b for a, b in zip(ours.correct, theirs.correct, strict=True)]
         for ours, theirs in pairs
@@ -145,21 +142,8 @@ def _of_rows(gain: float, rows: Sequence[Sequence[float]]) -> Difference:
     return Difference(gain, items, seeds, len(rows))
 
 
-def _shared_seeds(record: pb.Candidate, reference: pb.Candidate) -> list[tuple[pb.SeedResult, pb.SeedResult]]:
-    theirs = {seed.seed: seed for seed in reference.training.seeds}
-    return [(seed, theirs[seed.seed]) for seed in record.training.seeds if seed.seed in theirs]
-
-
 def _score(seed: pb.SeedResult, task: str) -> pb.TaskScore | None:
     return next((score for score in seed.scores if score.task == task), None)
-
-
-def _loss_error(record: pb.Candidate) -> float | None:
-    training = record.training
-    if training.HasField("loss_stderr"):
-        return training.loss_stderr
-    seed = training.seeds[0] if len(training.seeds) == 1 else None
-    return seed.loss_stderr if seed is not None and seed.HasField("loss_stderr") else None
 
 
 def _task_error(record: pb.Candidate, task: str) -> float | None:
@@ -211,17 +195,17 @@ def _own(record: pb.Candidate) -> list[str]:
     training = record.training
     if not training.HasField("loss"):
         return ["No held-out loss was measured."]
-    sentences = [f"Held-out loss {training.loss:.4f} nats per token over {_seeds(training)}."]
+    count = len(training.seeds)
+    spread = f", standard error {training.loss_stderr:.4f}" if training.HasField("loss_stderr") else ""
+    seeds = "one seed" if count == 1 else f"{count} seeds{spread}"
+    sentences = [f"Held-out loss {training.loss:.4f} nats per token over {seeds}."]
     if training.HasField("benchmark"):
         error = f" (standard error {training.benchmark_stderr:.3f})" if training.HasField("benchmark_stderr") else ""
         sentences.append(f"Mean accuracy {training.benchmark:.3f}{error}.")
     if not record.verdict.HasField("fitness"):
-        sentences.append(f"It has no fitness: {_absence(record.verdict)}.")
+        reason = record.verdict.absent_because.removeprefix("the fitness is absent: ")
+        sentences.append(f"It has no fitness: {reason or 'a part of it is absent'}.")
     return sentences
-
-
-def _absence(verdict: pb.Verdict) -> str:
-    return verdict.absent_because.removeprefix("the fitness is absent: ") or "a part of it is absent"
 
 
 def _losses(dossier: Dossier) -> list[str]:
@@ -233,14 +217,11 @@ def _losses(dossier: Dossier) -> list[str]:
     best = next((sibling for sibling in dossier.siblings if sibling.training.HasField("loss")), None)
     if best is not None:
         references.append((best, f"its best sibling {best.proposal.name}"))
-    return [_against(record, reference, name) for reference, name in references]
-
-
-def _against(record: pb.Candidate, reference: pb.Candidate, name: str) -> str:
-    difference = loss_difference(record, reference)
-    if difference is None:
-        return ""
-    return f"Against {name} ({reference.training.loss:.4f}) the loss is {_verdict(difference)}."
+    return [
+        f"Against {name} ({reference.training.loss:.4f}) the loss is {_verdict(difference)}."
+        for reference, name in references
+        if (difference := loss_difference(record, reference)) is not None
+    ]
 
 
 def _verdict(difference: Difference) -> str:
@@ -285,11 +266,3 @@ def _cost(record: pb.Candidate, reference: pb.Candidate) -> str:
     if (now := flops_of(record)) and (before := flops_of(reference)):
         sentences.append(f"It takes {now:,.0f} FLOPs per token against {before:,.0f}.")
     return " ".join(sentences)
-
-
-def _seeds(training: pb.Training) -> str:
-    count = len(training.seeds)
-    if count == 1:
-        return "one seed"
-    spread = f", standard error {training.loss_stderr:.4f}" if training.HasField("loss_stderr") else ""
-    return f"{count} seeds{spread}"

@@ -84,14 +84,13 @@ class AnalystHandler:
         if record is None:
             return []
         dossier = await self.dossier(record, lambda query, mind: self._embed(query, mind, job))
-        event = follow(job.cause, "analysed", SERVICE, job.attempt, record.id)
-        event.candidate_analysed.analysis.CopyFrom(await self._analysis(dossier, job))
-        return [*ablations_wanted(job, record, components_to_ablate(dossier), SERVICE), event]
-
-    async def _analysis(self, dossier: Dossier, job: Job) -> pb.Analysis:
         if dossier.settings.ablations.without_analysis:
-            return pb.Analysis(components=components_of(dossier.record), ideas=dossier.record.proposal.ideas)
-        return await (await self._analysing(dossier.settings.mind, job)).analyse(dossier)
+            analysis = pb.Analysis(components=components_of(record), ideas=record.proposal.ideas)
+        else:
+            analysis = await (await self._analysing(dossier.settings.mind, job)).analyse(dossier)
+        event = follow(job.cause, "analysed", SERVICE, job.attempt, record.id)
+        event.candidate_analysed.analysis.CopyFrom(analysis)
+        return [*ablations_wanted(job, record, components_to_ablate(dossier), SERVICE), event]
 
     async def dossier(self, record: pb.Candidate, embed: Callable[[str, str], Awaitable[Vector | None]]) -> Dossier:
         """The data of the analysis, from the current archive.
@@ -108,7 +107,14 @@ class AnalystHandler:
         )
         lowest = (await self._archive.ListCandidates(best, timeout=30)).candidates
         parent = relatives.parent if relatives.HasField("parent") else None
-        with_cognition = not settings.ablations.without_cognition
+        hits, sources = tuple[Hit, ...](), list[Knowledge | None]()
+        if not settings.ablations.without_cognition:
+            query, vector = symptoms(record, parent), None
+            with contextlib.suppress(BudgetExhausted):  # the analysis goes on without a vector
+                vector = await embed(query, settings.mind)
+            hits = (await self._library.search(query, vector=vector)).hits
+            named = dict.fromkeys(idea.source for idea in record.proposal.ideas if idea.origin == "cognition")
+            sources = [await self._library.entry(name) for name in named]
         root = root_of(record, baselines, settings.baselines)
         apart = {record.id, root.id if root is not None else ""}
         return Dossier(
@@ -120,25 +126,11 @@ class AnalystHandler:
             parent=parent,
             grandparent=relatives.grandparent if relatives.HasField("grandparent") else None,
             siblings=tuple(relatives.siblings),
-            hits=await self._hits(symptoms(record, parent), settings.mind, embed) if with_cognition else (),
+            hits=hits,
             settings=settings,
             best=next((record for record in lowest if record.training.HasField("loss")), None),
-            sources=await self._sources(record) if with_cognition else (),
+            sources=tuple(source for source in sources if source is not None),
         )
-
-    async def _hits(
-        self, query: str, mind: str, embed: Callable[[str, str], Awaitable[Vector | None]]
-    ) -> tuple[Hit, ...]:
-        vector = None
-        with contextlib.suppress(BudgetExhausted):  # the analysis goes on without a vector
-            vector = await embed(query, mind)
-        return (await self._library.search(query, vector=vector)).hits
-
-    async def _sources(self, record: pb.Candidate) -> tuple[Knowledge, ...]:
-        """The existing entries that the proposal's ideas name, without duplicates."""
-        names = dict.fromkeys(idea.source for idea in record.proposal.ideas if idea.origin == "cognition")
-        entries = [await self._library.entry(name) for name in names]
-        return tuple(entry for entry in entries if entry is not None)
 
 
 def root_of(record: pb.Candidate, baselines: Sequence[pb.Candidate], names: Sequence[str]) -> pb.Candidate | None:

@@ -87,20 +87,19 @@ class _EmbeddedCorpus:
 
     async def index(self) -> Index:
         """See `Library.index`. Later errors are logged and the previous index remains in use: a half-copied file must
-        not
-        end the analyses of a run.
-        """
+        not end the analyses of a run."""
         async with self._building:
-            files = self._files()
+            folder = self._own.iterdir() if self._own.is_dir() else ()
+            entries = [(file.name, file.stat()) for file in folder if file.suffix in (".toml", ".json")]
+            files = tuple(sorted((name, status.st_mtime_ns, status.st_size) for name, status in entries))
             if self._index is None:
                 self._index = await self._build(files)
             elif files != self._indexed:
                 try:
                     self._index = await self._build(files)
                 except CorpusError as error:
-                    get_logger().error(
-                        "added entries cannot be read; the previous index remains in use", error=str(error)
-                    )
+                    problem = "added entries cannot be read; the previous index remains in use"
+                    get_logger().error(problem, error=str(error))
                 except Transient as transient:
                     get_logger().warning("added entries are not embedded yet", reason=str(transient))
                     return self._index
@@ -115,12 +114,6 @@ class _EmbeddedCorpus:
         built = await index(corpus, embedder)
         get_logger().info("cognition", entries=len(corpus.entries), added=len(files), embedder=embedder.name)
         return built
-
-    def _files(self) -> Files:
-        if not self._own.is_dir():
-            return ()
-        files = [file for file in self._own.iterdir() if file.suffix in (".toml", ".json")]
-        return tuple(sorted((file.name, (stat := file.stat()).st_mtime_ns, stat.st_size) for file in files))
 
 
 class CognitionService(cognition_pb2_grpc.CognitionServicer):

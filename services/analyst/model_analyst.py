@@ -20,6 +20,7 @@ from services.analyst.comparison import (
     task_means,
 )
 from services.analyst.offline_analyst import OfflineAnalyst, components_of, hits_of
+from services.archive.records import program_of
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
 from services.domain.components import VOCABULARY
@@ -72,8 +73,7 @@ def invented(text: str, citable: Citable) -> list[str]:
 
 def citations(text: str) -> Iterator[Citation]:
     """All numbers of a text except arXiv ids."""
-    for match in _NUMBER.finditer(_ARXIV.sub(" ", text)):
-        yield _citation(match)
+    yield from map(_citation, _NUMBER.finditer(_ARXIV.sub(" ", text)))
 
 
 def numerals(texts: Iterable[str]) -> frozenset[float]:
@@ -87,14 +87,11 @@ def _citation(match: re.Match[str]) -> Citation:
     unit = (match["unit"] or "").strip()
     scale = 10.0 ** int(match["exponent"] or 0) * _FACTORS.get(unit, 1.0)
     value = float(f"{integer}.{decimals or 0}") * scale
-    last = -len(decimals) if decimals else _rounded_zeros(integer)
+    # Trailing zeros may be due to rounding: 16,000 may be 16,117; two digits are always exact.
+    zeros = max(0, min(len(integer) - len(integer.rstrip("0")), len(integer) - 2)) if len(integer) > 3 else 0
+    last = -len(decimals) if decimals else zeros
     bare = not (decimals or unit or match["exponent"])
     return Citation(match.group().strip(), value, 0.5 * 10.0**last * scale, bool(unit) and unit not in _FACTORS, bare)
-
-
-def _rounded_zeros(integer: str) -> int:
-    """The number of trailing zeros that may be due to rounding: 16,000 may be 16,117; two digits are always exact."""
-    return max(0, min(len(integer) - len(integer.rstrip("0")), len(integer) - 2)) if len(integer) > 3 else 0
 
 
 def _allowed(citation: Citation, citable: Citable) -> bool:
@@ -246,7 +243,8 @@ class ModelAnalyst:
                 problem = str(rejected)
                 break
             citable = citable_of(dossier, (message.text for message in analyse_request(dossier).messages))
-            numbers = invented(" ".join(_parts(answer)), citable)
+            parts = (answer.design_evaluation, answer.results, answer.expectation, answer.explanation, answer.synthesis)
+            numbers = invented(" ".join((*parts, *(lesson.claim for lesson in answer.lessons))), citable)
             if not numbers:
                 return self._analysis(answer, dossier)
             problem = f"it cited {', '.join(numbers[:5])}, which the record does not hold"
@@ -288,7 +286,7 @@ def analyse_request(dossier: Dossier, problem: str = "", ordinal: int = 0) -> Re
     messages = prompt.messages(
         candidate=description_of(record, parts=True)
         + (f"\n\nYour last analysis was thrown away: {problem}." if problem else ""),
-        program=record.training.program or record.proposal.program,
+        program=program_of(record),
         parent=description_of(dossier.parent, parts=True) if dossier.parent is not None else NOTHING,
         grandparent=description_of(dossier.grandparent) if dossier.grandparent is not None else NOTHING,
         siblings="\n\n".join(
@@ -341,8 +339,3 @@ def _quarters(training: pb.Training) -> list[pb.CurvePoint]:
     """The points of the first seed's curve at each quarter of its steps; empty for fewer than four points."""
     points = [point for seed in training.seeds[:1] for point in seed.curve if point.HasField("train_loss")]
     return [points[len(points) * quarter // 4 - 1] for quarter in (1, 2, 3, 4)] if len(points) >= 4 else []
-
-
-def _parts(answer: AnalysisAnswer) -> tuple[str, ...]:
-    claims = (lesson.claim for lesson in answer.lessons)
-    return answer.design_evaluation, answer.results, answer.expectation, answer.explanation, answer.synthesis, *claims

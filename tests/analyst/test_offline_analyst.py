@@ -89,6 +89,18 @@ def test_without_a_common_seed_the_errors_of_both_are_added() -> None:
     assert difference.stderr == pytest.approx(0.03 * 2**0.5)
 
 
+def test_seeds_with_other_precision_are_not_paired() -> None:
+    """As in fitness and lessons: bfloat16 and float32 round differently, so the errors of both means are added."""
+    first, other = candidate("A", 5, losses=(1.40,)), candidate("B", 6, losses=(1.50,))
+    first.training.seeds[0].measurements.precision = "bf16-autocast"
+    first.training.seeds[0].loss_stderr = other.training.seeds[0].loss_stderr = 0.03
+    difference = loss_difference(first, other)
+
+    assert difference is not None
+    assert difference.count == 0
+    assert difference.stderr == pytest.approx(0.03 * 2**0.5)
+
+
 async def test_what_was_not_measured_is_not_a_number() -> None:
     """No loss is not a loss of zero."""
     unknown = pb.Candidate(id="c000009", run="r1", proposal=pb.Proposal(name="Unknown"))

@@ -135,22 +135,16 @@ def _place(location: tuple[int | str, ...], papers: object) -> str:
     words: list[str] = []
     node = papers
     for depth, step in enumerate(location, start=1):
-        node = _child(node, step)
+        if isinstance(node, list) and isinstance(step, int):
+            node = node[step] if step < len(node) else None
+        else:  # None if it is missing, as in errors about missing fields
+            node = node.get(step) if isinstance(node, dict) else None
         if isinstance(step, str):
             intermediate = step in ("paper", "entry") and depth < len(location)
             words.append("" if intermediate else f"field {step}")
         else:
             words.append(_label(node) or f"item {step + 1}")
     return ", ".join(word for word in words if word) or "the file as a whole"
-
-
-def _child(node: object, step: int | str) -> object:
-    """The value at a step of a location; None if it is missing, as in errors about missing fields."""
-    if isinstance(node, dict):
-        return node.get(step)
-    if isinstance(node, list) and isinstance(step, int) and step < len(node):
-        return node[step]
-    return None
 
 
 def _label(node: object) -> str | None:

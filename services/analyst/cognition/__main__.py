@@ -60,15 +60,12 @@ async def _ingest(arguments: argparse.Namespace, settings: AnalystSettings) -> i
         _show(f"{paper.title} ({paper.reference}, {paper.year})")
         for entry in paper.entries:
             _show(f"  {entry.key}: {entry.design_insight}\n    seen when: {entry.experimental_trigger_patterns}")
-    if not arguments.yes and not await asyncio.to_thread(_approved):
-        _show("nothing was kept")
-        return 1
+    if not arguments.yes:
+        _show("keep these entries? [y/N] ")
+        if (await asyncio.to_thread(sys.stdin.readline)).strip().lower() not in ("y", "yes"):
+            _show("nothing was kept")
+            return 1
     return _report(arguments, keep(proposed, settings.own_entries))
-
-
-def _approved() -> bool:
-    _show("keep these entries? [y/N] ")
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _show(text: str) -> None:
@@ -77,8 +74,13 @@ def _show(text: str) -> None:
 
 
 def _stats(arguments: argparse.Namespace) -> int:
-    """Print statistics of the uses on standard input, a JSON array."""
-    rows = statistics_of(_USES.validate_python(_standard_input()))
+    """Print statistics of the uses on standard input, a JSON array. Raises ValueError naming the expected form."""
+    try:
+        uses = json.load(sys.stdin)
+    except json.JSONDecodeError as error:
+        form = '[{"entries": ["ID"], "gain": 0.1}]'
+        raise ValueError(f"standard input is not JSON ({error}); give candidates as {form}, gain may be null") from None
+    rows = statistics_of(_USES.validate_python(uses))
     if arguments.json:
         _say(json.dumps([asdict(row) for row in rows], indent=2))
     for row in () if arguments.json else rows:
@@ -87,15 +89,6 @@ def _stats(arguments: argparse.Namespace) -> int:
     if not rows and not arguments.json:
         _say("no candidate of this run used an entry")
     return 0 if rows else 1
-
-
-def _standard_input() -> object:
-    """Raises ValueError naming the expected form."""
-    try:
-        return json.load(sys.stdin)
-    except json.JSONDecodeError as error:
-        form = '[{"entries": ["ID"], "gain": 0.1}]'
-        raise ValueError(f"standard input is not JSON ({error}); give candidates as {form}, gain may be null") from None
 
 
 def _report(arguments: argparse.Namespace, ids: tuple[str, ...]) -> int:

@@ -96,12 +96,10 @@ def statistics_of(uses: Iterable[Use]) -> tuple[EntryStatistics, ...]:
     for use in uses:
         for entry in dict.fromkeys(use.entries):
             gains[entry].append(use.gain)
-    rows = [_row(entry, values) for entry, values in gains.items()]
+    rows = []
+    for entry, values in gains.items():
+        measured = [gain for gain in values if gain is not None]
+        mean = statistics.fmean(measured) if measured else None
+        rows.append(EntryStatistics(entry, len(values), len(measured), sum(gain > 0 for gain in measured), mean))
     rows.sort(key=lambda row: (-row.improved, row.mean_gain is None, -(row.mean_gain or 0.0), row.entry))
     return tuple(rows)
-
-
-def _row(entry: str, gains: list[float | None]) -> EntryStatistics:
-    measured = [gain for gain in gains if gain is not None]
-    mean = statistics.fmean(measured) if measured else None
-    return EntryStatistics(entry, len(gains), len(measured), sum(gain > 0 for gain in measured), mean)

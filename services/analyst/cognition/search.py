@@ -53,16 +53,12 @@ class Index:
             raise ValueError("query is empty: describe what the experiment showed")
         if not 1 <= count <= MAX_RESULTS:
             raise ValueError(f"count must be 1 to {MAX_RESULTS}, not {count}")
-        if vector is None:
-            vector = await self._embedded(query)
-        return self.nearest(vector, count, threshold)
-
-    async def _embedded(self, query: str) -> Vector:
-        if query not in self._cache:
+        if vector is None and (vector := self._cache.get(query)) is None:
             if len(self._cache) >= CACHED_QUERIES:
                 self._cache.clear()
-            (self._cache[query],) = await self.embedder.embed([query])
-        return self._cache[query]
+            (vector,) = await self.embedder.embed([query])
+            self._cache[query] = vector
+        return self.nearest(vector, count, threshold)
 
     def nearest(self, query: Vector, count: int, threshold: float) -> tuple[Hit, ...]:
         """As `search`, for a vector. Raises EmbedderMismatch for a vector of another embedder."""
@@ -203,36 +199,25 @@ def full_text(knowledge: Knowledge) -> str:
 class CorpusEmbedder:
     """An embedder fitted to a corpus; its name identifies the corpus, so that vectors of another one are refused."""
 
-    def __init__(self, corpus: Corpus, weights: tuple[float, float, float] = WEIGHTS) -> None:
+    def __init__(self, corpus: Corpus) -> None:
         texts = [full_text(knowledge) for knowledge in corpus.entries]
-        self._weights = weights
         self._words, self._grams = TermWeights(texts, stems), TermWeights(texts, grams, max_terms=8192)
         self._basis = _latent_basis(self._words.rows(texts), LATENT)
-        digest = hashlib.sha256(repr((texts, weights)).encode()).hexdigest()[:8]
-        self._dimension: int = len(self._words.columns) + len(self._grams.columns) + self._basis.shape[1] + 1
-        self._name = f"corpus-{VERSION}-{digest}"
-
-    @property
-    def name(self) -> str:
-        """Algorithm, version and a digest of the corpus."""
-        return self._name
-
-    @property
-    def dimension(self) -> int:
-        """The length of a vector."""
-        return self._dimension
+        digest = hashlib.sha256(repr((texts, WEIGHTS)).encode()).hexdigest()[:8]
+        self.dimension: int = len(self._words.columns) + len(self._grams.columns) + self._basis.shape[1] + 1
+        self.name = f"corpus-{VERSION}-{digest}"
 
     async def embed(self, texts: Sequence[str]) -> list[Vector]:
         """See the port. Computed in a thread."""
         validate_not_empty(texts)
         rows = await asyncio.to_thread(self._rows, list(texts))
-        return [Vector(self._name, row) for row in rows]
+        return [Vector(self.name, row) for row in rows]
 
     def _rows(self, texts: list[str]) -> NDArray[np.float32]:
         """Shape [texts, dimension]. The last column gives texts without known words a direction."""
         words = self._words.rows(texts)
         parts = (words, self._grams.rows(texts), unit_rows(words @ self._basis))
-        weighted = [weight * part for weight, part in zip(self._weights, parts, strict=True)]
+        weighted = [weight * part for weight, part in zip(WEIGHTS, parts, strict=True)]
         return np.hstack([*weighted, np.full((len(texts), 1), 1e-4)]).astype(np.float32)
 
 
