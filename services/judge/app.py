@@ -22,7 +22,7 @@ from services.judge.judges import Judge, ModelJudge, OfflineJudge
 from services.llm.budget import BudgetLedger
 from services.llm.minds import ArchiveLedger, Minds
 from services.llm.openai_mind import OpenAIMind
-from services.llm.port import OFFLINE, OPENAI, Mind
+from services.llm.port import OFFLINE, OPENAI
 
 
 class JudgeSettings(ServiceSettings):
@@ -38,27 +38,22 @@ class Calibration:
         self._ledger = ledger
         self._openai: OpenAIMind | None = None
 
-    def mind(self, name: str) -> Mind | None:
-        """The mind "openai", opened at its first use; None for "offline".
+    async def judge(self, mind: str, job: Job | None = None) -> Judge:
+        """The judge for a run's mind; "openai" is opened at its first use.
 
         Raises NotPossible for a replay, and if the environment has no endpoint.
         """
-        if name in ("", OFFLINE):
-            return None
-        if name != OPENAI:
-            raise NotPossible(f"mind is {name!r}, which answers from a record: calibrate a run whose mind is {OPENAI}")
+        del job
+        if mind in ("", OFFLINE):
+            return OfflineJudge()
+        if mind != OPENAI:
+            raise NotPossible(f"mind is {mind!r}, which answers from a record: calibrate a run whose mind is {OPENAI}")
         if self._openai is None:
             try:
                 self._openai = OpenAIMind.from_environment(os.environ, self._ledger)
             except SettingsError as error:
                 raise NotPossible(str(error)) from None
-        return self._openai
-
-    async def judge(self, mind: str, job: Job | None = None) -> Judge:
-        """The judge for a run's mind. Raises NotPossible as `mind` does."""
-        del job
-        model = self.mind(mind)
-        return OfflineJudge() if model is None else ModelJudge(model)
+        return ModelJudge(self._openai)
 
     async def close(self) -> None:
         """Close all connections."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from services.archive.records import Runs, record_for
+from services.archive.records import Runs, program_of, record_for
 from services.archive.scoring import benchmark_of, loss_of, score, stage_scale, terms_of
 from services.chassis.errors import NotYet, Rejected
 from services.chassis.events import first, follow
@@ -13,7 +13,7 @@ from services.contracts import archive_pb2, archive_pb2_grpc, checker_pb2, check
 from services.contracts import candidate_pb2 as pb
 from services.domain import fitness
 from services.domain.fitness import DEFAULT, JUDGE, STANDARDISED_GAIN, Investigation, Suspicion
-from services.judge.judges import Case, Judge, OfflineJudge, Opinion, program_of, root_opinion
+from services.judge.judges import Case, Judge, OfflineJudge, Opinion, root_opinion
 
 SERVICE = "judge"
 ANCHOR = "gated_delta_net"
@@ -55,15 +55,21 @@ class JudgeHandler:
         baselines requested earlier are waited for, which avoids a deadlock.
         """
         settings = await self._runs.settings(record.run)
-        baselines = {baseline.request.baseline: baseline for baseline in await self._baselines(record)}
+        own = [record] if record.request.baseline else []  # the record of the event is newer than the cached one
+        known = (*await self._runs.baselines(record.run, record.stage), *own)
+        baselines = {baseline.request.baseline: baseline for baseline in known}
         root, anchor = baselines.get(settings.baselines[0]), baselines.get(ANCHOR)
+        number = record.request.number
+        waits_for_anchor = anchor is not None and anchor.request.number < number and not _has_ended(anchor)
         if root is not None and root.state == pb.STATE_REJECTED:
             raise Rejected("judge", f"the root {settings.baselines[0]} was rejected: there is nothing to compare with")
-        if root is None or not _is_measured(root) or _is_pending(anchor, record):
+        if root is None or not _is_measured(root) or waits_for_anchor:
             raise NotYet(WAITING, RETRY_SECONDS)
-        number = record.request.number
+        names = dict.fromkeys(name for name in (record.proposal.parent, *record.proposal.references) if name)
+        request = archive_pb2.GetCandidatesRequest(run=record.run, candidates=names)
+        references = (await self._archive.GetCandidates(request, timeout=30)).candidates if names else []
         earlier = [baseline for baseline in baselines.values() if baseline.request.number < number]
-        relatives = (*filter(_is_measured, earlier), *await self._references(record))
+        relatives = (*filter(_is_measured, earlier), *references)
         comparable = anchor if anchor is not None and _is_measured(anchor) and record.id != root.id else None
         return Case(record, root, comparable, relatives, tuple(baselines.values()), settings)
 
@@ -126,8 +132,12 @@ class JudgeHandler:
         Baselines are exempt. The engineer investigates suspicious losses; if the root was not measured then, the probes
         are run here.
         """
-        suspicion = self._suspicion(case)
-        if suspicion is None or not suspicion.suspected:
+        loss, root_loss = loss_of(case.record), loss_of(case.root)
+        if case.record.kind == pb.KIND_BASELINE or loss is None or root_loss is None:
+            return
+        losses = [other for baseline in case.baselines if (other := loss_of(baseline)) is not None]
+        suspicion = fitness.suspicion(loss, root_loss, losses)
+        if not suspicion.suspected:
             return
         investigation = pb.Investigation()
         investigation.CopyFrom(case.record.training.investigation)
@@ -152,24 +162,6 @@ class JudgeHandler:
         if reason is not None:
             raise _leak(case.record, suspicion, reason, findings)
 
-    def _suspicion(self, case: Case) -> Suspicion | None:
-        loss, root = loss_of(case.record), loss_of(case.root)
-        if case.record.kind == pb.KIND_BASELINE or loss is None or root is None:
-            return None
-        losses = [loss_of(baseline) for baseline in case.baselines]
-        return fitness.suspicion(loss, root, [loss for loss in losses if loss is not None])
-
-    async def _baselines(self, record: pb.Candidate) -> list[pb.Candidate]:
-        """The baselines of the candidate's stage; if it is one itself, its delivered record is the last."""
-        baselines = await self._runs.baselines(record.run, record.stage)
-        return [*baselines, *([record] if record.request.baseline else [])]
-
-    async def _references(self, record: pb.Candidate) -> list[pb.Candidate]:
-        """The parent and the references of a candidate."""
-        names = dict.fromkeys(name for name in (record.proposal.parent, *record.proposal.references) if name)
-        request = archive_pb2.GetCandidatesRequest(run=record.run, candidates=names)
-        return list((await self._archive.GetCandidates(request, timeout=30)).candidates) if names else []
-
 
 def _add_fitness(verdict: pb.Verdict, case: Case, raw: float | None, terms: frozenset[str]) -> None:
     version = case.settings.fitness or DEFAULT
@@ -188,8 +180,7 @@ def _add_fitness(verdict: pb.Verdict, case: Case, raw: float | None, terms: froz
 
 def _rescored(case: Case, job: Job) -> list[events_pb2.Event]:
     """New values for baselines that were judged before all baselines of the stage were measured."""
-    ended = [record for record in case.baselines if _is_measured(record) or record.state == pb.STATE_REJECTED]
-    names = {baseline.request.baseline for baseline in ended}
+    names = {baseline.request.baseline for baseline in case.baselines if _has_ended(baseline)}
     if (case.settings.fitness or DEFAULT) != STANDARDISED_GAIN or not names.issuperset(case.settings.baselines):
         return []
     terms = terms_of(case.settings)
@@ -231,8 +222,5 @@ def _is_measured(record: pb.Candidate) -> bool:
     return record.training.HasField("loss")
 
 
-def _is_pending(baseline: pb.Candidate | None, record: pb.Candidate) -> bool:
-    """Whether the baseline was requested earlier and is neither measured nor rejected."""
-    if baseline is None or baseline.request.number >= record.request.number:
-        return False
-    return not _is_measured(baseline) and baseline.state != pb.STATE_REJECTED
+def _has_ended(record: pb.Candidate) -> bool:
+    return _is_measured(record) or record.state == pb.STATE_REJECTED

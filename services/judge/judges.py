@@ -9,6 +9,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.archive.records import program_of
 from services.archive.scoring import benchmark_of, loss_of
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
@@ -57,7 +58,6 @@ class Judge(Protocol):
 
     async def judge(self, case: Case) -> Opinion:
         """The opinion on a case."""
-        ...
 
 
 def root_opinion() -> Opinion:
@@ -223,11 +223,6 @@ def distance(record: pb.Candidate, relatives: Iterable[pb.Candidate]) -> float |
         return None
     fingerprints = [_fingerprint(program_of(relative)) for relative in relatives if relative.id != record.id]
     return 1.0 - max((similarity(own, other) for other in fingerprints if other), default=1.0)
-
-
-def program_of(record: pb.Candidate) -> str:
-    """The trained program."""
-    return record.training.program or record.proposal.program
 
 
 def _fingerprint(program: str) -> Fingerprint | None:

@@ -16,7 +16,7 @@ from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2, judge_pb2
 from services.domain.statistics import spearman
 from services.judge.app import Calibration
-from services.judge.judges import Case, Judge, ModelJudge, ScoreAnswer, anonymous_program, anonymous_text
+from services.judge.judges import Case, Judge, ModelJudge, OfflineJudge, ScoreAnswer, anonymous_program, anonymous_text
 from services.judge.rubric import SubScores, combine
 from services.llm.answers import read
 from services.llm.budget import MemoryLedger
@@ -144,9 +144,9 @@ async def test_a_replay_is_not_calibrated() -> None:
     """Recorded answers cannot drift."""
     calibration = Calibration(MemoryLedger())
 
-    assert calibration.mind("offline") is None
+    assert isinstance(await calibration.judge("offline"), OfflineJudge)
     with pytest.raises(NotPossible, match="answers from a record"):
-        calibration.mind("recorded:first")
+        await calibration.judge("recorded:first")
 
 
 @pytest.mark.parametrize("spelling", ["Gated DeltaNet", "gated_delta_net", "GatedDeltaNet", "Gated-Delta-Net"])
