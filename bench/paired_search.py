@@ -131,7 +131,7 @@ def measure_in_process(side: str, seed: int, candidates: int, baselines: Sequenc
         losses.append(loss)
         proposed.add(fingerprint(proposal.program).digest)
         fitness = None if loss is None else -loss
-        enter(Seed(f"c{number}", proposal.name, proposal.program, fitness, proposal.description))
+        enter(Seed(f"c{number}", proposal.name, proposal.program, fitness, json.dumps(proposal.description)))
     return Run(side, seed, tuple(losses), round(time.perf_counter() - started, 1))
 
 

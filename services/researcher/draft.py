@@ -74,18 +74,15 @@ class Proposer(Protocol):
 
     async def propose(self, context: Context, refusals: Sequence[Refusal]) -> Draft:
         """The next draft, given the earlier refusals. Raises Rejected if there is no further one."""
-        ...
 
     async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:
         """A sentence that names the repeated idea; empty if the draft is new or this cannot be decided."""
-        ...
 
     async def without(self, original: pb.Candidate, record: pb.Candidate, refusals: Sequence[Refusal]) -> Draft:
         """The original's program without the component that the record's request names, given the earlier refusals.
 
         Raises Rejected if the component cannot be removed.
         """
-        ...
 
 
 NEIGHBOURS = 5

@@ -128,18 +128,15 @@ class Researcher:
         except ValueError as error:
             raise Rejected("propose", str(error)) from None
         draft = Draft(entry.title, f"{entry.description} ({entry.source})", entry.program, entry.components, mind="zoo")
-        report = await self._check(draft, record, settings, exempt_from_cost=entry.role == "reference")
-        if not report.passed:
-            raise Rejected("check", failure_of(report), {"verdicts": [verdict.message for verdict in failed(report)]})
+        report = await self._passed_check(draft, record, settings, exempt_from_cost=entry.role == "reference")
         vector = await self._embedder.motivation(draft.motivation, await self._run_embedder(record), settings.mind, job)
         return _message(_SoundDraft(draft, report, vector, fingerprint(draft.program).digest), [])
 
     async def _manual(self, record: pb.Candidate, settings: events_pb2.RunSettings, job: Job) -> pb.Proposal:
         """A program that a user supplied, as a baseline or seed; it is checked and not modified."""
         proposal = record.proposal
-        report = await self._check(Draft(proposal.name, proposal.motivation, proposal.program), record, settings)
-        if not report.passed:
-            raise Rejected("check", failure_of(report), {"verdicts": [verdict.message for verdict in failed(report)]})
+        draft = Draft(proposal.name, proposal.motivation, proposal.program)
+        report = await self._passed_check(draft, record, settings)
         proposal.check.CopyFrom(report)
         proposal.structure = fingerprint(proposal.program).digest
         if proposal.motivation:
@@ -197,7 +194,11 @@ class Researcher:
         vector = await self._embedder.motivation(draft.motivation, space, context.settings.mind, job)
         near = await neighbours(self._archive, context.record, draft.program, vector)
         nearest = {candidate.id: candidate for candidate in _candidates((*near.motivations, *near.programs[:1]))}
-        repeat = _duplicate(near) or await proposer.repeats(context, draft, list(nearest.values()))
+        same = next((program.candidate for program in near.programs if program.same_structure), None)
+        if same is None:
+            repeat = await proposer.repeats(context, draft, list(nearest.values()))
+        else:
+            repeat = f"the program repeats {same.proposal.name} ({same.id}) up to names and layout"
         repeated = _repeated_candidate(repeat, _candidates((*near.programs, *near.motivations)))
         if repeat := repeat or self._concurrent_duplicate(context.record, near.structure):
             refusals.append(Refusal("repeat", draft, repeat, repeats=repeated))
@@ -228,6 +229,15 @@ class Researcher:
         for run, structure in own:
             if proposed is None or structure != proposed.structure:
                 del self._drafted[run, structure]
+
+    async def _passed_check(
+        self, draft: Draft, record: pb.Candidate, settings: events_pb2.RunSettings, exempt_from_cost: bool = False
+    ) -> pb.CheckReport:
+        """The report of a program that nobody can rewrite. Raises Rejected if a probe fails."""
+        report = await self._check(draft, record, settings, exempt_from_cost)
+        if not report.passed:
+            raise Rejected("check", failure_of(report), {"verdicts": [verdict.message for verdict in failed(report)]})
+        return report
 
     async def _check(
         self, draft: Draft, record: pb.Candidate, settings: events_pb2.RunSettings, exempt_from_cost: bool = False
@@ -274,12 +284,6 @@ def _message(sound: _SoundDraft, refusals: Sequence[Refusal], context: Context |
             for entry in (context.entries if context else ())
         ],
     )
-
-
-def _duplicate(near: archive_pb2.NeighboursReply) -> str:
-    """A sentence that names a candidate with the same program structure; empty if there is none."""
-    same = next((program.candidate for program in near.programs if program.same_structure), None)
-    return "" if same is None else f"the program repeats {same.proposal.name} ({same.id}) up to names and layout"
 
 
 def _repeated_candidate(sentence: str, candidates: Sequence[pb.Candidate]) -> tuple[pb.Candidate, ...]:

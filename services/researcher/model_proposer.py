@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.archive.lessons import lessons_text
+from services.archive.records import program_of
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
 from services.contracts import checker_pb2, checker_pb2_grpc
@@ -27,7 +28,6 @@ from services.researcher.prompt_text import (
     references_text,
     refusals_text,
     scale_text,
-    trained_program,
 )
 
 PACKAGE = "services.researcher"
@@ -127,15 +127,16 @@ def propose_request(
     """The request for a proposal, with one summary per reference, the `problem` of the last edits and the number of
     `experiments` that remain."""
     record, prompt = context.record, load_prompt(PACKAGE, "propose")
+    known, root = (context.parent, *context.board), next(iter(context.settings.baselines), "")
     messages = prompt.messages(
         parent_name=context.parent.proposal.name,
         parent_record=record_text(context.parent, context.board),
-        parent_program=trained_program(context.parent),
+        parent_program=program_of(context.parent),
         scale=scale_text(context.scale),
         limits=limits_text(
             context.settings,
-            _root(context),
-            [record for record in (context.parent, *context.board) if record.kind == pb.KIND_BASELINE],
+            next((record for record in known if root and record.request.baseline == root), None),
+            [record for record in known if record.kind == pb.KIND_BASELINE],
         ),
         noise=noise_text(context.board),
         best=best_text(context.best),
@@ -152,13 +153,6 @@ def propose_request(
     return Request(Role.PROPOSE, record.run, record.id, messages, answer, prompt.version, ordinal=ordinal)
 
 
-def _root(context: Context) -> pb.Candidate | None:
-    """The baseline that the run's limits refer to, if it is in the context."""
-    name = next(iter(context.settings.baselines), "")
-    records = (context.parent, *context.board)
-    return next((record for record in records if name and record.request.baseline == name), None)
-
-
 def ablate_request(
     original: pb.Candidate, record: pb.Candidate, refusals: Sequence[Refusal], problem: str = "", ordinal: int = 0
 ) -> Request[ProposalAnswer]:
@@ -166,7 +160,7 @@ def ablate_request(
     prompt, component = load_prompt(PACKAGE, "ablate"), record.request.without_component
     messages = prompt.messages(
         name=original.proposal.name,
-        program=trained_program(original),
+        program=program_of(original),
         component=component,
         description=next((entry.description for entry in VOCABULARY if entry.name == component), "as its name says"),
         refusals=refusals_text(refusals) + problem,
@@ -223,7 +217,7 @@ class ModelProposer:
                 text = "".join(results) + problem
                 return propose_request(context, refusals, summaries, text, ordinal, allowed - len(results))
 
-            draft, experiment = await self._answered(request, trained_program(context.parent))
+            draft, experiment = await self._answered(request, program_of(context.parent))
             if experiment == "none" or len(results) >= allowed:
                 return draft
             results.append(await self._experiment(context, draft, experiment, len(results) + 1))
@@ -240,7 +234,7 @@ class ModelProposer:
         else:
             programs = {"it": draft.program}
             if kind == "compare":
-                programs[f"the parent {context.parent.proposal.name}"] = trained_program(context.parent)
+                programs[f"the parent {context.parent.proposal.name}"] = program_of(context.parent)
             parts = []
             for name, program in programs.items():
                 trial = checker_pb2.TrialRequest(
@@ -259,7 +253,7 @@ class ModelProposer:
         def request(problem: str, repair: int) -> Request[ProposalAnswer]:
             return ablate_request(original, record, refusals, problem, repair)
 
-        return (await self._answered(request, trained_program(original)))[0]
+        return (await self._answered(request, program_of(original)))[0]
 
     async def _answered(
         self, make_request: Callable[[str, int], Request[ProposalAnswer]], base: str

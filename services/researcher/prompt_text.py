@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from services.archive.policies import climb_of_run
+from services.archive.records import program_of
 from services.archive.scoring import measures_of, objectives_of
 from services.contracts import candidate_pb2 as pb
 from services.contracts import checker_pb2, cognition_pb2, events_pb2
@@ -218,16 +219,11 @@ def references_text(references: Sequence[pb.Candidate], summaries: Sequence[str]
     return "\n\n".join(texts) or NOTHING
 
 
-def trained_program(record: pb.Candidate) -> str:
-    """The program that was trained, which may be a revision of the proposed one."""
-    return record.training.program or record.proposal.program
-
-
 def best_text(best: Sequence[pb.Candidate]) -> str:
     """The best candidates by loss, with their programs."""
     texts = (
         f"## {record.proposal.name} ({record.id}), held-out loss {_loss_text(record)}\n"
-        f"```python\n{trained_program(record).rstrip()}\n```"
+        f"```python\n{program_of(record).rstrip()}\n```"
         for record in best
     )
     return "\n\n".join(texts) or "The parent is the best so far."
@@ -311,7 +307,7 @@ def difference_text(program: str, neighbours: Sequence[pb.Candidate]) -> str:
     own = _code_lines(program)
     differences = []
     for neighbour in neighbours:
-        neighbour_lines = _code_lines(trained_program(neighbour))
+        neighbour_lines = _code_lines(program_of(neighbour))
         if own and neighbour_lines:
             lines = list(difflib.unified_diff(neighbour_lines, own, neighbour.id, "the proposal", lineterm="", n=1))
             differences.append((len(lines), neighbour.id, lines))

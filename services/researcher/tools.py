@@ -17,7 +17,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import grpc
@@ -28,14 +28,7 @@ from services.chassis import logs
 from services.chassis.errors import NotPossible, Rejected, SettingsError, Transient
 from services.chassis.rpc import channel
 from services.chassis.settings import load
-from services.contracts import (
-    archive_pb2,
-    archive_pb2_grpc,
-    checker_pb2_grpc,
-    cognition_pb2,
-    cognition_pb2_grpc,
-    events_pb2,
-)
+from services.contracts import archive_pb2, archive_pb2_grpc, checker_pb2_grpc, cognition_pb2, cognition_pb2_grpc
 from services.contracts import candidate_pb2 as pb
 from services.llm import prompts
 from services.llm.budget import MemoryLedger
@@ -76,10 +69,12 @@ class Services:
         draw = await self.archive.DrawSeeds(request, timeout=30)
         record = pb.Candidate(id=PREVIEW, run=parent.run, stage=parent.stage)
         references = tuple(reference for reference in draw.references if reference.id != parent.id)
+        entries: tuple[cognition_pb2.CognitionEntry, ...] = ()
+        with suppress(grpc.aio.AioRpcError):  # the service may be unreachable
+            entries = await entries_for(self.cognition, parent, settings, self._embedded)
         context = Context(
-            record, parent, references, tuple(draw.recent_rejections), tuple(draw.history),
-            await self._entries(parent, settings), settings,
-        )  # fmt: skip
+            record, parent, references, tuple(draw.recent_rejections), tuple(draw.history), entries, settings
+        )
         return await with_board(context, self.archive, self.checker)
 
     async def motivations(self, record: pb.Candidate) -> list[archive_pb2.NearCandidate]:
@@ -95,15 +90,6 @@ class Services:
             **{"except": record.id},
         )
         return list((await self.archive.NearestMotivations(request, timeout=30)).near)
-
-    async def _entries(
-        self, parent: pb.Candidate, settings: events_pb2.RunSettings
-    ) -> tuple[cognition_pb2.CognitionEntry, ...]:
-        """Empty if the service is unreachable."""
-        try:
-            return await entries_for(self.cognition, parent, settings, self._embedded)
-        except grpc.aio.AioRpcError:
-            return ()
 
     async def _embedded(self, query: str) -> Vector | None:
         return None if self.embedder is None else (await self.embedder.embed([query]))[0]
@@ -132,19 +118,28 @@ async def _proposer(mind: str) -> AsyncIterator[Proposer]:
         yield ModelProposer(model)
 
 
-async def main(arguments: argparse.Namespace, settings: ResearcherSettings) -> int:
-    """Run a command; returns its exit status."""
-    async with AsyncExitStack() as stack:
-        archive, cognition, checker = [
-            await stack.enter_async_context(channel(address, settings))
-            for address in (settings.archive_address, settings.cognition_address, settings.checker_address)
-        ]
-        services = Services(
-            archive_pb2_grpc.ArchiveStub(archive),
+@asynccontextmanager
+async def _services(
+    settings: ResearcherSettings, archive: archive_pb2_grpc.ArchiveAsyncStub
+) -> AsyncIterator[Services]:
+    async with (
+        channel(settings.cognition_address, settings) as cognition,
+        channel(settings.checker_address, settings) as checker,
+    ):
+        yield Services(
+            archive,
             cognition_pb2_grpc.CognitionStub(cognition),
             checker_pb2_grpc.CheckerStub(checker) if CHECKER in os.environ else None,
             endpoint_embedder(os.environ),
         )
+
+
+async def main(arguments: argparse.Namespace, settings: ResearcherSettings) -> int:
+    """Run a command; returns its exit status."""
+    async with (
+        channel(settings.archive_address, settings) as archive,
+        _services(settings, archive_pb2_grpc.ArchiveStub(archive)) as services,
+    ):
         parent = await services.candidate(arguments.run, arguments.parent)
         context = await services.context(parent, arguments.seed)
         async with _proposer(arguments.mind) as proposer:
@@ -208,16 +203,7 @@ async def question(
     """The current request. References have a placeholder, since their summaries are requested with each proposal."""
     if role is Role.SUMMARISE:
         return prompts.plain(summary_request(record, record))
-    async with (
-        channel(settings.cognition_address, settings) as cognition,
-        channel(settings.checker_address, settings) as checker,
-    ):
-        services = Services(
-            archive,
-            cognition_pb2_grpc.CognitionStub(cognition),
-            checker_pb2_grpc.CheckerStub(checker) if CHECKER in os.environ else None,
-            endpoint_embedder(os.environ),
-        )
+    async with _services(settings, archive) as services:
         if role is Role.JUDGE_NOVELTY:
             near = [motivation.candidate for motivation in await services.motivations(record)]
             proposal = record.proposal

@@ -12,6 +12,7 @@ from google.protobuf.json_format import MessageToDict
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from services.archive.records import program_of
 from services.archive.scoring import costs_of_record, objectives_of
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
@@ -25,7 +26,6 @@ from services.mixers.surrogate import Observation
 from services.researcher.draft import Context, Draft, Refusal
 from services.researcher.offline.search import (
     CognitionHint,
-    OfflineProposal,
     SearchExhaustedError,
     Seed,
     propose_by_surrogate,
@@ -138,20 +138,10 @@ class OfflineProposer:
         refused = {fingerprint(refusal.draft.program).digest for refusal in refusals}
         rng = random.Random(f"{context.settings.seed}:{context.record.id}:{len(refusals)}")
         try:
-            proposal = self._proposal(context, refused, rng, search)
+            draft = self._proposal(context, refused, rng, search)
         except SearchExhaustedError as error:
             raise Rejected("propose", str(error), {"refused": [refusal.sentence for refusal in refusals]}) from error
-        return Draft(
-            name=proposal.name,
-            motivation=proposal.motivation,
-            program=proposal.program,
-            components=proposal.components,
-            ideas=[pb.Idea(text=idea.text, origin=idea.origin, source=idea.source or "") for idea in proposal.ideas],
-            moves=proposal.moves,
-            description=json.loads(proposal.description),
-            mind=NAMES[search],
-            parent=proposal.parent,
-        )
+        return replace(draft, mind=NAMES[search])
 
     async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:
         """Always empty: motivations of moves add nothing to the programs, which are compared by structure."""
@@ -182,7 +172,7 @@ class OfflineProposer:
             mind=NAME,
         )
 
-    def _proposal(self, context: Context, refused: set[str], rng: random.Random, search: str) -> OfflineProposal:
+    def _proposal(self, context: Context, refused: set[str], rng: random.Random, search: str) -> Draft:
         parent = seed_of(context.parent)
         references = [seed_of(reference) for reference in context.references]
         proposed = refused | context.drafted | {outcome.structure for outcome in context.history}
@@ -229,7 +219,7 @@ def seed_of(record: pb.Candidate) -> Seed:
     return Seed(
         candidate=record.id,
         name=proposal.name,
-        program=record.training.program or proposal.program,
+        program=program_of(record),
         fitness=record.verdict.fitness.value if record.verdict.HasField("fitness") else None,
         # A Struct contains integers as floats.
         description=json.dumps(_integers(MessageToDict(proposal.description)), sort_keys=True)

@@ -1,10 +1,12 @@
 """The offline mind: a search over descriptions of mixers, without a language model."""
 
+import json
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from services.contracts import candidate_pb2 as pb
 from services.domain.components import VOCABULARY
 from services.mixers.components import components_of
 from services.mixers.description import CATALOGUE, ROOT, Mixer
@@ -12,6 +14,7 @@ from services.mixers.moves import LIBRARY, Move
 from services.mixers.moves.move import cross
 from services.mixers.render import render
 from services.mixers.surrogate import Bandit, Belief, Observation, Surrogate
+from services.researcher.draft import Draft
 
 MAX_NAME_MOVES = 4
 _BASES = {"delta": "Delta", "product": "Product", "linear": "Linear", "none": "Path"}
@@ -22,17 +25,8 @@ class Step:
     """A move of a child, the cognition entry that suggested it, and the belief about it."""
 
     move: Move
-    entry: str | None = None
-    belief: Belief | None = None
-
-
-@dataclass(frozen=True)
-class Idea:
-    """An idea and its origin: "cognition", "analysis" (gains in this archive) or "original"."""
-
-    text: str
-    origin: str
-    source: str = ""
+    entry: str | None
+    belief: Belief
 
 
 def name_of(mixer: Mixer, moves: Sequence[Move]) -> str:
@@ -55,7 +49,8 @@ def motivation(
         sentences.append(f"The child of {parent} takes whole parts from {mate[1]}, to join what made each of them fit.")
     for number, step in enumerate(steps):
         subject = f"{parent} receives" if number == 0 and not mate else "It also receives"
-        sentences.append(f"{subject} {step.move.what}, because {step.move.why}{cites(step.move)}.")
+        source = f" ({step.move.source})" if step.move.source else ""
+        sentences.append(f"{subject} {step.move.what}, because {step.move.why}{source}.")
     grounds = [ground for step in steps if (ground := _ground(step))]
     sentences += [*grounds, choice] if choice else grounds
     sentences.append("Found by a search over known moves, without a language model.")
@@ -66,24 +61,23 @@ def _ground(step: Step) -> str:
     name = step.move.name.replace("_", " ")
     if step.entry:
         return f"The cognition entry {step.entry} suggests the move '{name}'."
-    if step.belief and step.belief.observations and step.belief.mean > 0:
-        gain, times = step.belief.mean, step.belief.observations
+    gain, times = step.belief.mean, step.belief.observations
+    if times and gain > 0:
         return f"The move '{name}' is believed to gain {gain:.3f} in fitness here, from {times} earlier candidates."
     return ""
 
 
-def ideas(steps: Sequence[Step], mate: tuple[str, str] | None) -> tuple[Idea, ...]:
-    """The ideas with their origins; a move without entry, gain or paper is original."""
-    crossover = [Idea(f"parts of {mate[1]}", "analysis", mate[0])] if mate else []
-    return (*crossover, *(Idea(step.move.what, *_origin(step)) for step in steps))
-
-
-def _origin(step: Step) -> tuple[str, str]:
-    if step.entry:
-        return "cognition", step.entry
-    if step.belief and step.belief.observations and step.belief.mean > 0:
-        return "analysis", ""
-    return ("cognition", str(step.move.source)) if step.move.source else ("original", "")
+def ideas(steps: Sequence[Step], mate: tuple[str, str] | None) -> list[pb.Idea]:
+    """The ideas with their origins: "cognition", "analysis" (gains in this archive), or "original" for the others."""
+    found = [pb.Idea(text=f"parts of {mate[1]}", origin="analysis", source=mate[0])] if mate else []
+    for step in steps:
+        origin, source = ("cognition", str(step.move.source)) if step.move.source else ("original", "")
+        if step.entry:
+            origin, source = "cognition", step.entry
+        elif step.belief.observations and step.belief.mean > 0:
+            origin, source = "analysis", ""
+        found.append(pb.Idea(text=step.move.what, origin=origin, source=source))
+    return found
 
 
 @dataclass(frozen=True)
@@ -114,11 +108,6 @@ def _tags(hint: CognitionHint) -> set[str]:
     text = " " + re.sub(r"[^a-z0-9]+", " ", hint.text.lower()) + " "
     words = {c.name: (c.name, *c.aliases) for c in VOCABULARY}
     return {name for name, spellings in words.items() if any(f" {s.replace('-', ' ')} " in text for s in spellings)}
-
-
-def cites(move: Move) -> str:
-    """The move's source in parentheses, if any."""
-    return f" ({move.source})" if move.source else ""
 
 
 TRIES = 64
@@ -156,23 +145,9 @@ class Seed:
 
 
 @dataclass(frozen=True)
-class OfflineProposal:
-    """A child: its changes, motivation and program."""
-
-    name: str
-    motivation: str
-    program: str
-    description: str
-    moves: tuple[str, ...]
-    components: tuple[str, ...]
-    ideas: tuple[Idea, ...]
-    parent: str  # the candidate that was modified
-
-
-@dataclass(frozen=True)
 class _Child:
     mixer: Mixer
-    steps: tuple[Step, ...]
+    moves: tuple[Move, ...]
     mate: Seed | None = None
 
 
@@ -183,7 +158,7 @@ def propose_offline(
     cognition_hints: Sequence[CognitionHint],
     rng: random.Random,
     is_repeat: Callable[[str], bool] = lambda _: False,
-) -> OfflineProposal:
+) -> Draft:
     """Propose a new child of the parent.
 
     Args:
@@ -222,7 +197,7 @@ def propose_by_surrogate(
     rng: random.Random,
     is_repeat: Callable[[str], bool] = lambda _: False,
     measure: str = "fitness",
-) -> OfflineProposal:
+) -> Draft:
     """Of many near and far children of the best mixers, propose the one with the highest expected improvement.
 
     `measured` are the run's scored candidates; `measure` names the score. With too few descriptions for a model, a
@@ -246,9 +221,11 @@ def propose_by_surrogate(
         if child is not None and (structure := child.mixer.structure()) not in structures:
             children.setdefault(structure, (start, child))
     for start in ranked[:NEIGHBOURHOODS] if fits else ():
-        for child in _neighbours(start):
-            if (structure := child.mixer.structure()) not in structures:
-                children.setdefault(structure, (start, child))
+        origin = starting_point(start)[0]
+        for move in LIBRARY:
+            mixer = move.apply(origin)
+            if mixer is not None and (structure := mixer.structure()) not in structures:
+                children.setdefault(structure, (start, _Child(mixer, (move,))))
     pool = list(children.values())
     fits = fits and bool(pool)
     expected: list[float] = []
@@ -271,7 +248,7 @@ def propose_by_surrogate(
 
 def propose_random(
     parent: Seed, references: Sequence[Seed], rng: random.Random, is_repeat: Callable[[str], bool] = lambda _: False
-) -> OfflineProposal:
+) -> Draft:
     """Propose a new child by random moves, as a control of the bandit and cognition.
 
     Raises:
@@ -301,36 +278,28 @@ def _child(
         child = _Child(mixed, (), mate) if mixed else child
         count -= 1
     for move in bandit.ranking(rng):
-        if len(child.steps) >= count:
+        if len(child.moves) >= count:
             break
         # A move must not undo an earlier step.
-        if not any(set(move.removes) & set(step.move.adds) for step in child.steps):
+        if not any(set(move.removes) & set(earlier.adds) for earlier in child.moves):
             mixer = move.apply(child.mixer)
-            child = child if mixer is None else replace(child, mixer=mixer, steps=(*child.steps, Step(move)))
-    return child if child.steps or child.mate else None
-
-
-def _neighbours(start: Seed) -> Iterator[_Child]:
-    """All children by one move."""
-    origin = starting_point(start)[0]
-    for move in LIBRARY:
-        if (mixer := move.apply(origin)) is not None:
-            yield _Child(mixer, (Step(move),))
+            child = child if mixer is None else replace(child, mixer=mixer, moves=(*child.moves, move))
+    return child if child.moves or child.mate else None
 
 
 def _proposal(
     child: _Child, parent: Seed, substitute: str | None, bandit: Bandit, entries: dict[str, str], ground: str = ""
-) -> OfflineProposal:
-    steps = [Step(s.move, entries.get(s.move.name), bandit.belief(s.move.name)) for s in child.steps]
-    name = name_of(child.mixer, [step.move for step in steps])
+) -> Draft:
+    steps = [Step(move, entries.get(move.name), bandit.belief(move.name)) for move in child.moves]
+    name = name_of(child.mixer, child.moves)
     mate = None if child.mate is None else (child.mate.candidate, child.mate.name)
     text = motivation(steps, parent.name, substitute, mate, ground)
-    return OfflineProposal(
+    return Draft(
         name=name,
         motivation=text,
         program=render(child.mixer, name, text),
-        description=child.mixer.to_json(),
-        moves=tuple(step.move.name for step in steps),
+        description=json.loads(child.mixer.to_json()),
+        moves=tuple(move.name for move in child.moves),
         components=components_of(child.mixer),
         ideas=ideas(steps, mate),
         parent=parent.candidate,

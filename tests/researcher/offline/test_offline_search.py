@@ -1,6 +1,7 @@
 """Proposals of the offline mind."""
 
 import ast
+import json
 import random
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -8,20 +9,19 @@ from collections.abc import Callable, Collection
 import pytest
 
 from services.domain.structure import fingerprint
+from services.mixers.description import CATALOGUE, Mixer
 from services.mixers.render import render
-from services.researcher.offline import (
-    CATALOGUE,
+from services.mixers.surrogate import Observation
+from services.researcher.draft import Draft
+from services.researcher.offline.search import (
     CognitionHint,
-    Mixer,
-    Observation,
-    OfflineProposal,
     SearchExhaustedError,
     Seed,
     propose_by_surrogate,
     propose_offline,
     propose_random,
+    suggested,
 )
-from services.researcher.offline.search import suggested
 from tests.researcher.offline.compositions import composition
 
 PARENT = Seed("c0001", "DeltaNet", "", 0.5, CATALOGUE["delta_net"].to_json())
@@ -33,7 +33,7 @@ def proposal(
     history: tuple[Observation, ...] = (),
     hints: tuple[CognitionHint, ...] = (),
     earlier: Collection[str] = (),
-) -> OfflineProposal:
+) -> Draft:
     """One proposal from DeltaNet."""
     return propose_offline(PARENT, [REFERENCE], history, hints, random.Random(seed), is_repeat=repeats(earlier))
 
@@ -44,9 +44,9 @@ def repeats(earlier: Collection[str]) -> Callable[[str], bool]:
     return lambda program: fingerprint(program).digest in digests
 
 
-def structure(child: OfflineProposal) -> str:
+def structure(child: Draft) -> str:
     """That of the description."""
-    return Mixer.from_json(child.description).structure()
+    return Mixer.model_validate(child.description).structure()
 
 
 def test_the_same_seed_gives_the_same_proposal() -> None:
@@ -56,7 +56,7 @@ def test_the_same_seed_gives_the_same_proposal() -> None:
 
 def test_children_differ_from_parent_references_and_earlier_ones() -> None:
     """Forty proposals in a row must be forty architectures."""
-    children: list[OfflineProposal] = []
+    children: list[Draft] = []
     for seed in range(40):
         children.append(proposal(seed, earlier=[child.program for child in children]))
     known = {Mixer.from_json(seed.description or "").structure() for seed in (PARENT, REFERENCE)}
@@ -68,7 +68,7 @@ def test_a_proposal_describes_what_it_renders() -> None:
     """The description in the record is what the next generation starts from."""
     child = proposal(5)
 
-    assert render(Mixer.from_json(child.description), child.name, child.motivation) == child.program
+    assert render(Mixer.model_validate(child.description), child.name, child.motivation) == child.program
     assert "class DeltaNet(nn.Module)" in child.program
     assert child.name in child.program
     ast.parse(child.program)
@@ -110,7 +110,7 @@ def test_moves_that_cognition_suggests_are_drawn_more_often_and_named_as_such() 
     assert {idea.origin for idea in origins} == {"cognition"}
 
 
-def _mixes_heads(children: list[OfflineProposal]) -> int:
+def _mixes_heads(children: list[Draft]) -> int:
     return sum(any("head_mixing" in move for move in child.moves) for child in children)
 
 
@@ -145,8 +145,8 @@ def test_the_surrogate_chooses_children_that_blind_moves_rarely_hit() -> None:
     """A model of what was measured has to know which parts were good."""
     known = measured(60)
 
-    def gain(child: OfflineProposal) -> float:
-        mixer = Mixer.from_json(child.description)
+    def gain(child: Draft) -> float:
+        mixer = Mixer.model_validate(child.description)
         return 0.3 * (mixer.output.gate != "none") + 0.2 * (mixer.output.skip != "none")
 
     modelled = [propose_by_surrogate(PARENT, [], known, [], random.Random(seed)) for seed in range(6)]
@@ -166,7 +166,7 @@ def test_with_few_measured_descriptions_a_far_child_is_drawn_by_chance() -> None
 
 def test_a_surrogates_child_names_the_parent_that_was_modified() -> None:
     """Any of the best may be, not only the one that was drawn."""
-    children: list[OfflineProposal] = []
+    children: list[Draft] = []
     for seed in range(8):
         known, earlier = measured(30), repeats([child.program for child in children])
         children.append(propose_by_surrogate(PARENT, [], known, [], random.Random(seed), earlier))
@@ -181,7 +181,7 @@ def test_the_surrogate_never_proposes_what_is_measured() -> None:
     known = measured(10)
     for seed in range(10):
         child = propose_by_surrogate(PARENT, [REFERENCE], known, [], random.Random(seed))
-        known.append(Seed(f"d{seed}", child.name, child.program, 0.5, child.description))
+        known.append(Seed(f"d{seed}", child.name, child.program, 0.5, json.dumps(child.description)))
 
     structures = [Mixer.from_json(seed.description or "").structure() for seed in known[10:]]
     assert len(set(structures)) == 10
