@@ -92,7 +92,8 @@ def agreements(table: Table) -> list[Agreement]:
     """The agreement of early with final losses at each measured share of the steps."""
     results = []
     for fidelity in FIDELITIES[:-1]:
-        pairs = _early(table, fidelity)
+        losses = [(record.at(fidelity), record.loss) for record in _first_seeds(table)]
+        pairs = [(early, final) for early, final in losses if early is not None and final is not None]
         if len(pairs) < 4:
             continue
         early, final = zip(*pairs, strict=True)
@@ -146,11 +147,13 @@ def stoppings(table: Table, orders: int = 20) -> list[Stopping]:
     Extrapolation stops trainings whose predicted final loss exceeds the median by a deviation of the fit. Halving,
     which is not a rule of runs, trains all to the share of the steps and continues with the better half.
     """
-    records = [record for record in _first_seeds(table) if record.loss is not None and record.curve]
-    results: list[Stopping] = []
-    if len(records) < 20:
+    results, curves = list[Stopping](), list[Curve]()
+    for record in _first_seeds(table):
+        if record.loss is not None and record.curve:
+            steps, losses, _ = zip(*record.curve, strict=True)
+            curves.append(Curve(steps, losses, steps[-1], record.loss))
+    if len(curves) < 20:
         return results
-    curves = [_curve(record) for record in records]
     for size in [size for size in RUN_SIZES if size <= len(curves)]:
         runs = [random.Random(seed).sample(curves, size) for seed in range(orders)]
         rules: list[tuple[str, float | None, list[StoppingReplay]]] = [
@@ -220,16 +223,6 @@ def _first_seeds(table: Table) -> list[Record]:
     return [table.records(name)[0] for name in table.space]
 
 
-def _early(table: Table, fidelity: float) -> list[tuple[float, float]]:
-    pairs = [(record.at(fidelity), record.loss) for record in _first_seeds(table)]
-    return [(early, final) for early, final in pairs if early is not None and final is not None]
-
-
-def _curve(record: Record) -> Curve:
-    steps, losses, _ = zip(*record.curve, strict=True)
-    return Curve(steps, losses, steps[-1], record.loss)
-
-
 def _spearman_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
     """The 95 % percentile bootstrap interval over pairs."""
     rng, rhos = random.Random(0), list[float]()
@@ -283,12 +276,7 @@ class PolicyResult:
 
 
 def curves(
-    table: Table,
-    policy: Policy,
-    budget: int,
-    runs: int,
-    seats: int,
-    finalists: int = FINALISTS,
+    table: Table, policy: Policy, budget: int, runs: int, seats: int, finalists: int = FINALISTS
 ) -> list[tuple[float, ...]]:
     """The anytime regret of each run, which is that of the worst architecture before the first result."""
     worst = max(table.truth.values()) - table.best
@@ -316,7 +304,8 @@ def compare(
             for name, policy in {**opponents, **policies}.items()
         }
         results += [_result(name, count, budget, by_policy) for budget in possible for name in policies]
-    return _adjust(results)
+    adjusted = iter(holm([p for result in results for p in result.p.values()]))  # over all tests
+    return [replace(result, p={opponent: next(adjusted) for opponent in result.p}) for result in results]
 
 
 def _result(name: str, seats: int, budget: int, by_policy: Mapping[str, Sequence[tuple[float, ...]]]) -> PolicyResult:
@@ -329,9 +318,3 @@ def _result(name: str, seats: int, budget: int, by_policy: Mapping[str, Sequence
     }
     p = {opponent: paired_test(values).p for opponent, values in gains.items()}
     return PolicyResult(name, seats, budget, len(regrets), fmean(regrets), interval.low, interval.high, p)
-
-
-def _adjust(results: Sequence[PolicyResult]) -> list[PolicyResult]:
-    """Holm's correction over all tests."""
-    adjusted = iter(holm([p for result in results for p in result.p.values()]))
-    return [replace(result, p={opponent: next(adjusted) for opponent in result.p}) for result in results]

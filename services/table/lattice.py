@@ -68,17 +68,11 @@ def cells() -> tuple[Cell, ...]:
     return tuple(result)
 
 
-@cache
-def by_structure() -> Mapping[str, Cell]:
-    """The cells by their mixers' structures."""
-    return MappingProxyType({cell.structure: cell for cell in cells()})
-
-
 def find(architecture: Mixer | str) -> Cell:
     """The cell of a mixer, a structure, a cell's name or a name of the catalogue. Raises ValueError."""
     mixer = CATALOGUE.get(architecture) if isinstance(architecture, str) else architecture
     key = architecture if mixer is None else mixer.structure()
-    cell = by_structure().get(str(key)) or _by_name().get(str(key))
+    cell = _by_key().get(str(key))
     if cell is None:
         text = architecture if isinstance(architecture, str) else architecture.to_json()
         raise ValueError(f"the table has no architecture {text!r}; give one of the lattice, such as {cells()[0].name}")
@@ -91,7 +85,7 @@ def neighbours(structure: str) -> tuple[Cell, ...]:
 
     With another rule, values that its block lacks become the block's first ones.
     """
-    values = by_structure()[structure].values
+    values = _by_key()[structure].values
     own, other = sorted(_BLOCKS, key=lambda block: values[0] not in block["rule"])
     near = [
         _by_values()[(*values[:index], value, *values[index + 1 :])]
@@ -125,8 +119,9 @@ def _by_values() -> Mapping[tuple[str, ...], Cell]:
 
 
 @cache
-def _by_name() -> Mapping[str, Cell]:
-    return MappingProxyType({cell.name: cell for cell in cells()})
+def _by_key() -> Mapping[str, Cell]:
+    """The cells by their mixers' structures and by their names."""
+    return MappingProxyType({key: cell for cell in cells() for key in (cell.structure, cell.name)})
 
 
 def _mixer(values: Mapping[str, str]) -> Mixer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from types import MappingProxyType
@@ -87,10 +86,12 @@ def bandit(search: Search, parents: int = 10, spread: float = 0.05) -> Choice:
         for move in moves:
             gains.setdefault(move, []).append(gain / len(moves))
     near = search.unseen(search.neighbours(parent))
-    draws = {
-        child: sum(_posterior_draw(gains.get(move, ()), spread, search.rng) for move in _moves(search, parent, child))
-        for child in near
-    }
+    draws = dict.fromkeys(near, 0.0)  # from posteriors for a normal prior and normal noise with the same deviation
+    for child in near:
+        for move in _moves(search, parent, child):
+            known = gains.get(move, ())
+            precision = (1 + len(known)) * spread**-2
+            draws[child] += search.rng.gauss(sum(known) * spread**-2 / precision, precision**-0.5)
     return Choice(max(near, key=draws.__getitem__), parent=parent) if near else _child(search, parent, 2)
 
 
@@ -205,12 +206,6 @@ def _moves(search: Search, parent: str, child: str) -> list[tuple[str, str]]:
     """The dimensions in which two architectures differ, with the child's values."""
     before, after = search.values(parent), search.values(child)
     return [(name, value) for name, value in after.items() if before[name] != value]
-
-
-def _posterior_draw(gains: Sequence[float], spread: float, rng: random.Random) -> float:
-    """A draw from the posterior for a normal prior and normal noise with the same deviation."""
-    precision = (1 + len(gains)) * spread**-2
-    return rng.gauss(sum(gains) * spread**-2 / precision, precision**-0.5)
 
 
 def _promotion(search: Search, factor: int) -> Choice | None:

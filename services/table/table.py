@@ -19,7 +19,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
 
@@ -33,8 +32,6 @@ from services.table.records import Record, read_all
 
 FIDELITIES = (0.25, 0.5, 0.75, 1.0)
 """Shares of the steps at which all trainings were evaluated."""
-
-
 FINALISTS = 5
 """The number of architectures that a simulated search verifies at its end."""
 
@@ -113,6 +110,11 @@ class Search:
     def values(self, architecture: str) -> Mapping[str, str]:
         """The architecture's value in each dimension of the lattice."""
         return self.table.values[architecture]
+
+    @property
+    def has_choices(self) -> bool:
+        """Whether an architecture was not chosen yet, or can be trained further."""
+        return len(self.seen) < len(self.space) or any(share < 1 for share in self.seen.values())
 
     def started(self, choice: Choice, cost: float) -> None:
         """Record the start of a training."""
@@ -237,15 +239,18 @@ class Table:
         curve: list[float | None] = [None] * budget
         clock, finished, best = 0.0, 0.0, None
         while True:
-            while len(running) < seats and search.spent < budget and self._has_choices(search):
+            while len(running) < seats and search.spent < budget and search.has_choices:
                 choice = self._next(policy, search)
-                record = draws.setdefault(choice.architecture, self._draw(choice.architecture, search.rng))
+                seeds = self._records[choice.architecture]
+                record = draws.setdefault(choice.architecture, seeds[search.rng.choice(sorted(seeds))])
                 cost = choice.fidelity - search.seen.get(choice.architecture, 0.0)
                 search.started(choice, cost)
                 end = clock + cost * (record.cpu_seconds or 1.0)
                 heapq.heappush(running, (end, len(search.observations) + len(running), cost, choice))
             if not running:
-                return Trace(_fill_forward(curve), best, tuple(search.observations))
+                for index in range(1, budget):
+                    curve[index] = curve[index - 1] if curve[index] is None else curve[index]
+                return Trace(tuple(curve), best, tuple(search.observations))
             clock, _, cost, choice = heapq.heappop(running)
             finished += cost
             search.ended(choice, draws[choice.architecture].at(choice.fidelity))
@@ -265,13 +270,6 @@ class Table:
         total: NDArray[np.int64] = np.sum([column[:, None] != column[None, :] for column in codes], axis=0)
         return total
 
-    def _draw(self, architecture: str, rng: random.Random) -> Record:
-        by_seed = self._records[architecture]
-        return by_seed[rng.choice(sorted(by_seed))]
-
-    def _has_choices(self, search: Search) -> bool:
-        return len(search.seen) < len(self.space) or any(share < 1 for share in search.seen.values())
-
     def _next(self, policy: Policy, search: Search) -> Choice:
         choice = policy(search)
         choice = Choice(choice) if isinstance(choice, str) else choice
@@ -280,8 +278,3 @@ class Table:
         if search.seen.get(choice.architecture, 0.0) >= choice.fidelity:
             raise ValueError(f"the policy chose {choice.architecture} a second time; see `search.unseen()`")
         return choice
-
-
-def _fill_forward(curve: Sequence[float | None]) -> tuple[float | None, ...]:
-    """The curve, with missing values replaced by the previous ones."""
-    return tuple(accumulate(curve, lambda previous, value: previous if value is None else value))
