@@ -259,14 +259,8 @@ def _recomputed(tested: _Round, by_id: Mapping[str, pb.Candidate]) -> tuple[dict
     for verdict in tested.verdicts.values():
         involved |= {verdict.control, *verdict.controls}
         interval = verdict.interval
-        numbers = (
-            verdict.effect,
-            verdict.p_value,
-            verdict.adjusted_p_value,
-            interval.low,
-            interval.high,
-            interval.level,
-        )
+        numbers = [verdict.effect, verdict.p_value, verdict.adjusted_p_value]
+        numbers += [interval.low, interval.high, interval.level]
         if not all(map(math.isfinite, numbers)):
             raise ValueError("a recorded number is not finite")
     if missing := sorted(involved - by_id.keys()):

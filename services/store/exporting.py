@@ -66,8 +66,12 @@ def log_lines(logged: Sequence[Logged]) -> list[str]:
     """One JSON object per message: the readable event, if it is one, and the exact bytes."""
     lines = []
     for message in logged:
-        line = {"sequence": message.sequence, "subject": message.subject, "event": _readable(message.body),
-                "body": base64.b64encode(message.body).decode()}  # fmt: skip
+        try:
+            event = MessageToDict(events_pb2.Event.FromString(message.body), preserving_proto_field_name=True)
+        except (DecodeError, SerializeToJsonError):  # the latter for a time out of range
+            event = None
+        body = base64.b64encode(message.body).decode()
+        line = {"sequence": message.sequence, "subject": message.subject, "event": event, "body": body}
         lines.append(json.dumps(line, ensure_ascii=False))
     return lines
 
@@ -146,22 +150,11 @@ def _csv(name: str, cells: Sequence[tuple[str, float]]) -> str:
     return text.getvalue()
 
 
-def _event(body: bytes) -> events_pb2.Event | None:
-    try:
-        return events_pb2.Event.FromString(body)
-    except DecodeError:
-        return None
-
-
-def _readable(body: bytes) -> dict[str, object] | None:
-    try:
-        return MessageToDict(events_pb2.Event.FromString(body), preserving_proto_field_name=True)
-    except (DecodeError, SerializeToJsonError):  # the latter for a time out of range
-        return None
-
-
 def _event_row(logged: Logged) -> dict[str, object]:
-    event = _event(logged.body) or events_pb2.Event()
+    try:
+        event = events_pb2.Event.FromString(logged.body)
+    except DecodeError:
+        event = events_pb2.Event()
     return {
         "sequence": logged.sequence,
         "id": event.id or None,

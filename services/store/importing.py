@@ -278,8 +278,15 @@ def events_of(run: str, records: Sequence[Published], source: str) -> list[event
         events_pb2.RunSettings(scale=STAGE, mind="imported", seats=0, baselines=["imported"], fitness="code")
     )
     started.run_started.note = f"imported from {source}"
-    cause = Cause.published(started)
-    return [started, *(_imported(run, record, cause, source) for record in records)]
+    cause, events = Cause.published(started), [started]
+    for published in records:
+        record = candidate_of(run, published)
+        event = follow(cause, "imported", SERVICE, 1, record.id)
+        event.time.FromDatetime(MOMENT)
+        imported = events_pb2.CandidateImported(source=source, index=published.index, record=record)
+        event.candidate_imported.CopyFrom(imported)
+        events.append(event)
+    return events
 
 
 def candidate_of(run: str, published: Published) -> pb.Candidate:
@@ -314,14 +321,6 @@ async def publish_all(bus: Bus, events: Sequence[events_pb2.Event]) -> int:
         sequences = await asyncio.gather(*(bus.publish(event) for event in events[start : start + MAX_CONCURRENT]))
         last = max(last, *sequences)
     return last
-
-
-def _imported(run: str, published: Published, cause: Cause, source: str) -> events_pb2.Event:
-    record = candidate_of(run, published)
-    event = follow(cause, "imported", SERVICE, 1, record.id)
-    event.time.FromDatetime(MOMENT)
-    event.candidate_imported.CopyFrom(events_pb2.CandidateImported(source=source, index=published.index, record=record))
-    return event
 
 
 def _training(published: Published) -> pb.Training:

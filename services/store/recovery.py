@@ -18,6 +18,7 @@ from services.chassis.logs import get_logger
 from services.store.port import Archive
 from services.store.projection import read
 from services.store.reactions import react
+from services.store.replay import batched
 
 NO_LOG = "there was no stream of events"
 CHECKS = 3
@@ -91,13 +92,8 @@ async def recover(bus: Bus, archive: Archive, replicas: int | None = None) -> Re
     replicas = replicas or await bus.replicas()
     await bus.remove_stream(EVENTS)
     await bus.set_up(replicas)
-    window: list[Logged] = []
-    async for message in archive.bodies():
-        window.append(message)
-        if len(window) >= WINDOW:
-            await _publish(bus, window)
-            window = []
-    await _publish(bus, window)
+    async for window in batched(archive.bodies(), WINDOW):
+        await _publish(bus, window)
     await require_same_log(bus, archive)
     return Recovery(f"the event log was damaged: {damage}", await archive.applied(), rescued)
 

@@ -6,9 +6,9 @@ a target archive keeps the records of ended candidates in a temporary file: memo
 
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import count, islice
 from types import TracebackType
 
 from services.chassis.bus import Bus, Logged
@@ -145,18 +145,23 @@ async def replay(bus: Bus, run: str, into: Archive | None, live: Archive | None)
     return Replay(run, digest, live_digest, events, seconds, tuple(islice(differences(outcomes, expected), MAX_NAMED)))
 
 
-async def _numbered(bus: Bus, run: str) -> AsyncIterator[list[Logged]]:
-    """Batches of the run's messages in order, numbered from 1."""
+async def batched(messages: AsyncIterable[Logged], size: int) -> AsyncIterator[list[Logged]]:
+    """Batches of at most `size` messages, in order."""
     batch: list[Logged] = []
-    number = 0
-    async for message in bus.read_log(f"asi.v1.{run}.>"):
-        number += 1
-        batch.append(Logged(number, message.subject, message.body))
-        if len(batch) >= BATCH:
+    async for message in messages:
+        batch.append(message)
+        if len(batch) >= size:
             yield batch
             batch = []
     if batch:
         yield batch
+
+
+async def _numbered(bus: Bus, run: str) -> AsyncIterator[list[Logged]]:
+    """Batches of the run's messages in order, numbered from 1."""
+    numbers = count(1)
+    async for batch in batched(bus.read_log(f"asi.v1.{run}.>"), BATCH):
+        yield [Logged(next(numbers), message.subject, message.body) for message in batch]
 
 
 async def _in_memory(log: AsyncIterator[list[Logged]]) -> tuple[str, int, Sequence[EventOutcome]]:

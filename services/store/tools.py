@@ -27,7 +27,7 @@ from services.store.importing import BadArchive, read_programs, read_published
 from services.store.port import Archive, ArchiveUnavailable, Query
 from services.store.reactions import react
 from services.store.recovery import recover, require_same_log
-from services.store.replay import BATCH, refusals, replay
+from services.store.replay import BATCH, batched, refusals, replay
 
 
 @dataclass(frozen=True)
@@ -182,13 +182,7 @@ async def _require_new_run(archive: Archive, run: str, fix: str = "choose anothe
 async def _catch_up(archive: Archive, bus: Bus) -> None:
     """Apply what was published. Safe alongside a running store: each event is applied once."""
     await require_same_log(bus, archive)
-    batch = []
-    async for logged in bus.read_log(start=await archive.applied() + 1):
-        batch.append(logged)
-        if len(batch) >= BATCH:
-            await archive.apply(batch, react)
-            batch = []
-    if batch:
+    async for batch in batched(bus.read_log(start=await archive.applied() + 1), BATCH):
         await archive.apply(batch, react)
 
 
@@ -258,18 +252,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--replicas", type=int, choices=(1, 3, 5), default=1, help="copies of the streams, on as many brokers"
     )
-    sub.add_argument("--json", action="store_true")
     sub = commands.add_parser("replay", help="rebuild a run from its log and compare digests")
     sub.add_argument("run", nargs="?", default="", help="default: the newest run")
     sub.add_argument("--into", metavar="URL", help="a new archive to keep, as sqlite:///PATH or mongodb://…")
-    sub.add_argument("--json", action="store_true")
     sub = commands.add_parser("import", help="import a published archive or an exported log as a new run")
     sub.add_argument("format", choices=("asi-arch", "programs", "jsonl", "parquet"))
     sub.add_argument("path", type=Path, help="file or folder; of programs a folder of Python files")
     sub.add_argument("--run", help="name of the new run; default: imported or programs (an exported log keeps its own)")
     sub.add_argument("--skip-bad", action="store_true", help="skip invalid records, and list them")
     sub.add_argument("--detach", action="store_true", help="of asi-arch: make records with an unknown parent roots")
-    sub.add_argument("--json", action="store_true")
     epilog = (
         "One architecture as a package of its own: asi-arch export RUN --as module --candidate C --out DIR. All "
         "candidates in an experiment tracker's folder: asi-arch export RUN --to wandb, mlflow or tensorboard."
@@ -281,31 +272,22 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, help="file (of parquet two), or folder for asi-arch; default: named after the run"
     )
     sub.add_argument("--manifest", action="store_true", help="of jsonl: also its hashes and digest, for `audit FILE`")
-    sub.add_argument("--json", action="store_true")
     sub = commands.add_parser("audit", help="audit an exported log from its file alone: bytes, hashes, replay, claims")
     sub.add_argument("path", type=Path)
     sub.add_argument("--manifest", type=Path, help="default: beside the log")
-    sub.add_argument("--json", action="store_true")
     sub = commands.add_parser("fork", help="start a run with the history of another; settings on standard input")
     sub.add_argument("source", metavar="RUN[@SEQUENCE|EVENT_ID]")
     sub.add_argument("name")
     sub = commands.add_parser("recover", help="rebuild a damaged event log from the archive, while no service runs")
     sub.add_argument("--replicas", type=int, choices=(1, 3, 5), help="of the streams; default: as many as before")
-    sub.add_argument("--json", action="store_true")
     commands.add_parser("catch-up", help="apply events of the log that the archive has not applied")
     for name, text in (("backup", "copy the archive to a file"), ("restore", "restore the archive from a copy")):
         sub = commands.add_parser(name, help=text)
         sub.add_argument("path", type=Path)
-        sub.add_argument("--json", action="store_true")
+    for name, sub in commands.choices.items():
+        if name not in ("fork", "catch-up"):
+            sub.add_argument("--json", action="store_true")
     return parser
-
-
-def _arguments() -> argparse.Namespace:
-    """Those of the command line. Raises SettingsError for superfluous ones."""
-    arguments, superfluous = _parser().parse_known_args()
-    if superfluous:
-        raise SettingsError(f"{' '.join(superfluous)} is not understood: see `asi-arch {arguments.command} --help`.")
-    return arguments
 
 
 def _say(text: str) -> None:
@@ -314,7 +296,10 @@ def _say(text: str) -> None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(run_on_uvloop(main(_arguments(), load(StoreSettings, "store"))))
+        options, superfluous = _parser().parse_known_args()
+        if superfluous:
+            raise SettingsError(f"{' '.join(superfluous)} is not understood: see `asi-arch {options.command} --help`.")
+        sys.exit(run_on_uvloop(main(options, load(StoreSettings, "store"))))
     except (SettingsError, BadArchive, ParseError, ValueError, FileExistsError, FileNotFoundError) as error:
         sys.stderr.write(f"asi-arch: {sentence(error)}\n")
         sys.exit(2)

@@ -184,21 +184,9 @@ async def _row(database: Database, run: str, candidate: str) -> CandidateRow | N
 
 async def _walk(edges: Collection, key: str, onwards: str, to: str) -> list[Document]:
     """All documents that the edges reach from a candidate, unwound so that no document exceeds the size limit."""
-    steps: list[Document] = [
-        {"$match": {"_id": key}},
-        {
-            "$graphLookup": {
-                "from": edges.name,
-                "startWith": "$_id",
-                "connectFromField": onwards,
-                "connectToField": to,
-                "as": "reached",
-            }
-        },
-        {"$unwind": "$reached"},
-        {"$replaceRoot": {"newRoot": "$reached"}},
-    ]
-    return await aggregated(edges, steps)
+    walk = {"from": edges.name, "startWith": "$_id", "connectFromField": onwards, "connectToField": to}
+    found: list[Document] = [{"$unwind": "$reached"}, {"$replaceRoot": {"newRoot": "$reached"}}]
+    return await aggregated(edges, [{"$match": {"_id": key}}, {"$graphLookup": walk | {"as": "reached"}}, *found])
 
 
 def _climb(key: str, above: dict[str, list[str]]) -> list[str]:

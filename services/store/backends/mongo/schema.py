@@ -12,7 +12,6 @@ A candidate's key is `run/id`: names of runs contain no slash, so a run's keys a
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 
 from bson.binary import Binary
 from pymongo import ASCENDING, DESCENDING, IndexModel
@@ -25,50 +24,31 @@ from services.store.backends.rows import SORT_COLUMNS, columns, state_from_json,
 from services.store.port import CandidateRow, LogRow, PoolRow, RunRow
 
 Step = Callable[[Database], Awaitable[None]]
-Keys = tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True)
-class Index:
-    """One index of a collection. `once` makes it unique among accepted events."""
-
-    keys: Keys
-    once: bool = False
-
-    @property
-    def name(self) -> str:
-        """The server's default, except for `accepted_once`."""
-        return "accepted_once" if self.once else "_".join(f"{key}_{direction}" for key, direction in self.keys)
-
-    def options(self) -> dict[str, object]:
-        """Options beside the keys."""
-        return {"unique": True, "partialFilterExpression": {"accepted": True}} if self.once else {}
-
-
-def _by(*columns: str, last: int = ASCENDING) -> Index:
+def _by(*columns: str, last: int = ASCENDING) -> IndexModel:
     """Ascending in all columns; `last` is the direction of the last."""
-    return Index((*((column, ASCENDING) for column in columns[:-1]), (columns[-1], last)))
+    return IndexModel([*((column, ASCENDING) for column in columns[:-1]), (columns[-1], last)])
 
 
-def _candidate_indexes() -> tuple[Index, ...]:
+def _candidate_indexes() -> tuple[IndexModel, ...]:
     """One index per sort, best first; the flag `no_…` keeps absent numbers last."""
-    sorts = [
-        Index((("run", ASCENDING), (f"no_{column}", ASCENDING), (column, DESCENDING if best else ASCENDING),
-               ("id", ASCENDING)))
-        for column, best in SORT_COLUMNS.values()
-    ]  # fmt: skip
+    sorts = []
+    for column, best in SORT_COLUMNS.values():
+        value = (column, DESCENDING if best else ASCENDING)
+        sorts.append(IndexModel([("run", ASCENDING), (f"no_{column}", ASCENDING), value, ("id", ASCENDING)]))
     kinds = [_by("run", column, "requested", last=DESCENDING) for column in ("state", "kind")]
     return (*sorts, *kinds, _by("run", "name"), _by("run", "requested"), _by("run", "parent"))
 
 
-INDEXES: Mapping[str, tuple[Index, ...]] = {
+INDEXES: Mapping[str, tuple[IndexModel, ...]] = {
     "runs": (_by("started", last=DESCENDING),),
     "candidates": _candidate_indexes(),
     "lineage": (_by("parent"),),
     "records": (_by("run"),),
     "pools": (_by("run", "_id", last=DESCENDING),),
     "log": (
-        Index((("event_id", ASCENDING),), once=True),
+        IndexModel("event_id", name="accepted_once", unique=True, partialFilterExpression={"accepted": True}),
         _by("run", "candidate", "_id"),
         _by("run", "_id"),
     ),
@@ -104,8 +84,7 @@ async def _first(database: Database) -> None:
     for counter in ("outbox", "reservations"):
         await database.progress.update_one({"_id": counter}, {"$setOnInsert": {"last": 0}}, upsert=True)
     for collection, indexes in INDEXES.items():
-        models = [IndexModel(list(index.keys), name=index.name, **index.options()) for index in indexes]
-        await database[collection].create_indexes(models)
+        await database[collection].create_indexes(list(indexes))
 
 
 async def _second(database: Database) -> None:
@@ -122,16 +101,17 @@ async def drift(database: Database) -> list[str]:
     differences: list[str] = []
     for collection, indexes in INDEXES.items():
         present = await database[collection].index_information()
-        for index in indexes:
-            expected = {"key": list(index.keys), **index.options()}
-            if index.name not in present:
-                differences.append(f"index {index.name} of {collection} does not exist")
+        expected = {str(index.document["name"]): index.document for index in indexes}
+        for name, document in expected.items():
+            if name not in present:
+                differences.append(f"index {name} of {collection} does not exist")
                 continue
-            options = present[index.name]
-            actual = {name: options[name] for name in ("key", "unique", "partialFilterExpression") if name in options}
-            if actual != expected:
-                differences.append(f"index {index.name} of {collection} is {actual}, must be {expected}")
-        unexpected = sorted(present.keys() - {"_id_"} - {index.name for index in indexes})
+            options = ("key", "unique", "partialFilterExpression")
+            wanted = {**document, "key": list(document["key"].items())}
+            required, actual = ({key: side[key] for key in options if key in side} for side in (wanted, present[name]))
+            if actual != required:
+                differences.append(f"index {name} of {collection} is {actual}, must be {required}")
+        unexpected = sorted(present.keys() - {"_id_"} - expected.keys())
         differences += [f"index {name} of {collection} is unexpected" for name in unexpected]
     return differences
 
@@ -172,16 +152,8 @@ def run_document(row: RunRow) -> Document:
 
 def run_row(document: Document) -> RunRow:
     settings = events_pb2.RunSettings.FromString(document["settings"])
-    state = state_from_json(document["state"])
-    return RunRow(
-        document["_id"],
-        settings,
-        state,
-        document["started"],
-        document["changed"],
-        document["dead_letters"],
-        document["origin"],
-    )
+    others = (document[name] for name in ("started", "changed", "dead_letters", "origin"))
+    return RunRow(document["_id"], settings, state_from_json(document["state"]), *others)
 
 
 def slim_document(key: Key, row: CandidateRow) -> Document:
@@ -205,15 +177,9 @@ def log_document(row: LogRow) -> Document:
 
 
 def log_row(document: Document) -> LogRow:
-    return LogRow(
-        document["_id"],
-        document["run"],
-        document["candidate"],
-        bytes(document["sha256"]),
-        events_pb2.Event.FromString(document["event"]),
-        document["accepted"],
-        document["refused_because"],
-    )
+    key, sha256 = (document["_id"], document["run"], document["candidate"]), bytes(document["sha256"])
+    event = events_pb2.Event.FromString(document["event"])
+    return LogRow(*key, sha256, event, document["accepted"], document["refused_because"])
 
 
 def pool_document(row: PoolRow) -> Document:

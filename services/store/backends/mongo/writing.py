@@ -71,19 +71,12 @@ async def unreserve(database: Database, number: int) -> None:
 
 
 async def save_fingerprints(database: Database, sketches: Sequence[tuple[int, Sketched]]) -> None:
-    changes = [
-        UpdateOne(
-            {"_id": sequence},
-            {
-                "$set": {
-                    "digest": sketched.digest,
-                    "sketch": Binary(sketched.sketch.astype("<u4").tobytes()),
-                    "runs": Binary(sketched.runs),
-                }
-            },
+    changes = []
+    for sequence, sketched in sketches:
+        sketch, runs = Binary(sketched.sketch.astype("<u4").tobytes()), Binary(sketched.runs)
+        changes.append(
+            UpdateOne({"_id": sequence}, {"$set": {"digest": sketched.digest, "sketch": sketch, "runs": runs}})
         )
-        for sequence, sketched in sketches
-    ]
     await database.programs.bulk_write(changes, ordered=False)
 
 

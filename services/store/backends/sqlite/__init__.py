@@ -19,7 +19,7 @@ from services.store.backends.rows import Backend
 from services.store.backends.sqlite import queries, writing
 from services.store.backends.sqlite.connection import (
     ConnectionThread,
-    InlineConnection,
+    LazyConnection,
     connect,
     connect_read_only,
     translate_errors,
@@ -65,7 +65,7 @@ class SqliteArchive(Backend):
     def __init__(self, path: Path) -> None:
         super().__init__(self)
         self._file = path
-        self.inline = InlineConnection(path)
+        self.inline = LazyConnection(path)
         self.threads = {
             name: ConnectionThread(path, name, writes=name == "write") for name in ("read", "scan", "write")
         }

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -35,27 +36,34 @@ _UNWRITABLE = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
 _DAMAGED = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
 
 
-class _LazyConnection:
-    """Connects at the first use, in the thread that uses it, and again when the file was replaced."""
+class LazyConnection:
+    """Runs functions of a connection in the calling thread.
 
-    def __init__(self, path: Path, writes: bool) -> None:
+    It connects at the first use, and again when the file was replaced. Within the event loop it is for reading a few
+    rows by key, which takes some ten microseconds; a switch of threads takes ten times more.
+    """
+
+    def __init__(self, path: Path, writes: bool = False) -> None:
         self._path = path
         self._writes = writes
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None  # device and inode that are connected
 
-    def connected(self) -> sqlite3.Connection:
-        try:
-            status = self._path.stat()
-            file = status.st_dev, status.st_ino
-        except OSError:
-            file = None
-        if self._connection is None or file != self._file:
-            self.disconnect()
-            self._connection, self._file = connect(self._path, self._writes), file
-        return self._connection
+    def run(self, task: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The task's result. Raises ArchiveUnavailable if the file cannot be read or written."""
+        with translate_errors(self._path, self):
+            try:
+                status = self._path.stat()
+                file = status.st_dev, status.st_ino
+            except OSError:
+                file = None
+            if self._connection is None or file != self._file:
+                self.close()
+                self._connection, self._file = connect(self._path, self._writes), file
+            return task(self._connection, *args, **kwargs)
 
-    def disconnect(self) -> None:
+    def close(self) -> None:
+        """Close the connection; the next task opens it again."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -68,23 +76,18 @@ class ConnectionThread:
     """
 
     def __init__(self, path: Path, name: str, writes: bool) -> None:
-        self._path = path
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"archive-{name}")
-        self._lazy = _LazyConnection(path, writes)
+        self._connection = LazyConnection(path, writes)
         self._closed = False
 
     async def run(self, task: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The task's result. Raises ArchiveUnavailable if the file cannot be read or written."""
-
-        def work() -> T:
-            with translate_errors(self._path, self._lazy):
-                return task(self._lazy.connected(), *args, **kwargs)
-
+        work = partial(self._connection.run, task, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     async def disconnect(self) -> None:
         """Close the connection; the next task opens it again."""
-        await asyncio.get_running_loop().run_in_executor(self._executor, self._lazy.disconnect)
+        await asyncio.get_running_loop().run_in_executor(self._executor, self._connection.close)
 
     async def close(self) -> None:
         """Close the connection and end the thread; idempotent."""
@@ -93,26 +96,6 @@ class ConnectionThread:
         self._closed = True
         await self.disconnect()
         self._executor.shutdown()
-
-
-class InlineConnection:
-    """Runs functions of a connection within the event loop's thread.
-
-    For reading a few rows by key, which takes some ten microseconds; a switch of threads takes ten times more.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lazy = _LazyConnection(path, writes=False)
-
-    def run(self, task: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The task's result. Raises ArchiveUnavailable if the file cannot be read."""
-        with translate_errors(self._path, self._lazy):
-            return task(self._lazy.connected(), *args, **kwargs)
-
-    def close(self) -> None:
-        """Close the connection; the next task opens it again."""
-        self._lazy.disconnect()
 
 
 def connect_read_only(path: Path) -> sqlite3.Connection:
@@ -151,7 +134,7 @@ def transaction(connection: sqlite3.Connection, begin: str = "BEGIN") -> Iterato
 
 
 @contextmanager
-def translate_errors(path: Path, connection: _LazyConnection | None = None) -> Iterator[None]:
+def translate_errors(path: Path, connection: LazyConnection | None = None) -> Iterator[None]:
     """Translate errors of the file to those of the port; programming errors in SQL pass through.
 
     After an error of the file the connection is closed, since the file may be repaired or replaced.
@@ -163,7 +146,7 @@ def translate_errors(path: Path, connection: _LazyConnection | None = None) -> I
         if code not in _UNAVAILABLE | _DAMAGED:
             raise
         if connection is not None and code not in _BUSY:
-            connection.disconnect()
+            connection.close()
         if code in _DAMAGED:
             raise ArchiveDamaged(
                 f"{path} is damaged or no SQLite file ({error}): restore a backup (`asi-arch restore`), or move it "

@@ -287,12 +287,5 @@ def program_runs(connection: Connection, run: str, ids: Sequence[str]) -> dict[s
 
 
 def _log_row(row: sqlite3.Row) -> LogRow:
-    return LogRow(
-        row["sequence"],
-        row["run"],
-        row["candidate"],
-        row["sha256"],
-        events_pb2.Event.FromString(row["event"]),
-        bool(row["accepted"]),
-        row["refused_because"],
-    )
+    sequence, run, candidate, _, sha256, accepted, refused_because, event = row
+    return LogRow(sequence, run, candidate, sha256, events_pb2.Event.FromString(event), bool(accepted), refused_because)
