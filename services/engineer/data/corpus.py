@@ -36,20 +36,16 @@ class Tokens(Protocol):
     @property
     def vocabulary(self) -> int:
         """The number of different tokens."""
-        ...
 
     @property
     def boundary(self) -> int:
         """The token that separates documents and precedes a text without context."""
-        ...
 
     def encode(self, text: str) -> list[int]:
         """Token numbers of a text, without special tokens."""
-        ...
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of token numbers; invalid bytes become replacement characters."""
-        ...
 
 
 class ByteTokens:
@@ -85,6 +81,14 @@ class Corpus:
     heldout_bytes_per_token: float
     fingerprint: str
     secret: bytes
+
+    @classmethod
+    def of(cls, name: str, tokens: Tokens, parts: Iterable[TokenArray], heldout_bytes: int, secret: bytes) -> "Corpus":
+        """A corpus of the parts `train`, `heldout` and `verification`, with their fingerprint."""
+        train, heldout, verification = parts
+        bytes_per_token = heldout_bytes / max(1, len(heldout))
+        fingerprint = fingerprint_of(train, heldout, verification)
+        return cls(name, tokens, train, heldout, verification, bytes_per_token, fingerprint, secret)
 
     def random(self, purpose: str) -> np.random.Generator:
         """A generator seeded by the secret and the purpose."""
@@ -202,23 +206,14 @@ def python_source(secret: bytes, folder: Path | None = None, least_bytes: int = 
         name = path.relative_to(root).parts[0].removesuffix(".py")
         part = "train" if name in IN_MEMORY else part_of(content, secret, _HELDOUT_SHARE, _VERIFICATION_SHARE)
         parts[part].append(content)
-    train, heldout, verification = (np.frombuffer(b"\n".join(files), dtype=np.uint8) for files in parts.values())
-    size = len(train) + len(heldout) + len(verification)
+    texts = [np.frombuffer(b"\n".join(files), dtype=np.uint8) for files in parts.values()]
+    size = sum(map(len, texts))
     if size < least_bytes:
         raise CorpusError(
             f"{root} holds {size} bytes of Python source, {least_bytes} are needed: install the standard library with "
             "its source files."
         )
-    return Corpus(
-        name="python-source",
-        tokens=ByteTokens(),
-        train=train,
-        heldout=heldout,
-        verification=verification,
-        heldout_bytes_per_token=1.0,
-        fingerprint=fingerprint_of(train, heldout, verification),
-        secret=secret,
-    )
+    return Corpus.of("python-source", ByteTokens(), texts, len(texts[1]), secret)
 
 
 def _files(root: Path) -> Iterator[tuple[Path, bytes]]:
@@ -241,7 +236,7 @@ PACKAGES = (
 )  # fmt: skip
 _STRING = re.compile(r'"""(.+?)"""', re.DOTALL)
 _PARAGRAPHS = re.compile(r"\n\s*\n|\n(?=\s*[-*•:>]|\s*\d+\.|\s*\w+ : )")
-_PROSE = re.compile(r"[A-Z][^<>{}\[\]=_|\\@#*~^$/]{59,1999}[.:!?]")
+_PROSE = re.compile(r"[A-Z][^<>{}\[\]=_|\\@#*~^$/]{59,1999}[.:!?]")  # no code, table or list of parameters
 _LETTERS = re.compile(r"[A-Za-z ]")
 _MIN_LETTER_SHARE = 0.93
 
@@ -265,19 +260,8 @@ def documentation(secret: bytes, tokens: Tokens, roots: Sequence[Path] = (), lea
             "install the extra `engineer` with its packages' source files."
         )
     dtype = np.uint8 if tokens.vocabulary <= 256 else np.uint16
-    train, heldout, verification = (
-        cast("TokenArray", np.array(tokens.encode(text), dtype=dtype)) for text in texts.values()
-    )
-    return Corpus(
-        name="documentation",
-        tokens=tokens,
-        train=train,
-        heldout=heldout,
-        verification=verification,
-        heldout_bytes_per_token=len(texts["heldout"].encode()) / max(1, len(heldout)),
-        fingerprint=fingerprint_of(train, heldout, verification),
-        secret=secret,
-    )
+    encoded = (cast("TokenArray", np.array(tokens.encode(text), dtype=dtype)) for text in texts.values())
+    return Corpus.of("documentation", tokens, encoded, len(texts["heldout"].encode()), secret)
 
 
 def _documents(roots: Iterable[Path]) -> Iterator[str]:
@@ -289,14 +273,10 @@ def _documents(roots: Iterable[Path]) -> Iterator[str]:
             for string in _STRING.findall(path.read_text(encoding="utf-8", errors="replace")):
                 for lines in _PARAGRAPHS.split(string):
                     paragraph = " ".join(lines.replace("`", "").split())
-                    if paragraph not in used and _is_prose(paragraph):
+                    if paragraph in used or not _PROSE.fullmatch(paragraph):
+                        continue
+                    if len(_LETTERS.findall(paragraph)) >= _MIN_LETTER_SHARE * len(paragraph):
                         used.add(paragraph)
                         paragraphs.append(paragraph)
             if paragraphs:
                 yield "\n".join(paragraphs)
-
-
-def _is_prose(paragraph: str) -> bool:
-    """Whether a paragraph consists of sentences: no code, table or list of parameters."""
-    letters = len(_LETTERS.findall(paragraph))
-    return _PROSE.fullmatch(paragraph) is not None and letters >= _MIN_LETTER_SHARE * len(paragraph)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from services.engineer.data.corpus import ByteTokens, Corpus, CorpusError, TokenArray, Tokens, fingerprint_of, part_of
+from services.engineer.data.corpus import ByteTokens, Corpus, CorpusError, TokenArray, Tokens, part_of
 from services.engineer.data.hub import PARTS, open_tokens
 
 SHARD, LINES = ".bin", ".jsonl"
@@ -36,27 +36,20 @@ def files_corpus(path: Path, *, tokenizer: str, field: str, heldout_tokens: int,
     files = _files(path)
     tokenizer = tokenizer or _recorded_tokenizer(files)
     tokens = open_tokens(tokenizer)
-    folder = cache / _key(files, tokenizer, field, secret)
+    states = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    digest = hashlib.sha256(json.dumps([states, tokenizer, field, PIECE_BYTES, PIECE_TOKENS]).encode() + secret)
+    folder = cache / f"files-{digest.hexdigest()[:16]}"
     if not (folder / "about.json").is_file():
         _write(folder, _pieces(files, tokens, field), tokens, secret)
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    train, heldout, verification = (_part(folder, name, about["width"]) for name in PARTS)
-    for name, part in (("held-out", heldout), ("verification", verification)):
+    parts = [_part(folder, name, about["width"]) for name in PARTS]
+    for name, part in zip(("held-out", "verification"), parts[1:], strict=True):
         if len(part) < heldout_tokens:
             raise CorpusError(
                 f"{path} leaves {len(part)} {name} tokens ({HELDOUT_SHARE} % by chance), but the scale needs "
                 f"{heldout_tokens}; give more text, or lower heldout_blocks or context."
             )
-    return Corpus(
-        name=path.name,
-        tokens=tokens,
-        train=train,
-        heldout=heldout,
-        verification=verification,
-        heldout_bytes_per_token=about["heldout_bytes"] / max(1, len(heldout)),
-        fingerprint=fingerprint_of(train, heldout, verification),
-        secret=secret,
-    )
+    return Corpus.of(path.name, tokens, parts, about["heldout_bytes"], secret)
 
 
 def _files(root: Path) -> list[Path]:
@@ -80,12 +73,6 @@ def _recorded_tokenizer(files: list[Path]) -> str:
             f'folder, or bytes), or write {{"tokenizer": …}} to {path}.'
         )
     return ""
-
-
-def _key(files: list[Path], tokenizer: str, field: str, secret: bytes) -> str:
-    states = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    digest = hashlib.sha256(json.dumps([states, tokenizer, field, PIECE_BYTES, PIECE_TOKENS]).encode() + secret)
-    return f"files-{digest.hexdigest()[:16]}"
 
 
 def _pieces(files: list[Path], tokens: Tokens, field: str) -> Iterator[Piece]:

@@ -5,6 +5,7 @@ Tokens are stored as uint16 shards per part. Shards are written atomically; toke
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
-from services.engineer.data.corpus import ByteTokens, Corpus, CorpusError, Tokens, fingerprint_of, part_of
+from services.engineer.data.corpus import ByteTokens, Corpus, CorpusError, Tokens, part_of
 
 SHARD_TOKENS = 1 << 24
 BYTES = "bytes"
@@ -80,17 +81,8 @@ def hub_corpus(text: HubText, *, train_tokens: int, heldout_tokens: int, cache: 
     demand = {"train": train_tokens, "heldout": heldout_tokens, "verification": heldout_tokens}
     if not store.satisfies(demand):
         fill(store, demand, tokens, documents(text, skip=store.progress.documents), secret)
-    train, heldout, verification = (store.part(name) for name in ("train", "heldout", "verification"))
-    return Corpus(
-        name=f"{text.dataset}/{text.config}" if text.config else text.dataset,
-        tokens=tokens,
-        train=train,
-        heldout=heldout,
-        verification=verification,
-        heldout_bytes_per_token=store.progress.heldout_bytes / len(heldout),
-        fingerprint=fingerprint_of(train, heldout, verification),
-        secret=secret,
-    )
+    name = f"{text.dataset}/{text.config}" if text.config else text.dataset
+    return Corpus.of(name, tokens, map(store.part, PARTS), store.progress.heldout_bytes, secret)
 
 
 def documents(text: HubText, skip: int) -> Iterator[str]:
@@ -157,13 +149,12 @@ class ShardStore:
         """Whether every part, including its buffer, is long enough."""
         return all(getattr(self.progress, name) + len(buffers.get(name, ())) >= demand[name] for name in PARTS)
 
-    def append(self, buffers: dict[str, list[int]], documents: int, heldout_bytes: int) -> None:
-        """Write one shard per non-empty buffer, then update the progress."""
+    def append(self, buffers: Mapping[str, Sequence[int]], documents: int, heldout_bytes: int) -> None:
+        """Write one shard per buffer, then update the progress."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        grown = {name: getattr(self.progress, name) + len(buffers[name]) for name in PARTS}
-        for name in PARTS:
-            if buffers[name]:
-                np.array(buffers[name], dtype="<u2").tofile(self._shard(name, self.progress.flushes))
+        grown = {name: getattr(self.progress, name) + len(buffer) for name, buffer in buffers.items()}
+        for name, buffer in buffers.items():
+            np.array(buffer, dtype="<u2").tofile(self._shard(name, self.progress.flushes))
         self.progress = replace(
             self.progress,
             **grown,
@@ -198,7 +189,7 @@ def fill(
 
     Raises CorpusError if there is too little text.
     """
-    buffers, documents, heldout_bytes = _empty(), 0, 0
+    buffers, documents, heldout_bytes = defaultdict[str, list[int]](list), 0, 0
     total, initial = demand["train"], store.progress.train
     with tqdm(total=total, initial=initial, unit="tok", unit_scale=True, desc="tokenising", disable=None) as bar:
         for text in texts:
@@ -210,7 +201,7 @@ def fill(
             bar.update(len(row) if part == "train" else 0)
             if sum(map(len, buffers.values())) >= shard or store.satisfies(demand, buffers):
                 store.append(buffers, documents, heldout_bytes)
-                buffers, documents, heldout_bytes = _empty(), 0, 0
+                buffers, documents, heldout_bytes = defaultdict(list), 0, 0
                 if store.satisfies(demand):
                     return
     if documents:
@@ -220,7 +211,3 @@ def fill(
             f"The dataset ends after {store.progress.train} training and {store.progress.heldout} held-out tokens, "
             f"but {demand['train']} and {demand['heldout']} are needed; choose a larger one or lower tokens."
         )
-
-
-def _empty() -> dict[str, list[int]]:
-    return {name: [] for name in PARTS}
