@@ -68,14 +68,7 @@ class Scale:
     micro_batch: int
     tokens: int
     learning_rate: float
-    final_rate: float
     warmup: float
-    decay: float
-    weight_decay: float
-    beta1: float
-    beta2: float
-    epsilon: float
-    grad_clip: float
     precision: str
     compile: bool
     device: str
@@ -90,6 +83,13 @@ class Scale:
     threads: int
     wall_seconds: float
     memory_bytes: int
+    final_rate: float = 0.1  # this and the next six are the same in all shipped scales
+    decay: float = 0.2
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    grad_clip: float = 1.0
     dataset: str = ""
     dataset_config: str = ""
     text_field: str = ""
@@ -178,9 +178,14 @@ def _number(field: str, text: str, kind: type[int] | type[float]) -> int | float
 
 def _validate(scale: Scale) -> None:
     for field in fields(Scale):
-        value = getattr(scale, field.name)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            _validate_number(field.name, value)
+        name, value = field.name, getattr(scale, field.name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        if not (value >= 0 if name in _FROM_ZERO else value > 0) or value == float("inf"):
+            bound = "zero or more" if name in _FROM_ZERO else "more than zero"
+            raise ScaleError(f"The scale's {name} must be {bound} and finite, not {value}.")
+        if name in _SHARES and value > 1:
+            raise ScaleError(f"The scale's {name} must be between 0 and 1, not {value}.")
     for name, choices in _CHOICES.items():
         if getattr(scale, name) not in choices:
             raise ScaleError(f"The scale's {name} must be one of {', '.join(choices)}, not {getattr(scale, name)!r}.")
@@ -202,14 +207,6 @@ def _validate(scale: Scale) -> None:
     missing = [task for task in scale.averaged if task not in scale.tasks]
     if missing:
         raise ScaleError(f"The scale averages {', '.join(missing)}, which is not among its tasks; change averaged too.")
-
-
-def _validate_number(name: str, value: float) -> None:
-    if not (value >= 0 if name in _FROM_ZERO else value > 0) or value == float("inf"):
-        bound = "zero or more" if name in _FROM_ZERO else "more than zero"
-        raise ScaleError(f"The scale's {name} must be {bound} and finite, not {value}.")
-    if name in _SHARES and value > 1:
-        raise ScaleError(f"The scale's {name} must be between 0 and 1, not {value}.")
 
 
 def _suggestion(word: str, choices: list[str] | tuple[str, ...]) -> str:
