@@ -16,12 +16,6 @@ from services.engineer.export.card import Card, as_json, as_markdown
 from services.engineer.training import model
 from services.engineer.training.sizes import ModelSizes
 
-
-def write_state(content: bytes, path: Path) -> None:
-    """Convert a safetensors artifact to a file for `torch.load(…, weights_only=True)`."""
-    torch.save(load(content), path)
-
-
 RENAMED = (
     ("services.engineer.export.template.kernels", "kernels"),
     ("services.fla_cpu", "parts"),
@@ -97,7 +91,7 @@ def write_package(folder: Path, card: Card, source: str, sizes: ModelSizes, weig
     for path, text in texts.items():
         path.write_text(text, encoding="utf-8")
     if weights is not None:
-        write_state(weights, package / "weights.pt")
+        torch.save(load(weights), package / "weights.pt")
     return package
 
 

@@ -19,7 +19,7 @@ from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 from services.engineer.data.corpus import ByteTokens
 from services.engineer.export import write_package
-from services.engineer.export.card import card_of
+from services.engineer.export.card import Card
 from services.engineer.scales import Scale, ScaleError, load_scale
 from services.engineer.settings import EngineerSettings
 from services.engineer.training.sizes import ModelSizes
@@ -40,7 +40,7 @@ def main(arguments: argparse.Namespace, settings: EngineerSettings) -> Path:
     weights = asyncio.run(_weights(record, settings))
     sizes = ModelSizes.of(scale, _vocabulary(scale, weights, arguments.vocabulary))
     tokenizer = BYTES if scale.of_bytes else scale.tokenizer
-    return write_package(arguments.out, card_of(record, status, links, source, tokenizer), source, sizes, weights)
+    return write_package(arguments.out, Card(record, status, links, source, tokenizer), source, sizes, weights)
 
 
 async def _weights(record: pb.Candidate, settings: EngineerSettings) -> bytes | None:

@@ -15,7 +15,7 @@ from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.zoo import baseline
 from services.engineer.export import package_name, requirements_of, write_package
-from services.engineer.export.card import card_of
+from services.engineer.export.card import Card
 from services.engineer.records import keep_weights
 from services.engineer.training.child import build_model, model_arrays
 from services.engineer.training.sizes import ModelSizes
@@ -95,7 +95,7 @@ async def test_a_package_computes_what_our_own_loader_computes(which: str, tmp_p
         ours = model.head(model.hidden(torch.tensor(TOKENS))[0]).float().numpy()
     artifacts = FsspecArtifacts((tmp_path / "artifacts").as_uri())
     weights = await artifacts.get(await keep_weights(artifacts, model_arrays(model)))
-    card = card_of(record_of(program, "NetOfMine"), archive_pb2.RunStatus(run="r1"), [], program, "bytes of UTF-8")
+    card = Card(record_of(program, "NetOfMine"), archive_pb2.RunStatus(run="r1"), [], program, "bytes of UTF-8")
     write_package(tmp_path / "out", card, program, SIZES, weights)
     answer = on_its_own(tmp_path / "out", "net_of_mine", tmp_path / "alone")
 
@@ -110,7 +110,7 @@ def test_the_card_says_what_was_measured_and_by_which_events(tmp_path: Path) -> 
     program = baseline("delta_net").program
     link = archive_pb2.ChainLink(sequence=7, sha256="ab" * 32, accepted=True)
     link.event.id = "r1.c000004.trained.1"
-    card = card_of(record_of(program, "Net"), archive_pb2.RunStatus(run="r1"), [link], program, "bytes of UTF-8")
+    card = Card(record_of(program, "Net"), archive_pb2.RunStatus(run="r1"), [link], program, "bytes of UTF-8")
     package = write_package(tmp_path, card, program, SIZES, None)
     text = (tmp_path / "README.md").read_text()
 

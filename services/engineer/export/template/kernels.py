@@ -7,7 +7,7 @@ modules are not modified.
 import builtins
 import importlib.util
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -42,23 +42,14 @@ def _unchanged(function: object = None, **_options: object) -> object:
     return function if function is not None else _unchanged
 
 
-class _Import(typing.Protocol):
-    def __call__(
-        self,
+def _importer(parts: Mapping[str, ModuleType]) -> Callable[..., ModuleType]:
+    """The interpreter's `__import__`, which finds the parts first."""
+
+    def find(
         name: str,
         globals: Mapping[str, object] | None = None,  # noqa: A002 - the interpreter's own names
         locals: Mapping[str, object] | None = None,  # noqa: A002
-        fromlist: typing.Sequence[str] | None = (),
-        level: int = 0,
-    ) -> ModuleType: ...
-
-
-def _importer(parts: Mapping[str, ModuleType]) -> _Import:
-    def find(
-        name: str,
-        globals: Mapping[str, object] | None = None,  # noqa: A002
-        locals: Mapping[str, object] | None = None,  # noqa: A002
-        fromlist: typing.Sequence[str] | None = (),
+        fromlist: Sequence[str] | None = (),
         level: int = 0,
     ) -> ModuleType:
         if level or name not in parts:
