@@ -39,7 +39,7 @@ async def check_once(
     """Processor seconds by probe, elapsed seconds, and the verdicts."""
     spent: dict[str, float] = {}
     started, busy = time.perf_counter(), time.process_time()
-    verdicts = [Verdict.of("screen", True, await screen_apart(program, sandbox, settings.program_bytes))]
+    verdicts = [Verdict.of("screen", True, await screen_apart(program, sandbox))]
     verdicts += await probe_program(program, sandbox, settings, spent)
     spent["the host's part"] = time.process_time() - busy
     return spent, time.perf_counter() - started, verdicts

@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict
 from typing import Any
 
 import grpc.aio
@@ -15,7 +16,6 @@ from services.domain.syntax import MAX_BYTES
 from services.engineer.checks.report import CheckReport
 from services.engineer.data.corpus import ByteTokens
 from services.engineer.program import BLOCK, LAYERS, LAYOUTS
-from services.engineer.records import point_message
 from services.engineer.scales import Scale
 from services.engineer.speed import FunctionCosts, training_seconds
 from services.engineer.stages import Stage, Stages
@@ -59,7 +59,7 @@ class CheckerService(checker_pb2_grpc.CheckerServicer):
                 curve = await self._stages.trial(stage, request.program, request.steps, request.seed)
             except TrainingFailed as failed:
                 return checker_pb2.TrialReport(failure=failed.message)
-        return checker_pb2.TrialReport(curve=[point_message(point) for point in curve])
+        return checker_pb2.TrialReport(curve=[candidate_pb2.CurvePoint(**asdict(point)) for point in curve])
 
     @contextlib.asynccontextmanager
     async def _slot(self, program: str) -> AsyncIterator[None]:
@@ -104,16 +104,10 @@ class CheckerService(checker_pb2_grpc.CheckerServicer):
 def description(stage: Stage, costs: FunctionCosts | None = None) -> checker_pb2.ScaleDescription:
     """The training conditions of a stage, for prompts."""
     scale = stage.scale
+    copied = ("width", "heads", "blocks", "feed_forward", "context", "batch", "steps", "tokens", "precision", "device")
     return checker_pb2.ScaleDescription(
-        width=scale.width,
-        heads=scale.heads,
-        blocks=scale.blocks,
-        feed_forward=scale.feed_forward,
+        **{name: getattr(scale, name) for name in (*copied, "wall_seconds", "memory_bytes")},
         vocabulary=stage.corpus.tokens.vocabulary,
-        context=scale.context,
-        batch=scale.batch,
-        steps=scale.steps,
-        tokens=scale.tokens,
         unit="byte" if stage.corpus.tokens.vocabulary == ByteTokens.vocabulary else "token",
         corpus=scale.dataset or scale.corpus,
         optimiser=(
@@ -121,10 +115,6 @@ def description(stage: Stage, costs: FunctionCosts | None = None) -> checker_pb2
             f"{scale.weight_decay:g} on matrices; warm-up over {scale.warmup:.0%} of the steps, then constant, "
             f"then linear to {scale.final_rate:.0%} in the last {scale.decay:.0%}; clipping at {scale.grad_clip:g}"
         ),
-        precision=scale.precision,
-        device=scale.device,
-        wall_seconds=scale.wall_seconds,
-        memory_bytes=scale.memory_bytes,
         initialisation=INITIALISATION,
         layers=describe_layers(scale),
         modules=[] if scale.device == "cuda" else fla_names(),

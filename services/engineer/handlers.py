@@ -16,7 +16,7 @@ import structlog
 from google.protobuf.json_format import MessageToDict
 from pydantic import ValidationError
 
-from services.archive.records import record_for
+from services.archive.records import program_of, record_for
 from services.chassis import metrics, worker
 from services.chassis.artifacts import FsspecArtifacts
 from services.chassis.errors import HandedBack, Rejected, Transient
@@ -121,10 +121,15 @@ class Engineer:
             run=job.event.run, candidate=job.event.candidate, at_least=job.sequence
         )
         record = await self._archive.GetCandidate(request, timeout=30)
-        if _is_verified(record, promotion):  # an acknowledgement was lost, or a log was imported
-            return []
+        verified = [verification for verification in record.verifications if verification.rung == promotion.rung]
+        # Controls are promoted once a round, with other seeds.
+        if list(promotion.seeds) in [[seed.seed for seed in earlier.training.seeds] for earlier in verified]:
+            return []  # an acknowledgement was lost, or a log was imported
         context = replace(await run_context(self._archive, record.run, promotion.stage), finished=())  # no early stop
-        program, overrides = record.training.program or record.proposal.program, _with_precision(promotion, context)
+        program, overrides = program_of(record), dict(promotion.scale_overrides)
+        precision = context.settings.scale_overrides.get("precision")
+        if precision and load_scale(promotion.stage).precision == AUTO:
+            overrides = {"precision": precision, **overrides}
         if promotion.HasField("match_parameters"):
             target = promotion.match_parameters
             overrides = await overrides_for(self._stages, promotion.stage, overrides, program, target)
@@ -291,22 +296,6 @@ def add_state_size(training: pb.Training, record: pb.Candidate, scale: Scale) ->
         return
     for seed in training.seeds:
         seed.measurements.state_size = state_size(mixer, scale.width, scale.heads)
-
-
-def _is_verified(record: pb.Candidate, promotion: events_pb2.CandidatePromoted) -> bool:
-    """Whether the archive has the result of this promotion: controls are promoted once a round, with other seeds."""
-    return any(
-        verification.rung == promotion.rung
-        and [seed.seed for seed in verification.training.seeds] == list(promotion.seeds)
-        for verification in record.verifications
-    )
-
-
-def _with_precision(promotion: events_pb2.CandidatePromoted, context: RunContext) -> dict[str, str]:
-    """The promotion's overrides, with the run's precision for a scale whose precision is "auto"."""
-    precision = context.settings.scale_overrides.get("precision")
-    overrides = {"precision": precision} if precision and load_scale(promotion.stage).precision == AUTO else {}
-    return {**overrides, **promotion.scale_overrides}
 
 
 @asynccontextmanager

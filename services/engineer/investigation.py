@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from services.archive.policies import stopping_rule
+from services.archive.records import program_of
 from services.archive.scoring import curves_of, loss_of
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
@@ -71,13 +72,8 @@ def watch_settings(settings: events_pb2.RunSettings, stage: Stage) -> WatchSetti
         memory_bytes=stage.scale.memory_bytes,
         stopping=stopping_rule(policies),
         prune_from=policies.prune_from if policies.HasField("prune_from") else WatchSettings().prune_from,
-        leak=LEAK_SHARE if leakage_of(settings) == PAPER else None,
+        leak=LEAK_SHARE if leakage_policy(policies.leakage) == PAPER else None,
     )
-
-
-def leakage_of(settings: events_pb2.RunSettings) -> str:
-    """The run's policy for suspiciously low losses."""
-    return leakage_policy(settings.policies.leakage)
 
 
 SEED_OFFSET = 7919
@@ -110,14 +106,14 @@ async def investigate(
     probes = len(report.verdicts)
     result = pb.Investigation(loss=suspicion.loss, floor=suspicion.floor, failed=failed, probes=probes)
     root = _root(context)
-    if failed or root is None or leakage_of(context.settings) != INVESTIGATE:
+    if failed or root is None or leakage_policy(context.settings.policies.leakage) != INVESTIGATE:
         result.unrepeated_because = "a probe fails" if failed else "the run's policy asks the probes only"
         return result
     other_stage = await stages.with_other_text(replace(stage, corpus=other_data(stage.corpus, stage.scale)))
     result.seed = max(seeds, default=0) + SEED_OFFSET
     result.data = "training data that begins elsewhere, scored on text that was neither trained nor scored on before"
     try:
-        root_program = root.training.program or root.proposal.program
+        root_program = program_of(root)
         root_repeated = await repeat("root-again", root_program, result.seed, other_stage)
         repeated = await repeat("again", program, result.seed, other_stage)
         result.repeated_root_loss, result.repeated_loss = root_repeated.loss, repeated.loss

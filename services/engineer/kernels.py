@@ -28,6 +28,7 @@ from torch import Tensor
 
 from services import fla_cpu
 from services.domain.zoo import baselines
+from services.engineer.checks.compare import relative_gap
 from services.engineer.program import MixerSizes, load_mixer
 from services.engineer.training.model import split_output
 
@@ -153,17 +154,11 @@ def _compare(folder: Path, name: str, length: int, precision: str) -> Comparison
             return Comparison(name, length, precision, None, None, error=f"{side}: {arrays['error']}")
         sides.append(arrays)
     ours, theirs = sides
-    gaps = {key: _gap(ours[key], theirs[key]) for key in ours if key.startswith(("output", "gradient/"))}
+    compared = [key for key in ours if key.startswith(("output", "gradient/"))]
+    gaps = {key: relative_gap(ours[key], theirs[key], floor=1e-3) for key in compared}
     gradients = {key: gap for key, gap in gaps.items() if key != "output"}
     worst = max(gradients, key=lambda key: gradients[key])
     return Comparison(name, length, precision, gaps["output"], gradients[worst], worst.removeprefix("gradient/"))
-
-
-def _gap(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
-    """The largest difference relative to the largest value, which is taken as at least 1e-3."""
-    if ours.shape != theirs.shape or not np.isfinite(theirs).all():
-        return float("inf")
-    return float(np.abs(ours - theirs).max() / max(float(np.abs(ours).max()), 1e-3)) if ours.size else 0.0
 
 
 def _run_side(side: str, folder: Path, lengths: Sequence[int], device: str, precision: str) -> None:

@@ -15,9 +15,8 @@ from torch import nn
 from services.engineer.scales import Scale
 from services.engineer.training.model import AUTO, BF16, FP32, autocast
 from services.engineer.training.ports import JSON, Channel, Sandbox
-from services.engineer.training.protocol import ask, number
-from services.engineer.training.result import TrainingFailed
-from services.sandbox.limits import Limits, SandboxUnavailable
+from services.engineer.training.protocol import measured, number
+from services.sandbox.limits import Limits
 
 JOB = "services.engineer.precision:run"
 MAX_SLOWDOWN = 1.5
@@ -51,12 +50,8 @@ async def measure_precision(sandbox: Sandbox, scale: Scale) -> PrecisionSpeed:
     limits = Limits(
         memory_bytes=1 << 30, cpu_seconds=_TIMEOUT_SECONDS, wall_seconds=_TIMEOUT_SECONDS, threads=scale.threads
     )
-    async with sandbox.child(JOB, limits) as child:
-        header: dict[str, JSON] = {"device": scale.device, "threads": scale.threads}
-        try:
-            answer = await ask(child, "measure", header, {}, expect="measured", timeout=_TIMEOUT_SECONDS)
-        except TrainingFailed as failed:
-            raise SandboxUnavailable(f"no precision could be measured: {failed.message}") from failed
+    header: dict[str, JSON] = {"device": scale.device, "threads": scale.threads}
+    answer = await measured(sandbox, JOB, limits, header, "the faster precision")
     bf16 = answer.header.get("bf16")
     return PrecisionSpeed(number(answer, "fp32"), None if bf16 is None else number(answer, "bf16"))
 

@@ -245,23 +245,13 @@ def usual_arguments(sizes: MixerSizes) -> dict[str, object]:
 
 def synonyms(sizes: MixerSizes) -> dict[str, object]:
     """Alternative argument names, passed only to mixers whose signature names them."""
-    return {
-        "dim": sizes.width,
-        "embed_dim": sizes.width,
-        "embedding_dim": sizes.width,
-        "model_dim": sizes.width,
-        "n_embd": sizes.width,
-        "heads": sizes.heads,
-        "n_head": sizes.heads,
-        "n_heads": sizes.heads,
-        "nhead": sizes.heads,
-        "num_attention_heads": sizes.heads,
-        "head_dim": sizes.width // sizes.heads,
-        "dim_head": sizes.width // sizes.heads,
-        "d_head": sizes.width // sizes.heads,
-        "layer_id": sizes.layer,
-        "layer_index": sizes.layer,
+    values = {
+        "dim embed_dim embedding_dim model_dim n_embd": sizes.width,
+        "heads n_head n_heads nhead num_attention_heads": sizes.heads,
+        "head_dim dim_head d_head": sizes.width // sizes.heads,
+        "layer_id layer_index": sizes.layer,
     }
+    return {name: value for names, value in values.items() for name in names.split()}
 
 
 def rare_synonyms(sizes: MixerSizes) -> dict[str, object]:
@@ -311,19 +301,14 @@ _EXPLANATIONS = (
 def explain(error: BaseException) -> str:
     """The error message of an exception in a program, preceded by an explanation of common errors."""
     message = f"{type(error).__name__}: {str(error)[:2000]}".rstrip(": ")
-    if isinstance(error, AssertionError | NotImplementedError | StopIteration | KeyError) and (line := _line_of(error)):
-        message += f", raised in {line}"
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(FILE_PREFIX)]
+    if own and isinstance(error, AssertionError | NotImplementedError | StopIteration | KeyError):
+        message += f", raised in line {own[-1].lineno}: {own[-1].line}"[:212]
     message += "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     for pattern, explanation in _EXPLANATIONS:
         if re.search(pattern, message):
             return f"{explanation} ({message})"
     return message
-
-
-def _line_of(error: BaseException) -> str | None:
-    """The innermost line of the program in an exception's traceback."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(FILE_PREFIX)]
-    return f"line {frames[-1].lineno}: {frames[-1].line}"[:200] if frames else None
 
 
 @lru_cache(maxsize=16)

@@ -14,26 +14,21 @@ from services.chassis.artifacts import FsspecArtifacts
 from services.contracts import candidate_pb2 as pb
 from services.contracts.progress_pb2 import TrainingProgress
 from services.engineer.training.ports import Array
-from services.engineer.training.result import CurvePoint, Measurements, Metrics, TrainingResult
+from services.engineer.training.result import CurvePoint, Measurements, Metrics, TrainingResult, benchmark_of
 
 MAX_POINTS = 200
 
 
 def seed_message(result: TrainingResult) -> pb.SeedResult:
     """The result of one seed. Missing measurements are unset."""
+    copied = ("seed", "loss", "bits_per_byte", "loss_stderr", "block_losses", "stopped", "other_text_loss")
     return pb.SeedResult(
-        seed=result.seed,
-        curve=[point_message(point) for point in thin_out(result.curve)],
-        loss=result.loss,
-        bits_per_byte=result.bits_per_byte,
-        loss_stderr=result.loss_stderr,
+        **{name: getattr(result, name) for name in copied},
+        curve=[pb.CurvePoint(**asdict(point)) for point in thin_out(result.curve)],
         scores=[pb.TaskScore(**asdict(score)) for score in result.scores],
-        block_losses=result.block_losses,
         part_losses=[pb.PartLoss(**asdict(part)) for part in result.part_losses],
         measurements=_measurements(result.measurements),
-        stopped=result.stopped,
         other_text=result.other_text or "",
-        other_text_loss=result.other_text_loss,
     )
 
 
@@ -45,7 +40,7 @@ def training_message(seeds: Sequence[pb.SeedResult], averaged: Sequence[str]) ->
     if len(losses) > 1:
         training.loss_stderr = stdev(losses) / math.sqrt(len(losses))
     for seed in training.seeds:
-        if (score := benchmark_of(seed, averaged)) is not None:
+        if (score := benchmark_of(seed.scores, averaged)) is not None:
             seed.benchmark = score
     benchmarks = [seed.benchmark for seed in training.seeds if seed.HasField("benchmark")]
     if len(benchmarks) == len(seeds):
@@ -55,21 +50,10 @@ def training_message(seeds: Sequence[pb.SeedResult], averaged: Sequence[str]) ->
     return training
 
 
-def benchmark_of(seed: pb.SeedResult, averaged: Sequence[str]) -> float | None:
-    """The mean over the averaged tasks; None if one of them has no accuracy."""
-    scores = {score.task: score.value for score in seed.scores if not score.metric.endswith("perplexity")}
-    return fmean(scores[task] for task in averaged) if averaged and all(task in scores for task in averaged) else None
-
-
 def thin_out(curve: Sequence[CurvePoint]) -> list[CurvePoint]:
     """About MAX_POINTS evenly spaced points, and all points with a held-out loss and the last one."""
     step, last = max(1, math.ceil(len(curve) / MAX_POINTS)), len(curve) - 1
     return [point for index, point in enumerate(curve) if index % step == 0 or point.loss is not None or index == last]
-
-
-def point_message(point: CurvePoint) -> pb.CurvePoint:
-    """A point of a curve as a message."""
-    return pb.CurvePoint(**asdict(point))
 
 
 def _measurements(measurements: Measurements) -> pb.Measurements:

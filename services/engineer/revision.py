@@ -24,40 +24,44 @@ from services.llm.minds import Minds
 from services.llm.port import Block, Request, Role
 from services.llm.prompts import load_prompt, plain
 
-Change = tuple[str, str]
-"""A changed program, and a description of the change."""
 _LINE = re.compile(r'File "<candidate_[0-9a-f]+>", line (\d+)')
-_CREATORS = frozenset(
-    {"arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "tensor", "tril", "zeros"}
-)
+_CREATORS = frozenset({"arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "tensor", "zeros"})
 
 
-def repair_by_rules(program: str, error: str) -> Change | None:
+@dataclass(frozen=True)
+class Repair:
+    """The repaired program, and a sentence about the change."""
+
+    program: str
+    what: str
+
+
+def repair_by_rules(program: str, error: str) -> Repair | None:
     """The first change that a rule makes, or None if no rule applies."""
     for pattern, rule in _RULES:
         if match := pattern.search(error):
             result = rule(program, error, match)
-            if result is not None and result[0] != program:
+            if result is not None and result.program != program:
                 return result
     return None
 
 
-def _contiguity(program: str, error: str, match: re.Match[str]) -> Change | None:
+def _contiguity(program: str, error: str, match: re.Match[str]) -> Repair | None:
     """Replace `view`, which needs contiguous memory, by `reshape`."""
     del match
     line, lines = _line(error), program.splitlines(keepends=True)
     if 0 < line <= len(lines):
         lines[line - 1] = lines[line - 1].replace(".view(", ".reshape(")
-    return "".join(lines), f"line {line}: view became reshape, since the tensor is not contiguous"
+    return Repair("".join(lines), f"line {line}: view became reshape, since the tensor is not contiguous")
 
 
-def _types(program: str, error: str, match: re.Match[str]) -> Change | None:
+def _types(program: str, error: str, match: re.Match[str]) -> Repair | None:
     """In products of tensors of different types, cast the later operands to the type of the first."""
     del match
     line = _line(error)
     for node in ast.walk(parse(program)):
         if getattr(node, "lineno", None) == line and (changed := _cast_operands(program, node)):
-            return changed, f"line {line}: operands are cast to the type of the first"
+            return Repair(changed, f"line {line}: operands are cast to the type of the first")
     return None
 
 
@@ -80,7 +84,7 @@ def _cast(program: str, first: ast.expr, operands: list[ast.expr]) -> str | None
     return program
 
 
-def _device(program: str, error: str, match: re.Match[str]) -> Change | None:
+def _device(program: str, error: str, match: re.Match[str]) -> Repair | None:
     """Create tensors on the input's device instead of on the CPU."""
     del error, match
     functions = [node for node in ast.walk(parse(program)) if isinstance(node, ast.FunctionDef)]
@@ -92,7 +96,7 @@ def _device(program: str, error: str, match: re.Match[str]) -> Change | None:
     for call in sorted(calls, key=lambda call: (-(call.end_lineno or 0), -(call.end_col_offset or 0))):
         _, end = _offsets(program, call)
         program = program[: end - 1] + f", device={inputs[0]}.device" + program[end - 1 :]
-    return program, f"tensors made in forward follow the device of {inputs[0]}"
+    return Repair(program, f"tensors made in forward follow the device of {inputs[0]}")
 
 
 def _creates_on_cpu(node: ast.Call) -> bool:
@@ -100,13 +104,13 @@ def _creates_on_cpu(node: ast.Call) -> bool:
         isinstance(node.func, ast.Attribute)
         and isinstance(node.func.value, ast.Name)
         and node.func.value.id == "torch"
-        and node.func.attr in _CREATORS - {"tril"}
+        and node.func.attr in _CREATORS
         and bool(node.args)
         and not any(keyword.arg == "device" for keyword in node.keywords)
     )
 
 
-def _unexpected(program: str, error: str, match: re.Match[str]) -> Change | None:
+def _unexpected(program: str, error: str, match: re.Match[str]) -> Repair | None:
     """Add **kwargs to a function that is called with an unexpected keyword argument."""
     del error
     function, argument = match["function"].rsplit(".", 1)[-1], match["argument"]
@@ -114,11 +118,12 @@ def _unexpected(program: str, error: str, match: re.Match[str]) -> Change | None
         if isinstance(node, ast.FunctionDef) and node.name == function and node.args.kwarg is None:
             last = _last_argument(node)
             if last is not None:
-                return _insert_around(program, last, "", ", **kwargs"), f"{function} takes {argument} by **kwargs"
+                changed = _insert_around(program, last, "", ", **kwargs")
+                return Repair(changed, f"{function} takes {argument} by **kwargs")
     return None
 
 
-def _missing(program: str, error: str, match: re.Match[str]) -> Change | None:
+def _missing(program: str, error: str, match: re.Match[str]) -> Repair | None:
     """Make the last parameter of a function None by default if callers omit it."""
     del error
     function, argument = match["function"].rsplit(".", 1)[-1], match["argument"]
@@ -127,7 +132,7 @@ def _missing(program: str, error: str, match: re.Match[str]) -> Change | None:
             names = [arg.arg for arg in node.args.args]
             if argument in names[2:] and argument == names[-1]:
                 changed = _insert_around(program, node.args.args[-1], "", "=None")
-                return changed, f"{function}: {argument} is None by default"
+                return Repair(changed, f"{function}: {argument} is None by default")
     return None
 
 
@@ -165,7 +170,7 @@ def _offsets(program: str, node: ast.AST) -> tuple[int, int]:
     )
 
 
-_RULES: tuple[tuple[re.Pattern[str], Callable[[str, str, re.Match[str]], Change | None]], ...] = (
+_RULES: tuple[tuple[re.Pattern[str], Callable[[str, str, re.Match[str]], Repair | None]], ...] = (
     (re.compile(r"view size is not compatible"), _contiguity),
     (re.compile(r"(same dtype|expected scalar type|must have the same dtype|dtypes? .* (do not|don't) match)"), _types),
     (re.compile(r"Expected all tensors to be on the same device"), _device),
@@ -184,20 +189,11 @@ class Failure:
     history: str = ""
 
 
-@dataclass(frozen=True)
-class Repair:
-    """The repaired program, and a sentence about the change."""
-
-    program: str
-    what: str
-
-
 class Reviser(Protocol):
     """Repairs programs."""
 
     async def revise(self, job: Job, record: pb.Candidate, failure: Failure) -> Repair | None:
         """The repair, or None if the program cannot be repaired."""
-        ...
 
 
 class OfflineReviser:
@@ -206,8 +202,7 @@ class OfflineReviser:
     async def revise(self, job: Job, record: pb.Candidate, failure: Failure) -> Repair | None:
         """The repair, if a rule applies."""
         del job, record
-        change = repair_by_rules(failure.program, failure.error) if failure.kind == "error" else None
-        return Repair(*change) if change else None
+        return repair_by_rules(failure.program, failure.error) if failure.kind == "error" else None
 
 
 class RepairAnswer(BaseModel):
@@ -230,13 +225,12 @@ class RunReviser:
 
     def __init__(self, minds: Minds) -> None:
         self._minds = minds
-        self._offline = OfflineReviser()
 
     async def revise(self, job: Job, record: pb.Candidate, failure: Failure) -> Repair | None:
         """The repair, if any. Raises the errors of `Mind.ask`."""
         mind = await self._minds.mind(record.request.mind, job)
         if mind is None:
-            return await self._offline.revise(job, record, failure)
+            return await OfflineReviser().revise(job, record, failure)
         answer = (await mind.ask(revise_request(record, failure))).answer
         return Repair(answer.program, answer.what) if answer.program.strip() else None
 

@@ -20,7 +20,7 @@ from services.engineer.precision import pass_seconds
 from services.engineer.scales import Scale
 from services.engineer.training.host import JOB
 from services.engineer.training.ports import JSON, Array, Channel, Child, Sandbox
-from services.engineer.training.protocol import ask, limits_of, number
+from services.engineer.training.protocol import ask, limits_of, measured, number
 from services.engineer.training.result import TrainingFailed
 from services.engineer.training.session import Job
 from services.fla_cpu.names import FEATURE_MAPS, L2NORMS, MODULES, OPERATORS, TOP
@@ -110,11 +110,7 @@ async def measure_costs(sandbox: Sandbox, scale: Scale) -> FunctionCosts:
     rows = max(1, min(scale.micro_batch, MAX_TOKENS // length))
     header: dict[str, JSON] = {"rows": rows, "length": length, "heads": scale.heads, "width": scale.width}
     header |= {"precision": scale.precision, "threads": scale.threads}
-    async with sandbox.child(COSTS_JOB, limits) as child:
-        try:
-            answer = await ask(child, "measure", header, {}, expect="measured", timeout=limits.wall_seconds)
-        except TrainingFailed as failed:
-            raise SandboxUnavailable(f"the cost of fla's functions could not be measured: {failed.message}") from failed
+    answer = await measured(sandbox, COSTS_JOB, limits, header, "the cost of fla's functions")
     linear = number(answer, "linear")
     by_name = cast("Mapping[str, float]", answer.header["seconds"])
     return FunctionCosts(rows * length, linear, {name: seconds / linear for name, seconds in by_name.items()})

@@ -4,20 +4,20 @@
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar, cast
 
 import structlog
 
 from services.domain.promotion import matched_width
-from services.domain.syntax import MAX_BYTES
 from services.engineer.checks.host import check, check_thoroughly, stage_settings
 from services.engineer.checks.report import CheckReport, CheckSettings
 from services.engineer.checks.screen import screen_apart
 from services.engineer.data import Corpus, CorpusError, open_corpus, other_corpus
 from services.engineer.evaluation.tasks import require_tasks
-from services.engineer.precision import PrecisionSpeed, measure_precision, with_precision
+from services.engineer.precision import measure_precision, with_precision
 from services.engineer.scales import Scale, load_scale
 from services.engineer.speed import FunctionCosts, measure_costs, measure_speed
 from services.engineer.training.host import optimise
@@ -26,6 +26,7 @@ from services.engineer.training.result import CurvePoint, TrainingFailed
 from services.engineer.training.session import Job, Supervision
 from services.sandbox import Sandbox, SandboxUnavailable
 
+T = TypeVar("T")
 TRIAL_POINTS = 5  # of the curve of a few steps
 
 
@@ -48,37 +49,36 @@ class Stages:
         self._sandbox = sandbox
         self._cache = cache
         self._device = {"device": device} if device else {}
-        self._opened: dict[tuple[object, ...], asyncio.Task[Stage]] = {}
-        self._other_texts: dict[str, asyncio.Task[Corpus]] = {}
-        self._speeds: dict[tuple[str, int], asyncio.Task[PrecisionSpeed]] = {}
-        self._costs: dict[tuple[object, ...], asyncio.Task[FunctionCosts]] = {}
+        self._results: dict[tuple[object, ...], asyncio.Task[object]] = {}  # of `_once`
         self.unsuited: dict[str, str] = {}  # stage → why this machine is unsuited to its precision
 
     async def open(self, name: str, overrides: Mapping[str, str]) -> Stage:
         """The stage `name` with a run's overrides, opened once."""
-        key = (name, *sorted(overrides.items()))
-        if key not in self._opened:
-            self._opened[key] = asyncio.create_task(self._open(name, {**overrides, **self._device}))
-        try:
-            return await asyncio.shield(self._opened[key])
-        except Exception:
-            self._opened.pop(key, None)
-            raise
+        return await self._once(("open", name, *sorted(overrides.items())), lambda: self._open(name, overrides))
 
     async def with_other_text(self, stage: Stage) -> Stage:
         """The stage with text from another source, if this machine has some."""
-        if stage.corpus.name not in self._other_texts:
-            reading = asyncio.to_thread(other_corpus, stage.corpus)
-            self._other_texts[stage.corpus.name] = asyncio.create_task(reading)
         try:
-            return replace(stage, other_text=await asyncio.shield(self._other_texts[stage.corpus.name]))
+            other = await self._once(
+                ("other text", stage.corpus.name), lambda: asyncio.to_thread(other_corpus, stage.corpus)
+            )
+            return replace(stage, other_text=other)
         except CorpusError as error:
             structlog.get_logger().warning("no_other_text", stage=stage.scale.name, why=str(error))
             return stage
 
     async def scale(self, name: str, overrides: Mapping[str, str]) -> Scale:
-        """The scale, with a decided precision. Raises ScaleError."""
-        return await self._scale(name, {**overrides, **self._device})
+        """The scale, with a decided precision. Raises ScaleError; records a precision unsuited to this machine."""
+        scale = load_scale(name, {**overrides, **self._device})
+        if scale.precision == FP32:
+            return scale
+        key = ("speed", scale.device, scale.threads)
+        speed = await self._once(key, lambda: measure_precision(self._sandbox, scale))
+        if scale.precision == BF16 and (reason := speed.slow(scale.precision)):
+            if name not in self.unsuited:
+                structlog.get_logger().warning("unsuited", stage=name, precision=scale.precision, why=reason)
+            self.unsuited[name] = reason
+        return with_precision(scale, speed)
 
     async def speed(self, stage: Stage, trainings: int) -> float:
         """Measure the tokens per second of each of several concurrent trainings."""
@@ -89,14 +89,11 @@ class Stages:
         scale = stage.scale
         if scale.device == "cuda":
             return None
-        key = (scale.width, scale.heads, scale.context, scale.micro_batch, scale.precision, scale.threads)
-        if key not in self._costs:
-            self._costs[key] = asyncio.create_task(measure_costs(self._sandbox, scale))
+        sizes = (scale.width, scale.heads, scale.context, scale.micro_batch, scale.precision, scale.threads)
         try:
-            return await asyncio.shield(self._costs[key])
+            return await self._once(("costs", *sizes), lambda: measure_costs(self._sandbox, scale))
         except SandboxUnavailable as error:
             structlog.get_logger().warning("no_costs", stage=scale.name, why=str(error))
-            self._costs.pop(key, None)
             return None
 
     async def check(self, stage: Stage, program: str, *, exempt_from_cost: bool, thorough: bool) -> CheckReport:
@@ -107,7 +104,7 @@ class Stages:
 
     async def trial(self, stage: Stage, program: str, steps: int, seed: int) -> tuple[CurvePoint, ...]:
         """The training losses of a few steps. Raises TrainingFailed, also for a program that fails the screen."""
-        finding = await screen_apart(program, self._sandbox, MAX_BYTES)
+        finding = await screen_apart(program, self._sandbox)
         if finding.violated:
             raise TrainingFailed("screen", finding.message, {})
         scale = stage.scale
@@ -117,33 +114,20 @@ class Stages:
         return tuple(trained.session.curve)
 
     async def _open(self, name: str, overrides: Mapping[str, str]) -> Stage:
-        scale = await self._scale(name, overrides)
+        scale = await self.scale(name, overrides)
         await asyncio.to_thread(require_tasks, scale)
         corpus = await asyncio.to_thread(open_corpus, scale, self._cache, self._text_seed)
         settings = await stage_settings(scale, corpus.tokens.vocabulary, self._sandbox)
         return Stage(scale, corpus, settings)
 
-    async def _scale(self, name: str, overrides: Mapping[str, str]) -> Scale:
-        """A scale with a decided precision; records it if the precision is unsuited to this machine."""
-        scale = load_scale(name, overrides)
-        if scale.precision == FP32:
-            return scale
-        speed = await self._speed(scale)
-        if scale.precision == BF16 and (reason := speed.slow(scale.precision)):
-            if name not in self.unsuited:
-                structlog.get_logger().warning("unsuited", stage=name, precision=scale.precision, why=reason)
-            self.unsuited[name] = reason
-        return with_precision(scale, speed)
-
-    async def _speed(self, scale: Scale) -> PrecisionSpeed:
-        """The precisions' speeds, measured once per device."""
-        key = (scale.device, scale.threads)
-        if key not in self._speeds:
-            self._speeds[key] = asyncio.create_task(measure_precision(self._sandbox, scale))
+    async def _once(self, key: tuple[object, ...], work: Callable[[], Coroutine[None, None, T]]) -> T:
+        """The result of `work`, which runs once for all callers with this key, and again after an exception."""
+        if key not in self._results:
+            self._results[key] = asyncio.create_task(work())
         try:
-            return await asyncio.shield(self._speeds[key])
+            return cast("T", await asyncio.shield(self._results[key]))
         except Exception:
-            self._speeds.pop(key, None)
+            self._results.pop(key, None)
             raise
 
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from services.domain.syntax import parse
+from services.engineer.checks.compare import relative_gap
 from services.engineer.checks.subject import DOUBLE, SINGLE
 from services.engineer.program import execute, prepare_child
 from services.engineer.scales import Scale, load_scale
@@ -242,7 +243,11 @@ async def _difference(
                 answers.append(await ask(child, "call", header, dict(inputs), expect="called", timeout=SECONDS))
             if any("raised" in answer.header for answer in answers):
                 return float("inf")  # the arguments do not have this reading
-            largest = max(largest, _gap(answers[0].arrays, answers[1].arrays))
+            original, changed = (answer.arrays for answer in answers)
+            if original.keys() - changed.keys():
+                return float("inf")
+            gaps = [relative_gap(original[name], changed[name], floor=1e-9) for name in original]
+            largest = max([largest, *gaps])
     return largest
 
 
@@ -261,17 +266,6 @@ def _inputs(reading: Reading, length: int, seed: int) -> dict[str, NDArray[np.fl
         role: np.ascontiguousarray(np.swapaxes(value, 1, 2) if reading.heads_first else value)
         for role, value in inputs.items()
     }
-
-
-def _gap(slow: Mapping[str, Array], fast: Mapping[str, Array]) -> float:
-    gap = 0.0
-    for name, expected in slow.items():
-        value = fast.get(name)
-        if value is None or value.shape != expected.shape or not np.isfinite(value).all():
-            return float("inf")
-        distance = np.abs(np.subtract(value, expected, dtype=np.float64)).max()
-        gap = max(gap, float(distance) / max(float(np.abs(expected).max()), 1e-9))
-    return gap
 
 
 def run(channel: Channel) -> None:

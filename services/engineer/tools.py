@@ -69,7 +69,7 @@ async def _check_locally(
         from services.engineer.checks.screen import screen_apart
 
         settings, screened = await asyncio.gather(
-            stage_settings(scale, vocabulary, sandbox), screen_apart(program, sandbox, MAX_BYTES)
+            stage_settings(scale, vocabulary, sandbox), screen_apart(program, sandbox)
         )
         if arguments.exempt_from_cost:
             settings = replace(settings, exempt=(*settings.exempt, "cost"))

@@ -313,17 +313,13 @@ def auxiliary(subject: Subject) -> Finding:
     result = subject.result(mixer, subject.noise(*SHAPE, subject.width))
     second = result[1] if isinstance(result, tuple | list) and len(result) > 1 else None
     losses = [f"second output, shape {list(tensor.shape)}" for tensor in _tensors(second) if tensor.numel() == 1]
-    losses += [f"attribute {name}" for name in _scalars_with_gradient(mixer)]
-    if losses:
-        return Finding(True, f"hidden auxiliary loss, which training ignores: {losses[0]}", {"found": losses[:20]})
-    return Finding(False, "no auxiliary loss")
-
-
-def _scalars_with_gradient(mixer: nn.Module) -> Iterator[str]:
     for path, module in mixer.named_modules():
         for name, value in vars(module).items():
             if any(tensor.numel() == 1 and tensor.grad_fn is not None for tensor in _tensors(value)):
-                yield f"{path}.{name}".lstrip(".")
+                losses.append(f"attribute {f'{path}.{name}'.lstrip('.')}")
+    if losses:
+        return Finding(True, f"hidden auxiliary loss, which training ignores: {losses[0]}", {"found": losses[:20]})
+    return Finding(False, "no auxiliary loss")
 
 
 def _tensors(value: object, depth: int = 3) -> Iterator[Tensor]:

@@ -53,6 +53,17 @@ def largest_gap(left: Values, right: Values, tolerance: float) -> Gap:
     return Gap(float(by_position[position]), position, int((by_position > tolerance).sum()))
 
 
+def relative_gap(expected: NDArray[Any], value: NDArray[Any], floor: float) -> float:
+    """The largest difference relative to the largest expected value, which is taken as at least `floor`.
+
+    Infinite for another shape, and for values that are not finite.
+    """
+    if value.shape != expected.shape or not np.isfinite(value).all():
+        return math.inf
+    distance = np.abs(np.subtract(value, expected, dtype=np.float64)).max(initial=0.0)
+    return float(distance) / max(float(np.abs(expected).max(initial=0.0)), floor)
+
+
 def number(value: float) -> JSON:
     """A float as JSON with three significant digits; text for NaN and infinity."""
     if math.isnan(value):

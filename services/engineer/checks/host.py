@@ -96,7 +96,7 @@ async def check(
     """
     settings = settings or CheckSettings()
     started = time.perf_counter()
-    screened = screened or await screen_apart(program, sandbox, settings.program_bytes)
+    screened = screened or await screen_apart(program, sandbox)
     verdicts = [Verdict.of("screen", True, screened)]
     if not screened.violated:
         verdicts += await probe_program(program, sandbox, settings)
@@ -124,6 +124,9 @@ async def check_thoroughly(
 async def stage_settings(scale: Scale, vocabulary: int, sandbox: Sandbox) -> CheckSettings:
     """Check settings for a scale: its sizes, and the root's parameter count as measured in a child."""
     sizes = ModelSizes.of(scale, vocabulary)
+    # of the model without its mixers: embedding, head, norms and feed-forward layers
+    tables = (1 if sizes.tied else 2) * sizes.vocabulary * sizes.width
+    block = 2 * sizes.width + 3 * sizes.width * sizes.feed_forward
     settings = CheckSettings(
         width=scale.width,
         heads=scale.heads,
@@ -132,7 +135,7 @@ async def stage_settings(scale: Scale, vocabulary: int, sandbox: Sandbox) -> Che
         batch=scale.micro_batch,
         precision=scale.precision,
         whole_model=sizes.whole_model,
-        surrounding_parameters=_surrounding_parameters(sizes),
+        surrounding_parameters=tables + sizes.blocks * block + sizes.width,
     )
     counting = replace(settings, exempt=tuple(probe.name for probe in PROBES if probe.name != "parameters"))
     surrounding = settings.surrounding_parameters
@@ -148,13 +151,6 @@ async def stage_settings(scale: Scale, vocabulary: int, sandbox: Sandbox) -> Che
 def _parameters_of(verdicts: Sequence[Verdict]) -> int | None:
     count = next((verdict.evidence.get("parameters") for verdict in verdicts if verdict.probe == "parameters"), None)
     return count if isinstance(count, int) else None
-
-
-def _surrounding_parameters(sizes: ModelSizes) -> int:
-    """Parameters of the language model without its mixers: embedding, head, norms and feed-forward layers."""
-    tables = (1 if sizes.tied else 2) * sizes.vocabulary * sizes.width
-    block = 2 * sizes.width + 3 * sizes.width * sizes.feed_forward
-    return tables + sizes.blocks * block + sizes.width
 
 
 @dataclass

@@ -48,7 +48,11 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> object:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        self.cost.flops += _flops(func, args, kwargs, result)
+        packet = func._overloadpacket
+        if packet in flop_registry:
+            self.cost.flops += int(flop_registry[packet](*args, **kwargs, out_val=result))
+        elif formula := _MISSING.get(str(packet)):
+            self.cost.flops += formula(*args)
         if not func.is_view:
             self.cost.bytes_moved += sum(tensor.nbytes for tensor in _tensors((args, *kwargs.values())))
             for tensor in _tensors(result):
@@ -68,14 +72,6 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _release(self, key: int, size: int) -> None:
         self._live_storages.discard(key)
         self._live_bytes -= size
-
-
-def _flops(func: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object], result: object) -> int:
-    packet = func._overloadpacket
-    if packet in flop_registry:
-        return int(flop_registry[packet](*args, **kwargs, out_val=result))
-    formula: Callable[..., int] | None = _MISSING.get(str(packet))
-    return formula(*args) if formula else 0
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *_: object) -> int:

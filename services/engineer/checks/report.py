@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal, TypeAlias
 
-from services.domain.syntax import MAX_BYTES
 from services.sandbox.wire import printable, printable_json
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
@@ -101,7 +100,6 @@ class CheckSettings:
     seed: int | None = None  # of the probes' inputs; None draws one
     seconds: float = 60.0  # CPU time of the whole check, and wall-clock time of an answer if the child is idle
     memory_bytes: int = 6 << 30
-    program_bytes: int = MAX_BYTES
 
     def __post_init__(self) -> None:
         sizes = ("width", "heads", "layers", "length", "batch", "probe_width", "probe_heads")

@@ -6,9 +6,8 @@ It gives clear error messages. It is not a security boundary, which is the sandb
 
 import ast
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-from services.domain.syntax import Unreadable, parse, require_shallow
+from services.domain.syntax import MAX_BYTES, Unreadable, parse, require_shallow
 from services.engineer.checks.report import JSON, Finding
 from services.sandbox import Channel, ChildError, Limits, Sandbox
 from services.sandbox.wire import printable
@@ -67,18 +66,10 @@ ALLOWED_DUNDERS = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Objection:
-    """A forbidden construct: its line and the reason."""
-
-    line: int
-    reason: str
-
-
-async def screen_apart(program: str, sandbox: Sandbox, limit: int) -> Finding:
+async def screen_apart(program: str, sandbox: Sandbox) -> Finding:
     """Run `screen` in a child, since a text may crash or stall Python's parser. Raises SandboxUnavailable."""
-    if len(program.encode(errors="replace")) > limit:
-        return Finding(True, f"the program has more than {limit} bytes", {"limit": limit})
+    if len(program.encode(errors="replace")) > MAX_BYTES:
+        return Finding(True, f"the program has more than {MAX_BYTES} bytes", {"limit": MAX_BYTES})
     try:
         async with sandbox.child(f"{__name__}:run", _LIMITS) as child:
             await child.send("screen", {"program": program})
@@ -103,22 +94,23 @@ def screen(program: str) -> Finding:
         require_shallow(tree)
     except Unreadable as error:
         return Finding(True, f"does not parse: {error}", {} if error.line is None else {"line": error.line})
-    objections = sorted(_objections(tree), key=lambda objection: objection.line)
+    objections = sorted(_objections(tree), key=lambda objection: objection[0])
     if not objections:
         return Finding(False, "nothing forbidden in the source")
-    first = objections[0]
-    evidence: list[JSON] = [{"line": objection.line, "reason": objection.reason} for objection in objections[:20]]
-    return Finding(True, f"line {first.line}: {first.reason}", {"objections": evidence, "line": first.line})
+    evidence: list[JSON] = [{"line": line, "reason": reason} for line, reason in objections[:20]]
+    line, reason = objections[0]
+    return Finding(True, f"line {line}: {reason}", {"objections": evidence, "line": line})
 
 
-def _objections(tree: ast.Module) -> Iterator[Objection]:
+def _objections(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """The lines of forbidden constructs, and the reasons."""
     imported = set(_imported_modules(tree))
     for node in _executed(tree):
         if any(getattr(node, field, None) == "__name__" for field in _BINDING_FIELDS):
-            yield Objection(getattr(node, "lineno", 0), "__name__ is not allowed as a name of your own")
+            yield getattr(node, "lineno", 0), "__name__ is not allowed as a name of your own"
         if rule := _RULES.get(type(node)):
             for reason in rule(node, imported):
-                yield Objection(getattr(node, "lineno", 0), reason)
+                yield getattr(node, "lineno", 0), reason
 
 
 _BINDING_FIELDS = ("arg", "asname", "name", "rest")

@@ -63,20 +63,16 @@ def _score(task: str, results: Mapping[str, object]) -> TaskScore:
     metric = next(metric for metric in _METRICS if metric in keys)
     key = keys[metric]
     samples = cast("dict[str, list[dict[str, object]]]", results["samples"])[task]
+    answered = samples if metric == "acc" else []
+    choices = [len(cast("Sequence[object]", sample["resps"])) for sample in answered]
+    guessed = min(choices, default=0) > 1  # items with a single choice cannot be guessed
     stderr = numbers.get(key.replace(",", "_stderr,"))
-    correct = tuple(bool(sample[metric]) for sample in samples) if metric == "acc" else ()
     return TaskScore(
         task=task,
         metric=metric,
         value=float(numbers[key]),
         stderr=float(stderr) if isinstance(stderr, float) else None,
         items=len(samples),
-        correct=correct,
-        chance=_chance(samples) if metric == "acc" else None,
+        correct=tuple(bool(sample[metric]) for sample in answered),
+        chance=sum(1 / count for count in choices) / len(choices) if guessed else None,
     )
-
-
-def _chance(samples: Sequence[Mapping[str, object]]) -> float | None:
-    """The accuracy of guessing, from the number of choices of each item; None for items with a single choice."""
-    choices = [len(cast("Sequence[object]", sample["resps"])) for sample in samples]
-    return sum(1 / count for count in choices) / len(choices) if choices and min(choices) > 1 else None

@@ -23,7 +23,7 @@ from services.engineer.evaluation.reader import Reader, Trial, open_reader
 from services.engineer.evaluation.tasks import TRAINED_NAMES
 from services.engineer.evaluation.trained_tasks import TASKS, score_of, train_on
 from services.engineer.training.ports import JSON, Sandbox
-from services.engineer.training.result import LooksAhead, PartLoss, Scores, TaskScore, TrainingFailed
+from services.engineer.training.result import LooksAhead, PartLoss, Scores, TaskScore, TrainingFailed, benchmark_of
 from services.engineer.training.session import Job, Weights
 
 QUICK_ROWS = 32
@@ -91,7 +91,7 @@ async def examine(exam: Examination) -> Scores:
         bits_per_byte=loss / math.log(2) / exam.job.corpus.heldout_bytes_per_token,
         block_losses=tuple(float(value) for value in losses),
         part_losses=part_losses(token_losses, blocks, exam.job.corpus.tokens),
-        tasks=tasks,
+        scores=tasks,
         benchmark=benchmark_of(tasks, scale.averaged),
     )
 
@@ -182,12 +182,6 @@ def _after_repeated_pairs(row: NDArray[np.int64]) -> NDArray[np.bool_]:
             repeated[position + 1] = pair in pairs
         pairs.add(pair)
     return repeated
-
-
-def benchmark_of(tasks: Sequence[TaskScore], averaged: Sequence[str]) -> float | None:
-    """Mean accuracy over the averaged tasks; None if one of them has none or there are none."""
-    values = {task.task: task.value for task in tasks if not task.metric.endswith("perplexity")}
-    return mean(values[name] for name in averaged) if averaged and values.keys() >= set(averaged) else None
 
 
 def sample_positions(context: int, count: int, random: np.random.Generator) -> list[tuple[int, float]]:

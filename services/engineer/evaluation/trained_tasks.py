@@ -24,7 +24,7 @@ from services.engineer.scales import load_scale
 from services.engineer.training.audit import AdamW
 from services.engineer.training.ports import Sandbox
 from services.engineer.training.protocol import ask, limits_of, names
-from services.engineer.training.result import TaskScore, TrainingFailed
+from services.engineer.training.result import TaskScore
 from services.engineer.training.session import Job, Weights
 
 JOB = "services.engineer.training.child:run"
@@ -120,13 +120,11 @@ async def train_on(
         for step in range(steps):
             tokens, mask = task.sample(random, scale.batch)
             start = reader.child.usage().cpu_seconds
-            gradients = await reader.gradients(tokens, _parameters(optimiser), {}, mask)
+            gradients = await reader.gradients(tokens, optimiser.weights(), {}, mask)
             seconds += reader.child.usage().cpu_seconds - start
-            if unknown := set(gradients) - set(optimiser.parameters):
-                raise TrainingFailed("malformed", f"There is a gradient for {min(unknown)}, no parameter.", {})
             optimiser.step(step, gradients)
             if step + 1 in measured:
-                weights |= _parameters(optimiser)
+                weights |= optimiser.weights()
                 accuracy, trials = await _accuracy(job, sandbox, weights, *test)
                 curve.append((step + 1, accuracy))
     reached = next((step for step, accuracy in curve if accuracy >= THRESHOLD), None)
@@ -140,10 +138,6 @@ def score_of(name: str, result: TaskResult) -> TaskScore:
     answers = int(task.sample(np.random.default_rng([result.seed, 2]), TEST_ROWS)[1].sum())
     error = math.sqrt(result.accuracy * (1 - result.accuracy) / answers)
     return TaskScore(name, "acc", result.accuracy, error, answers, chance=1 / task.choices)
-
-
-def _parameters(optimiser: AdamW) -> Weights:
-    return {f"model/{name}": value for name, value in optimiser.parameters.items()}
 
 
 async def _accuracy(

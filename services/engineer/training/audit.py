@@ -52,11 +52,17 @@ class AdamW:
                 moments[name] = np.zeros_like(value) if moment is None else moment.astype(np.float32)
         return optimiser
 
+    def weights(self) -> Weights:
+        """The parameters, named as in a saved state."""
+        return {f"model/{name}": value for name, value in self.parameters.items()}
+
     def step(self, number: int, gradients: Weights) -> None:
         """Optimiser step `number` (from 0) with these gradients; parameters without a gradient do not change.
 
-        Raises TrainingFailed if an array has a wrong shape or the gradient is not finite.
+        Raises TrainingFailed if an array is no parameter's or has a wrong shape, or the gradient is not finite.
         """
+        if unknown := gradients.keys() - self.parameters.keys():
+            raise TrainingFailed("malformed", f"There is a gradient for {min(unknown)}, no parameter.", {})
         scale = self.job.scale
         peak, final = scale.learning_rate, scale.final_rate
         rate = learning_rate(number, scale.steps, peak=peak, warmup=scale.warmup, decay=scale.decay, final=final)
@@ -92,11 +98,7 @@ async def audit(job: Job, sandbox: Sandbox, segment: Segment, names: tuple[str, 
                 {"step": start, "told": losses[0], "computed": loss},
             )
         for offset, rows in enumerate(segment.rows):
-            parameters: Weights = {f"model/{name}": value for name, value in optimiser.parameters.items()}
-            gradients = await reader.gradients(rows, parameters, random if offset == 0 else {})
-            unknown = set(gradients) - set(names)
-            if unknown:
-                raise TrainingFailed("malformed", f"There is a gradient for {min(unknown)}, no parameter.", {})
+            gradients = await reader.gradients(rows, optimiser.weights(), random if offset == 0 else {})
             optimiser.step(start + offset, gradients)
     deviation, distance = _deviation(segment, optimiser)
     if not (deviation <= MAX_DEVIATION and distance <= MAX_DISTANCE):

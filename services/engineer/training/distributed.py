@@ -39,7 +39,10 @@ def main(arguments: Sequence[str]) -> int:
         raise ValueError("The precision must be the same in all processes: give it, as in --set precision=fp32.")
     dist.init_process_group("nccl" if scale.device == "cuda" else "gloo")
     try:
-        corpus = _corpus(scale, options.cache)
+        if dist.get_rank() == 0:
+            open_corpus(scale, options.cache)  # tokenises it for all processes
+        dist.barrier()
+        corpus = open_corpus(scale, options.cache)
         trainer = run(options.program.read_text(encoding="utf-8"), options.seed, scale, corpus)
         if dist.get_rank() == 0:
             options.out.mkdir(parents=True, exist_ok=True)
@@ -65,9 +68,8 @@ def run(program: str, seed: int, scale: Scale, corpus: Corpus) -> Trainer:
 
 
 def _trainer(program: str, seed: int, scale: Scale, vocabulary: int) -> Trainer:
-    local = int(os.environ.get("LOCAL_RANK", "0"))
     if scale.device == "cuda":
-        torch.cuda.set_device(local)
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     prepare_child(scale.threads, scale.device)
     model = build_model(program, ModelSizes.of(scale, vocabulary), seed, scale.device)
     parallel = DistributedDataParallel(model, find_unused_parameters=True)
@@ -87,14 +89,6 @@ def _print_step(scale: Scale, step: int, loss: float, seconds: float, device: st
         }
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
-
-
-def _corpus(scale: Scale, cache: Path) -> Corpus:
-    """Tokenise in the first process, then open the corpus in all."""
-    if dist.get_rank() == 0:
-        open_corpus(scale, cache)
-    dist.barrier()
-    return open_corpus(scale, cache)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,22 +6,21 @@ the program runs while held-out text is read.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
-from services.domain.curves import Curve
 from services.engineer.data import Corpus
 from services.engineer.evaluation.scoring import Examination, examine, loss_on, next_loss
 from services.engineer.scales import Scale
 from services.engineer.training.audit import audit
-from services.engineer.training.measurements import EnergyMeter, measurements_of, trained_elements
+from services.engineer.training.measurements import energy_meter, measurements_of, trained_elements
 from services.engineer.training.ports import JSON, Sandbox
 from services.engineer.training.protocol import limits_of
 from services.engineer.training.result import Metrics, TrainingFailed, TrainingResult
 from services.engineer.training.session import Job, Session, Supervision, Weights
-from services.engineer.training.watcher import Peers, Stop, WatchSettings
+from services.engineer.training.watcher import Stop, WatchSettings
 
 JOB = "services.engineer.training.child:run"
 
@@ -53,20 +52,15 @@ async def train(
     stop: asyncio.Event | None = None,
     checkpoint: Path | None = None,
     watch: WatchSettings | None = None,
-    peers: Peers | None = None,
-    finished: Sequence[Curve] = (),
-    keep: Callable[[Weights], Awaitable[None]] | None = None,
 ) -> TrainingResult:
     """Train `program` from `seed`, score it in new children, and return the results.
 
     When `stop` is set, a checkpoint is written after the current chunk and Drained is raised; a call with the same
-    arguments resumes from it, bitwise identically on a CPU. `keep` receives the scored weights.
-    Raises TrainingFailed (including LooksAhead).
+    arguments resumes from it, bitwise identically on a CPU. Raises TrainingFailed (including LooksAhead).
     """
     settings = watch or WatchSettings(memory_bytes=scale.memory_bytes)
-    supervision = Supervision(on_progress, stop, checkpoint, watch=settings, peers=peers or Peers(), finished=finished)
-    trained = await optimise(Job(program, seed, scale, corpus), supervision, sandbox)
-    return await score(trained, sandbox, keep)
+    supervision = Supervision(on_progress, stop, checkpoint, watch=settings)
+    return await score(await optimise(Job(program, seed, scale, corpus), supervision, sandbox), sandbox)
 
 
 async def optimise(job: Job, supervision: Supervision, sandbox: Sandbox) -> Trained:
@@ -76,7 +70,7 @@ async def optimise(job: Job, supervision: Supervision, sandbox: Sandbox) -> Trai
         return await next_loss(Examination(job, sandbox, weights), step)
 
     start = monotonic()
-    with EnergyMeter(job.scale.device) as energy:
+    with energy_meter(job.scale.device) as energy:
         async with sandbox.child(JOB, limits_of(job.scale)) as child:
             session = Session(job, supervision, child, loss_at)
             await session.begin()
@@ -105,7 +99,7 @@ async def score(
     if parameter_limit is not None and learnt > parameter_limit:
         text = f"{learnt:,} parameters were trained; {parameter_limit:,.0f} are allowed."
         raise TrainingFailed("parameters", text, {"parameters": learnt, "limit": parameter_limit})
-    with EnergyMeter(job.scale.device) as energy:
+    with energy_meter(job.scale.device) as energy:
         if session.segment is not None:
             await audit(job, sandbox, session.segment, session.parameters)
         exam = Examination(job, sandbox, trained.weights)
@@ -118,16 +112,10 @@ async def score(
     joules = None if trained.joules is None or energy.joules is None else trained.joules + energy.joules
     seconds = trained.seconds + monotonic() - start
     return TrainingResult(
+        **vars(scores),
         seed=job.seed,
         scale=job.scale.name,
         curve=tuple(session.curve),
-        loss=scores.loss,
-        loss_stderr=scores.loss_stderr,
-        bits_per_byte=scores.bits_per_byte,
-        block_losses=scores.block_losses,
-        part_losses=scores.part_losses,
-        scores=scores.tasks,
-        benchmark=scores.benchmark,
         measurements=measurements_of(session, learnt, sandbox.level, joules, seconds),
         stopped=trained.decision.reason if trained.decision else None,
         other_text=None if other_text is None else other_text.name,

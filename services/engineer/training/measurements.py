@@ -1,14 +1,14 @@
 """Measurements of a training by the host; only FLOPs are reported by the child."""
 
 import platform
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from time import process_time
-from types import TracebackType
 
 import numpy as np
 import torch
@@ -44,26 +44,20 @@ def device_name(device: str) -> str:
     return names[0] if names else platform.machine()
 
 
-class EnergyMeter:
-    """Energy of the first GPU inside the context; `joules` is None if it cannot be measured.
+@dataclass
+class Energy:
+    """The energy of the first GPU, including other work on it; None if it cannot be measured."""
 
-    The counter is that of the device, including other work.
-    """
+    joules: float | None = None
 
-    def __init__(self, device: str) -> None:
-        self._measures = device == "cuda"
-        self._start: float | None = None
-        self.joules: float | None = None
 
-    def __enter__(self) -> "EnergyMeter":
-        self._start = _total_joules() if self._measures else None
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        end = _total_joules() if self._start is not None else None
-        self.joules = end - self._start if end is not None and self._start is not None else None
+@contextmanager
+def energy_meter(device: str) -> Iterator[Energy]:
+    """Measures the energy inside the context."""
+    energy, start = Energy(), _total_joules() if device == "cuda" else None
+    yield energy
+    if start is not None and (end := _total_joules()) is not None:
+        energy.joules = end - start
 
 
 def _total_joules() -> float | None:
@@ -136,9 +130,9 @@ def trained_elements(named: tuple[str, ...], first: Mapping[str, Array], last: M
     return sum(
         int(array.size)
         for name, array in last.items()
-        if name in parameters or (array.size > 1 and not _same(first.get(name), array))
+        if name in parameters
+        or (
+            array.size > 1
+            and (name not in first or not np.array_equal(first[name], array, equal_nan=array.dtype.kind == "f"))
+        )
     )
-
-
-def _same(left: Array | None, right: Array) -> bool:
-    return left is not None and np.array_equal(left, right, equal_nan=right.dtype.kind == "f")

@@ -21,11 +21,9 @@ class Channel(Protocol):
 
     def receive(self) -> Message:
         """Wait for the host's next message."""
-        ...
 
     def send(self, kind: str, header: Mapping[str, JSON], arrays: Mapping[str, Array] = ...) -> None:
         """Send one message to the host."""
-        ...
 
 
 class Child(Protocol):
@@ -33,15 +31,12 @@ class Child(Protocol):
 
     async def send(self, kind: str, header: Mapping[str, JSON], arrays: Mapping[str, Array] = ...) -> None:
         """Send one message to the child."""
-        ...
 
     async def receive(self, timeout: float) -> Message:  # noqa: ASYNC109 - the caller names what it waits for
         """The child's next message. Raises ChildDied, ChildTimeout or Malformed."""
-        ...
 
     def usage(self) -> Usage:
         """Memory and CPU time of the child so far."""
-        ...
 
 
 class Sandbox(Protocol):
@@ -50,8 +45,6 @@ class Sandbox(Protocol):
     @property
     def level(self) -> str:
         """The isolation in force."""
-        ...
 
     def child(self, job: str, limits: Limits) -> AbstractAsyncContextManager[Child]:
         """A new child that runs the function `job` ("package.module:function") inside the context."""
-        ...

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from services.engineer.scales import Scale
-from services.engineer.training.ports import JSON, Array, Child, Message
+from services.engineer.training.ports import JSON, Array, Child, Message, Sandbox
 from services.engineer.training.result import TrainingFailed
-from services.sandbox.limits import ChildDied, ChildTimeout, Limits, Malformed
+from services.sandbox.limits import ChildDied, ChildTimeout, Limits, Malformed, SandboxUnavailable
 from services.sandbox.linux import nvidia_devices
 
 GPU_TASKS = 512
@@ -63,6 +63,15 @@ async def ask(
     if answer.kind != expect:
         raise TrainingFailed("malformed", f"The child answered {kind} with {answer.kind!r}.", {"order": kind})
     return answer
+
+
+async def measured(sandbox: Sandbox, job: str, limits: Limits, header: Mapping[str, JSON], what: str) -> Message:
+    """The answer `measured` of a child whose job measures something. Raises SandboxUnavailable if it fails."""
+    async with sandbox.child(job, limits) as child:
+        try:
+            return await ask(child, "measure", header, {}, expect="measured", timeout=limits.wall_seconds)
+        except TrainingFailed as failed:
+            raise SandboxUnavailable(f"{what} could not be measured: {failed.message}") from failed
 
 
 def number(message: Message, field: str) -> float:

@@ -1,10 +1,15 @@
 """Results and errors of trainings."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
 
 from services.engineer.training.ports import JSON
+
+if TYPE_CHECKING:  # protobuf, which a check does not need
+    from services.contracts import candidate_pb2 as pb
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,12 @@ class TaskScore:
     chance: float | None = None
 
 
+def benchmark_of(scores: "Iterable[TaskScore | pb.TaskScore]", averaged: Sequence[str]) -> float | None:
+    """Mean accuracy over the averaged tasks; None if one of them has none or there are none."""
+    values = {score.task: score.value for score in scores if not score.metric.endswith("perplexity")}
+    return fmean(values[task] for task in averaged) if averaged and values.keys() >= set(averaged) else None
+
+
 @dataclass(frozen=True)
 class PartLoss:
     """The mean held-out loss over a part of the tokens, and the share of this part."""
@@ -89,7 +100,7 @@ class Measurements:
     auxiliary_loss: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scores:
     """Held-out loss in nats per token with its standard error over blocks, and benchmarks as lm-eval computed them."""
 
@@ -98,28 +109,21 @@ class Scores:
     bits_per_byte: float
     block_losses: tuple[float, ...]
     part_losses: tuple[PartLoss, ...]
-    tasks: tuple[TaskScore, ...]
+    scores: tuple[TaskScore, ...]
     benchmark: float | None
 
 
-@dataclass(frozen=True)
-class TrainingResult:
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult(Scores):
     """The result of one seed. `stopped` is the reason of an early stop, `other_text` the name of the other corpus."""
 
     seed: int
     scale: str
     curve: tuple[CurvePoint, ...]
-    loss: float
-    loss_stderr: float
-    bits_per_byte: float
-    block_losses: tuple[float, ...]
-    scores: tuple[TaskScore, ...]
-    benchmark: float | None
     measurements: Measurements
-    stopped: str | None = None
-    other_text: str | None = None
-    other_text_loss: float | None = None
-    part_losses: tuple[PartLoss, ...] = ()
+    stopped: str | None
+    other_text: str | None
+    other_text_loss: float | None
 
 
 class TrainingFailed(Exception):  # noqa: N818 - an outcome for the candidate

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import monotonic
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,50 +27,32 @@ from services.engineer.training.trainer import Plan
 from services.engineer.training.watcher import Peers, Stop, WatchSettings, watch
 from services.sandbox.processes import Usage
 
+Weights = dict[str, Array]
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """The state to resume from: the child's arrays, the number of steps, the curve and the elapsed seconds.
 
-    `identity` is a hash of what a resumed training must have in common (program, seed, scale, data).
+def write_checkpoint(path: Path, about: Mapping[str, object], arrays: Weights) -> None:
+    """Replace the file at `path` atomically and durably.
+
+    `about` is JSON with the number of steps, the elapsed seconds, the curve, and as `identity` a hash of what a resumed
+    training must have in common (program, seed, scale, data).
     """
-
-    identity: str
-    step: int
-    seconds: float
-    curve: tuple[CurvePoint, ...]
-    arrays: Mapping[str, Array]
-
-
-def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Replace the file at `path` atomically and durably."""
-    about = {
-        "identity": checkpoint.identity,
-        "step": checkpoint.step,
-        "seconds": checkpoint.seconds,
-        "curve": [asdict(point) for point in checkpoint.curve],
-    }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    save_file(dict(checkpoint.arrays), partial, metadata={"checkpoint": json.dumps(about)})
+    save_file(arrays, partial, metadata={"checkpoint": json.dumps(about)})
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)
 
 
-def read_checkpoint(path: Path, identity: str) -> Checkpoint | None:
-    """The checkpoint at `path`; None if there is none or its identity differs."""
+def read_checkpoint(path: Path, identity: str) -> tuple[dict[str, Any], Weights] | None:
+    """What `write_checkpoint` wrote to `path`; None if there is nothing or the identity differs."""
     if not path.is_file():
         return None
     with safe_open(path, framework="numpy") as file:
         about = json.loads(file.metadata()["checkpoint"])
-    if about["identity"] != identity:
-        return None
-    curve = tuple(CurvePoint(**point) for point in about["curve"])
-    return Checkpoint(identity, about["step"], about["seconds"], curve, load_file(path))
+    return (about, load_file(path)) if about["identity"] == identity else None
 
 
-Weights = dict[str, Array]
 Rows = tuple[NDArray[np.int64], ...]
 LossAt = Callable[[Weights, int], Awaitable[float]]
 STATE_BYTES = 64 << 20
@@ -129,14 +111,6 @@ class Supervision:
 
 
 @dataclass(frozen=True)
-class State:
-    """The child's saved state after `step` steps: everything that the next step depends on."""
-
-    step: int
-    arrays: Weights
-
-
-@dataclass(frozen=True)
 class Segment:
     """Steps of a training to audit: the states before and after, batches [batch, context + 1], and reported losses."""
 
@@ -160,7 +134,7 @@ class Session:
         self.flops_per_token: float | None = None
         self.first: Weights = {}
         self.segment: Segment | None = None
-        self._state: State | None = None
+        self._state, self._state_step = Weights(), -1  # of the child: everything that the next step depends on
         self.curve: list[CurvePoint] = []
         self.history: list[Metrics] = []
         self.compiled, self.auxiliary_loss = False, cast("float | None", None)
@@ -191,7 +165,9 @@ class Session:
             metrics = await self._train(self._next_stop(self.step) - self.step, audited)
             decision = watch(self.history, self.supervision.watch, self.supervision.peers, self.supervision.finished)
             if decision is None and self.step in self._evaluation_steps():
-                metrics = await self._evaluate(metrics)
+                loss = await self._loss_at(await self.weights(), self.step)
+                self.curve[-1] = replace(self.curve[-1], loss=loss)
+                metrics = self.history[-1] = replace(metrics, heldout_loss=loss)
             if self.supervision.on_progress is not None:
                 self.supervision.on_progress(metrics)
             if decision is not None:
@@ -208,8 +184,8 @@ class Session:
 
     async def weights(self) -> Weights:
         """The current parameters and buffers, from the saved state if it is current, as an audit may end there."""
-        if self._state is not None and self._state.step == self.step:
-            return {name: array for name, array in self._state.arrays.items() if name.startswith("model/")}
+        if self._state_step == self.step:
+            return {name: array for name, array in self._state.items() if name.startswith("model/")}
         answer = await ask(self.child, "weights", {}, {}, expect="weights", timeout=self._time_left())
         return answer.arrays
 
@@ -226,7 +202,7 @@ class Session:
         return max(1.0, self.job.scale.wall_seconds - self.spent)
 
     async def _train(self, count: int, audited: int) -> Metrics:
-        start, before = self.step, self._state
+        start, before, is_saved = self.step, self._state, self._state_step == self.step
         rows = await self._rows(start, count)
         tokens = np.stack(rows).astype(np.uint16)
         started, busy = monotonic(), self.child.usage().cpu_seconds
@@ -235,13 +211,13 @@ class Session:
         seconds = monotonic() - started
         self.step += count
         metrics = self._record(answer, count, seconds, self.child.usage(), busy)
-        due = self.segment is None and self.step > audited and before is not None and before.step == start
-        small = self._state is not None and sum(a.nbytes for a in self._state.arrays.values()) <= STATE_BYTES
+        due = self.segment is None and self.step > audited and is_saved
+        small = sum(array.nbytes for array in self._state.values()) <= STATE_BYTES
         if due or small or self._saving_seconds <= SAVING_SHARE * seconds:
             await self._save()
-        if due and before is not None and self._state is not None:
+        if due:
             losses = tuple(float(loss) for loss in array(answer, "loss", (count,)))
-            self.segment = Segment(start, rows, losses, before.arrays, self._state.arrays)
+            self.segment = Segment(start, rows, losses, before, self._state)
         return metrics
 
     async def _rows(self, start: int, count: int) -> Rows:
@@ -289,29 +265,23 @@ class Session:
             self.curve.append(CurvePoint(metrics.step, metrics.tokens, metrics.train_loss))
         return metrics
 
-    async def _evaluate(self, metrics: Metrics) -> Metrics:
-        loss = await self._loss_at(await self.weights(), self.step)
-        self.curve[-1] = replace(self.curve[-1], loss=loss)
-        self.history[-1] = replace(metrics, heldout_loss=loss)
-        return self.history[-1]
-
     async def _restore(self) -> None:
         path = self.supervision.checkpoint
         saved = read_checkpoint(path, self.job.identity) if path else None
         if saved is None:
             return
-        timeout = self._time_left()
-        await ask(self.child, "restore", {"step": saved.step}, saved.arrays, expect="restored", timeout=timeout)
-        self.step, self.spent, self.curve = saved.step, saved.seconds, list(saved.curve)
+        (about, arrays), timeout = saved, self._time_left()
+        await ask(self.child, "restore", {"step": about["step"]}, arrays, expect="restored", timeout=timeout)
+        self.step, self.spent = about["step"], about["seconds"]
+        self.curve = [CurvePoint(**point) for point in about["curve"]]
 
-    async def _save(self) -> State:
-        """The child's current state, requested once per step."""
-        if self._state is None or self._state.step != self.step:
+    async def _save(self) -> None:
+        """Request the child's current state, once per step."""
+        if self._state_step != self.step:
             start = monotonic()
             saved = await ask(self.child, "save", {}, {}, expect="saved", timeout=self._time_left())
             self._saving_seconds = monotonic() - start
-            self._state = State(self.step, saved.arrays)
-        return self._state
+            self._state, self._state_step = saved.arrays, self.step
 
     async def _checkpoint(self) -> None:
         """Write a checkpoint if one is due, at the end, or when stopped. Raises Drained when stopped."""
@@ -319,9 +289,10 @@ class Session:
         ended = self.step == self.job.scale.steps
         stopped = supervision.stop is not None and supervision.stop.is_set() and not ended
         if path is not None and (stopped or ended or monotonic() - self._saved_at >= supervision.checkpoint_seconds):
-            state = await self._save()
-            checkpoint = Checkpoint(self.job.identity, self.step, self.spent, tuple(self.curve), state.arrays)
-            await asyncio.to_thread(write_checkpoint, path, checkpoint)
+            await self._save()
+            about = {"identity": self.job.identity, "step": self.step, "seconds": self.spent}
+            about["curve"] = [asdict(point) for point in self.curve]
+            await asyncio.to_thread(write_checkpoint, path, about, self._state)
             self._saved_at = monotonic()
         if stopped:
             raise Drained(path, self.step)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 
 import torch
@@ -89,7 +89,8 @@ class Trainer:
         losses, auxiliaries = [], []
         parts = torch.split(rows, self.plan.micro_batch)
         for index, part in enumerate(parts):
-            with self._synchronising(last=index == len(parts) - 1):
+            last = index == len(parts) - 1  # which exchanges the gradients
+            with nullcontext() if self._parallel is None or last else self._parallel.no_sync():
                 loss, auxiliary = self._loss(part[:, :-1].to(self.device), part[:, 1:].to(self.device))
                 torch.autograd.backward(loss * (len(part) / len(rows)))
             losses.append(loss.detach() * (len(part) / len(rows)))
@@ -106,12 +107,6 @@ class Trainer:
         )
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-
-    def _synchronising(self, last: bool) -> AbstractContextManager[None]:
-        """The context that exchanges gradients with the last micro-batch only."""
-        if self._parallel is None or last:
-            return nullcontext()
-        return self._parallel.no_sync()
 
     def _loss(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         with autocast(self.device, self.plan.precision):

@@ -9,11 +9,11 @@ import transformers  # noqa: F401 - datasets, in the harness, would use its stan
 
 from services.engineer.data import open_corpus
 from services.engineer.evaluation.questions import make_questions
-from services.engineer.evaluation.scoring import KINDS, Change, benchmark_of, gain_of, part_losses
+from services.engineer.evaluation.scoring import KINDS, Change, gain_of, part_losses
 from services.engineer.evaluation.tasks import LOCAL_NAMES
 from services.engineer.scales import load_scale
 from services.engineer.training.host import train
-from services.engineer.training.result import LooksAhead, TaskScore
+from services.engineer.training.result import LooksAhead, TaskScore, benchmark_of
 from tests.engineer.training import programs
 from tests.engineer.training.inline_sandbox import InlineSandbox
 from tests.engineer.training.programs import SMALL

@@ -8,11 +8,11 @@ import pytest_asyncio
 
 from services.domain.zoo import baseline
 from services.engineer.data.corpus import ByteTokens, Corpus
-from services.engineer.evaluation.scoring import benchmark_of, trained_scores
+from services.engineer.evaluation.scoring import trained_scores
 from services.engineer.evaluation.tasks import TRAINED_NAMES, EvaluationUnavailable, require_tasks
 from services.engineer.evaluation.trained_tasks import TASKS, Task, train_on
 from services.engineer.scales import load_scale
-from services.engineer.training.result import LooksAhead, TrainingFailed
+from services.engineer.training.result import LooksAhead, TrainingFailed, benchmark_of
 from services.engineer.training.session import Job
 from services.sandbox import Sandbox
 

@@ -71,8 +71,8 @@ def test_a_mistake_is_repaired(program: str) -> None:
     repaired = repair_by_rules(program, error)
 
     assert repaired is not None
-    assert error_of(repaired[0]) == ""
-    assert repaired[1]
+    assert error_of(repaired.program) == ""
+    assert repaired.what
 
 
 def test_tensors_made_on_the_wrong_device_follow_the_input() -> None:
@@ -83,7 +83,7 @@ def test_tensors_made_on_the_wrong_device_follow_the_input() -> None:
     )
 
     assert repaired is not None
-    assert "torch.zeros(3, 4, device=x.device)" in repaired[0]
+    assert "torch.zeros(3, 4, device=x.device)" in repaired.program
 
 
 @pytest.mark.parametrize("error", ["", "ValueError: the idea does not work", "RuntimeError: CUDA out of memory"])
