@@ -1,6 +1,7 @@
 """Building events: each names its cause, carries the cause's hash, and has a deterministic id."""
 
 import hashlib
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -127,20 +128,9 @@ def _texts(message: Message) -> Iterator[tuple[Message, str, str, int | None]]:
 
 
 def struct(values: Mapping[str, object]) -> Struct:
-    """A protobuf Struct of JSON-like values; other values are converted to text."""
-    return ParseDict({name: _plain(value) for name, value in values.items()}, Struct())
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, bool | str | int):
-        return value
-    if isinstance(value, float) and value - value == 0.0:  # finite
-        return value
-    return str(value)
+    """A protobuf Struct of JSON-like values; others, NaN and infinities are converted to text."""
+    text = json.dumps(dict(values), default=lambda item: [*item] if isinstance(item, set | frozenset) else str(item))
+    return ParseDict(json.loads(text, parse_constant=lambda name: str(float(name))), Struct())
 
 
 def _stamped(event: events_pb2.Event) -> events_pb2.Event:

@@ -103,14 +103,12 @@ class CrashNotes:
     async def _write(self, subject: str, note: _Note) -> None:
         await self._bus.publish_body(subject, "", json.dumps(asdict(note)).encode())
 
-    async def _clear(self, subject: str, note: _Note) -> None:
+    async def _clear(self, subject: str, note: _Note, delay: float = 0.0) -> None:
+        if delay:
+            await asyncio.sleep(delay)
         try:
             await asyncio.shield(self._write(subject, note))
         except Transient:  # an outage must not be mistaken for a crash of this process
-            task = asyncio.create_task(self._clear_later(subject, note))
+            task = asyncio.create_task(self._clear(subject, note, RETRY_SECONDS))
             self._late.add(task)
             task.add_done_callback(self._late.discard)
-
-    async def _clear_later(self, subject: str, note: _Note) -> None:
-        await asyncio.sleep(RETRY_SECONDS)
-        await self._clear(subject, note)

@@ -1,7 +1,6 @@
 """gRPC servers and channels: deadlines on both sides, typed errors as status codes, health and reflection."""
 
 import asyncio
-import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, nullcontext
@@ -21,19 +20,13 @@ DEADLINE_SECONDS = 30.0
 MESSAGE_BYTES = 64 * 1024 * 1024
 
 # Calls wait for a restarting server. A timeout in this configuration would override longer ones of calls.
-_RETRIES = {
-    "maxAttempts": 5,
-    "initialBackoff": "0.2s",
-    "maxBackoff": "3s",
-    "backoffMultiplier": 2,
-    "retryableStatusCodes": ["UNAVAILABLE"],
-}
-_SERVICE_CONFIG = json.dumps(
-    {
-        "loadBalancingConfig": [{"round_robin": {}}],
-        "methodConfig": [{"name": [{}], "waitForReady": True, "retryPolicy": _RETRIES}],
-    }
-)
+_SERVICE_CONFIG = """{
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "methodConfig": [{"name": [{}], "waitForReady": true, "retryPolicy": {
+        "maxAttempts": 5, "initialBackoff": "0.2s", "maxBackoff": "3s", "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"]
+    }}]
+}"""
 _LIMITS = [("grpc.max_send_message_length", MESSAGE_BYTES), ("grpc.max_receive_message_length", MESSAGE_BYTES)]
 # gRPC's default back-off grows to two minutes, which delays the connection to a server that starts late.
 _RECONNECT = [("grpc.initial_reconnect_backoff_ms", 500), ("grpc.max_reconnect_backoff_ms", 3000)]
@@ -45,6 +38,7 @@ _STATUS: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (Transient, grpc.StatusCode.UNAVAILABLE),
     (TimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
 )
+_TRANSIENT = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "CANCELLED", "UNKNOWN"}
 _OURS = "/asi.v1."
 TRACE_HEADERS = frozenset({"traceparent", "tracestate"})
 
@@ -120,11 +114,8 @@ def is_transient(error: grpc.aio.AioRpcError) -> bool:
     Our servers report their own errors as INTERNAL. CANCELLED, UNKNOWN and a reset stream mean that the server ended
     during the call.
     """
-    status, code = error.code(), grpc.StatusCode
-    reset = status is code.INTERNAL and "RST_STREAM" in (error.details() or "")
-    server_ended = status in (code.CANCELLED, code.UNKNOWN)
-    unavailable = (code.UNAVAILABLE, code.DEADLINE_EXCEEDED, code.RESOURCE_EXHAUSTED, code.ABORTED)
-    return reset or server_ended or status in unavailable
+    reset = error.code() is grpc.StatusCode.INTERNAL and "RST_STREAM" in (error.details() or "")
+    return reset or error.code().name in _TRANSIENT
 
 
 class _CallDefaults(grpc.aio.UnaryUnaryClientInterceptor):
@@ -134,10 +125,7 @@ class _CallDefaults(grpc.aio.UnaryUnaryClientInterceptor):
         self._deadline = deadline
 
     async def intercept_unary_unary(
-        self,
-        continuation: Callable[[grpc.aio.ClientCallDetails, Any], Awaitable[Any]],
-        client_call_details: grpc.aio.ClientCallDetails,
-        request: Any,
+        self, continuation: Callable[..., Awaitable[Any]], client_call_details: grpc.aio.ClientCallDetails, request: Any
     ) -> Any:
         carrier: dict[str, str] = {}
         telemetry.inject(carrier)
@@ -152,9 +140,7 @@ class _Guard(grpc.aio.ServerInterceptor):
     """Limits the time of each unary call and turns typed errors into status codes."""
 
     async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]],
-        handler_call_details: grpc.HandlerCallDetails,
+        self, continuation: Callable[..., Awaitable[Any]], handler_call_details: grpc.HandlerCallDetails
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
@@ -180,9 +166,8 @@ def _guarded(call: Callable[..., Any], name: str) -> Callable[..., Awaitable[Any
     return guarded
 
 
-def _guarded_stream(call: Callable[..., Any] | None) -> Callable[..., AsyncIterator[Any]]:
+def _guarded_stream(call: Any) -> Callable[..., AsyncIterator[Any]]:
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        assert call is not None  # noqa: S101 - a handler is unary or streams
         async with _status_codes(context):
             async for answer in call(request, context):
                 yield answer

@@ -49,11 +49,9 @@ class Service:
         consumer = await self.bus.consumer(durable)
         for counter in (metrics.REDELIVERIES, metrics.DEAD_LETTERS):
             counter.labels(durable)  # start at 0: Prometheus does not see an increase from absent to one
-        self.crash_notes = self.crash_notes or CrashNotes(self.bus)
+        self.crash_notes = notes = self.crash_notes or CrashNotes(self.bus)
         heartbeat = self.settings.silence_seconds / 4
-        self.workers.append(
-            Worker(self.bus, consumer, durable, self.name, handler, parallel, heartbeat, self.crash_notes)
-        )
+        self.workers.append(Worker(self.bus, consumer, durable, self.name, handler, parallel, heartbeat, notes))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set or a part fails, then drain."""

@@ -125,28 +125,23 @@ class Job:
 Handler = Callable[[Job], Awaitable[Sequence[events_pb2.Event]]]
 
 
+@dataclass(eq=False)
 class Worker:
     """Handles up to `parallel` deliveries of one durable consumer at once."""
 
-    def __init__(
-        self,
-        bus: Bus,
-        consumer: Consumer,
-        durable: str,
-        service: str,
-        handler: Handler,
-        parallel: int,
-        heartbeat_seconds: float = 15.0,
-        crash_notes: CrashNotes | None = None,
-    ) -> None:
-        self._crash_notes = crash_notes or CrashNotes(bus)  # shared by the workers of a process
-        self._heartbeat_seconds = heartbeat_seconds
-        self._bus = bus
-        self._consumer = consumer
-        self._durable = durable
-        self._service = service
-        self._handler = handler
-        self._free = asyncio.Semaphore(parallel)
+    bus: Bus
+    consumer: Consumer
+    durable: str
+    service: str
+    handler: Handler
+    parallel: int
+    heartbeat_seconds: float = 15.0
+    crash_notes: CrashNotes | None = None  # shared by the workers of a process
+
+    def __post_init__(self) -> None:
+        """Nothing is fetched yet."""
+        self._crash_notes = self.crash_notes or CrashNotes(self.bus)
+        self._free = asyncio.Semaphore(self.parallel)
         self._running: set[asyncio.Task[None]] = set()
         self._pausing: set[asyncio.Task[None]] = set()  # announcements of deliveries that wait for redelivery
         self._draining = asyncio.Event()
@@ -176,7 +171,7 @@ class Worker:
         self._draining.set()
         if self._fetching is not None:
             self._fetching.reschedule(0.0)
-        await self._consumer.release()
+        await self.consumer.release()
         for pausing in self._pausing:
             pausing.cancel()
         if not self._running:
@@ -188,7 +183,7 @@ class Worker:
         """One delivery, or None if none arrived or draining began."""
         try:
             async with asyncio.timeout(None) as self._fetching:
-                return next(iter(await self._consumer.fetch(1)), None)
+                return next(iter(await self.consumer.fetch(1)), None)
         except TimeoutError:
             return None
         finally:
@@ -211,14 +206,14 @@ class Worker:
             await delivery.terminate()
             return
         if delivery.deliveries > 1:
-            metrics.REDELIVERIES.labels(self._durable).inc()
+            metrics.REDELIVERIES.labels(self.durable).inc()
         names = {"run": cause.event.run, "candidate": cause.event.candidate}
         structlog.contextvars.bind_contextvars(**names)
-        job = Job(cause, delivery.deliveries, delivery.sequence, self._bus, self._service, self._draining)
-        heartbeats = asyncio.create_task(_send_heartbeats(delivery, self._heartbeat_seconds))
-        span = telemetry.span(f"{self._durable} handles {fact}", cause.event.trace, **names, attempt=str(job.attempt))
+        job = Job(cause, delivery.deliveries, delivery.sequence, self.bus, self.service, self._draining)
+        heartbeats = asyncio.create_task(_send_heartbeats(delivery, self.heartbeat_seconds))
+        span = telemetry.span(f"{self.durable} handles {fact}", cause.event.trace, **names, attempt=str(job.attempt))
         try:
-            with metrics.HANDLER_SECONDS.labels(self._durable).time(), span:
+            with metrics.HANDLER_SECONDS.labels(self.durable).time(), span:
                 async with job.activity().announcing():
                     await self._attempt(job, delivery)
         finally:
@@ -226,8 +221,8 @@ class Worker:
 
     async def _attempt(self, job: Job, delivery: Delivery) -> None:
         try:
-            async with self._crash_notes.watched(self._durable, delivery):
-                await self._publish(await self._handler(job))
+            async with self._crash_notes.watched(self.durable, delivery):
+                await self._publish(await self.handler(job))
         except Rejected as rejected:
             get_logger().info("rejected", stage=rejected.stage, reason=rejected.reason)
             await self._publish([rejection(job.cause, rejected, job.service, job.attempt)])
@@ -255,18 +250,17 @@ class Worker:
 
     async def _publish(self, events: Sequence[events_pb2.Event]) -> None:
         for event in events:
-            await self._bus.publish(event)
+            await self.bus.publish(event)
             metrics.published(fact_of(event), event)
 
     async def _retry_later(self, job: Job, delivery: Delivery, error: Transient | grpc.aio.AioRpcError) -> None:
         telemetry.fail(error)
         wait = error.delay if isinstance(error, Transient) else None
-        text = str(error) if isinstance(error, Transient) else _reason(error)
         if wait is None:
             wait = BACK_OFF_SECONDS[min(delivery.deliveries, len(BACK_OFF_SECONDS)) - 1]
-        get_logger().warning("again later", reason=text, seconds=wait, deliveries=delivery.deliveries)
+        get_logger().warning("again later", reason=_reason(error), seconds=wait, deliveries=delivery.deliveries)
         await delivery.redeliver(wait)
-        pausing = asyncio.create_task(self._announce_pause(job, text, wait))
+        pausing = asyncio.create_task(self._announce_pause(job, _reason(error), wait))
         self._pausing.add(pausing)
         pausing.add_done_callback(self._pausing.discard)
 
@@ -278,27 +272,24 @@ class Worker:
 
     async def _publish_dead_letter(self, job: Job, delivery: Delivery, error: Exception) -> None:
         telemetry.fail(error)
-        get_logger().error("dead letter", durable=self._durable, sequence=delivery.sequence, exc_info=error)
-        trace = "".join(traceback.format_exception(error))[-8000:]
+        get_logger().error("dead letter", durable=self.durable, sequence=delivery.sequence, exc_info=error)
         dead = dead_letter(
-            job.cause, self._service, self._durable, delivery.sequence, delivery.deliveries, _reason(error), trace
+            job.cause, self.service, self.durable, delivery.sequence, delivery.deliveries, _reason(error)
         )
+        dead.dead.traceback = "".join(traceback.format_exception(error))[-8000:]
         dead.dead.subject = delivery.subject
-        await self._bus.publish(dead)
+        await self.bus.publish(dead)
         await delivery.terminate()
-        metrics.DEAD_LETTERS.labels(self._durable).inc()
+        metrics.DEAD_LETTERS.labels(self.durable).inc()
 
 
 def dead_letter(
-    cause: Cause, service: str, durable: str, sequence: int, deliveries: int, reason: str, trace: str = ""
+    cause: Cause, service: str, durable: str, sequence: int, deliveries: int, reason: str
 ) -> events_pb2.Event:
     """The fact that `durable` could not handle message `sequence`. Its id is the same for every reporter."""
     dead = follow(cause, "dead", service, 1, cause.event.candidate, suffix=f"{durable}-{sequence}")
-    dead.dead.CopyFrom(
-        events_pb2.DeadLetter(
-            consumer=durable, sequence=sequence, deliveries=deliveries, reason=reason[:2000], traceback=trace
-        )
-    )
+    letter = events_pb2.DeadLetter(consumer=durable, sequence=sequence, deliveries=deliveries, reason=reason[:2000])
+    dead.dead.CopyFrom(letter)
     return dead
 
 
@@ -306,7 +297,7 @@ def _reason(error: Exception) -> str:
     """An error in one line; for a failed call, the status and details of the other service."""
     if isinstance(error, grpc.aio.AioRpcError):
         return f"{error.code().name}: {error.details()}"
-    return f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, Transient) else f"{type(error).__name__}: {error}"
 
 
 async def _send_heartbeats(delivery: Delivery, seconds: float) -> None:

@@ -26,9 +26,8 @@ from services.chassis.settings import ServiceSettings
 
 API = "$JS.API"
 INBOX = "_INBOX"
-MIND_FACTS = ("mind.answered",)
-WORKER_FACTS = ("candidate.rejected", "candidate.dead")
-"""Facts that each service which handles candidates may publish."""
+WORKER_FACTS = ("candidate.rejected", "candidate.dead", "mind.answered")
+"""Facts that each service which handles candidates with a mind may publish."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +81,13 @@ RIGHTS: dict[str, Rights] = {
         reads_log=True,
         watches=True,
     ),
-    "researcher": Rights(("candidate.proposed", *WORKER_FACTS, *MIND_FACTS), ("researcher",)),
+    "researcher": Rights(("candidate.proposed", *WORKER_FACTS), ("researcher",)),
     "engineer": Rights(
-        ("candidate.claimed", "candidate.released", "candidate.trained", "candidate.verified", *WORKER_FACTS,
-         *MIND_FACTS),
+        ("candidate.claimed", "candidate.released", "candidate.trained", "candidate.verified", *WORKER_FACTS),
         tuple(engineer_durable(stage) for stage in STAGES),
     ),
-    "judge": Rights(("candidate.judged", "candidate.rescored", *WORKER_FACTS, *MIND_FACTS), ("judge",)),
-    "analyst": Rights(("candidate.analysed", "ablation.wanted", *WORKER_FACTS, *MIND_FACTS), ("analyst",)),
+    "judge": Rights(("candidate.judged", "candidate.rescored", *WORKER_FACTS), ("judge",)),
+    "analyst": Rights(("candidate.analysed", "ablation.wanted", *WORKER_FACTS), ("analyst",)),
     "console": Rights(
         facts=("run.started", "run.paused", "run.resumed", "run.stopped", "run.forked", "run.inherited",
                "candidate.rescored", "candidate.imported", "ablation.wanted", "dead.dropped"),

@@ -44,23 +44,22 @@ class Denials:
         denied = Denied(f"NATS denied a {operation} to {subject}: the credentials in use do not allow it")
         for pending in self._operations:
             # The client reports subjects in lower case. A refused inbox fails all requests.
-            if operation == "subscription" or pending.subject == subject.lower():
-                pending.end(denied)
+            if pending.denied is None and (operation == "subscription" or pending.subject == subject.lower()):
+                pending.denied = denied
+                pending.limit.reschedule(0.0)
         return True
 
     async def watch(self, subject: str, operation: Awaitable[T]) -> T:
         """The result of the operation. Raises Denied once the server refuses a publication to `subject`."""
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine is awaited in a task
-        pending = _Operation(subject.lower(), task, task.cancelling())
+        pending = _Operation(subject.lower(), asyncio.timeout(None))
         self._operations.add(pending)
         try:
-            return await operation
-        except asyncio.CancelledError:
-            # As in asyncio.timeout: the cancellation is ours unless the task was cancelled from outside, too.
-            if pending.denied is not None and task.uncancel() <= pending.cancelling:
-                raise pending.denied from None
-            raise
+            async with pending.limit:
+                return await operation
+        except TimeoutError:
+            if pending.denied is None:
+                raise
+            raise pending.denied from None
         finally:
             self._operations.discard(pending)
 
@@ -77,14 +76,8 @@ class Denials:
 @dataclass(eq=False, slots=True)
 class _Operation:
     subject: str
-    task: asyncio.Task[object]
-    cancelling: int  # the number of cancellation requests before the operation
+    limit: asyncio.Timeout  # expires when the operation is denied
     denied: Denied | None = None
-
-    def end(self, denied: Denied) -> None:
-        if self.denied is None:
-            self.denied = denied
-            self.task.cancel()
 
 
 PULL_SECONDS = 5.0  # short, since a pull in flight across a reconnect is lost until its timeout
