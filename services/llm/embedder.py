@@ -164,16 +164,11 @@ def _features(text: str) -> Iterator[tuple[str, float]]:
     for word, times in Counter(words).items():
         weight = (1.0 + math.log(times)) * (_STOP_WEIGHT if word in _STOP else 1.0)
         yield f"w {word}", weight
-        yield from _subwords(word, weight)
+        # The 3- to 5-grams of the word with its ends marked; the norm of their weights is `_SUBWORD_WEIGHT` of its own.
+        marked = f"<{word}>"
+        grams = [marked[at : at + size] for size in (3, 4, 5) for at in range(len(marked) - size + 1)]
+        for gram in grams:
+            yield f"g {gram}", _SUBWORD_WEIGHT * weight / math.sqrt(len(grams))
     content = [word for word in words if word not in _STOP]
     for (left, right), times in Counter(pairwise(content)).items():
         yield f"p {left} {right}", _PAIR_WEIGHT * (1.0 + math.log(times))
-
-
-def _subwords(word: str, weight: float) -> Iterator[tuple[str, float]]:
-    """The 3- to 5-grams of a word with its ends marked; the norm of their weights is `_SUBWORD_WEIGHT` of the
-    word's."""
-    marked = f"<{word}>"
-    grams = [marked[at : at + size] for size in (3, 4, 5) for at in range(len(marked) - size + 1)]
-    for gram in grams:
-        yield f"g {gram}", _SUBWORD_WEIGHT * weight / math.sqrt(len(grams))

@@ -17,7 +17,6 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Protocol, cast
 from urllib.parse import quote, urlsplit
 
-import structlog
 from pydantic import BaseModel, Field, FiniteFloat, SecretStr, ValidationError
 
 from services.chassis.errors import SettingsError
@@ -64,19 +63,6 @@ class Scrubber:
         """A logging filter that removes secrets from the message."""
         record.msg, record.args = self.text(record.getMessage()), ()
         return True
-
-    def processor(self, _logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        """A structlog processor that removes secrets from all texts of an entry."""
-        return {key: self._any(value) for key, value in event.items()}
-
-    def _any(self, value: object) -> object:
-        if isinstance(value, str):
-            return self.text(value)
-        if isinstance(value, dict):
-            return {self._any(key): self._any(inner) for key, inner in cast("dict[object, object]", value).items()}
-        if isinstance(value, list | tuple):
-            return [self._any(inner) for inner in value]
-        return value
 
 
 _LONGEST_MESSAGE = 1000
@@ -194,7 +180,10 @@ class EndpointClient:
         except (TimeoutError, openai.APITimeoutError):
             return Outcome(Fault.TIMEOUT, message=f"no complete answer within {self._timeout:g} s")
         except openai.APIStatusError as error:
-            return self._refused(error)
+            status = error.status_code
+            message = self._scrubber.text(f"HTTP {status}: {error.message}")[:_LONGEST_MESSAGE]
+            wait = retry_after(error.response.headers, self._now())
+            return Outcome(_fault_of(status), message=message, retry_after=wait, billed=status in _GAVE_UP_WAITING)
         except openai.APIConnectionError as error:
             cause = type(error.__cause__).__name__
             message = self._scrubber.text(f"the connection failed ({cause}: {error.__cause__})")
@@ -210,8 +199,7 @@ class EndpointClient:
         try:
             completion = _Completion.model_validate_json(text)
         except ValidationError:
-            start = self._scrubber.text(text)[:200]
-            return Outcome(Fault.MALFORMED, text=start, message=f"the reply is not a chat completion: {start!r}")
+            return self._malformed(text, "is not a chat completion")
         fault, answer, message = _classify(completion)
         usage = completion.usage
         return Outcome(
@@ -222,12 +210,15 @@ class EndpointClient:
             completion_tokens=usage.completion_tokens if usage else None,
         )
 
+    def _malformed(self, text: str, problem: str) -> Outcome:
+        start = self._scrubber.text(text)[:200]
+        return Outcome(Fault.MALFORMED, text=start, message=f"the reply {problem}: {start!r}")
+
     def _vectors(self, text: str, count: int) -> Outcome:
         try:
             reply = _Embedded.model_validate_json(text)
         except ValidationError:
-            start = self._scrubber.text(text)[:200]
-            return Outcome(Fault.MALFORMED, text=start, message=f"the reply has no embeddings: {start!r}")
+            return self._malformed(text, "has no embeddings")
         rows = [row.embedding for row in sorted(reply.data, key=lambda row: row.index)]
         tokens = reply.usage.prompt_tokens if reply.usage else None
         outcome = Outcome(None, json.dumps(rows), prompt_tokens=tokens, completion_tokens=None if tokens is None else 0)
@@ -235,12 +226,6 @@ class EndpointClient:
             message = f"{count} texts were sent, but {len(rows)} vectors returned"
             return replace(outcome, fault=Fault.MALFORMED, message=message)
         return outcome
-
-    def _refused(self, error: openai.APIStatusError) -> Outcome:
-        status = error.status_code
-        message = self._scrubber.text(f"HTTP {status}: {error.message}")[:_LONGEST_MESSAGE]
-        wait = retry_after(error.response.headers, self._now())
-        return Outcome(_fault_of(status), message=message, retry_after=wait, billed=status in _GAVE_UP_WAITING)
 
 
 def _classify(completion: _Completion) -> tuple[Fault | None, str, str]:
@@ -268,26 +253,21 @@ def _fault_of(status: int) -> Fault:
     return Fault.BAD_REQUEST
 
 
-class _Switch:
-    forbidden = False
-
-
-_switch = _Switch()
+_outside_forbidden = False
 
 
 def forbid_outside_calls(forbidden: bool = True) -> None:
     """Restrict minds and embedders of this process to addresses on this machine."""
-    _switch.forbidden = forbidden
+    global _outside_forbidden
+    _outside_forbidden = forbidden
 
 
 def check_address(url: str) -> None:
     """Raises SettingsError if outside calls are forbidden and `url` is not on this machine."""
-    if _switch.forbidden and not _is_local(urlsplit(url).hostname or ""):
-        raise SettingsError(f"outside calls are forbidden here, and {urlsplit(url).hostname} is not this machine.")
-
-
-def _is_local(host: str) -> bool:
+    host = urlsplit(url).hostname or ""
     try:
-        return ip_address(host).is_loopback
+        local = ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        local = host == "localhost"
+    if _outside_forbidden and not local:
+        raise SettingsError(f"outside calls are forbidden here, and {host} is not this machine.")

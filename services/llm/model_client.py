@@ -40,9 +40,8 @@ class PlannedCall:
         prompt_tokens, completion_tokens = outcome.prompt_tokens, outcome.completion_tokens
         if not outcome.billed:
             prompt_tokens = completion_tokens = 0
-        price, unknown = None, prompt_tokens is None or completion_tokens is None
-        if prompt_tokens is not None and completion_tokens is not None:
-            price = spend(self.price, prompt_tokens, completion_tokens).dollars
+        unknown = prompt_tokens is None or completion_tokens is None
+        price = None if unknown else spend(self.price, prompt_tokens or 0, completion_tokens or 0).dollars
         return Call(
             role=self.role,
             model=self.model,
@@ -131,32 +130,23 @@ class Attempt(Generic[A]):
     answer: A | None
 
 
+@dataclass(eq=False, slots=True)
 class ModelClient:
     """A model and what is known of its endpoint: the supported request format, and whether it is down."""
 
-    def __init__(
-        self,
-        model: Model,
-        client: EndpointClient,
-        slots: asyncio.Semaphore,
-        format_: RequestFormat,
-        bytes_per_token: float,
-        circuit: Circuit,
-        accounting: CallAccounting,
-    ) -> None:
-        self.model = model
-        self.circuit = circuit
-        self._client = client
-        self._slots = slots
-        self._format = format_
-        self._bytes_per_token = bytes_per_token
-        self._accounting = accounting
-        self._last_failure = ""
+    model: Model
+    client: EndpointClient
+    slots: asyncio.Semaphore
+    format: RequestFormat
+    bytes_per_token: float
+    circuit: Circuit
+    accounting: CallAccounting
+    last_failure: str = ""
 
     def body(self, request: Request[A], turns: tuple[Message, ...], settings: RoleSettings) -> dict[str, JSON]:
         """The body of the next request."""
         temperature = settings.temperature if request.temperature is None else request.temperature
-        return body(self.model.name, request, turns, self._format, temperature, settings.max_tokens)
+        return body(self.model.name, request, turns, self.format, temperature, settings.max_tokens)
 
     async def ask(
         self, request: Request[A], turns: tuple[Message, ...], settings: RoleSettings, calls: list[Call]
@@ -167,63 +157,54 @@ class ModelClient:
         and the errors of the journal.
         """
         while True:
-            format_, content = self._format, self.body(request, turns, settings)
+            format_, content = self.format, self.body(request, turns, settings)
             attempt = await self._exchange(request, content, settings.max_tokens, format_, calls)
             if attempt.outcome.fault is not Fault.UNSUPPORTED:
                 return attempt
-            if self._format == format_ and (weaker := format_.after(attempt.outcome.message)):
-                self._format = weaker
+            if self.format == format_ and (weaker := format_.after(attempt.outcome.message)):
+                self.format = weaker
 
     async def close(self) -> None:
         """Close the connections of the endpoint; idempotent."""
-        await self._client.close()
+        await self.client.close()
 
     async def _exchange(
-        self,
-        request: Request[A],
-        content: Mapping[str, JSON],
-        max_tokens: int,
-        format_: RequestFormat,
+        self, request: Request[A], content: Mapping[str, JSON], max_tokens: int, format_: RequestFormat,
         calls: list[Call],
-    ) -> Attempt[A]:
+    ) -> Attempt[A]:  # fmt: skip
+        model = self.model
         planned = PlannedCall(
             run=request.run,
             candidate=request.candidate,
             role=request.role,
-            model=self.model.name,
-            endpoint=self.model.endpoint,
-            price=self.model.price,
+            model=model.name,
+            endpoint=model.endpoint,
+            price=model.price,
             prompt=json.dumps(content, ensure_ascii=False),
             prompt_version=request.prompt_version,
             prompt_hash=request.prompt_hash,
         )
         # No tokenizer makes more tokens than bytes.
-        tokens = math.ceil(len(planned.prompt.encode("utf-8", "surrogatepass")) / self._bytes_per_token)
-        worst = spend(self.model.price, tokens + _TEMPLATE_TOKENS, max_tokens)
+        tokens = math.ceil(len(planned.prompt.encode("utf-8", "surrogatepass")) / self.bytes_per_token)
+        worst = spend(model.price, tokens + _TEMPLATE_TOKENS, max_tokens)
         answer = None
-        async with self._slots:
-            self._require_closed_circuit()
-            async with self._accounting.account(planned, worst, calls) as pending:
+        async with self.slots:
+            wait = self.circuit.wait(self.accounting.clock.monotonic())
+            if wait > 0.0:
+                rest = f"{model.name} is not called for {wait:.0f} s after repeated failures"
+                raise MindUnavailable(f"{rest}, the last: {self.last_failure}", delay=wait)
+            async with self.accounting.account(planned, worst, calls) as pending:
                 self.circuit.enter()
                 try:
-                    pending.outcome, answer = _validated(await self._client.exchange(content), request, format_)
+                    pending.outcome, answer = _validated(await self.client.exchange(content), request, format_)
                 finally:
                     self._update_circuit(pending.outcome)
         return Attempt(pending.outcome, calls[-1], answer)
 
-    def _require_closed_circuit(self) -> None:
-        wait = self.circuit.wait(self._accounting.clock.monotonic())
-        if wait > 0.0:
-            raise MindUnavailable(
-                f"{self.model.name} is not called for {wait:.0f} s after repeated failures, the last: "
-                f"{self._last_failure}",
-                delay=wait,
-            )
-
     def _update_circuit(self, outcome: Outcome) -> None:
         if outcome.fault in DOWN:
-            self.circuit.failed(self._accounting.clock.monotonic())
-            self._last_failure = f"{outcome.fault}: {outcome.message[:200]}"
+            self.circuit.failed(self.accounting.clock.monotonic())
+            self.last_failure = f"{outcome.fault}: {outcome.message[:200]}"
         elif outcome.fault in (Fault.CANCELLED, Fault.RATE_LIMITED):
             self.circuit.abandoned()
         else:
@@ -245,17 +226,13 @@ def _validated(outcome: Outcome, request: Request[A], format_: RequestFormat) ->
 _LOGGERS = ("openai", "openai._base_client", "httpx", "httpx2", "httpcore", "httpcore2")
 
 
-def make_scrubber(settings: MindSettings) -> Scrubber:
-    """A scrubber of all keys, and of passwords in addresses."""
+def guard_logs(settings: MindSettings) -> Scrubber:
+    """Remove all keys, and passwords in addresses, from the logs of the client libraries; the scrubber that does it."""
     keys = [key.get_secret_value() for key in settings.keys.values()]
-    passwords = [urlsplit(address).password or "" for address in settings.addresses.values()]
-    return Scrubber([*keys, *passwords])
-
-
-def guard_logs(scrubber: Scrubber) -> None:
-    """Remove secrets from the logs of the client libraries."""
+    scrubber = Scrubber([*keys, *(urlsplit(address).password or "" for address in settings.addresses.values())])
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(scrubber.filter)
+    return scrubber
 
 
 def release_logs(scrubber: Scrubber) -> None:

@@ -13,23 +13,11 @@ from services.chassis.errors import SettingsError, Transient
 from services.chassis.worker import Job
 from services.llm.budget import Price, spend
 from services.llm.embedder import Embedder, Vector, validate_not_empty
-from services.llm.exchange import (
-    EndpointClient,
-    Outcome,
-    Scrubber,
-    connect,
-)
+from services.llm.exchange import EndpointClient, Outcome, connect
 from services.llm.minds import Minds
-from services.llm.model_client import (
-    BilledCandidate,
-    CallAccounting,
-    PlannedCall,
-    guard_logs,
-    make_scrubber,
-    release_logs,
-)
+from services.llm.model_client import BilledCandidate, CallAccounting, PlannedCall, guard_logs, release_logs
 from services.llm.port import EMBED, Fault, embedding_hash
-from services.llm.retry import BackOff, Clock
+from services.llm.retry import Clock
 from services.llm.settings import MindSettings, load_embedding
 
 _BATCH = 64
@@ -52,11 +40,10 @@ class OpenAIEmbedder:
         self._bytes_per_token = endpoint.bytes_per_token
         self._slots = asyncio.Semaphore(endpoint.concurrency)
         self._clock = clock or Clock()
-        self._scrubber: Scrubber = make_scrubber(settings)
-        guard_logs(self._scrubber)
+        self._scrubber = guard_logs(settings)
         client = connect(settings.addresses[self._settings.endpoint], settings.keys[self._settings.endpoint])
         self._client = EndpointClient(client, endpoint.timeout_seconds, self._scrubber, self._clock.now)
-        self._back_off: BackOff = settings.retry.back_off
+        self._back_off = settings.retry.back_off
         self._rng = rng or random.Random()
 
     @property
@@ -143,7 +130,6 @@ def vectors_of(model: str, answer: str) -> list[Vector]:
     return [Vector(space_of(model), np.array(row, dtype=np.float32)) for row in json.loads(answer)]
 
 
-CHOICES = ("local", "openai")
 UNAVAILABLE_SECONDS = 30.0
 Embed = Callable[[str, str, Job], Awaitable[Vector | None]]
 """From a text and the mind of a run to the text's vector by an endpoint; None if no endpoint is used."""
@@ -155,8 +141,8 @@ def endpoint_embedder(environment: Mapping[str, str]) -> OpenAIEmbedder | None:
     Raises SettingsError for an unknown choice, and for an endpoint without a model.
     """
     choice = environment.get("ASI_EMBEDDER", "")
-    if choice not in ("", *CHOICES):
-        raise SettingsError(f"ASI_EMBEDDER={choice!r} is invalid: choose {' or '.join(CHOICES)}.")
+    if choice not in ("", "local", "openai"):
+        raise SettingsError(f"ASI_EMBEDDER={choice!r} is invalid: choose local or openai.")
     settings = None if choice == "local" else load_embedding(environment)
     if settings is None and choice == "openai":
         raise SettingsError(

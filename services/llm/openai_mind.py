@@ -16,17 +16,7 @@ from dataclasses import dataclass, replace
 
 from services.chassis.worker import waiting_for
 from services.llm.budget import BudgetLedger
-from services.llm.exchange import Scrubber
-from services.llm.model_client import (
-    DOWN,
-    Attempt,
-    CallAccounting,
-    ModelClient,
-    guard_logs,
-    make_scrubber,
-    model_clients,
-    release_logs,
-)
+from services.llm.model_client import DOWN, Attempt, CallAccounting, guard_logs, model_clients, release_logs
 from services.llm.port import (
     A,
     Answered,
@@ -42,13 +32,13 @@ from services.llm.port import (
     Request,
     Role,
 )
-from services.llm.retry import BackOff, Clock
+from services.llm.retry import Clock
 from services.llm.settings import MindSettings, RoleSettings, load_mind
 
 _CHEAPEST_SHARE = 0.01  # the cost of a free model, relative to the most expensive one
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Arm:
     """The statistics of a model in a role: `cost` is the sum over `asked`, `gain` over `rewarded`."""
 
@@ -59,48 +49,36 @@ class Arm:
 
 
 class Bandit:
-    """An upper-confidence-bound bandit over models. Immutable: updates return a new one."""
+    """An upper-confidence-bound bandit over models."""
 
-    def __init__(self, arms: Mapping[str, Arm]) -> None:
-        self.arms = dict(arms)
-
-    @classmethod
-    def of(cls, models: Sequence[str]) -> "Bandit":
-        """A bandit without observations."""
-        return cls(dict.fromkeys(models, Arm()))
+    def __init__(self, models: Sequence[str]) -> None:
+        self.arms = {model: Arm() for model in models}
 
     def order(self) -> list[str]:
         """Models never asked, in order, then by descending bound; ties keep the order."""
-        return sorted(self.arms, key=lambda model: -self._bound(model))
+        return sorted(self.arms, key=lambda model: -self._bound(self.arms[model]))
 
-    def asked(self, model: str, cost: float = 0.0, times: int = 1) -> "Bandit":
+    def asked(self, model: str, cost: float = 0.0, times: int = 1) -> None:
         """Count a question to `model`, or with times=0 add the cost of one that was counted."""
-        arm = self.arms[model]
-        return self._with(model, replace(arm, asked=arm.asked + times, cost=arm.cost + cost))
+        self.arms[model].asked += times
+        self.arms[model].cost += cost
 
-    def rewarded(self, model: str, gain: float) -> "Bandit":
+    def rewarded(self, model: str, gain: float) -> None:
         """Add the gain of an answer, clipped to 0 to 1. Raises ValueError if it is not finite."""
         if not math.isfinite(gain):
             raise ValueError(f"the gain of {model} must be a finite number, not {gain!r}")
-        arm = self.arms[model]
-        gain = min(max(gain, 0.0), 1.0)
-        return self._with(model, replace(arm, rewarded=arm.rewarded + 1, gain=arm.gain + gain))
+        self.arms[model].rewarded += 1
+        self.arms[model].gain += min(max(gain, 0.0), 1.0)
 
-    def _with(self, model: str, arm: Arm) -> "Bandit":
-        return Bandit({**self.arms, model: arm})
-
-    def _bound(self, model: str) -> float:
-        arm = self.arms[model]
+    def _bound(self, arm: Arm) -> float:
+        """The bound of the mean gain, divided by the mean cost relative to that of the most expensive model."""
         if not arm.asked:
             return math.inf
-        total = sum(other.asked for other in self.arms.values())
+        asked = [other for other in self.arms.values() if other.asked]
+        total, highest = sum(other.asked for other in asked), max(other.cost / other.asked for other in asked)
+        cost = max(arm.cost / arm.asked / highest, _CHEAPEST_SHARE) if highest > 0.0 else 1.0
         mean = arm.gain / arm.rewarded if arm.rewarded else 0.0
-        return (mean + math.sqrt(2.0 * math.log(total) / arm.asked)) / self._relative_cost(arm)
-
-    def _relative_cost(self, arm: Arm) -> float:
-        """Mean cost of a question relative to the most expensive model, at least `_CHEAPEST_SHARE`."""
-        highest = max((other.cost / other.asked for other in self.arms.values() if other.asked), default=0.0)
-        return max(arm.cost / arm.asked / highest, _CHEAPEST_SHARE) if highest > 0.0 else 1.0
+        return (mean + math.sqrt(2.0 * math.log(total) / arm.asked)) / cost
 
 
 _AGAIN = (DOWN - {Fault.UNAUTHORISED}) | {Fault.RATE_LIMITED, Fault.EMPTY}
@@ -131,10 +109,9 @@ class OpenAIMind:
         self._settings = settings
         self._clock = clock or Clock()
         self._rng = rng or random.Random()
-        self._scrubber = make_scrubber(settings)
-        guard_logs(self._scrubber)
+        self._scrubber = guard_logs(settings)
         self._models = model_clients(settings, CallAccounting(ledger, journal, self._clock), self._scrubber)
-        self._bandits = {role: Bandit.of(chosen.models) for role, chosen in settings.roles.items()}
+        self._bandits = {role: Bandit(chosen.models) for role, chosen in settings.roles.items()}
         self._rewarded: set[tuple[Role, str]] = set()
 
     @classmethod
@@ -157,11 +134,6 @@ class OpenAIMind:
     def learns(self) -> bool:
         """Whether a bandit chooses the model of some role."""
         return any(role.choice == "bandit" for role in self._settings.roles.values())
-
-    @property
-    def scrubber(self) -> Scrubber:
-        """Removes this mind's secrets from texts."""
-        return self._scrubber
 
     async def __aenter__(self) -> "OpenAIMind":
         return self
@@ -200,7 +172,7 @@ class OpenAIMind:
         keys = [key for key in self._settings.roles[role].models if self._settings.models[key].name == model]
         if not keys or (role, candidate) in self._rewarded:
             return
-        self._bandits[role] = self._bandits[role].rewarded(keys[0], gain)
+        self._bandits[role].rewarded(keys[0], gain)
         self._rewarded.add((role, candidate))
 
     def _clean(self, request: Request[A]) -> Request[A]:
@@ -226,7 +198,8 @@ class OpenAIMind:
     async def _converse(self, key: str, request: Request[A], question: _Question) -> A:
         """The answer of one model, with one repair turn."""
         calls_before = len(question.calls)
-        self._bandits[request.role] = self._bandits[request.role].asked(key)
+        bandit = self._bandits[request.role]
+        bandit.asked(key)
         try:
             first = await self._retry(key, request, (), question)
             if first.answer is not None:
@@ -234,39 +207,41 @@ class OpenAIMind:
             second = await self._retry(key, request, _repair(first), question)
             if second.answer is not None:
                 return second.answer
-            raise _unusable(request, second)
+            if second.outcome.fault is Fault.TRUNCATED:
+                reason = f"was cut off at the token limit twice; raise roles.{request.role}.max_tokens"
+                raise AnswerTruncated(request.role, f"{second.call.model} {reason}")
+            reason = f"the answer of {second.call.model} is not usable after a repair: {second.outcome.message}"
+            raise AnswerInvalid(request.role, reason)
         finally:
-            cost = self._cost(request.role, question.calls[calls_before:])
-            self._bandits[request.role] = self._bandits[request.role].asked(key, cost, times=0)
+            bandit.asked(key, self._cost(request.role, question.calls[calls_before:]), times=0)
 
     async def _retry(
         self, key: str, request: Request[A], turns: tuple[Message, ...], question: _Question
     ) -> Attempt[A]:
         """Retry until there is an answer, possibly invalid, and report the last failure as progress."""
         model, back_off = self._models[key], self._settings.retry.back_off
-        progress = "the model"
-        for repetition in range(1, back_off.attempts + 1):
+        progress, repetition = "the model", 0
+        while True:
+            repetition += 1
             with waiting_for(progress, repetition):
                 attempt = await model.ask(request, turns, question.settings, question.calls)
             fault = attempt.outcome.fault
             if fault in (None, Fault.INVALID, Fault.TRUNCATED):
                 return attempt
+            reason = f"{model.model.name}: {fault}: {attempt.outcome.message}"
+            if fault is Fault.UNAUTHORISED:
+                advice = "check the key and the model's name"
+                raise MindUnavailable(f"{reason}; {advice}", delay=_SETTINGS_WRONG_SECONDS)
             if fault not in _AGAIN:
-                raise _final(request, model, attempt)
+                raise MindRefused(request.role, reason)
+            if repetition == back_off.attempts:
+                raise MindUnavailable(reason, delay=attempt.outcome.retry_after)
+            wait = back_off.wait(repetition, self._rng, attempt.outcome.retry_after)
+            if self._clock.monotonic() + wait >= question.ends:
+                raise MindUnavailable(reason, delay=wait)
             progress = f"the model ({fault}: {attempt.outcome.message[:_LONGEST_REASON]})"
-            if repetition < back_off.attempts:
-                with waiting_for(progress, repetition):
-                    await self._wait(back_off, repetition, model, attempt, question)
-        raise MindUnavailable(_describe(model, attempt), delay=attempt.outcome.retry_after)
-
-    async def _wait(
-        self, back_off: BackOff, repetition: int, model: ModelClient, attempt: Attempt[A], question: _Question
-    ) -> None:
-        """Wait before the next attempt. Raises MindUnavailable if the question's time limit would pass."""
-        wait = back_off.wait(repetition, self._rng, attempt.outcome.retry_after)
-        if self._clock.monotonic() + wait >= question.ends:
-            raise MindUnavailable(_describe(model, attempt), delay=wait)
-        await self._clock.sleep(wait)
+            with waiting_for(progress, repetition):
+                await self._clock.sleep(wait)
 
     def _cost(self, role: Role, calls: list[Call]) -> float:
         """The cost of calls: dollars if every model of the role has prices, else millions of tokens."""
@@ -285,23 +260,3 @@ def _repair(attempt: Attempt[A]) -> tuple[Message, ...]:
         "Give the complete corrected answer in the same form, and nothing else."
     )
     return Message("assistant", attempt.outcome.text), Message("user", text)
-
-
-def _unusable(request: Request[A], attempt: Attempt[A]) -> AnswerInvalid:
-    if attempt.outcome.fault is Fault.TRUNCATED:
-        reason = f"{attempt.call.model} was cut off at the token limit twice; raise roles.{request.role}.max_tokens"
-        return AnswerTruncated(request.role, reason)
-    reason = f"the answer of {attempt.call.model} is not usable after a repair: {attempt.outcome.message}"
-    return AnswerInvalid(request.role, reason)
-
-
-def _final(request: Request[A], model: ModelClient, attempt: Attempt[A]) -> MindError:
-    """The error for a fault that a retry does not fix."""
-    if attempt.outcome.fault is Fault.UNAUTHORISED:
-        reason = f"{_describe(model, attempt)}; check the key and the model's name"
-        return MindUnavailable(reason, delay=_SETTINGS_WRONG_SECONDS)
-    return MindRefused(request.role, _describe(model, attempt))
-
-
-def _describe(model: ModelClient, attempt: Attempt[A]) -> str:
-    return f"{model.model.name}: {attempt.outcome.fault}: {attempt.outcome.message}"

@@ -22,7 +22,7 @@ from typing import Protocol
 
 import grpc
 import grpc.aio
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AliasPath, BaseModel, Field
 
 from services.chassis.artifacts import FsspecArtifacts
 from services.chassis.errors import SettingsError, Transient
@@ -121,21 +121,19 @@ class LoggedCalls:
         return await self._records[candidate].find(candidate, role, prompt_hash)
 
     async def _read(self, candidate: str) -> CallRecord:
+        """Empty for a candidate that the run does not have."""
         record = CallRecord(self._artifacts)
-        for link in await self._chain(candidate):
+        request = archive_pb2.GetCandidateRequest(run=self._run, candidate=candidate)
+        try:
+            links = (await self._archive.GetChain(request, timeout=60)).links
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                return record
+            raise Transient(f"the record of run {self._run} is unreachable: {error.details()}") from error
+        for link in links:
             if link.accepted and link.sequence <= self._until and link.event.HasField("mind_answered"):
                 record.add(candidate, link.event.mind_answered.call)
         return record
-
-    async def _chain(self, candidate: str) -> Iterable[archive_pb2.ChainLink]:
-        """Empty for a candidate that the run does not have."""
-        request = archive_pb2.GetCandidateRequest(run=self._run, candidate=candidate)
-        try:
-            return (await self._archive.GetChain(request, timeout=60)).links
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.NOT_FOUND:
-                return ()
-            raise Transient(f"the record of run {self._run} is unreachable: {error.details()}") from error
 
 
 class RecordedMind:
@@ -212,10 +210,12 @@ def _free_call(request: Request[A], result: Recorded) -> Call:
 
 async def to_message(call: Call, artifacts: FsspecArtifacts) -> pb.Call:
     """The message of a call; prompt and answer are stored as artifacts. Unknown numbers stay unset."""
-    message = pb.Call(
+    return pb.Call(
         role=call.role,
         model=call.model,
         endpoint=call.endpoint,
+        prompt_tokens=call.prompt_tokens,
+        completion_tokens=call.completion_tokens,
         seconds=call.seconds,
         price=call.price,
         prompt=await artifacts.put(call.prompt, "prompts"),
@@ -226,11 +226,6 @@ async def to_message(call: Call, artifacts: FsspecArtifacts) -> pb.Call:
         reserved_tokens=call.reserved_tokens,
         reserved_price=call.reserved_price,
     )
-    if call.prompt_tokens is not None:
-        message.prompt_tokens = call.prompt_tokens
-    if call.completion_tokens is not None:
-        message.completion_tokens = call.completion_tokens
-    return message
 
 
 def rewarded_model(calls: Iterable[pb.Call], role: Role) -> str | None:
@@ -244,22 +239,10 @@ class _Message(BaseModel):
     content: str
 
 
-class _Schema(BaseModel):
-    name: str = Field(min_length=1)
-
-
-class _ResponseFormat(BaseModel):
-    json_schema: _Schema
-
-
-class _Body(BaseModel):
-    model: str
-    messages: list[_Message]
-    response_format: _ResponseFormat
-
-
 class _Line(BaseModel):
-    request: _Body
+    model: str = Field(validation_alias=AliasPath("request", "model"))
+    form: str = Field(validation_alias=AliasPath("request", "response_format", "json_schema", "name"), min_length=1)
+    messages: list[_Message] = Field(validation_alias=AliasPath("request", "messages"))
     answer: str
 
 
@@ -314,11 +297,9 @@ def read_exchanges(path: Path) -> list[Exchange]:
         raise SettingsError(f"{path} cannot be read as a file of exchanges: {error}.") from None
     for number, text in enumerate(lines, 1):
         try:
-            line = _Line.model_validate(json.loads(text))
-        except (ValueError, ValidationError) as error:
+            line = _Line.model_validate_json(text)
+        except ValueError as error:
             raise SettingsError(f"{path}, line {number} is not an exchange: {error}.") from None
-        messages = tuple((message.role, message.content) for message in line.request.messages)
-        exchanges.append(
-            Exchange(line.request.model, line.request.response_format.json_schema.name, messages, line.answer)
-        )
+        messages = tuple((message.role, message.content) for message in line.messages)
+        exchanges.append(Exchange(line.model, line.form, messages, line.answer))
     return exchanges

@@ -35,7 +35,14 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
         return milliseconds / 1000.0
     text = headers.get("retry-after")
     seconds = _number(text)
-    return seconds if seconds is not None or text is None else _until(text, now)
+    if seconds is not None or text is None:
+        return seconds
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    aware = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
+    return max((aware - now).total_seconds(), 0.0)
 
 
 def _number(text: str | None) -> float | None:
@@ -44,15 +51,6 @@ def _number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if math.isfinite(value) and value >= 0.0 else None
-
-
-def _until(text: str, now: datetime) -> float | None:
-    try:
-        date = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    aware = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
-    return max((aware - now).total_seconds(), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +101,10 @@ class Circuit:
         self._trying = False
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 @dataclass(frozen=True, slots=True)
 class Clock:
     """`monotonic` measures seconds, `now` reads dates, `sleep` waits seconds."""
 
     monotonic: Callable[[], float] = time.monotonic
-    now: Callable[[], datetime] = _now
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep

@@ -21,7 +21,7 @@ import contextlib
 import json
 import sys
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any, Literal, cast
@@ -191,8 +191,11 @@ class ScriptedEndpoint:
             step, answer = self._player.next(request.body), _completion
         elif request.path.endswith("/embeddings"):
             step, answer = self._embedding.next(request.body), _embeddings
+        elif request.path.endswith("/models"):
+            await _send(writer, _json(200, {"object": "list", "data": [{"id": "scripted", "object": "model"}]}))
+            return
         else:
-            await _send(writer, _other(request))
+            await _send(writer, _error(404, f"nothing at {request.path}"))
             return
         await asyncio.sleep(step.latency)
         if step.fault == "hang":
@@ -232,12 +235,12 @@ async def _send(writer: asyncio.StreamWriter, reply: _Reply, cut: bool = False, 
         writer.close()
 
 
-def _json(status: int, content: JSON, headers: dict[str, str] | None = None) -> _Reply:
-    return _Reply(status, json.dumps(content).encode(), headers or {})
+def _json(status: int, content: JSON) -> _Reply:
+    return _Reply(status, json.dumps(content).encode())
 
 
-def _error(status: int, message: str, headers: dict[str, str] | None = None) -> _Reply:
-    return _json(status, {"error": {"message": message, "type": "scripted", "param": None, "code": None}}, headers)
+def _error(status: int, message: str) -> _Reply:
+    return _json(status, {"error": {"message": message, "type": "scripted", "param": None, "code": None}})
 
 
 def _refusal(request: Received, step: Step) -> _Reply | None:
@@ -247,7 +250,8 @@ def _refusal(request: Received, step: Step) -> _Reply | None:
     except ValueError as error:
         return _error(400, f"not a request: {error}")
     if step.fault == "rate_limit":
-        return _error(429, step.message, {} if step.retry_after is None else {"retry-after": str(step.retry_after)})
+        reply = _error(429, step.message)
+        return reply if step.retry_after is None else replace(reply, headers={"retry-after": str(step.retry_after)})
     if step.fault in ("server_error", "bad_request"):
         return _error(step.status if step.fault == "server_error" else 400, step.message)
     if step.fault == "unauthorised":
@@ -262,7 +266,9 @@ def _refusal(request: Received, step: Step) -> _Reply | None:
 def _completion(request: Received, step: Step) -> _Reply:
     """The reply to a chat completion."""
     payload = request.json
-    text = _text(payload, step)
+    text = step.answer if isinstance(step.answer, str) else json.dumps(step.answer)
+    if text == "schema":
+        text = json.dumps(smallest(_schema(payload) or {"type": "object"}))
     if step.fault == "echo_key":
         text = json.dumps({**json.loads(text), "echo": request.headers.get("authorization", "")})
     message: dict[str, JSON] = {"role": "assistant", "content": text, "refusal": None}
@@ -286,14 +292,6 @@ def _completion(request: Received, step: Step) -> _Reply:
     return _json(200, body)
 
 
-def _text(payload: dict[str, JSON], step: Step) -> str:
-    if isinstance(step.answer, dict):
-        return json.dumps(step.answer)
-    if step.answer != "schema":
-        return step.answer
-    return json.dumps(smallest(_schema(payload) or {"type": "object"}))
-
-
 def _schema(payload: dict[str, JSON]) -> dict[str, JSON] | None:
     """The JSON schema of the request's response format, if any."""
     form = payload.get("response_format")
@@ -314,13 +312,6 @@ def _embeddings(request: Received, step: Step) -> _Reply:
     tokens = len(request.body.split())
     usage: JSON = None if step.fault == "no_usage" else {"prompt_tokens": tokens, "total_tokens": tokens}
     return _json(200, {"object": "list", "model": payload.get("model"), "data": rows, "usage": usage})
-
-
-def _other(request: Received) -> _Reply:
-    """The list of models."""
-    if request.path.endswith("/models"):
-        return _json(200, {"object": "list", "data": [{"id": "scripted", "object": "model"}]})
-    return _error(404, f"nothing at {request.path}")
 
 
 async def _main(port: int, script: Script) -> None:

@@ -113,11 +113,11 @@ class MindSettings(_Frozen):
         users = [(f"models.{name}.endpoint", model.endpoint) for name, model in self.models.items()]
         if self.embedding is not None:
             users.append(("embedding.endpoint", self.embedding.endpoint))
-        for where, endpoint in users:
-            _require_known(where, endpoint, self.endpoints)
-        for role, settings in self.roles.items():
-            for model in settings.models:
-                _require_known(f"roles.{role.value}.models", model, self.models)
+        chosen = [(f"roles.{role.value}.models", name) for role, own in self.roles.items() for name in own.models]
+        for names, uses in ((list(self.endpoints), users), (list(self.models), chosen)):
+            for where, name in uses:
+                if name not in names:
+                    raise ValueError(f"{where} names {name!r}, which is not among {', '.join(sorted(names))}")
         absent = [role.value for role in Role if role not in self.roles]
         if absent:
             raise ValueError(f"roles without a section: {', '.join(absent)}; every role needs [roles.NAME]")
@@ -195,11 +195,6 @@ def _no_second_attempt(settings: MindSettings) -> str:
                     f"set it to {2 * once:g} or more."
                 )
     return ""
-
-
-def _require_known(where: str, name: str, names: Mapping[str, object]) -> None:
-    if name not in names:
-        raise ValueError(f"{where} names {name!r}, which is not among {', '.join(sorted(names))}")
 
 
 def _read(path: Path) -> dict[str, object]:
