@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, TypedDict
@@ -61,7 +61,10 @@ class Fleet:
         occupied = self._draining.keys() if self.draining else set[int]()
         free = [slot for slot in range(len(self._devices)) if slot not in self._working and slot not in occupied]
         for slot in free[: max(0, target - self.working)]:
-            self._working[slot] = self._start(slot)
+            own = {"ASI_LISTEN": f"127.0.0.1:{free_port()}", VISIBLE: self._devices[slot]}
+            engineer = ServiceProcess("engineer", {**self._environment, **own}, self._logs / f"engineer-{slot}.log")
+            engineer.start()
+            self._working[slot] = engineer
         while self.working > target:
             slot, engineer = self._working.popitem()
             engineer.terminate()
@@ -76,12 +79,6 @@ class Fleet:
         self.resize(0)
         processes = [engineer.process for engineer in self._draining.values() if engineer.process]
         await asyncio.gather(*(asyncio.to_thread(process.wait) for process in processes))
-
-    def _start(self, slot: int) -> ServiceProcess:
-        own = {"ASI_LISTEN": f"127.0.0.1:{free_port()}", VISIBLE: self._devices[slot]}
-        engineer = ServiceProcess("engineer", {**self._environment, **own}, self._logs / f"engineer-{slot}.log")
-        engineer.start()
-        return engineer
 
 
 def gpus(environment: Mapping[str, str] | None = None) -> list[str]:
@@ -117,9 +114,6 @@ class Bounds:
     calm: float
 
 
-Report = Callable[[FleetStatus], None]
-
-
 class EngineerTarget:
     """The target number of engineers: raised at once, lowered after a calm time."""
 
@@ -152,7 +146,7 @@ def autoscale(
     """
     require_choice("--stage", stage, SCALES)
     bounds = Bounds(minimum, maximum, every, calm)
-    asyncio.run(_autoscale(client_settings(), stage, bounds, _reporter(as_json)))
+    asyncio.run(_autoscale(client_settings(), stage, bounds, as_json))
 
 
 def worker(
@@ -166,22 +160,16 @@ def worker(
     names = split_names(stages)
     for name in names:
         require_choice("--stages", name, SCALES)
-    asyncio.run(_work(client_settings(), names, _reporter(as_json)))
+    asyncio.run(_work(client_settings(), names, as_json))
 
 
-def _reporter(as_json: bool) -> Callable[[FleetStatus], None]:
-    def report(status: FleetStatus) -> None:
-        if as_json:
-            say(json.dumps(status))
-        else:
-            draining = f", {status['draining']} draining" if status["draining"] else ""
-            queue = f"{status['waiting']} waiting, {status['in_hand']} in hand: "
-            say(f"{queue}{status['engineers']} engineers{draining}")
-
-    return report
+def _report(status: FleetStatus, as_json: bool) -> None:
+    draining = f", {status['draining']} draining" if status["draining"] else ""
+    queue = f"{status['waiting']} waiting, {status['in_hand']} in hand"
+    say(json.dumps(status) if as_json else f"{queue}: {status['engineers']} engineers{draining}")
 
 
-async def _autoscale(settings: ClientSettings, stage: str, bounds: Bounds, report: Report) -> None:
+async def _autoscale(settings: ClientSettings, stage: str, bounds: Bounds, as_json: bool) -> None:
     """Follow the depth of a stage's queue until SIGTERM, Ctrl-C or the end of the system that runs here; then drain.
 
     Raises SettingsError, NotPossible, BusLost, ServiceFailed.
@@ -207,7 +195,7 @@ async def _autoscale(settings: ClientSettings, stage: str, bounds: Bounds, repor
                             waiting=waiting, in_hand=in_hand, engineers=fleet.working, draining=fleet.draining
                         )
                         if status != last:
-                            report(status)
+                            _report(status, as_json)
                         last = status
                     fleet.supervise()
                     await _rest(stop, bounds.every)
@@ -215,7 +203,7 @@ async def _autoscale(settings: ClientSettings, stage: str, bounds: Bounds, repor
                 await fleet.drain()
 
 
-async def _work(settings: ClientSettings, stages: Sequence[str], report: Report) -> None:
+async def _work(settings: ClientSettings, stages: Sequence[str], as_json: bool) -> None:
     """One engineer per visible GPU, else one on the CPU, until SIGTERM or Ctrl-C; then drain all.
 
     Raises SettingsError where ASI_NATS_URL or ASI_ARCHIVE_ADDRESS is missing, NotPossible, BusLost, ServiceFailed.
@@ -232,7 +220,7 @@ async def _work(settings: ClientSettings, stages: Sequence[str], report: Report)
     with stop_signal() as stop:
         try:
             fleet.resize(len(devices))
-            report(FleetStatus(waiting=0, in_hand=0, engineers=fleet.working, draining=0))
+            _report(FleetStatus(waiting=0, in_hand=0, engineers=fleet.working, draining=0), as_json)
             while not stop.is_set():
                 fleet.supervise()
                 await _rest(stop, 1.0)
@@ -243,22 +231,15 @@ async def _work(settings: ClientSettings, stages: Sequence[str], report: Report)
 def devices_for(stages: Sequence[str], maximum: int | None) -> list[str]:
     """The CUDA_VISIBLE_DEVICES of each slot: one per visible GPU where a stage trains on one, else one per core.
 
-    At most `maximum`. Raises NotPossible.
+    At most `maximum`. A stage trains on the device of its scale, or ASI_ENGINEER_DEVICE. Raises NotPossible.
     """
-    on_gpu = [stage for stage in stages if device_of(stage) == "cuda"]
+    own = os.environ.get("ASI_ENGINEER_DEVICE")
+    on_gpu = [stage for stage in stages if (own or scale_values("--stage", stage, {})["device"]) == "cuda"]
     visible = gpus()
     if on_gpu and not visible:
         raise NotPossible(f"the stage {on_gpu[0]} trains on a GPU, and none is visible here (CUDA_VISIBLE_DEVICES)")
     devices = visible if on_gpu else [""] * (maximum or os.cpu_count() or 1)
     return devices[:maximum]
-
-
-def device_of(stage: str) -> str:
-    """Where a stage trains, "cpu" or "cuda", by ASI_ENGINEER_DEVICE or its scale. Raises SettingsError."""
-    require_choice("--stage", stage, SCALES)
-    if device := os.environ.get("ASI_ENGINEER_DEVICE"):
-        return device
-    return str(scale_values("--stage", stage, {})["device"])
 
 
 def engineer_environment(settings: ClientSettings, stages: Sequence[str]) -> dict[str, str]:

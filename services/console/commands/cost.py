@@ -84,15 +84,12 @@ def stopping(argument: RunArgument = "", run: Run = "", as_json: Json = False) -
         raise typer.Exit(1)
 
 
-def _fraction_text(fraction: float | None) -> str:
-    return ", ".join(f"{at:.0%}" for at in ([at for at, _ in QUANTILES] if fraction is None else [fraction]))
-
-
 def _print_replays(rules: Sequence[Replayed]) -> None:
+    fractions = [[at for at, _ in QUANTILES] if rule.fraction is None else [rule.fraction] for rule in rules]
     lost = [f"{len(replayed.replay.lost)} of {len(replayed.replay.finalists)}" for replayed in rules]
     say(table([
         Column("rule", [str(replay_row(replayed)["rule"]) for replayed in rules]),
-        Column("at", [_fraction_text(replayed.fraction) for replayed in rules], right=True),
+        Column("at", [", ".join(f"{at:.0%}" for at in places) for places in fractions], right=True),
         Column("trainings", [str(replayed.trainings) for replayed in rules], right=True),
         Column("stopped", [str(len(replayed.replay.stopped)) for replayed in rules], right=True),
         Column("compute saved", [f"{replayed.replay.saved:.0%}" for replayed in rules], right=True),

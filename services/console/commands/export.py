@@ -38,11 +38,8 @@ def _export_to_tracker(arguments: list[str]) -> None:
     """Write every candidate of a run. Raises SettingsError, NotFound."""
     from services.console.commands.track import TRACKERS, open_tracker  # with the client of the bus
 
-    parser = argparse.ArgumentParser(prog="asi-arch export", description="A run's candidates in a tracker's folder.")
-    parser.add_argument("run", nargs="?", default="", help="default: the newest run")
+    parser = _parser("A run's candidates in a tracker's folder.", "named after the tracker, in the data folder")
     parser.add_argument("--to", required=True, metavar="TRACKER", help=f"one of {', '.join(TRACKERS)}")
-    parser.add_argument("--out", type=Path, help="folder; default: named after the tracker, in the data folder")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     settings = client_settings()
     out: Path = options.out or settings.data_dir / options.to
@@ -60,7 +57,11 @@ def _export_to_tracker(arguments: list[str]) -> None:
 
 def _export_module(arguments: list[str]) -> None:
     """Write the package. Raises SettingsError, NotFound, and typer.Exit with the tool's status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser("One architecture as a Python package.", "the candidate's name")
+    parser.add_argument("--as", dest="format", choices=("module",), default="module")
+    parser.add_argument("--candidate", help="an id, or a name that just one candidate has")
+    parser.add_argument("--vocabulary", type=int, help="tokens of the tokenizer, if no weights were stored")
+    options = parser.parse_args(arguments)
     if not options.candidate:
         raise SettingsError("--as module needs --candidate: the id or name of one architecture.")
     status, record, links = asyncio.run(candidate_with_chain(client_settings(), options.run, options.candidate))
@@ -73,19 +74,15 @@ def _export_module(arguments: list[str]) -> None:
         raise typer.Exit(done.returncode)
     package = done.stdout.strip()
     if options.json:
-        print_json(
-            {"run": options.run, "candidate": options.candidate, "path": str(out), "package": Path(package).name}
-        )
+        name = Path(package).name
+        print_json({"run": options.run, "candidate": options.candidate, "path": str(out), "package": name})
     else:
         say(f"{package}: see {out / 'README.md'}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="asi-arch export", description="One architecture as a Python package.")
+def _parser(description: str, default_folder: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="asi-arch export", description=description)
     parser.add_argument("run", nargs="?", default="", help="default: the newest run")
-    parser.add_argument("--as", dest="format", choices=("module",), default="module")
-    parser.add_argument("--candidate", help="an id, or a name that just one candidate has")
-    parser.add_argument("--out", type=Path, help="folder; default: the candidate's name")
-    parser.add_argument("--vocabulary", type=int, help="tokens of the tokenizer, if no weights were stored")
+    parser.add_argument("--out", type=Path, help=f"folder; default: {default_folder}")
     parser.add_argument("--json", action="store_true")
     return parser

@@ -64,7 +64,7 @@ def judge(
     if bool(candidate) == baselines:
         raise SettingsError("name what to judge: either a CANDIDATE or --calibrate.")
     settings = client_settings()
-    rows = asyncio.run(_calibration(settings, run) if baselines else _verdict(settings, run, candidate))
+    rows = asyncio.run(_repeated(settings, run, candidate))
     largest = max((abs(row.drift) for row in rows if row.drift is not None), default=None)
     if as_json:
         verdicts = [{**asdict(row), "drift": row.drift} for row in rows]
@@ -75,28 +75,24 @@ def judge(
         raise typer.Exit(1)
 
 
-async def _calibration(settings: ClientSettings, run: str) -> list[Drift]:
-    """Every measured baseline judged again, all at once.
+async def _repeated(settings: ClientSettings, run: str, candidate: str) -> list[Drift]:
+    """The candidate, or with "" every measured baseline, judged again, all at once.
 
-    Raises NotFound where none is measured, NotPossible where the run's judge cannot be asked.
+    Raises NotFound where no baseline is measured, NotPossible where the run's judge cannot be asked.
     """
     async with _judges(settings) as (archive, judge):
+        if candidate:
+            request = pb.GetCandidateRequest(run=run, candidate=candidate)
+            return [await _judge_again(judge, await archive.GetCandidate(request, timeout=30))]
         status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
         if status.settings.ablations.without_judge:
             raise NotPossible(f"run {status.run} is without judge: there is nothing to calibrate")
-        request = pb.GetBaselinesRequest(run=status.run, stage=status.settings.scale)
-        baselines = (await archive.GetBaselines(request, timeout=30)).baselines
+        of_scale = pb.GetBaselinesRequest(run=status.run, stage=status.settings.scale)
+        baselines = (await archive.GetBaselines(of_scale, timeout=30)).baselines
         measured = [record for record in baselines if record.training.HasField("loss")]
         if not measured:
             raise NotFound(f"no baseline of run {status.run} is measured yet")
         return list(await asyncio.gather(*(_judge_again(judge, record) for record in measured)))
-
-
-async def _verdict(settings: ClientSettings, run: str, candidate: str) -> list[Drift]:
-    """One candidate judged again. Raises NotPossible where it is not measured."""
-    async with _judges(settings) as (archive, judge):
-        request = pb.GetCandidateRequest(run=run, candidate=candidate)
-        return [await _judge_again(judge, await archive.GetCandidate(request, timeout=30))]
 
 
 async def _judge_again(judge: judge_pb2_grpc.JudgeAsyncStub, record: candidate_pb2.Candidate) -> Drift:
@@ -168,24 +164,18 @@ async def rescore(
     status, records = await run_and_candidates(settings, chosen_run(argument, run))
     events = rescored(status, records, fitness)
     if not events:
-        raise NotPossible(
-            f"no candidate of run {status.run} can be rescored as {fitness}, which needs {_needed(status, fitness)}: "
-            "see `asi-arch list`"
-        )
+        needed = "the loss of the candidate and of the root"
+        if fitness != STANDARDISED_GAIN:
+            judge = "" if status.settings.ablations.without_judge else " and a judge's score"
+            needed = f"a loss, a benchmark{judge} of the candidate, and a loss and a benchmark of the root"
+        what = f"no candidate of run {status.run} can be rescored as {fitness}"
+        raise NotPossible(f"{what}, which needs {needed}: see `asi-arch list`")
     await publish(settings, events)
     await catch_up(settings)
     if as_json:
         print_json({"run": status.run, "fitness": fitness, "rescored": len(events)})
     else:
         say(f"run {status.run}: {len(events)} candidates rescored as {fitness}")
-
-
-def _needed(status: pb.RunStatus, version: str) -> str:
-    """What a fitness is computed from."""
-    if version == STANDARDISED_GAIN:
-        return "the loss of the candidate and of the root"
-    judge = "" if status.settings.ablations.without_judge else " and a judge's score"
-    return f"a loss, a benchmark{judge} of the candidate, and a loss and a benchmark of the root"
 
 
 def rescored(status: pb.RunStatus, records: Sequence[candidate_pb2.Candidate], version: str) -> list[events_pb2.Event]:

@@ -34,7 +34,9 @@ async def list_(
     require_choice("--sort", sort, SORTS)
     if stage:
         require_choice("--stage", stage, SCALES)
-    order, states = "loss" if sort == FRONT else sort, states_of(state or [])
+    states = {state_name(number): number for number in candidate_pb2.State.values() if number}
+    for name in state or []:
+        require_choice("--state", name, tuple(states))
     async with open_archive(client_settings()) as archive:
         status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
         root = status.loss_of_root if status.HasField("loss_of_root") else None
@@ -42,8 +44,9 @@ async def list_(
         if not objectives and sort == FRONT:
             raise SettingsError("--sort front: the run has one objective; see asi-arch run --policy objectives=…")
         request = pb.ListCandidatesRequest(
-            run=status.run, sort=order, reverse=reverse, stage=stage, states=states, slim=True
-        )
+            run=status.run, sort="loss" if sort == FRONT else sort, reverse=reverse, stage=stage,
+            states=[states[name] for name in state or []], slim=True,
+        )  # fmt: skip
         records = await all_candidates(archive, request, None if sort == FRONT else limit)
         rows, note = [row(record, root) for record in records], ""
         if objectives:
@@ -104,11 +107,3 @@ async def tree(argument: RunArgument = "", run: Run = "", as_json: Json = False)
         print_json(nodes)
     else:
         say(f"run {status.run}: {len(nodes)} candidates\n{family(nodes)}")
-
-
-def states_of(names: Sequence[str]) -> list[candidate_pb2.State.ValueType]:
-    """States by their lower-case names. Raises SettingsError listing them."""
-    states = {state_name(number): number for number in candidate_pb2.State.values() if number}
-    for name in names:
-        require_choice("--state", name, tuple(states))
-    return [states[name] for name in names]

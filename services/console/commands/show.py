@@ -14,16 +14,24 @@ from services.archive.lessons import Quotation, lessons_text, quotations
 from services.chassis.artifacts import ArtifactDamaged, FsspecArtifacts
 from services.chassis.errors import NotFound, NotPossible
 from services.console.options import Candidate, Json, Run, print_json
-from services.console.tables import Column, mixed_precision, pairs, paragraph
-from services.local.archive import all_candidates, open_archive
-from services.local.settings import ClientSettings, client_settings
-from services.report.rows import ABSENT, Gain, Row, as_dict, gain_over, interval_text, number, program_of, row
-
-from services.console.tables import print_code, print_markdown, say, styled, table  # isort: skip
+from services.console.tables import (
+    Column,
+    mixed_precision,
+    pairs,
+    paragraph,
+    print_code,
+    print_markdown,
+    say,
+    styled,
+    table,
+)
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 from services.llm.port import Role
 from services.llm.recorded import Exchange, read_exchanges
+from services.local.archive import all_candidates, open_archive
+from services.local.settings import ClientSettings, client_settings
+from services.report.rows import ABSENT, Gain, Row, as_dict, gain_over, interval_text, number, program_of, row
 
 PROPOSALS = ("ProposalAnswer", "TryingAnswer")
 """Forms of answers that propose a program."""
@@ -56,7 +64,9 @@ def show(
     if as_json:
         print_json(as_dict(record))
     elif program:
-        _print_program(record)
+        if not (text := program_of(record)):
+            raise NotFound(f"candidate {record.id} of run {record.run} has no program")
+        print_code(text, "python")
     else:
         _print_candidate(record, gain_over(root, record))
 
@@ -155,13 +165,6 @@ def _print_learnt(learnt: Learnt) -> None:
         say(paragraph(f'{names[by]} ({by}), {quotation.section} ← {quotation.part}: "{quotation.sentence}"'))
 
 
-def _print_program(record: candidate_pb2.Candidate) -> None:
-    program = program_of(record)
-    if not program:
-        raise NotFound(f"candidate {record.id} of run {record.run} has no program")
-    print_code(program, "python")
-
-
 def _print_candidate(record: candidate_pb2.Candidate, gain: Gain | None) -> None:
     values = row(record)
     header = f"{values['id']} · run {values['run']} · {values['stage']} · {values['state']}"
@@ -247,7 +250,8 @@ def diff(first: Candidate, second: Candidate, run: Run = "", as_json: Json = Fal
     if missing := [record.id for record in (left, right) if not program_of(record)]:
         have = "has" if len(missing) == 1 else "have"
         raise NotFound(f"{' and '.join(missing)} of run {left.run} {have} no program: there is nothing to compare")
-    text = program_difference(left, right)
+    before, after = (program_of(record).splitlines(keepends=True) for record in (left, right))
+    text = "".join(difflib.unified_diff(before, after, fromfile=f"{left.id}.py", tofile=f"{right.id}.py"))
     if as_json:
         print_json({"run": left.run, "first": left.id, "second": right.id, "difference": text})
     elif not text:
@@ -306,9 +310,3 @@ def _print_measures(left: candidate_pb2.Candidate, right: candidate_pb2.Candidat
 
 def _shown(measure: Measure, value: float | None, sign: str = "") -> str:
     return number(value, sign + PATTERNS.get(measure["measure"], ".4f"))
-
-
-def program_difference(first: candidate_pb2.Candidate, second: candidate_pb2.Candidate) -> str:
-    """A unified diff of two programs."""
-    before, after = (program_of(record).splitlines(keepends=True) for record in (first, second))
-    return "".join(difflib.unified_diff(before, after, fromfile=f"{first.id}.py", tofile=f"{second.id}.py"))

@@ -6,7 +6,7 @@ The client of the bus is imported by the commands that publish: the others read 
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 
 from services.chassis.errors import NotPossible
 from services.console.options import Json, Run, RunArgument, chosen_run, print_json, run_async
@@ -118,30 +118,24 @@ def _overview(statuses: Sequence[pb.RunStatus]) -> str:
 @run_async
 async def pause(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """Start no further candidates; those in flight continue."""
-    from services.local.log import pause_run
-
-    await _steer("pause", pause_run, chosen_run(argument, run), as_json)
+    await _steer("pause", chosen_run(argument, run), as_json)
 
 
 @run_async
 async def resume(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """Start candidates again, if services are running; `asi-arch run --resume` starts the services too."""
-    from services.local.log import resume_run
-
-    await _steer("resume", resume_run, chosen_run(argument, run), as_json)
+    await _steer("resume", chosen_run(argument, run), as_json)
 
 
 @run_async
 async def stop(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """End a run; candidates in flight still complete."""
-    from services.local.log import stop_run
-
-    await _steer("stop", stop_run, chosen_run(argument, run), as_json)
+    await _steer("stop", chosen_run(argument, run), as_json)
 
 
-async def _steer(
-    verb: str, publish: Callable[[ClientSettings, str], Coroutine[None, None, int]], run: str, as_json: bool
-) -> None:
+async def _steer(verb: str, run: str, as_json: bool) -> None:
+    from services.local.log import pause_run, resume_run, stop_run
+
     settings = client_settings()
     status = await run_status(settings, run)
     name = status.run
@@ -149,7 +143,7 @@ async def _steer(
         over = (verb, status.phase) == ("resume", "finished")
         extend = ": `asi-arch run --resume` with a larger budget extends it" if over else ""
         raise NotPossible(f"run {name} is {status.phase}, so there is nothing to {verb}{extend}")
-    sequence = await publish(settings, name)
+    sequence = await {"pause": pause_run, "resume": resume_run, "stop": stop_run}[verb](settings, name)
     await catch_up(settings)
     async with open_archive(settings) as archive:  # a following command reads the phase that this one has made
         await until_applied(archive, name, sequence)

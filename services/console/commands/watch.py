@@ -111,7 +111,11 @@ async def updates(settings: ClientSettings, run: str, from_start: bool) -> Async
     async with open_archive(settings) as archive, open_log(settings) as bus:
         state = WatchedRun(*await _read_run(archive, run), time.monotonic())
         if not from_start and (state.over or not alive):
-            raise NotFound(_not_running(settings, state))
+            nothing = f"is {state.status.phase}, but nothing runs in {settings.data_dir}"
+            reason = f"run {state.status.run} {f'has {state.status.phase}' if state.over else nothing}"
+            raise NotFound(
+                f"{reason}: `asi-arch run --resume` continues it, and --from-start begins with its earlier events"
+            )
         state.view.update(state.status, state.moving)
         state.view.last_events = await _last_events(archive, state)
         start = 1 if from_start else await bus.last_sequence() + 1
@@ -122,13 +126,6 @@ async def updates(settings: ClientSettings, run: str, from_start: bool) -> Async
                 yield await _next_update(archive, state, logged, settled=not wait)
                 if state.over and logged is None:
                     return
-
-
-def _not_running(settings: ClientSettings, state: WatchedRun) -> str:
-    run, phase = state.status.run, state.status.phase
-    nothing = f"run {run} is {phase}, but nothing runs in {settings.data_dir}"
-    reason = f"run {run} has {phase}" if state.over else nothing
-    return f"{reason}: `asi-arch run --resume` continues it, and --from-start begins with its earlier events"
 
 
 async def _log(bus: Bus, run: str, start: int, wait: bool) -> AsyncIterator[Logged | None]:
