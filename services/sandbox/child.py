@@ -126,15 +126,15 @@ class Child:
 
     def usage(self) -> Usage:
         """The current resource usage of all processes of the child."""
-        supervisor = self._control.supervisor
-        return usage(
-            descendants(supervisor.result()) if supervisor.done() else [], self._shared_bytes, count_unlinked=False
-        )
+        return usage(self._processes(), self._shared_bytes, count_unlinked=False)
 
     def processor_seconds(self) -> float:
         """CPU time of the running processes, in nanosecond resolution."""
+        return processor_seconds(self._processes())
+
+    def _processes(self) -> list[int]:
         supervisor = self._control.supervisor
-        return processor_seconds(descendants(supervisor.result()) if supervisor.done() else [])
+        return descendants(supervisor.result()) if supervisor.done() else []
 
     async def _listen(self) -> None:
         try:

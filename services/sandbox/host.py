@@ -128,7 +128,10 @@ class Sandbox:
         scratch = self._folders.scratch(number, user if server.changes_user else None)
         child: Child | None = None
         try:
-            group = await asyncio.to_thread(_make_group, server, limits)
+            try:
+                group = await asyncio.to_thread(server.groups.make, limits) if server.groups else None
+            except OSError as error:
+                raise SandboxUnavailable(f"no control group can be made for a child: {error}") from error
             child = _start(server, job, limits, scratch, user, group)
             await child.open()
             yield child
@@ -136,13 +139,6 @@ class Sandbox:
             if child is not None:
                 await asyncio.shield(child.close())
             await asyncio.to_thread(remove_tree, scratch)
-
-
-def _make_group(server: Server, limits: Limits) -> Group | None:
-    try:
-        return server.groups.make(limits) if server.groups else None
-    except OSError as error:
-        raise SandboxUnavailable(f"no control group can be made for a child: {error}") from error
 
 
 def _start(server: Server, job: str, limits: Limits, scratch: Path, user: int, group: Group | None) -> Child:

@@ -124,16 +124,13 @@ def ending(status: int | None, log_tail: str) -> str:
         return f"the child's job raised: {last}"
     if status == REFUSED:
         return f"the child could not be started: {last}"
-    if status < 0:
-        return f"the child was killed by {_signal_name(-status)}: {last}"
-    return f"the child ended with exit status {status} before it answered"
-
-
-def _signal_name(number: int) -> str:
+    if status >= 0:
+        return f"the child ended with exit status {status} before it answered"
     try:
-        return signal.Signals(number).name
+        name = signal.Signals(-status).name
     except ValueError:  # most real-time signals have no name
-        return f"SIGRTMIN+{number - signal.SIGRTMIN}" if number > signal.SIGRTMIN else f"signal {number}"
+        name = f"SIGRTMIN+{-status - signal.SIGRTMIN}" if -status > signal.SIGRTMIN else f"signal {-status}"
+    return f"the child was killed by {name}: {last}"
 
 
 class SandboxError(Exception):

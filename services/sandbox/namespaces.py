@@ -52,13 +52,19 @@ def build_root(scratch: Path, readable: tuple[str, ...], limits: Limits, owner: 
     for path in paths:
         if not any(parent in paths for parent in path.parents):
             _bind(root, path)
-    _devices(root)
+    (root / "dev/shm").mkdir(parents=True)
+    gpus = linux.nvidia_devices()
+    for device in (*DEVICES, *gpus, *(["/sys"] if gpus else [])):
+        _bind(root, Path(device))
+    (root / "dev/fd").symlink_to("/proc/self/fd")
     (root / "proc").mkdir()
     with contextlib.suppress(OSError):  # not permitted in containers that mask parts of /proc
         linux.mount("proc", str(root / "proc"), "proc", _NOSUID | _NODEV | _NOEXEC)
     inside = root / scratch.relative_to("/")
     inside.mkdir(parents=True)
-    _read_only(root)
+    # Make all mounts so far read-only and without set-user-id programs.
+    attributes = ctypes.create_string_buffer(struct.pack("<QQQQ", _ATTR_RDONLY | _ATTR_NOSUID, 0, 0, 0), 32)
+    linux.syscall("mount_setattr", _MOUNT_SETATTR, _AT_FDCWD, str(root).encode(), _AT_RECURSIVE, attributes, 32)
     flags = _NOSUID | _NODEV | (0 if programs else _NOEXEC)
     group = os.getegid() if owner == os.geteuid() else owner
     size = f"mode=700,uid={owner},gid={group},nr_inodes={FILES},size={limits.file_bytes}"
@@ -87,17 +93,3 @@ def _bind(root: Path, path: Path) -> None:
     else:
         target.touch()
     linux.mount(str(path), str(target), "", _BIND | _RECURSIVE)
-
-
-def _devices(root: Path) -> None:
-    (root / "dev/shm").mkdir(parents=True)
-    gpus = linux.nvidia_devices()
-    for path in (*DEVICES, *gpus, *(["/sys"] if gpus else [])):
-        _bind(root, Path(path))
-    (root / "dev/fd").symlink_to("/proc/self/fd")
-
-
-def _read_only(path: Path) -> None:
-    """mount_setattr(2): make a mount and those below read-only and without set-user-id programs."""
-    attributes = ctypes.create_string_buffer(struct.pack("<QQQQ", _ATTR_RDONLY | _ATTR_NOSUID, 0, 0, 0), 32)
-    linux.syscall("mount_setattr", _MOUNT_SETATTR, _AT_FDCWD, str(path).encode(), _AT_RECURSIVE, attributes, 32)

@@ -76,9 +76,11 @@ def usage(pids: list[int], shared_bytes: int, count_unlinked: bool) -> Usage:
     private, cpu, tasks, unlinked = 0, 0.0, 0, 0
     for pid in pids:
         private += max(0, private_bytes(pid) - shared_bytes)
-        seconds, threads = _times(pid)
-        cpu += seconds
-        tasks += threads
+        # The process's name, before the last bracket, may contain spaces and brackets itself.
+        fields = _read(pid, "stat").rpartition(")")[2].split()
+        if len(fields) >= 18:
+            cpu += sum(int(field) for field in fields[11:15]) / _TICKS
+            tasks += int(fields[17])
         unlinked += _unlinked_bytes(pid) if count_unlinked else 0
     return Usage(private, cpu, tasks, unlinked)
 
@@ -99,14 +101,6 @@ def private_bytes(pid: int) -> int:
         if line.startswith(("RssAnon:", "RssShmem:", "VmPTE:")):
             kilobytes += int(line.split()[1])
     return kilobytes << 10
-
-
-def _times(pid: int) -> tuple[float, int]:
-    """CPU seconds and number of threads. The name in the second field may contain spaces and brackets."""
-    fields = _read(pid, "stat").rpartition(")")[2].split()
-    if len(fields) < 18:
-        return 0.0, 0
-    return sum(int(field) for field in fields[11:15]) / _TICKS, int(fields[17])
 
 
 def _unlinked_bytes(pid: int) -> int:

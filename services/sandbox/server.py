@@ -73,18 +73,14 @@ class Server:
 
         Raises SandboxUnavailable with the end of its log.
         """
+        wrap: list[str] = []
         if BUBBLEWRAP in settings.layers and (program := shutil.which("bwrap")):
             wrap = _bubblewrap(program, _readable_paths(settings.readable), root)
-            if await asyncio.to_thread(_works, wrap):
-                return await cls._start(settings, root, wrap)
-        return await cls._start(settings, root, [])
-
-    @classmethod
-    async def _start(cls, settings: Settings, root: Path, wrap: list[str]) -> Self:
+            wrap = wrap if await asyncio.to_thread(_works, wrap) else []
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         log = root / "forkserver.log"
         with theirs:
-            process = _spawn([*wrap, *_command(settings, root, theirs.fileno())], theirs.fileno(), log, settings, root)
+            process = _spawn(wrap, theirs.fileno(), log, settings, root)
         ours.setblocking(False)
         report, fault = b"", ""
         try:
@@ -131,7 +127,7 @@ class Server:
             self._process.wait()
 
 
-def _command(settings: Settings, root: Path, connection: int) -> list[str]:
+def _spawn(wrap: list[str], connection: int, log: Path, settings: Settings, root: Path) -> subprocess.Popen[bytes]:
     arguments = {
         "connection": connection,
         "preload": settings.preload,
@@ -139,14 +135,10 @@ def _command(settings: Settings, root: Path, connection: int) -> list[str]:
         "readable": _readable_paths(settings.readable),
         "root": str(root),
     }
-    return [sys.executable, "-P", "-m", "services.sandbox.forkserver", json.dumps(arguments)]
-
-
-def _spawn(command: list[str], connection: int, log: Path, settings: Settings, root: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as output:
         os.set_inheritable(connection, True)
         return subprocess.Popen(
-            command,
+            [*wrap, sys.executable, "-P", "-m", "services.sandbox.forkserver", json.dumps(arguments)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -103,7 +103,10 @@ def encode(kind: str, header: Mapping[str, JSON], arrays: Arrays, bounds: Bounds
         TypeError: an array has an unsupported dtype (bfloat16 must be converted to float32, or viewed as uint16).
     """
     limits = bounds or Bounds()
-    contiguous = {name: _contiguous(name, array) for name, array in arrays.items()}
+    contiguous = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in arrays.items()}
+    for name, array in contiguous.items():
+        if array.dtype.str not in DTYPES:
+            raise TypeError(f"array {name!r} has dtype {array.dtype}; send one of {', '.join(sorted(DTYPES))}")
     descriptions = [[name, array.dtype.str, list(array.shape)] for name, array in contiguous.items()]
     try:
         text = json.dumps({"kind": kind, "header": header, "arrays": descriptions}, allow_nan=False).encode()
@@ -116,13 +119,6 @@ def encode(kind: str, header: Mapping[str, JSON], arrays: Arrays, bounds: Bounds
     size = sum(array.nbytes for array in contiguous.values())
     buffers = [array.reshape(-1).view(np.uint8).data for array in contiguous.values() if array.nbytes]
     return [memoryview(PREFIX.pack(MAGIC, len(text), size) + text), *buffers]
-
-
-def _contiguous(name: str, array: NDArray[np.generic]) -> NDArray[np.generic]:
-    result = np.ascontiguousarray(array).reshape(np.shape(array))
-    if result.dtype.str not in DTYPES:
-        raise TypeError(f"array {name!r} has dtype {result.dtype}; send one of {', '.join(sorted(DTYPES))}")
-    return result
 
 
 def read_prefix(prefix: bytes, bounds: Bounds) -> tuple[int, int]:
@@ -148,17 +144,13 @@ def decode(header: bytes, body: bytearray, bounds: Bounds) -> Message:
 
 def _parse(text: bytes, bounds: Bounds) -> dict[str, JSON]:
     try:
-        parsed = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
+        parsed = json.loads(text, object_pairs_hook=_distinct)
     except (ValueError, RecursionError) as error:
         raise Malformed(f"a message's header is not JSON: {type(error).__name__}: {str(error)[:200]}") from error
     _check_value(parsed, bounds.depth)
     if not isinstance(parsed, dict):
         raise Malformed("a message's header is not a JSON object")
     return parsed
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _distinct(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
@@ -169,7 +161,7 @@ def _distinct(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
 
 
 def _check_value(value: JSON, depth: int) -> None:
-    """Raises Malformed for nesting beyond `depth`, infinite numbers such as 1e999, and integers beyond 64 bits."""
+    """Raises Malformed for nesting beyond `depth`, NaN, infinite numbers such as 1e999, and integers beyond 64 bits."""
     if depth < 0:
         raise Malformed("a message's header is nested too deeply")
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
@@ -190,11 +182,13 @@ def _split(descriptions: list[JSON], body: bytearray, bounds: Bounds) -> dict[st
     offset = 0
     for item in descriptions:
         name, dtype, shape = _description(item, bounds)
-        size = dtype.itemsize * math.prod(shape)
-        if name in arrays or size > len(body) - offset:
+        count = math.prod(shape)
+        if name in arrays or dtype.itemsize * count > len(body) - offset:
             raise Malformed(f"array {name!r} is named twice or longer than the bytes that came")
-        arrays[name] = _array(name, body, dtype, shape, offset)
-        offset += size
+        if dtype.kind == "b" and (np.frombuffer(body, np.uint8, count, offset) > 1).any():
+            raise Malformed(f"array {name[:80]!r} is boolean but holds other bytes than 0 and 1")
+        arrays[name] = np.frombuffer(body, dtype, count, offset).reshape(shape)
+        offset += dtype.itemsize * count
     if offset != len(body):
         raise Malformed(f"a message has {len(body) - offset} bytes that belong to no array")
     return arrays
@@ -209,15 +203,6 @@ def _description(item: JSON, bounds: Bounds) -> tuple[str, np.dtype[np.generic],
     if len(shape) > bounds.dimensions or not all(type(n) is int and 0 <= n <= bounds.array_bytes for n in shape):
         raise Malformed(f"array {name[:80]!r} has an impossible shape")
     return name, np.dtype(dtype), tuple(shape)
-
-
-def _array(
-    name: str, body: bytearray, dtype: np.dtype[np.generic], shape: tuple[int, ...], offset: int
-) -> NDArray[np.generic]:
-    count = math.prod(shape)
-    if dtype.kind == "b" and (np.frombuffer(body, np.uint8, count, offset) > 1).any():
-        raise Malformed(f"array {name[:80]!r} is boolean but holds other bytes than 0 and 1")
-    return np.frombuffer(body, dtype, count, offset).reshape(shape)
 
 
 class ChannelClosed(Exception):  # noqa: N818 -- not an error
