@@ -41,7 +41,13 @@ async def open_archive(settings: ClientSettings) -> AsyncIterator[archive_pb2_gr
     else:
         address = None
         settings.require_archive()
-    async with _local(settings.archive_url) if address is None else _remote(settings, address) as archive:
+    if address is None:
+        from services.store.reader import local_archive
+
+        opened = local_archive(settings.archive_url)
+    else:
+        opened = _remote(settings, address)
+    async with opened as archive:
         try:
             yield archive
         except Exception as error:
@@ -115,14 +121,6 @@ async def until_applied(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, se
                         return
                 await asyncio.sleep(0.1)
     raise NotPossible(f"the store has not applied the events of run {run}: see the store's log")
-
-
-@asynccontextmanager
-async def _local(url: str) -> AsyncIterator[archive_pb2_grpc.ArchiveAsyncStub]:
-    from services.store.reader import local_archive
-
-    async with local_archive(url) as archive:
-        yield archive
 
 
 @asynccontextmanager

@@ -89,15 +89,16 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
     await _require_new_name(settings, start)
     with stop_signal() as interrupted:
         progress.note("starting the services …")
+        extra = _engineer_environment(current, adapts(options) and not start.resume)
         async with (
-            running(
-                settings, _engineer_environment(current, adapts(options) and not start.resume), interrupted
-            ) as system,
+            running(settings, extra, interrupted) as system,
             channel(system.client.archive_address, system.client) as connection,
         ):
             archive = archive_pb2_grpc.ArchiveStub(connection)
             if before is not None:
-                run = await _resume(system.client, archive, before, new_budget)
+                run = before.run
+                if before.phase not in OVER or new_budget is not None:  # else retried candidates complete without it
+                    await until_applied(archive, run, await resume_run(system.client, run, new_budget))
             else:
                 preparing = _prepare(system.client, archive, start, new_settings, progress, options)
                 run, new_settings = await unless_stopped(preparing, interrupted)
@@ -171,17 +172,6 @@ async def _resumable(settings: ClientSettings, name: str | None, new_budget: eve
     return status
 
 
-async def _resume(
-    client: ClientSettings,
-    archive: archive_pb2_grpc.ArchiveAsyncStub,
-    before: pb.RunStatus,
-    new_budget: events_pb2.Budget | None,
-) -> str:
-    if before.phase not in OVER or new_budget is not None:  # else retried candidates complete without an event
-        await until_applied(archive, before.run, await resume_run(client, before.run, new_budget))
-    return before.run
-
-
 async def _require_new_name(settings: ClientSettings, start: Start) -> None:
     """Raises SettingsError for a name that is taken, if the archive of this data folder shows it already."""
     if start.name is None or start.resume or settings.archive_is_elsewhere:
@@ -214,7 +204,8 @@ async def _prepare(
     With `options` the run is first estimated and adapted to the machine. Raises SettingsError for a name that is taken.
     """
     runs = {status.run: status for status in (await archive.ListRuns(pb.ListRunsRequest(), timeout=30)).runs}
-    run = start.name or _new_name(runs)
+    numbered = (f"r{number}" for number in itertools.count(len(runs) + 1))
+    run = start.name or next(name for name in numbered if name not in runs)
     if start.fork:  # an interrupted fork continues under its name
         return run, new_settings
     if run in runs:
@@ -268,7 +259,10 @@ async def _watch(
                 for name in system.supervise():
                     progress.note(f"the {name} ended unexpectedly and was started again")
                 with contextlib.suppress(grpc.aio.AioRpcError):
-                    status, rows = await _read_run(archive, run)
+                    status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
+                    records = await all_candidates(archive, pb.ListCandidatesRequest(run=run, slim=True))
+                    root = status.loss_of_root if status.HasField("loss_of_root") else None
+                    rows = [row(record, root) for record in records]
                     progress.view.record_all(announced)
                     progress.view.update(status, rows)
                     progress.show()
@@ -287,16 +281,3 @@ async def write_run_report(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str,
     from services.report.page import write_report  # matplotlib takes half a second to import
 
     return await asyncio.to_thread(write_report, status, records, folder)
-
-
-async def _read_run(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str) -> tuple[pb.RunStatus, list[Row]]:
-    """A run's status and the rows of all its candidates."""
-    status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
-    records = await all_candidates(archive, pb.ListCandidatesRequest(run=run, slim=True))
-    root = status.loss_of_root if status.HasField("loss_of_root") else None
-    return status, [row(record, root) for record in records]
-
-
-def _new_name(runs: dict[str, pb.RunStatus]) -> str:
-    """The next of r1, r2, … that no run has."""
-    return next(name for number in itertools.count(len(runs) + 1) if (name := f"r{number}") not in runs)

@@ -9,12 +9,12 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from urllib.parse import urlsplit
 
 from services.chassis import logs
-from services.chassis.bus import Bus
+from services.chassis.bus import Bus, Logged
 from services.chassis.errors import BusLost
 from services.chassis.events import first
 from services.contracts import events_pb2
@@ -55,6 +55,17 @@ async def open_log(settings: ClientSettings) -> AsyncIterator[Bus]:
         await require_server(client.nats_url)
         async with Bus(client, "asi-console") as bus:
             yield bus
+
+
+async def follow_run(bus: Bus, run: str, start: int) -> AsyncGenerator[Logged | None]:
+    """The run's messages from sequence `start` on, and None after a second without one, until the broker has ended."""
+    silent = 0.0
+    async with aclosing(bus.follow(f"asi.v1.{run}.>", start)) as messages:
+        async for message in messages:
+            silent = 0.0 if bus.connected else silent + 1.0
+            if silent > DISCONNECTED_SECONDS:
+                return  # on one machine the whole system has ended with its broker
+            yield message
 
 
 async def publish(settings: ClientSettings, events: Sequence[events_pb2.Event]) -> int:

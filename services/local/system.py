@@ -65,7 +65,11 @@ class System:
     async def start(self) -> None:
         """Start everything and wait until every service answers. Raises ServiceFailed, SettingsError."""
         self.settings.data_dir.mkdir(parents=True, exist_ok=True)
-        end_orphans(_left_behind(self.settings), self.settings.data_dir)
+        left_behind: list[int] = []  # processes of a system whose runner was killed
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            content = json.loads(self.settings.system_file.read_text())
+            left_behind = [int(process) for process in content["pids"].values()]
+        end_orphans(left_behind, self.settings.data_dir)
         if self.broker:
             self.broker.start()
         self.services["store"].start()
@@ -140,15 +144,6 @@ class System:
         temporary = self.settings.system_file.with_suffix(".tmp")
         temporary.write_text(json.dumps(content, indent=2))
         temporary.replace(self.settings.system_file)
-
-
-def _left_behind(settings: ClientSettings) -> list[int]:
-    """Processes of a system whose runner was killed."""
-    try:
-        content = json.loads(settings.system_file.read_text())
-        return [int(process) for process in content["pids"].values()]
-    except (OSError, ValueError, KeyError):
-        return []
 
 
 @asynccontextmanager

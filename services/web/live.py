@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from services.chassis import tasks
 from services.chassis.errors import BusLost, Transient
 from services.contracts import archive_pb2_grpc, events_pb2, progress_pb2
-from services.local.log import DISCONNECTED_SECONDS, open_log
+from services.local.log import follow_run, open_log
 from services.local.settings import ClientSettings, running_system
 from services.report.progress import EventRow, event_row
 
@@ -122,16 +122,12 @@ class RunLog:
 
     async def _follow_once(self, last: int) -> int:
         """Until the broker has gone; the sequence of the last message seen."""
-        silent = 0.0
         async with open_log(self._settings) as bus, bus.announcements(self._run) as announcements:
             listening = asyncio.create_task(self.progress.listen(announcements))
             try:
                 start = last + 1 if last else max(1, await bus.last_sequence() + 1 - LATEST)
-                async with contextlib.aclosing(bus.follow(f"asi.v1.{self._run}.>", start)) as log:
+                async with contextlib.aclosing(follow_run(bus, self._run, start)) as log:
                     async for logged in log:
-                        silent = 0.0 if bus.connected else silent + 1.0
-                        if silent > DISCONNECTED_SECONDS:
-                            break
                         if logged is None:
                             continue
                         last = logged.sequence

@@ -24,7 +24,7 @@ from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc
 from services.contracts.events_pb2 import Event
 from services.local.archive import all_candidates, open_archive
-from services.local.log import DISCONNECTED_SECONDS, open_log
+from services.local.log import follow_run, open_log
 from services.local.settings import ClientSettings, client_settings, running_system
 from services.report.progress import LINE_SECONDS, OVER, EventRow, View, best_line, event_row, line
 from services.report.rows import IN_FLIGHT, Row, row
@@ -129,18 +129,10 @@ async def updates(settings: ClientSettings, run: str, from_start: bool) -> Async
 
 
 async def _log(bus: Bus, run: str, start: int, wait: bool) -> AsyncIterator[Logged | None]:
-    subject = f"asi.v1.{run}.>"
-    if not wait:
-        async for logged in bus.read_log(subject, start):
-            yield logged
-        return
-    yield None
-    silent = 0.0
-    async for message in bus.follow(subject, start):
-        silent = 0.0 if bus.connected else silent + 1.0
-        if silent > DISCONNECTED_SECONDS:
-            return  # the broker has ended, and on one machine the whole system with it
-        yield message
+    if wait:
+        yield None
+    async for logged in follow_run(bus, run, start) if wait else bus.read_log(f"asi.v1.{run}.>", start):
+        yield logged
 
 
 async def _next_update(
