@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 
 from services.contracts import candidate_pb2 as pb
-from services.domain.statistics import Interval, Noise, holm, linear_fit, paired_test, pooled_noise, student_quantile
+from services.domain.statistics import Interval, holm, linear_fit, paired_test, pooled_noise, student_quantile
 from services.report.rows import Gain, bounds, gain_over, interval_text, seed_noise, widened
 
 SIZES_FILE = "sizes.jsonl"
@@ -87,7 +87,7 @@ def gains(trained: Sequence[Trained], candidate: str) -> list[SizeGain]:
     """For each text and size, the gain over the strongest control."""
     size_gains = []
     for corpus, factor in sorted({(training.corpus, training.factor) for training in trained}):
-        losses = _losses(trained, corpus, factor)
+        losses = _losses([item for item in trained if (item.corpus, item.factor) == (corpus, factor)])
         own = losses.pop(candidate, {})
         common = {name: sorted(own.keys() & other.keys()) for name, other in losses.items()}
         max_seeds = max(map(len, common.values()), default=0)
@@ -110,7 +110,8 @@ def trends(trained: Sequence[Trained], candidate: str) -> list[Trend]:
     """For each text with two sizes or more, the change of the gain over the strongest control per doubling."""
     points: dict[str, list[tuple[float, float]]] = {}
     for size_gain in gains(trained, candidate):
-        losses = _losses(trained, size_gain.corpus, size_gain.factor)
+        size = size_gain.corpus, size_gain.factor
+        losses = _losses([item for item in trained if (item.corpus, item.factor) == size])
         control = next(row.candidate for row in trained if row.name == size_gain.control)
         for seed in set(losses[candidate]) & set(losses[control]):
             gain = losses[control][seed] - losses[candidate][seed]
@@ -142,11 +143,11 @@ def sizes_text(size_gains: Sequence[SizeGain], drift: Sequence[Trend]) -> str:
     return "; ".join(parts) + "."
 
 
-def _losses(trained: Sequence[Trained], corpus: str, factor: int) -> dict[str, dict[int, float]]:
-    """Of one text and size: losses by candidate and seed."""
+def _losses(trained: Sequence[Trained]) -> dict[str, dict[int, float]]:
+    """Losses by candidate and seed."""
     losses: dict[str, dict[int, float]] = {}
     for training in trained:
-        if training.corpus == corpus and training.factor == factor and training.loss is not None:
+        if training.loss is not None:
             losses.setdefault(training.candidate, {})[training.seed] = training.loss
     return losses
 
@@ -213,9 +214,8 @@ def move_effects(records: Sequence[pb.Candidate], trained: Sequence[Trained] = (
             if change and (gain := gain_over(parent, record)):
                 gains["proposal", change].append(gain)
     seeds = [[math.sqrt(2) * seed.loss for seed in record.training.seeds] for record in completed]
-    several = [
-        group for group in [*seeds, *([item.mean for item in same] for same in gains.values())] if len(group) > 1
-    ]
+    groups = [*seeds, *([item.mean for item in same] for same in gains.values())]
+    several = [group for group in groups if len(group) > 1]
     deviation = pooled_noise(several) if several else None
     effects = []
     for original in dict.fromkeys(item.candidate for item in trained if item.candidate in by_id):
@@ -260,12 +260,8 @@ class Variant:
 
 def variants_of(trained: Sequence[Trained], candidate: str, descriptions: Mapping[str, str]) -> list[Variant]:
     """The variants that share two seeds or more with the candidate, the largest rise of the loss first."""
-    losses: dict[str, dict[int, float]] = {}
     parameters = {training.candidate: training.parameters for training in trained}
-    for training in trained:
-        if training.loss is not None:
-            losses.setdefault(training.candidate, {})[training.seed] = training.loss
-    tests = {}
+    losses, tests = _losses(trained), {}
     for name in descriptions:
         shared = sorted(set(losses.get(name, {})) & set(losses.get(candidate, {})))
         if len(shared) > 1:
@@ -288,11 +284,14 @@ def ablations_of(records: Sequence[pb.Candidate], candidate: str) -> list[pb.Can
 
 def parts(original: pb.Candidate, records: Sequence[pb.Candidate]) -> list[Part]:
     """The effect of each component, largest first; unmeasured ones last, with the reason."""
-    between = seed_noise(records)
-    results = [_part(original, ablation, between) for ablation in ablations_of(records, original.id)]
-    return sorted(
-        results, key=lambda ablation: (ablation.gain is None, -(ablation.gain.mean if ablation.gain else 0.0))
-    )
+    between, results = seed_noise(records), []
+    for ablation in ablations_of(records, original.id):
+        loss = ablation.training.loss if ablation.training.HasField("loss") else None
+        gain = None if loss is None else gain_over(ablation, original)
+        reason = ablation.rejection.reason if ablation.HasField("rejection") else ""
+        known = None if gain is None else widened(gain, between)
+        results.append(Part(ablation.request.without_component, ablation.id, loss, known, reason))
+    return sorted(results, key=lambda part: (part.gain is None, -(part.gain.mean if part.gain else 0.0)))
 
 
 def part_row(part: Part) -> dict[str, object]:
@@ -310,12 +309,3 @@ def verdict_of(part: Part) -> str:
     if part.gain is None:
         return "not measured"
     return part.gain.conclusion.replace("better", "carries").replace("worse", "harms")
-
-
-def _part(original: pb.Candidate, ablation: pb.Candidate, between: Noise | None) -> Part:
-    gain = gain_over(ablation, original) if ablation.training.HasField("loss") else None
-    loss = ablation.training.loss if ablation.training.HasField("loss") else None
-    reason = ablation.rejection.reason if ablation.HasField("rejection") else ""
-    return Part(
-        ablation.request.without_component, ablation.id, loss, None if gain is None else widened(gain, between), reason
-    )

@@ -43,7 +43,7 @@ def costs(status: archive_pb2.RunStatus, records: Sequence[pb.Candidate]) -> dic
     return {"run": status.run, "wall_seconds": spent.seconds, "training_seconds": spent.training_seconds,
             "gpu_seconds": spent.gpu_seconds, "flops": spent.flops, "tokens": spent.tokens,
             "dollars": money, "training_seconds_by_kind": dict(seconds),
-            "minds_by_role": {role: _of_role(role_calls) for role, role_calls in sorted(calls.items())},
+            "minds_by_role": {role: _cost_of(role_calls) for role, role_calls in sorted(calls.items())},
             "drafts": drafts(records),
             "per_accepted_proposal": _per(accepted, spent, money),
             "per_confirmed_discovery": {**_per(len(confirmed), spent, money),
@@ -60,7 +60,9 @@ def drafts(records: Sequence[pb.Candidate]) -> dict[str, dict[str, float | int]]
     for record in records:
         if record.kind != pb.KIND_PROPOSAL:
             continue
-        refused = [*record.proposal.novelty_history, *_refused_drafts(record)]
+        listed = record.rejection.evidence.fields.get("refused")  # if it was rejected without a proposal
+        unproposed = [] if listed is None else [str(reason.string_value) for reason in listed.list_value.values]
+        refused = [*record.proposal.novelty_history, *unproposed]
         if record.HasField("proposal") or refused:
             versions = [call.prompt_version for call in record.calls if call.role == "propose" and call.prompt_version]
             version = record.proposal.prompt_version or next(reversed(versions), "") or record.proposal.mind or ABSENT
@@ -77,12 +79,6 @@ def drafts(records: Sequence[pb.Candidate]) -> dict[str, dict[str, float | int]]
     return rows
 
 
-def _refused_drafts(record: pb.Candidate) -> list[str]:
-    """The reasons why drafts were refused, of a candidate that was rejected without a proposal."""
-    listed = record.rejection.evidence.fields.get("refused")
-    return [] if listed is None else [str(value.string_value) for value in listed.list_value.values]
-
-
 def _per(count: int, spent: archive_pb2.Spent, money: float | None) -> dict[str, float | None]:
     """The resources of the run per result, for `count` results; None without any."""
 
@@ -97,7 +93,7 @@ def _per(count: int, spent: archive_pb2.Spent, money: float | None) -> dict[str,
     }
 
 
-def _of_role(calls: Sequence[pb.Call]) -> dict[str, float | None]:
+def _cost_of(calls: Sequence[pb.Call]) -> dict[str, float | None]:
     prices = [call.reserved_price or call.price for call in calls if call.HasField("price") or call.reserved_price]
     tokens = sum(call.reserved_tokens or call.prompt_tokens + call.completion_tokens for call in calls)
     return {"calls": len(calls), "tokens": tokens, "dollars": sum(prices) if prices else None}

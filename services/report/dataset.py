@@ -104,14 +104,14 @@ def new_axes(x: str, y: str, height: float = 3.6) -> tuple[Figure, Axes]:
     """An empty figure with its axes named."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    style_axes(axes)
+    style_axes(axes, x, y)
     return figure, axes
 
 
-def style_axes(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
-    """The frame and the grid of all figures."""
+def style_axes(axes: Axes, x: str = "", y: str = "", title: str = "", grid: Literal["x", "y"] = "y") -> None:
+    """Labels and title, and the frame and the grid of all figures."""
+    axes.set(xlabel=x, ylabel=y)
+    axes.set_title(title, fontsize=9, color=INK, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(SOFT)
     axes.tick_params(colors=INK, labelsize=8)
@@ -123,8 +123,7 @@ def style_axes(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
 
 def style_counts(axes: Axes) -> None:
     """Whole numbers that grow from zero, with a legend."""
-    axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
+    axes.set(xlim=(0, None), ylim=(0, None))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=8, loc="upper left")
 
@@ -165,7 +164,7 @@ def benchmarks(data: Dataset) -> Drawing:
         cells.append((
             model.id, name_of(model), own, difference,
             -gain.interval.high if gain else None, -gain.interval.low if gain else None, final_train_loss(model),
-            *(_mean(model, task) for task in tasks),
+            *(fmean(values) if (values := _scores(model, task)) else None for task in tasks),
             model.training.benchmark if model.training.HasField("benchmark") else None,
             model.verdict.raw if model.verdict.HasField("raw") else None,
             parameters or None,
@@ -261,9 +260,8 @@ def holdings(data: Dataset) -> Drawing:
     return Drawing("holdings", "Contents of the records", caption, None, ("part", "n", "share"), tuple(cells))
 
 
-def _mean(record: pb.Candidate, task: str) -> float | None:
-    values = [score.value for seed in record.training.seeds for score in seed.scores if score.task == task]
-    return fmean(values) if values else None
+def _scores(record: pb.Candidate, task: str) -> list[float]:
+    return [score.value for seed in record.training.seeds for score in seed.scores if score.task == task]
 
 
 def _components(record: pb.Candidate) -> list[str]:

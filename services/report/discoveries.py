@@ -114,16 +114,16 @@ def growth(data: Dataset) -> Drawing:
     simulated = [compute.on_the_table("bandit"), compute.on_the_table("bandit", against="delta_net")]
     all_series = (series, *simulated)
     figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
-    for number, group in enumerate(([series], simulated), 1):
+    panels = (
+        ([series], "hours of training and evaluation", f"run {data.status.run}"),
+        (simulated, "trainings", "simulated on the table, mean run"),
+    )
+    for number, (group, x, heading) in enumerate(panels, 1):
         axes = figure.add_subplot(1, 2, number)
         for colour, entry in zip((ACCENT, GOOD), group, strict=False):
             _growth(axes, entry, colour)
-        axes.set_xlabel("hours of training and evaluation" if number == 1 else "trainings")
-        axes.set_ylabel("candidates better than the control")
-        axes.set_title(f"run {data.status.run}" if number == 1 else "simulated on the table, mean run", fontsize=9,
-                       color=INK, loc="left")  # fmt: skip
         style_counts(axes)
-        style_axes(axes)
+        style_axes(axes, x, "candidates better than the control", heading)
     caption = " ".join(compute.scaling_text(entry) for entry in all_series) + (
         " Steps: counted. Dashed, with the 95 % band of the exponent: a power law of compute. Single trainings are "
         "compared with a control's mean, so a few are better by chance; the discovery curve counts "
@@ -171,10 +171,8 @@ def overview(data: Dataset) -> Drawing:
     best = min(record.training.loss for record in groups["controls"])
     axes.axhline(best, color=INK, lw=1, ls="--", label="strongest control")
     axes.locator_params(axis="x", integer=True)
-    axes.set_xlabel("candidate, in the order of the run")
-    axes.set_ylabel("held-out loss (nats per token)")
     axes.legend(frameon=False, fontsize=7)
-    style_axes(axes)
+    style_axes(axes, "candidate, in the order of the run", "held-out loss (nats per token)")
     _finalists(figure.add_subplot(1, 2, 2), data)
     caption = (
         f"Left: one seed each, {max(len(record.training.seeds) for record in groups['controls'])} for controls. "
@@ -198,11 +196,9 @@ def _finalists(axes: Axes, data: Dataset) -> None:
         axes.annotate(record.proposal.name, (0.03, index + 0.12), xycoords=("axes fraction", "data"), fontsize=8,
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
     axes.axvline(0, color=INK, lw=0.8)
-    axes.set_yticks([])
-    axes.set_ylim(-0.4, max(0.6, len(tested) - 0.4))
+    axes.set(yticks=[], ylim=(-0.4, max(0.6, len(tested) - 0.4)))
     axes.locator_params(axis="x", nbins=5)
-    axes.set_xlabel("gain over the strongest control (nats)")
-    style_axes(axes, grid="x")
+    style_axes(axes, "gain over the strongest control (nats)", grid="x")
     if not tested:
         axes.text(0.5, 0.5, "no claim was tested", transform=axes.transAxes, ha="center", fontsize=8)
 
@@ -247,7 +243,12 @@ def relation(data: Dataset, rung: int) -> Drawing:
     """The rank correlation of losses at one stage with those at the next."""
     name = f"stages-{rung - 1}-{rung}"
     title = f"From stage {rung - 1} to stage {rung} · Correlation of losses"
-    pairs = [(record, before, after) for record in data.records for before, after in _losses(record, rung)]
+    pairs = []
+    for record in data.records:
+        stages = [(0, record.training), *((stage.rung or 1, stage.training) for stage in record.verifications)]
+        losses = {at: training.loss for at, training in stages if training.HasField("loss")}
+        if rung - 1 in losses and rung in losses:
+            pairs.append((record, losses[rung - 1], losses[rung]))
     earlier, later = [before for _, before, _ in pairs], [after for _, _, after in pairs]
     cells = tuple((record.id, record.proposal.name, before, after) for record, before, after in pairs)
     if len(pairs) < 2:
@@ -324,10 +325,3 @@ def _work(records: Sequence[pb.Candidate]) -> Iterator[Work]:
         seconds = sum(seed.measurements.seconds for stage in record.verifications for seed in stage.training.seeds)
         confirmed = record.HasField("discovery") and outcome_of(record.discovery) == "confirmed"
         yield Work(seconds, record.id if confirmed else None)
-
-
-def _losses(record: pb.Candidate, rung: int) -> list[tuple[float, float]]:
-    """The losses at the previous stage and at this one; omitted if either is missing."""
-    verifications = ((verification.rung or 1, verification.training) for verification in record.verifications)
-    losses = {at: stage.loss for at, stage in ((0, record.training), *verifications) if stage.HasField("loss")}
-    return [(losses[rung - 1], losses[rung])] if rung - 1 in losses and rung in losses else []

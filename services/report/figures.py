@@ -160,9 +160,7 @@ def _trend(axes: Axes, label: str, points: Sequence[tuple[int, float]]) -> list[
     if room:
         axes.set_ylim(min(ends) - room, max(ends) + room)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.set_title(f"{label} (n = {len(points)})", fontsize=9, color=INK, loc="left")
-    axes.set_xlabel("candidates")
-    style_axes(axes)
+    style_axes(axes, "candidates", title=f"{label} (n = {len(points)})")
     return list[tuple[object, ...]](rows)
 
 
@@ -190,29 +188,23 @@ def front(data: Dataset) -> Drawing:
             shown = [values for index, _, values in measured if (index in progress.front) is on_front]
             axes.scatter([values[axis] for values in shown], [values[0] for values in shown], s=size, color=colour,
                          label="on the front" if on_front else "dominated", zorder=2 + on_front)  # fmt: skip
-        axes.set_xlabel(labels[axis])
-        axes.set_ylabel(labels[0])
         axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        style_axes(axes)
+        style_axes(axes, labels[axis], labels[0])
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper left", ncols=2, frameon=False, fontsize=8)
     last = panels[len(objectives) - 1]
-    end = len(data.records)
-    volumes = progress.volumes
-    last.step([*(index + 1 for index, _ in volumes), end], [*(volume for _, volume in volumes), volumes[-1][1]],
-              where="post", color=ACCENT, lw=2)  # fmt: skip
-    last.set_xlabel("candidates")
-    last.set_ylabel("share of the box dominated")
+    counts, volumes = zip(*((index + 1, volume) for index, volume in progress.volumes), strict=True)
+    last.step([*counts, len(data.records)], [*volumes, volumes[-1]], where="post", color=ACCENT, lw=2)
     last.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    style_axes(last)
+    style_axes(last, "candidates", "share of the box dominated")
     for unused in panels[len(objectives) :]:
         unused.set_visible(False)
     caption = (
         f"{len(progress.front)} of {len(measured)} candidates are dominated by no other in "
         f"{', '.join(first)} and {last_name}. The hypervolume is the share of the box between zero "
         "and the worst baseline in each objective; it ends at "
-        f"{progress.volumes[-1][1]:.4g}. Speed counts as seconds per token and a benchmark as its error. Single "
+        f"{volumes[-1]:.4g}. Speed counts as seconds per token and a benchmark as its error. Single "
         "measurements are compared, so some candidates are on the front by chance."
     )
     header = ("id", "name", *(objective.name for objective in objectives), "on the front")
@@ -249,9 +241,7 @@ def pool_over_time(data: Dataset) -> Drawing:
     for number, (label, column) in enumerate((("mean loss", 1), ("mean accuracy", 2), ("mean fitness", 3)), 1):
         axes = figure.add_subplot(1, 3, number)
         axes.plot([cell[0] for cell in cells], [cell[column] for cell in cells], color=CATEGORIES[number - 1], lw=2)
-        axes.set_xlabel("scored candidates")
-        axes.set_title(label, fontsize=9, color=INK, loc="left")
-        style_axes(axes)
+        style_axes(axes, "scored candidates", title=label)
     caption = f"Means over the best {size} candidates so far, after every {step}."
     return Drawing(name, title, caption, figure, ("scored", "loss", "benchmark", "fitness"), tuple(cells))
 

@@ -54,12 +54,10 @@ def tree(data: Dataset) -> Drawing:
         over_edges = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.5} if inner else None
         axes.annotate(label, points[record.id], xytext=(4, 4) if inner else (7, 0), textcoords="offset points",
                       va="bottom" if inner else "center", fontsize=7, color=INK, bbox=over_edges)  # fmt: skip
-    axes.set_xlim(-0.2, max(depth.values()) + 1.6)
     axes.invert_yaxis()
-    style_axes(axes, "x")
-    axes.set_yticks([])
+    axes.set(xlim=(-0.2, max(depth.values()) + 1.6), yticks=[])
+    style_axes(axes, "generation", grid="x")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("generation")
     axes.spines[["left"]].set_visible(False)
     return Drawing(name, title, "Coloured by fitness; hollow: not scored.", figure, *_cells(data))
 
@@ -104,10 +102,8 @@ def radial_tree(data: Dataset) -> Drawing:
             axes.annotate(name_of(record)[:28], (side * outer * 1.12, height), xytext=(2 * side, 0),
                           textcoords="offset points", fontsize=7, color=INK, ha="left" if side > 0 else "right",
                           va="center")  # fmt: skip
-    axes.set_xlim(-outer * 1.55, outer * 1.55)
-    axes.set_ylim(-outer * 1.03, outer * 1.03)
+    axes.set(xlim=(-outer * 1.55, outer * 1.55), ylim=(-outer * 1.03, outer * 1.03), aspect="equal")
     axes.set_axis_off()
-    axes.set_aspect("equal")
     caption = (
         f"{len(order)} candidates, {max(depth.values())} generations; the distance from the middle is the generation, "
         f"each branch keeps a sector. Coloured by fitness; hollow: not scored; named: the best {len(best)}."
@@ -204,12 +200,12 @@ def _ablation(original: pb.Candidate, data: Dataset) -> Drawing:
     failed = [f"{part.component}: {part.reason}" for part in components if part.gain is None and part.reason]
     figure = Figure(figsize=(7.5, 0.42 * len(measured) + 1.1), layout="constrained")
     gains = [(part.component, part.gain.mean, part.gain.interval) for part in measured if part.gain]
-    _forest(figure.add_subplot(), gains, "loss without it − loss with it (nats per token)")
+    _forest(figure.add_subplot(), gains, "loss without it − loss with it (nats per token)", "")
     cells = tuple(tuple(row.values()) for row in rows)
     return Drawing(name, title, " ".join((caption, *failed)), figure, tuple(rows[0]), cells)
 
 
-def _forest(axes: Axes, rows: Sequence[tuple[str, float, Interval]], x: str) -> None:
+def _forest(axes: Axes, rows: Sequence[tuple[str, float, Interval]], x: str, title: str) -> None:
     """Names with a mean and its interval, the first on top; grey where the interval contains zero."""
     for row, (_, mean, interval) in enumerate(rows):
         colour = SOFT if interval.crosses_zero else ACCENT if mean > 0 else GOOD
@@ -218,8 +214,7 @@ def _forest(axes: Axes, rows: Sequence[tuple[str, float, Interval]], x: str) -> 
     axes.axvline(0, color=INK, lw=0.8)
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(x)
-    style_axes(axes, grid="x")
+    style_axes(axes, x, title=title, grid="x")
     axes.spines[["left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
 
@@ -251,9 +246,8 @@ def what_pays(data: Dataset) -> Drawing:
         if len(panel) > MAX_ROWS:
             shown = [*panel[: MAX_ROWS // 2], *panel[-MAX_ROWS // 2 :]]
             cut = f"; the first and the last of {len(panel)}"
-        axes.set_title(titles[source] + cut, fontsize=9, color=INK, loc="left")
         rows = [(f"{effect.move} ({effect.pairs})", effect.gain, effect.interval) for effect in shown]
-        _forest(axes, rows, f"gain (nats per {'byte' if source == 'table' else 'token'})")
+        _forest(axes, rows, f"gain (nats per {'byte' if source == 'table' else 'token'})", titles[source] + cut)
     unclear = sum(effect.interval.crosses_zero for effect in moves)
     absent = len(LIBRARY) - len({effect.move for effect in moves} & set(BY_NAME))
     caption = (

@@ -157,11 +157,14 @@ class View:
         return table
 
     def _activities(self, row: Row) -> list[RenderableType]:
-        """A bar with numbers for each training in progress, else the candidate's state."""
+        """A bar with numbers for each training in progress, else the candidate's state and its duration."""
         announced = self._announced(row)
         running = [training for training in announced.trainings if training.step < training.steps] if announced else []
         if announced is None or not running or announced.waits_for:
-            return [Text(self._activity(row) or self._state(row))]
+            last = self.last_events.get(row["id"])
+            past = datetime.now(UTC) - datetime.fromisoformat(last["time"]) if last else None
+            since = ABSENT if past is None else clock(max(0.0, past.total_seconds()))
+            return [Text(self._activity(row) or f"{row['state']}, {since}")]
         bars: list[RenderableType] = []
         for training in running:
             grid = Table.grid(padding=(0, 2, 0, 0))
@@ -195,14 +198,6 @@ class View:
         ]
         verb = "evaluates" if announced.trainings else "works"
         return f"{head}{' and '.join(trainings) or f'{announced.service} {verb}, {since}{attempt}'}"
-
-    def _state(self, row: Row) -> str:
-        """A candidate's recorded state and its duration."""
-        last = self.last_events.get(row["id"])
-        since = ABSENT if last is None else clock(
-            max(0.0, (datetime.now(UTC) - datetime.fromisoformat(last["time"])).total_seconds())
-        )  # fmt: skip
-        return f"{row['state']}, {since}"
 
 
 class Progress:
