@@ -6,10 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain.discovery import DiscoveryPolicy, Finding, Outcome
-from services.domain.ladder import Promote, Stage
-from services.domain.pool import PoolPolicy, PoolUpdate
-from services.domain.promotion import PaperPromotion, Result, SuccessiveHalving
+from services.domain.pool import PoolUpdate
 from services.domain.run import step
 from services.domain.run_state import (
     Ablation,
@@ -20,7 +17,6 @@ from services.domain.run_state import (
     Finish,
     Paused,
     Resumed,
-    RunPolicy,
     RunState,
     Seat,
     Spending,
@@ -28,29 +24,9 @@ from services.domain.run_state import (
     Started,
     Stopped,
     Trained,
-    Verified,
 )
 from services.store.backends.rows import state_from_json, state_to_json
-
-POLICY = RunPolicy(
-    seats=2,
-    budget=Budget(candidates=3),
-    baselines=("delta_net", "gated_delta_net", "gla"),
-    pool=PoolPolicy(size=5, parents=2, references=1, cold_start=3, batch=2),
-)
-
-
-def started_run(policy: RunPolicy = POLICY) -> tuple[RunState, list[Seat]]:
-    state, decisions = step(RunState(), Started(0.0), policy)
-    return state, [decision for decision in decisions if isinstance(decision, Seat)]
-
-
-def ended(seat: Seat, time: float = 1.0, fitness: float | None = 0.5, rejected: bool = False) -> Ended:
-    return Ended(
-        time=time, candidate=seat.candidate, sequence=seat.number, fitness=None if rejected else fitness,
-        parent=None, baseline=bool(seat.baseline), root=seat.baseline == "delta_net", rejected=rejected,
-        result=None if rejected or fitness is None else Result(seat.candidate, fitness, 1.5, 0.3, 1000, 10.0),
-    )  # fmt: skip
+from tests.domain.runs import POLICY, ended, started_run
 
 
 def test_a_run_begins_with_as_many_baselines_as_it_has_seats() -> None:
@@ -269,116 +245,3 @@ def test_an_impossible_policy_is_refused_by_name(wrong: dict[str, object], named
     """Before a run starts, not in its middle."""
     with pytest.raises(ValueError, match=named):
         replace(POLICY, **wrong)  # type: ignore[arg-type]
-
-
-def searched(policy: RunPolicy) -> tuple[RunState, tuple[object, ...]]:
-    """A run whose last candidate has just ended."""
-    state, decisions = step(RunState(), Started(0.0), policy)
-    while seats := [decision for decision in decisions if isinstance(decision, Seat)]:
-        for seat in seats[:-1]:
-            state, more = step(state, ended(seat, fitness=0.5 + 0.01 * seat.number), policy)
-            decisions = (*decisions, *more)
-        state, last = step(state, ended(seats[-1], fitness=0.5 + 0.01 * seats[-1].number), policy)
-        decisions = tuple(decision for decision in (*decisions, *last) if decision not in seats)
-    return state, decisions
-
-
-VERIFYING = replace(
-    POLICY, promotion=SuccessiveHalving(eta=4), stages=(Stage("tiny", 3),), discovery=DiscoveryPolicy(seeds=3),
-    pool=PoolPolicy(cold_start=3, batch=2),
-)  # fmt: skip
-
-
-def again(name: str, loss: float) -> Verified:
-    """A second training at the first rung, three seeds with a little scatter."""
-    noisy = tuple((1000 + seed, loss + 0.001 * (seed * len(name) % 3)) for seed in (1, 2, 3))
-    return Verified(9.0, name, 1, noisy, Result(name, -loss, loss))
-
-
-def test_finalists_and_controls_are_trained_again_before_a_run_ends() -> None:
-    """With seeds that no selection has seen; the best proposal, the root and Gated DeltaNet."""
-    state, decisions = searched(VERIFYING)
-    promoted = [decision for decision in decisions if isinstance(decision, Promote)]
-
-    assert state.phase == "verifying"
-    assert [promotion.candidate for promotion in promoted] == ["c000001", "c000002", "c000006"]
-    assert promoted[0].seeds == (1001, 1002, 1003)
-    assert not any(isinstance(decision, Finish) for decision in decisions)
-
-
-def test_a_run_without_promotions_keeps_no_results() -> None:
-    """Its state stays as small after a thousand candidates as after one."""
-    state, _ = searched(POLICY)
-
-    assert [rung.waiting for rung in state.ladder.rungs] == []
-    assert state.ladder.roots[0] is not None
-
-
-def test_halving_promotes_while_the_search_goes_on() -> None:
-    """Nobody waits for the search to end, and seats are given out all the same."""
-    policy = replace(VERIFYING, promotion=SuccessiveHalving(eta=2), budget=Budget(candidates=6))
-    state, decisions = step(RunState(), Started(0.0), policy)
-    moments = []
-    while seats := [decision for decision in decisions if isinstance(decision, Seat)]:
-        state, decisions = step(state, ended(seats[0], fitness=0.5 + 0.01 * seats[0].number), policy)
-        decisions = (*decisions, *seats[1:])
-        moments += [
-            (decision.candidate, state.proposals_ended) for decision in decisions if isinstance(decision, Promote)
-        ]
-
-    assert [ended for _, ended in moments] == [2, 2, 2, 3, 4, 5]
-    assert state.phase == "verifying"
-
-
-def test_a_run_without_promotable_candidates_ends_without_verification() -> None:
-    """The paper's rule asks for better than the root in both; a run without finalists ends at once."""
-    state, decisions = searched(replace(VERIFYING, promotion=PaperPromotion(), stages=(Stage("tiny", 3),)))
-
-    assert not any(isinstance(decision, Promote) for decision in decisions)
-    assert isinstance(decisions[-1], Finish)
-    assert state.phase == "draining"
-
-
-@pytest.mark.parametrize(("gain", "confirmed"), [(0.2, True), (0.0, False)])
-def test_a_discovery_has_to_beat_the_strongest_control(gain: float, confirmed: bool) -> None:
-    """Otherwise it is refuted or left undecided, and the run ends either way."""
-    state, _ = searched(VERIFYING)
-    losses = {"c000001": 1.5, "c000002": 1.4, "c000006": 1.4 - gain}
-    decisions: tuple[object, ...] = ()
-    for name, loss in losses.items():
-        state, decisions = step(state_from_json(state_to_json(state)), again(name, loss), VERIFYING)
-
-    (finding,) = (decision for decision in decisions if isinstance(decision, Finding))
-    assert (finding.candidate, finding.control) == ("c000006", "c000002")
-    assert (finding.outcome is Outcome.CONFIRMED) == confirmed
-    assert isinstance(decisions[-1], Finish)
-
-
-def test_a_verification_that_failed_does_not_hold_the_run_up() -> None:
-    """Its claim is not confirmed; a dead letter names no rung."""
-    state, _ = searched(VERIFYING)
-    for name in ("c000001", "c000002"):
-        state, _ = step(state, again(name, 1.5), VERIFYING)
-    state, decisions = step(state, Verified(9.0, "c000006"), VERIFYING)
-
-    (finding,) = (decision for decision in decisions if isinstance(decision, Finding))
-    assert finding.outcome is Outcome.UNDECIDED
-    assert isinstance(decisions[-1], Finish)
-
-
-def test_a_run_that_goes_on_verifies_only_what_is_new() -> None:
-    """A resumed run begins a round of its own, with seeds of its own."""
-    state, _ = searched(VERIFYING)
-    for name in ("c000001", "c000002", "c000006"):
-        state, _ = step(state, again(name, 1.5), VERIFYING)
-    state, _ = step(state, Stopped(10.0, "done", finished=True), VERIFYING)
-    more = replace(VERIFYING, budget=Budget(candidates=8))
-    state, decisions = step(state, Resumed(11.0), more)
-    while seats := [decision for decision in decisions if isinstance(decision, Seat)]:
-        state, decisions = step(state, ended(seats[0], fitness=0.9), more)
-        decisions = (*decisions, *seats[1:])
-
-    promoted = [decision for decision in decisions if isinstance(decision, Promote)]
-    assert {promotion.round for promotion in promoted} == {2}
-    assert {promotion.seeds for promotion in promoted} == {(2001, 2002, 2003)}
-    assert "c000006" not in {promotion.candidate for promotion in promoted}

@@ -4,66 +4,19 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import asynccontextmanager
 
 import pytest
-import pytest_asyncio
-from aiohttp import ClientSession, web
-from playwright.async_api import Page, expect
+from aiohttp import ClientSession
+from playwright.async_api import expect
 
 from services.chassis.bus import Bus
 from services.chassis.events import first
-from services.chassis.settings import ServiceSettings
 from services.contracts import candidate_pb2 as candidates
 from services.contracts.progress_pb2 import Progress
-from services.local.settings import ClientSettings
-from services.web.app import application
 from tests.web.browser import accessibility_findings, opened
-from tests.web.changing_archive import HOSTILE, NODES, ChangingArchive, record, served, stub_of
-
-
-@dataclass
-class Site:
-    """A served page, what it reads from, and its archive server, which can be stopped and restarted."""
-
-    address: str
-    archive: ChangingArchive
-    port: int
-    data_dir: Path
-    archive_server: AsyncExitStack
-
-    async def start_archive(self) -> None:
-        """Answer again, where it answered before."""
-        await self.archive_server.enter_async_context(served(self.archive, self.port))
-
-
-@pytest_asyncio.fixture
-async def site(settings: ServiceSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
-    monkeypatch.setenv("ASI_NATS_URL", settings.nats_url)
-    console = ClientSettings(**settings.model_dump(exclude_none=True) | {"data_dir": tmp_path})
-    archive = ChangingArchive()
-    async with AsyncExitStack() as archive_server:
-        port = await archive_server.enter_async_context(served(archive))
-        runner = web.AppRunner(application(lambda: stub_of(port), console), shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield Site(f"http://127.0.0.1:{runner.addresses[0][1]}/", archive, port, tmp_path, archive_server)
-        await runner.cleanup()
-
-
-async def place_of(page: Page, candidate: str) -> tuple[float, float]:
-    """Where the tree draws a candidate, in the page's pixels."""
-    x, y = await page.evaluate("id => window.asiTree.at(id)", candidate)
-    box = await page.locator(".stage canvas").first.bounding_box()
-    assert box is not None
-    return box["x"] + x, box["y"] + y
-
-
-async def drawn(page: Page, nodes: int = NODES) -> None:
-    """Wait until the tree shows so many nodes."""
-    await expect(page.locator(".stage canvas").first).to_have_attribute("data-drawn", str(nodes))
+from tests.web.changing_archive import HOSTILE, NODES, record
+from tests.web.conftest import Site, drawn
 
 
 @asynccontextmanager
@@ -117,77 +70,6 @@ async def test_announced_progress_is_drawn_while_it_lasts(site: Site, bus: Bus) 
         await expect(page.get_by_role("img", name="Training loss of c000007, now 2.250")).to_be_visible()
         step.step = 586
         await expect(training_now).not_to_contain_text("step 80")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("layout", ["radial", "tidy"])
-async def test_the_tree_draws_two_thousand_nodes_with_names_and_fits(site: Site, layout: str) -> None:
-    """All of them lie inside the window, the best are named, and one that comes later is drawn too."""
-    async with opened(f"{site.address}?view=tree&layout={layout}") as page:
-        await drawn(page)
-        canvas = page.locator(".stage canvas").first
-        outside = await page.evaluate(
-            """() => { const box = document.querySelector('.stage').getBoundingClientRect();
-            return Array.from({length: 2000}, (_, n) => window.asiTree.at('c' + String(n).padStart(6, '0')))
-              .filter(([x, y]) => x < 0 || y < 0 || x > box.width || y > box.height).length; }"""
-        )
-        assert outside == 0
-        assert 10 <= int(await canvas.get_attribute("data-labels") or 0) <= 30
-        await site.archive.add(record(NODES))
-        await drawn(page, NODES + 1)
-
-
-@pytest.mark.slow
-async def test_a_click_opens_what_lies_under_it_and_the_tree_keeps_it_in_sight(site: Site) -> None:
-    """Zoomed in, choosing something far away moves the window there; the path to the root is in the panel."""
-    async with opened(f"{site.address}?view=tree") as page:
-        await drawn(page)
-        await page.mouse.click(*await place_of(page, "c000004"))
-        await expect(page.locator(".candidate h2")).to_have_text("Net4")
-        await expect(page.locator(".candidate .path")).to_contain_text("Net0 → Net1 → Net4")
-        canvas = page.locator(".stage canvas").first
-        await canvas.focus()
-        for _ in range(8):
-            await page.keyboard.press("+")
-        await page.locator(".path a").first.click()
-        await expect(page.locator(".candidate h2")).to_have_text("Net0")
-        await page.wait_for_function(
-            """() => { const box = document.querySelector('.stage').getBoundingClientRect();
-            const [x, y] = window.asiTree.at('c000000'); return x > 0 && y > 0 && x < box.width && y < box.height; }"""
-        )
-
-
-@pytest.mark.slow
-async def test_the_tree_is_walked_folded_and_opened_from_the_keyboard(site: Site) -> None:
-    """What a node is is said to a screen reader; folding takes its descendants away."""
-    async with opened(f"{site.address}?view=tree") as page:
-        await drawn(page)
-        await page.locator(".stage canvas").first.focus()
-        await page.keyboard.press("ArrowRight")
-        await page.keyboard.press("ArrowRight")
-        await expect(page.locator(".stage [role=status]")).to_contain_text("Net1, c000001")
-        await page.keyboard.press("Space")
-        await expect(page.get_by_role("button", name="Unfold all")).to_be_visible()
-        canvas = page.locator(".stage canvas").first
-        await expect(canvas).not_to_have_attribute("data-drawn", str(NODES))  # drawn anew after the button is there
-        folded = int(await canvas.get_attribute("data-drawn") or 0)
-        await page.keyboard.press("Enter")
-
-        await expect(page.locator(".candidate h2")).to_have_text("Net1")
-        assert 0 < folded < NODES
-
-
-@pytest.mark.slow
-async def test_playback_grows_the_tree_with_the_best_so_far(site: Site) -> None:
-    """The slider's place is in the address; at its start one node stands, at its end all."""
-    async with opened(f"{site.address}?view=tree&at=0") as page:
-        slider = page.get_by_role("slider", name="Place in the event log")
-        await expect(slider).to_have_attribute("aria-valuetext", f"candidate 1 of {NODES}")
-        await slider.focus()
-        await page.keyboard.press("End")
-        await expect(slider).to_have_attribute("aria-valuetext", f"candidate {NODES} of {NODES}")
-        await expect(page.get_by_role("img", name="Best fitness so far")).to_be_visible()
-        assert f"at={NODES - 1}" in page.url
 
 
 @pytest.mark.slow

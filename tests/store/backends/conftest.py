@@ -8,13 +8,16 @@ import pytest_asyncio
 
 from services.chassis.rpc import Server
 from services.chassis.settings import ServiceSettings
-from services.contracts import archive_pb2_grpc
+from services.contracts import archive_pb2_grpc, events_pb2
 from services.store.backends import open_archive
 from services.store.ledger import RunLedger
 from services.store.port import Archive, Queries
 from services.store.service import ArchiveService
 from tests.store.backends.archive_client import ArchiveClient
 from tests.store.backends.archive_urls import archive_url
+from tests.store.simulation import Simulation
+
+Filled = tuple[Archive, Queries]
 
 BACKENDS = [
     "memory",
@@ -40,7 +43,7 @@ async def archive(url: str) -> AsyncIterator[Archive]:
 
 
 @pytest_asyncio.fixture(params=[*BACKENDS, "grpc"])
-async def filled(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Archive, Queries]]:
+async def filled(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Filled]:
     """An archive to fill and whom to ask about it: itself, or a client of the service in front of it."""
     backend = "sqlite" if request.param == "grpc" else request.param
     opened = open_archive(archive_url(backend, request, tmp_path))
@@ -57,3 +60,12 @@ async def filled(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
             yield opened, client
         await server.stop(0)
     await opened.close()
+
+
+async def fill(archive: Archive, candidates: int = 12) -> Simulation:
+    """A finished run in the archive."""
+    simulation = Simulation()
+    simulation.start(budget=events_pb2.Budget(candidates=candidates))
+    simulation.finish()
+    await archive.apply(simulation.log)
+    return simulation

@@ -1,0 +1,88 @@
+"""A model behind a scripted endpoint, its answers, and the handler that asks it."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from pydantic import JsonValue
+
+from services.domain.zoo import baseline
+from services.llm.budget import MemoryLedger
+from services.llm.openai_mind import OpenAIMind
+from services.llm.port import Call, Mind
+from services.llm.scripted import Script, ScriptedEndpoint, Step
+from services.researcher.model_proposer import ModelProposer
+from tests.researcher.researcher_fixtures import (
+    Archive,
+    Neighbours,
+    Seats,
+    researcher,
+    settings_of,
+)
+
+GATED = baseline("gated_delta_net").program
+
+
+OTHER = "The parent has one scale only: two memories with decays of their own serve near and far context."
+
+
+IS_NEW: JsonValue = {"repeat": False, "candidate": "", "reason": "nothing of the kind is there"}
+
+
+IS_REPEAT: JsonValue = {"repeat": True, "candidate": "c000001", "reason": "it corrects what is stored, too"}
+
+
+def proposal(**changes: JsonValue) -> dict[str, JsonValue]:
+    """An answer with a whole program."""
+    return {
+        "name": "ForgetfulDeltaNet",
+        "motivation": "The parent cannot forget: a gate per head lets it drop what is old before it writes.",
+        "components": ["Forget Gate", "delta_rule", "Warp  drive"],
+        "memory": "fixed-state",
+        "ideas": [{"text": "a forget gate", "origin": "cognition", "source": "e1"}],
+        "edits": [],
+        "program": GATED,
+        **changes,
+    }
+
+
+def proposes(**changes: JsonValue) -> Step:
+    return Step(contains="You design token mixers", answer=proposal(**changes))
+
+
+def judged(answer: JsonValue, times: int = 1) -> Step:
+    assert isinstance(answer, dict)
+    return Step(contains="You decide whether", answer=answer, times=times)
+
+
+class Kept:
+    """Every call, in order."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+
+    async def record(self, _run: str, _candidate: str, call: Call) -> None:
+        self.calls.append(call)
+
+
+@asynccontextmanager
+async def thinking(
+    *steps: Step, ledger: MemoryLedger | None = None, journal: Kept | None = None
+) -> AsyncIterator[tuple[Mind, ScriptedEndpoint]]:
+    """A mind before a scripted endpoint."""
+    async with ScriptedEndpoint(Script(steps=steps, otherwise=Step(fault="bad_request"))) as endpoint:
+        environment = {
+            "PATH": os.environ.get("PATH", ""),
+            "OPENAI_BASE_URL": endpoint.base_url,
+            "OPENAI_API_KEY": "sk-test-not-a-secret",
+            "ASI_MODEL": "scripted-model",
+        }
+        async with OpenAIMind.from_environment(environment, ledger or MemoryLedger(), journal) as mind:
+            yield mind, endpoint
+
+
+def seats(
+    mind: Mind, neighbours: Neighbours | None = None, summarise: bool = False
+) -> AbstractAsyncContextManager[Seats]:
+    """The handler whose proposals come from this mind."""
+    return researcher(neighbours or Neighbours(Archive(settings_of())), lambda: ModelProposer(mind, summarise))
