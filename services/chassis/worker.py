@@ -222,36 +222,32 @@ class Worker:
     async def _attempt(self, job: Job, delivery: Delivery) -> None:
         try:
             async with self._crash_notes.watched(self.durable, delivery):
-                await self._publish(await self.handler(job))
-        except Rejected as rejected:
-            get_logger().info("rejected", stage=rejected.stage, reason=rejected.reason)
-            await self._publish([rejection(job.cause, rejected, job.service, job.attempt)])
+                try:
+                    events = await self.handler(job)
+                except Rejected as rejected:
+                    get_logger().info("rejected", stage=rejected.stage, reason=rejected.reason)
+                    events = [rejection(job.cause, rejected, job.service, job.attempt)]
+                for event in events:
+                    await self.bus.publish(event)
+                    metrics.published(fact_of(event), event)
         except Superseded as superseded:
             get_logger().info("superseded", reason=str(superseded))
-            return
         except asyncio.CancelledError:
             await delivery.redeliver(0)
             raise
         except HandedBack as back:
             get_logger().info("handed back", reason=str(back))
             await delivery.redeliver(0)
-            return
         except NotYet as early:
             get_logger().debug("not yet", reason=str(early))
             await delivery.redeliver(early.delay or 0)
-            return
         except Exception as error:  # noqa: BLE001 - any unexpected error becomes a dead letter
             if isinstance(error, Transient) or (isinstance(error, grpc.aio.AioRpcError) and is_transient(error)):
                 await self._retry_later(job, delivery, error)
             else:
                 await self._publish_dead_letter(job, delivery, error)
-            return
-        await delivery.acknowledge()
-
-    async def _publish(self, events: Sequence[events_pb2.Event]) -> None:
-        for event in events:
-            await self.bus.publish(event)
-            metrics.published(fact_of(event), event)
+        else:
+            await delivery.acknowledge()
 
     async def _retry_later(self, job: Job, delivery: Delivery, error: Transient | grpc.aio.AioRpcError) -> None:
         telemetry.fail(error)

@@ -11,10 +11,11 @@ from functools import partial
 import pytest
 import pytest_asyncio
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from services.chassis.bus import Bus, Logged
 from services.chassis.bus.access import ADMINISTRATOR
-from services.chassis.errors import Transient
+from services.chassis.errors import Rejected, Transient
 from services.chassis.events import Cause, body_of, first, follow
 from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job, Worker
@@ -111,6 +112,24 @@ async def test_a_forged_verdict_becomes_a_dead_letter_with_its_reason(guarded: N
     assert not [event for event in await facts(admin) if event.HasField("candidate_judged")]
     assert counted("asi_dead_letters_total", durable=DURABLE) == before + 1
     assert counted("asi_denied_total", operation="publish") == denied + 1
+
+
+async def test_a_rejection_that_is_too_big_becomes_a_dead_letter(guarded: NatsServer, admin: Bus) -> None:
+    """Numbers are not truncated; without a dead letter its message would be redelivered without end."""
+
+    async def reject(job: Job) -> Sequence[pb.Event]:
+        raise Rejected("check", "far too much evidence", {"positions": list(range(60_000))})
+
+    async def buried() -> bool:
+        return any(event.HasField("dead") for event in await facts(admin))
+
+    with capture_logs():  # printing a traceback with such locals takes minutes
+        async with Bus(guarded.settings("engineer"), "engineer") as bus:
+            await work(bus, reject, buried)
+
+    (dead,) = [event.dead for event in await facts(admin) if event.HasField("dead")]
+    assert "EventTooBig" in dead.reason
+    assert dead.deliveries == 1
 
 
 async def test_a_fact_under_a_foreign_subject_is_refused_by_its_readers(guarded: NatsServer, admin: Bus) -> None:
