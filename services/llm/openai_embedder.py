@@ -76,18 +76,21 @@ class OpenAIEmbedder:
         for repetition in range(1, self._back_off.attempts + 1):
             async with self._slots:
                 if billed is None:
-                    outcome = await self._send(clean)
+                    outcome, vectors = await self._send(clean)
                 else:
-                    outcome = await self._send_billed(clean, embedding_hash(texts), billed)
+                    outcome, vectors = await self._send_billed(clean, embedding_hash(texts), billed)
             if outcome.fault is None:
-                return self._vectors(outcome.text)
+                self._require_dimension(vectors)
+                return vectors
             if outcome.fault in _WRONG:
                 raise SettingsError(f"{self._settings.model}: {outcome.message}")
             if repetition < self._back_off.attempts:
                 await self._clock.sleep(self._back_off.wait(repetition, self._rng, outcome.retry_after))
         raise Transient(f"the endpoint returned no embeddings: {outcome.message}", outcome.retry_after)
 
-    async def _send_billed(self, texts: list[str], prompt_hash: str, billed: BilledCandidate) -> Outcome:
+    async def _send_billed(
+        self, texts: list[str], prompt_hash: str, billed: BilledCandidate
+    ) -> tuple[Outcome, list[Vector]]:
         settings = self._settings
         price = None if settings.price is None else Price(settings.price, 0.0)
         prompt = json.dumps({"model": settings.model, "input": texts}, ensure_ascii=False)
@@ -96,20 +99,17 @@ class OpenAIEmbedder:
         )
         worst = spend(price, math.ceil(len(prompt.encode("utf-8", "surrogatepass")) / self._bytes_per_token), 0)
         async with CallAccounting(billed.ledger, billed.journal, self._clock).account(planned, worst, []) as pending:
-            pending.outcome = await self._send(texts)
-        return pending.outcome
+            pending.outcome, vectors = await self._send(texts)
+        return pending.outcome, vectors
 
-    async def _send(self, texts: list[str]) -> Outcome:
+    async def _send(self, texts: list[str]) -> tuple[Outcome, list[Vector]]:
         outcome = await self._client.embed(self._settings.model, texts)
         try:
-            if outcome.fault is None:
-                vectors_of(self._settings.model, outcome.text)
+            return outcome, vectors_of(self._settings.model, outcome.text) if outcome.fault is None else []
         except ValueError as error:
-            return replace(outcome, fault=Fault.MALFORMED, message=self._scrubber.text(str(error)))
-        return outcome
+            return replace(outcome, fault=Fault.MALFORMED, message=self._scrubber.text(str(error))), []
 
-    def _vectors(self, text: str) -> list[Vector]:
-        vectors = vectors_of(self._settings.model, text)
+    def _require_dimension(self, vectors: Sequence[Vector]) -> None:
         for vector in vectors:
             self._dimension = self._dimension or vector.values.size
             if vector.values.size != self._dimension:
@@ -117,7 +117,6 @@ class OpenAIEmbedder:
                     f"{self._settings.model} gives vectors of {vector.values.size} numbers, not {self._dimension}: "
                     "correct embedding.dimension in the mind file."
                 )
-        return vectors
 
 
 def space_of(model: str) -> str:

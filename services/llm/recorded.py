@@ -1,6 +1,7 @@
 """Minds that answer from recorded calls, without an endpoint.
 
-    record = CallRecord.of(candidates, artifacts)      # the archived candidates of the recorded run, with their calls
+    record = CallRecord(artifacts)                     # of the recorded run
+    record.add(candidate.id, call)                     # for each call of each archived candidate
     mind = RecordedMind(record, run="r7")              # strict: raises NotRecorded for other questions
     calls = LoggedCalls(archive, artifacts, run="r7", until=120)   # the calls up to that event of its log
     mind = RecordedMind(calls, run="r7@120", fallback=openai_mind) # a fork: other questions go to the endpoint
@@ -73,15 +74,6 @@ class CallRecord:
         self._artifacts = artifacts
         self._calls: dict[tuple[str, str], pb.Call] = {}
         self._used: dict[tuple[str, str], set[str]] = {}  # used prompt hashes by candidate and role
-
-    @classmethod
-    def of(cls, candidates: Iterable[pb.Candidate], artifacts: FsspecArtifacts) -> CallRecord:
-        """The record of these candidates."""
-        record = cls(artifacts)
-        for candidate in candidates:
-            for call in candidate.calls:
-                record.add(candidate.id, call)
-        return record
 
     def add(self, candidate: str, call: pb.Call) -> None:
         """Add a call. Of the calls of one question, in order, the last one that ended it counts."""

@@ -23,7 +23,10 @@ async def record(tmp_path: Path, plays: Script, *requests: Request[Idea]) -> tup
             except MindError as error:
                 calls = error.calls
             candidate.calls.extend([await to_message(call, artifacts) for call in calls])
-    return CallRecord.of([candidate], artifacts), candidate
+    kept = CallRecord(artifacts)
+    for call in candidate.calls:
+        kept.add(candidate.id, call)
+    return kept, candidate
 
 
 def everything_below(folder: Path) -> bytes:
