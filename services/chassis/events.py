@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError, Message
@@ -49,7 +48,9 @@ def body_of(event: events_pb2.Event) -> bytes:
 
 def first(run: str, fact: str, service: str, attempt: int = 1) -> events_pb2.Event:
     """An event without a cause, such as the start of a run. `fact` is part of the id."""
-    return _stamped(events_pb2.Event(id=f"{run}.{fact}.{attempt}", run=run, attempt=attempt, service=service))
+    event = events_pb2.Event(id=f"{run}.{fact}.{attempt}", run=run, attempt=attempt, service=service)
+    event.time.GetCurrentTime()
+    return event
 
 
 def follow(
@@ -78,7 +79,8 @@ def follow(
         trace=source.trace if same else {},  # each candidate has its own trace
         retries=again if candidate else 0,
     )
-    return _stamped(event)
+    event.time.GetCurrentTime()
+    return event
 
 
 def rejection(cause: Cause, rejected: Rejected, service: str, attempt: int) -> events_pb2.Event:
@@ -131,8 +133,3 @@ def struct(values: Mapping[str, object]) -> Struct:
     """A protobuf Struct of JSON-like values; others, NaN and infinities are converted to text."""
     text = json.dumps(dict(values), default=lambda item: [*item] if isinstance(item, set | frozenset) else str(item))
     return ParseDict(json.loads(text, parse_constant=lambda name: str(float(name))), Struct())
-
-
-def _stamped(event: events_pb2.Event) -> events_pb2.Event:
-    event.time.FromDatetime(datetime.now(UTC))
-    return event

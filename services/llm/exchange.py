@@ -145,27 +145,25 @@ def connect(url: str, key: SecretStr) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=url, api_key=key.get_secret_value() or "none", max_retries=0, timeout=limits)
 
 
+@dataclass(eq=False, slots=True)
 class EndpointClient:
     """Sends requests to one endpoint, with a time limit, and removes secrets from replies."""
 
-    def __init__(
-        self, client: openai.AsyncOpenAI, timeout: float, scrubber: Scrubber, now: Callable[[], datetime]
-    ) -> None:
-        self._client = client
-        self._timeout = timeout
-        self._scrubber = scrubber
-        self._now = now
+    client: openai.AsyncOpenAI
+    timeout: float
+    scrubber: Scrubber
+    now: Callable[[], datetime]
 
     async def exchange(self, body: Mapping[str, JSON]) -> Outcome:
         """Send one chat completion. Failures of the endpoint are outcomes, not exceptions."""
-        create = self._client.chat.completions.with_raw_response.create
+        create = self.client.chat.completions.with_raw_response.create
         messages = cast("list[ChatCompletionMessageParam]", body["messages"])
         sent = create(model=str(body["model"]), messages=messages, extra_body=dict(body))
         return await self._outcome(sent, self._read)
 
     async def embed(self, model: str, texts: Sequence[str]) -> Outcome:
         """Embed texts; the outcome's text is a JSON list of lists of numbers."""
-        create = self._client.embeddings.with_raw_response.create
+        create = self.client.embeddings.with_raw_response.create
         sent = create(model=model, input=list(texts), encoding_format="float")
         return await self._outcome(sent, lambda text: self._vectors(text, len(texts)))
 
@@ -174,26 +172,26 @@ class EndpointClient:
 
         try:
             # The client's own limit restarts with every byte; this one applies to the whole exchange.
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self.timeout):
                 raw = await sent
             return read(raw.text)
         except (TimeoutError, openai.APITimeoutError):
-            return Outcome(Fault.TIMEOUT, message=f"no complete answer within {self._timeout:g} s")
+            return Outcome(Fault.TIMEOUT, message=f"no complete answer within {self.timeout:g} s")
         except openai.APIStatusError as error:
             status = error.status_code
-            message = self._scrubber.text(f"HTTP {status}: {error.message}")[:_LONGEST_MESSAGE]
-            wait = retry_after(error.response.headers, self._now())
+            message = self.scrubber.text(f"HTTP {status}: {error.message}")[:_LONGEST_MESSAGE]
+            wait = retry_after(error.response.headers, self.now())
             return Outcome(_fault_of(status), message=message, retry_after=wait, billed=status in _GAVE_UP_WAITING)
         except openai.APIConnectionError as error:
             cause = type(error.__cause__).__name__
-            message = self._scrubber.text(f"the connection failed ({cause}: {error.__cause__})")
+            message = self.scrubber.text(f"the connection failed ({cause}: {error.__cause__})")
             return Outcome(Fault.DISCONNECTED, message=message[:_LONGEST_MESSAGE], billed=cause not in _NOT_SENT)
         except openai.APIError as error:
-            return Outcome(Fault.MALFORMED, message=self._scrubber.text(str(error))[:_LONGEST_MESSAGE])
+            return Outcome(Fault.MALFORMED, message=self.scrubber.text(str(error))[:_LONGEST_MESSAGE])
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.close()
+        await self.client.close()
 
     def _read(self, text: str) -> Outcome:
         try:
@@ -204,14 +202,14 @@ class EndpointClient:
         usage = completion.usage
         return Outcome(
             fault,
-            text=self._scrubber.text(answer),
-            message=self._scrubber.text(message),
+            text=self.scrubber.text(answer),
+            message=self.scrubber.text(message),
             prompt_tokens=usage.prompt_tokens if usage else None,
             completion_tokens=usage.completion_tokens if usage else None,
         )
 
     def _malformed(self, text: str, problem: str) -> Outcome:
-        start = self._scrubber.text(text)[:200]
+        start = self.scrubber.text(text)[:200]
         return Outcome(Fault.MALFORMED, text=start, message=f"the reply {problem}: {start!r}")
 
     def _vectors(self, text: str, count: int) -> Outcome:

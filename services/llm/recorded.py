@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -94,17 +94,15 @@ class CallRecord:
         return Recorded(call.model, call.endpoint, answer, Fault(call.error) if call.error else None)
 
 
+@dataclass(eq=False, slots=True)
 class LoggedCalls:
     """The calls of a run up to an event of its log, read per candidate on demand."""
 
-    def __init__(
-        self, archive: archive_pb2_grpc.ArchiveAsyncStub, artifacts: FsspecArtifacts, run: str, until: int
-    ) -> None:
-        self._archive = archive
-        self._artifacts = artifacts
-        self._run = run
-        self._until = until
-        self._records: dict[str, CallRecord] = {}
+    archive: archive_pb2_grpc.ArchiveAsyncStub
+    artifacts: FsspecArtifacts
+    run: str
+    until: int
+    _records: dict[str, CallRecord] = field(default_factory=dict)
 
     async def find(self, candidate: str, role: str, prompt_hash: str) -> Recorded | None:
         """Raises Transient if the archive is unreachable."""
@@ -114,16 +112,16 @@ class LoggedCalls:
 
     async def _read(self, candidate: str) -> CallRecord:
         """Empty for a candidate that the run does not have."""
-        record = CallRecord(self._artifacts)
-        request = archive_pb2.GetCandidateRequest(run=self._run, candidate=candidate)
+        record = CallRecord(self.artifacts)
+        request = archive_pb2.GetCandidateRequest(run=self.run, candidate=candidate)
         try:
-            links = (await self._archive.GetChain(request, timeout=60)).links
+            links = (await self.archive.GetChain(request, timeout=60)).links
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 return record
-            raise Transient(f"the record of run {self._run} is unreachable: {error.details()}") from error
+            raise Transient(f"the record of run {self.run} is unreachable: {error.details()}") from error
         for link in links:
-            if link.accepted and link.sequence <= self._until and link.event.HasField("mind_answered"):
+            if link.accepted and link.sequence <= self.until and link.event.HasField("mind_answered"):
                 record.add(candidate, link.event.mind_answered.call)
         return record
 

@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -44,6 +45,7 @@ _CREDENTIALS = struct.Struct("3i")
 _HEADER_CHARACTERS = 1 << 20
 
 
+@dataclass(eq=False)
 class Child:
     """A running job, created by `Sandbox.child`, whose context ends it and all its processes.
 
@@ -52,28 +54,19 @@ class Child:
             system of its own, its files are not visible here.
     """
 
-    def __init__(
-        self,
-        channel: socket.socket,
-        control: "Control",
-        log: "Log",
-        limits: Limits,
-        scratch: Path,
-        shared_bytes: int,
-        counts_files: bool,
-        group: Group | None,
-    ) -> None:
-        """`shared_bytes` is the memory shared with the fork server; with `counts_files`, the host counts the files."""
-        channel.setblocking(False)
-        self.scratch = scratch
-        self._channel = channel
-        self._control = control
-        self._log = log
-        self._limits = limits
-        self._shared_bytes = shared_bytes
-        self._counts_files = counts_files
-        self._group = group
-        self._bounds = Bounds(array_bytes=min(limits.memory_bytes, Bounds().array_bytes))
+    channel: socket.socket
+    control: "Control"
+    log: "Log"
+    limits: Limits
+    scratch: Path
+    shared_bytes: int  # memory shared with the fork server
+    counts_files: bool  # whether the host counts the files
+    group: Group | None
+
+    def __post_init__(self) -> None:
+        """Nothing is received before `open`."""
+        self.channel.setblocking(False)
+        self._bounds = Bounds(array_bytes=min(self.limits.memory_bytes, Bounds().array_bytes))
         self._inbox: asyncio.Queue[Message | ChildError] = asyncio.Queue(maxsize=4)
         self._failure: ChildError | None = None
         self._verdict: ChildError | None = None
@@ -84,7 +77,7 @@ class Child:
     async def open(self) -> None:
         """Wait for the supervisor, then start to receive messages and enforce limits. Raises SandboxUnavailable."""
         try:
-            supervisor = await asyncio.wait_for(asyncio.shield(self._control.supervisor), _START_SECONDS)
+            supervisor = await asyncio.wait_for(asyncio.shield(self.control.supervisor), _START_SECONDS)
         except TimeoutError as error:
             raise SandboxUnavailable(f"the fork server started no child within {_START_SECONDS:g} s") from error
         self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._watch(supervisor))]
@@ -96,7 +89,7 @@ class Child:
         try:
             async with self._sending:
                 for buffer in buffers:
-                    await loop.sock_sendall(self._channel, buffer)
+                    await loop.sock_sendall(self.channel, buffer)
         except OSError as error:
             self._failure = await self._end()
             raise self._failure from error
@@ -122,18 +115,18 @@ class Child:
 
     def log_tail(self) -> str:
         """The end of the child's stdout and stderr, printable."""
-        return self._log.tail()
+        return self.log.tail()
 
     def usage(self) -> Usage:
         """The current resource usage of all processes of the child."""
-        return usage(self._processes(), self._shared_bytes, count_unlinked=False)
+        return usage(self._processes(), self.shared_bytes, count_unlinked=False)
 
     def processor_seconds(self) -> float:
         """CPU time of the running processes, in nanosecond resolution."""
         return processor_seconds(self._processes())
 
     def _processes(self) -> list[int]:
-        supervisor = self._control.supervisor
+        supervisor = self.control.supervisor
         return descendants(supervisor.result()) if supervisor.done() else []
 
     async def _listen(self) -> None:
@@ -160,7 +153,7 @@ class Child:
         view = memoryview(buffer)
         loop = asyncio.get_running_loop()
         while view:
-            read = await loop.sock_recv_into(self._channel, view)
+            read = await loop.sock_recv_into(self.channel, view)
             if not read:
                 raise EOFError
             view = view[read:]
@@ -168,26 +161,26 @@ class Child:
 
     async def _watch(self, supervisor: int) -> None:
         """Enforce the limits on the processes below the supervisor, from outside, until one is exceeded."""
-        deadline = time.monotonic() + self._limits.wall_seconds
+        deadline = time.monotonic() + self.limits.wall_seconds
         while self._verdict is None:
             self._verdict = await self._excess(supervisor, deadline)
-            if (await asyncio.wait({self._control.ended}, timeout=0 if self._verdict else _PERIOD))[0]:
+            if (await asyncio.wait({self.control.ended}, timeout=0 if self._verdict else _PERIOD))[0]:
                 # Other processes may still hold the child's end of the channel; pending messages remain readable.
-                self._channel.shutdown(socket.SHUT_RDWR)
+                self.channel.shutdown(socket.SHUT_RDWR)
                 return
         self._verdict.log_tail = self.log_tail()
         await self._kill(supervisor)
 
     async def _excess(self, supervisor: int, deadline: float) -> ChildError | None:
-        limits = self._limits
+        limits = self.limits
         if time.monotonic() > deadline:
             return ChildTimeout(f"the child ran longer than its limit of {limits.wall_seconds:g} s and was killed")
-        if self._log.written > LOG_BYTES:
+        if self.log.written > LOG_BYTES:
             return ChildDied(f"the child wrote more than {LOG_BYTES >> 20} MiB to stdout and stderr and was killed")
         try:
-            used = usage(descendants(supervisor), self._shared_bytes, count_unlinked=self._counts_files)
+            used = usage(descendants(supervisor), self.shared_bytes, count_unlinked=self.counts_files)
             reason = exceeded(used, limits)
-            if reason is None and self._counts_files:
+            if reason is None and self.counts_files:
                 reason = await asyncio.to_thread(exceeded_files, self.scratch, used.unlinked_bytes, limits)
             self._read_failures = 0
         except (OSError, ValueError, IndexError):  # a process that ends while its entry in /proc is read
@@ -198,28 +191,28 @@ class Child:
     async def _end(self) -> ChildError:
         """The reason why the channel is closed. A child that closed it but continues to run is killed."""
         if self._verdict is None:
-            await asyncio.wait({self._control.ended}, timeout=_GRACE)
-        if not self._control.ended.done() and self._control.supervisor.done():
-            await self._kill(self._control.supervisor.result())
+            await asyncio.wait({self.control.ended}, timeout=_GRACE)
+        if not self.control.ended.done() and self.control.supervisor.done():
+            await self._kill(self.control.supervisor.result())
         return self._verdict or ChildDied(self._reason(), self.log_tail())
 
     def _reason(self) -> str:
-        if self._group is not None and self._group.out_of_memory():
-            return f"the child used more memory than its limit of {self._limits.memory_bytes >> 20} MiB and was killed"
-        if not self._control.ended.done():
+        if self.group is not None and self.group.out_of_memory():
+            return f"the child used more memory than its limit of {self.limits.memory_bytes >> 20} MiB and was killed"
+        if not self.control.ended.done():
             return "the child closed the channel and was killed"
         try:
-            status = self._control.ended.result()
+            status = self.control.ended.result()
         except SandboxUnavailable as error:
             return str(error)
         return ending(status, self.log_tail())
 
     async def _kill(self, supervisor: int) -> None:
-        started = self._control.supervisor_started
+        started = self.control.supervisor_started
         await asyncio.to_thread(
             kill_descendants, lambda: descendants(supervisor) if start_time(supervisor) == started else []
         )
-        await asyncio.wait({self._control.ended}, timeout=_GRACE)
+        await asyncio.wait({self.control.ended}, timeout=_GRACE)
         if start_time(supervisor) == started:  # else its pid may have been reused
             kill(supervisor)
             await asyncio.to_thread(wait_for_end, supervisor, started)
@@ -229,13 +222,13 @@ class Child:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._control.supervisor.done() and self._control.supervisor.exception() is None:
-            await self._kill(self._control.supervisor.result())
-        self._channel.close()
-        self._control.close()
-        self._log.close()
-        if self._group is not None:
-            await asyncio.to_thread(self._group.remove)
+        if self.control.supervisor.done() and self.control.supervisor.exception() is None:
+            await self._kill(self.control.supervisor.result())
+        self.channel.close()
+        self.control.close()
+        self.log.close()
+        if self.group is not None:
+            await asyncio.to_thread(self.group.remove)
 
 
 class Log:
