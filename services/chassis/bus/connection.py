@@ -152,12 +152,12 @@ class Bus:
         for stream in self._streams:
             if stream.name in needed:
                 info = await self._stream(stream.name)
-                config = info and info.config
+                config = info.config if info else None
                 expected = stream.config((config and config.num_replicas) or 1)
                 differences += drift(f"stream {stream.name}", expected, config)
         for spec in specs:
             consumer = await self._info(spec)
-            differences += drift(f"consumer {spec.durable}", spec.config(), consumer and consumer.config)
+            differences += drift(f"consumer {spec.durable}", spec.config(), consumer.config if consumer else None)
         return differences
 
     async def replicas(self) -> int:

@@ -6,7 +6,7 @@ The client of the bus is imported by the commands that publish: the others read 
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from services.chassis.errors import NotPossible
 from services.console.options import Json, Run, RunArgument, chosen_run, print_json, run_async
@@ -143,7 +143,10 @@ async def _steer(verb: str, run: str, as_json: bool) -> None:
         over = (verb, status.phase) == ("resume", "finished")
         extend = ": `asi-arch run --resume` with a larger budget extends it" if over else ""
         raise NotPossible(f"run {name} is {status.phase}, so there is nothing to {verb}{extend}")
-    sequence = await {"pause": pause_run, "resume": resume_run, "stop": stop_run}[verb](settings, name)
+    publishers: dict[str, Callable[[ClientSettings, str], Awaitable[int]]] = {
+        "pause": pause_run, "resume": resume_run, "stop": stop_run,
+    }  # fmt: skip
+    sequence = await publishers[verb](settings, name)
     await catch_up(settings)
     async with open_archive(settings) as archive:  # a following command reads the phase that this one has made
         await until_applied(archive, name, sequence)
