@@ -1,5 +1,6 @@
 """The entry point of the command line: the list of commands, which are imported on use, and error handling."""
 
+import atexit
 import gc
 import inspect
 import os
@@ -149,6 +150,7 @@ def asi_arch() -> None:
 def main() -> None:
     """The entry point: an expected error ends in one sentence."""
     gc.set_threshold(100_000)  # collecting after every 700 new objects takes a tenth of a short command
+    atexit.register(gc.freeze)  # else a last collection of all modules takes a fifth of a short command
     try:
         app()
     except KeyboardInterrupt:
