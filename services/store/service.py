@@ -8,22 +8,30 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.archive.lessons import lessons_of
 from services.archive.policies import parent_policy
 from services.chassis.errors import NotFound, Transient
 from services.contracts import archive_pb2 as pb
-from services.contracts import archive_pb2_grpc, candidate_pb2
+from services.contracts import candidate_pb2
 from services.domain.pool import BEYOND_THE_POOL
 from services.domain.structure import fingerprint
 from services.store.backends.rows import columns, tree_node
 from services.store.ledger import RunLedger
 from services.store.port import SORTS, Archive, CandidateRow, Near, Query, RunRow, WriterState
 from services.store.steering import draw_seeds
+
+if TYPE_CHECKING:
+    import grpc.aio
+
+    from services.contracts.archive_pb2_grpc import ArchiveServicer
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+else:  # a local archive is read without gRPC, which takes a tenth of a command to import
+    ArchiveServicer = Context = object
 
 
 def slim(record: candidate_pb2.Candidate) -> candidate_pb2.Candidate:
@@ -57,8 +65,6 @@ SCORED = tuple(state for state in candidate_pb2.State.values() if state != candi
 ENDED_WELL = (candidate_pb2.STATE_ARCHIVED,)
 COMPETING = tuple(kind for kind in candidate_pb2.Kind.values() if kind != candidate_pb2.KIND_ABLATION)
 
-Context = grpc.aio.ServicerContext[Any, Any]
-
 
 def _retry_while_rebuilding(service: type[ArchiveService]) -> type[ArchiveService]:
     """Make unary methods raise Transient instead of NotFound while a lost archive is rebuilt from the log."""
@@ -81,7 +87,7 @@ def _retry_while_rebuilding(service: type[ArchiveService]) -> type[ArchiveServic
 
 
 @_retry_while_rebuilding
-class ArchiveService(archive_pb2_grpc.ArchiveServicer):
+class ArchiveService(ArchiveServicer):
     """Queries of one archive. `services.chassis.rpc` translates errors to status codes."""
 
     def __init__(self, archive: Archive, ledger: RunLedger, writer: WriterState | None = None) -> None:

@@ -146,14 +146,15 @@ def test_the_overview_imports_no_command_and_unknown_commands_get_a_suggestion(t
     assert (wrong.returncode, wrong.stderr) == (2, "asi-arch: no command is called statsu; did you mean status?\n")
 
 
-def test_a_query_imports_neither_the_bus_nor_numerical_libraries() -> None:
+def test_a_query_imports_neither_the_bus_nor_grpc_nor_numerical_libraries() -> None:
     """`status`, `list`, `show` and `tree` read a file, `check` starts another process: these imports take longer."""
     modules = ("store.reader", "store.backends.sqlite", "console.commands.status", "console.commands.list",
                "console.commands.show", "console.commands.tools")  # fmt: skip
     code = f"import sys, {', '.join(f'services.{name}' for name in modules)}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
-    assert not {"nats", "aiohttp", "numpy", "scipy", "structlog", "prometheus_client"} & set(loaded)
+    unneeded = {"nats", "grpc", "fsspec", "aiohttp", "numpy", "scipy", "structlog", "prometheus_client"}
+    assert not unneeded & set(loaded)
 
 
 def test_a_comparison_says_which_is_better_in_each_measure() -> None:

@@ -6,12 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
 from services.archive.lessons import Quotation, lessons_text, quotations
-from services.chassis.artifacts import ArtifactDamaged, FsspecArtifacts
 from services.chassis.errors import NotFound, NotPossible
 from services.console.options import Candidate, Json, Run, print_json
 from services.console.tables import (
@@ -28,10 +27,12 @@ from services.console.tables import (
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 from services.llm.port import Role
-from services.llm.recorded import Exchange, read_exchanges
 from services.local.archive import all_candidates, open_archive
 from services.local.settings import ClientSettings, client_settings
 from services.report.rows import ABSENT, Gain, Row, as_dict, gain_over, interval_text, number, program_of, row
+
+if TYPE_CHECKING:
+    from services.llm.recorded import Exchange
 
 PROPOSALS = ("ProposalAnswer", "TryingAnswer")
 """Forms of answers that propose a program."""
@@ -107,6 +108,8 @@ class Learnt:
 
 async def _learnt(settings: ClientSettings, run: str, name: str, exchanges: Path | None) -> Learnt:
     """Raises NotPossible for a proposal whose prompt is neither among the artifacts nor in the file of exchanges."""
+    from services.llm.recorded import read_exchanges  # gRPC and fsspec, which the other commands do not need
+
     async with open_archive(settings) as archive:
         record = await archive.GetCandidate(pb.GetCandidateRequest(run=run, candidate=name), timeout=30)
         records = await all_candidates(archive, pb.ListCandidatesRequest(run=record.run, sort="number"))
@@ -135,9 +138,11 @@ async def _learnt(settings: ClientSettings, run: str, name: str, exchanges: Path
 
 
 async def _prompt(
-    settings: ClientSettings, record: candidate_pb2.Candidate, exchanges: Sequence[Exchange]
+    settings: ClientSettings, record: candidate_pb2.Candidate, exchanges: "Sequence[Exchange]"
 ) -> str | None:
     """The last prompt for this proposal; None if there was none, or its text is not on this machine."""
+    from services.chassis.artifacts import ArtifactDamaged, FsspecArtifacts
+
     calls = [call for call in record.calls if call.role == Role.PROPOSE and not call.error]
     if not calls:
         return None
