@@ -35,30 +35,23 @@ else:  # a local archive is read without gRPC, which takes a tenth of a command 
 
 
 def slim(record: candidate_pb2.Candidate) -> candidate_pb2.Candidate:
-    """A copy for tables: without programs, per-item results and prose, with only the last point of each curve."""
-    copy = candidate_pb2.Candidate()
-    copy.CopyFrom(record)
+    """The record itself without what tables do not show: programs, per-item results, prose, all but a curve's end."""
     for field in ("program", "motivation_embedding", "check"):
-        copy.proposal.ClearField(field)
-    for seed in copy.training.seeds:
+        record.proposal.ClearField(field)
+    for seed in record.training.seeds:
         del seed.curve[:-1]
         seed.ClearField("block_losses")
         for score in seed.scores:
             score.ClearField("correct")
-    copy.training.ClearField("program")
-    copy.training.ClearField("revisions")
-    copy.ClearField("analysis")
-    copy.ClearField("calls")
-    return copy
-
-
-def _timestamp(seconds: float) -> Timestamp:
-    return Timestamp(seconds=int(seconds), nanos=int(seconds % 1 * 1e9))
+    record.training.ClearField("program")
+    record.training.ClearField("revisions")
+    record.ClearField("analysis")
+    record.ClearField("calls")
+    return record
 
 
 MAX_PER_PAGE = 500
-REJECTIONS = 10
-MOVES = 500
+REJECTIONS, MOVES = 10, 500
 WATCH_SECONDS = 1.0
 APPLIED_SECONDS = 10.0
 SCORED = tuple(state for state in candidate_pb2.State.values() if state != candidate_pb2.STATE_REJECTED)
@@ -297,6 +290,7 @@ class ArchiveService(ArchiveServicer):
         roots = [root.training for root in (await self._archive.baselines(row.run))[:1]]
         losses = [training.loss for training in roots if training.HasField("loss")]
         counts = await self._archive.state_counts(row.run)
+        started, changed = (Timestamp(seconds=int(at), nanos=int(at % 1 * 1e9)) for at in (state.started, state.latest))
         return pb.RunStatus(
             run=row.run,
             settings=row.settings,
@@ -309,8 +303,8 @@ class ArchiveService(ArchiveServicer):
             proposals_ended=state.proposals_ended,
             best=tree_node(columns(CandidateRow(scored[0], 0))) if scored else None,
             spent=pb.Spent(seconds=state.seconds(state.latest), **asdict(state.spent)),
-            started=_timestamp(state.started),
-            changed=_timestamp(state.latest),
+            started=started,
+            changed=changed,
             sequence=row.changed,
             stop_reason=state.reason,
             dead_letters=row.dead_letters,

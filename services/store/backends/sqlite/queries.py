@@ -64,11 +64,11 @@ def candidate(connection: Connection, run: str, candidate: str) -> CandidateRow:
 
 def candidates(connection: Connection, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
     run = run or resolve_run(connection, run)
-    query = "SELECT record FROM records WHERE run = ? AND id = ?"
-    rows = [row for id_ in ids if (row := connection.execute(query, (run, id_)).fetchone())]
-    if not rows:
+    query = "SELECT id, record FROM records WHERE run = ? AND id IN (SELECT value FROM json_each(?))"
+    records: dict[str, bytes] = dict(connection.execute(query, (run, json.dumps(list(ids)))).fetchall())
+    if not records:
         resolve_run(connection, run)
-    return [candidate_pb2.Candidate.FromString(row["record"]) for row in rows]
+    return [candidate_pb2.Candidate.FromString(records[id_]) for id_ in ids if id_ in records]
 
 
 def list_candidates(connection: Connection, query: Query) -> Page:
