@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from time import monotonic
 
+from services.chassis.errors import SettingsError
 from services.domain.ladder import HUB, SCALE_FILE, SCALES, corpus_overrides, parse_scale_file
 from services.domain.syntax import MAX_BYTES
 from services.engineer.checks.report import JSON, CheckReport, Verdict
@@ -60,11 +61,11 @@ async def _check_locally(
     """Check in a sandbox of this process, which starts quickly as it needs neither torch nor a corpus."""
     scale = load_scale(arguments.scale, overrides)
     vocabulary = BYTES if scale.of_bytes else await asyncio.to_thread(_vocabulary, scale, data)
-    imports = asyncio.create_task(asyncio.to_thread(import_module, "services.engineer.checks.host"))
+    preparation = asyncio.create_task(asyncio.to_thread(_prepare_check))
     needs_compiler = any(word in program for word in COMPILER_WORDS)
     preload = (*PRELOAD_CHECKS, "torch._dynamo") if needs_compiler else PRELOAD_CHECKS
     async with Sandbox(preload=preload) as sandbox:  # its fork server imports torch meanwhile
-        await imports
+        await preparation
         from services.engineer.checks.host import check, check_thoroughly, stage_settings
         from services.engineer.checks.screen import screen_apart
 
@@ -74,6 +75,14 @@ async def _check_locally(
         if arguments.exempt_from_cost:
             settings = replace(settings, exempt=(*settings.exempt, "cost"))
         return await (check_thoroughly if arguments.thorough else check)(program, sandbox, settings, screened)
+
+
+def _prepare_check() -> None:
+    """Import the host's side of a check and read the shared settings. Raises SettingsError for an invalid one."""
+    from services.chassis.settings import ServiceSettings, load
+
+    import_module("services.engineer.checks.host")
+    load(ServiceSettings, "console")
 
 
 def _scale(arguments: argparse.Namespace) -> tuple[str, dict[str, str]]:
@@ -305,7 +314,7 @@ if __name__ == "__main__":
             logs.configure("engineer", "error")
             sys.exit(prompts.main("engineer", EngineerSettings, (Role.REVISE,), revise_question, sys.argv[2:]))
         sys.exit(asyncio.run(main(_parser().parse_args())))
-    except ScaleError as error:
+    except (ScaleError, SettingsError) as error:
         sys.stderr.write(f"asi-arch: {error}\n")
         sys.exit(2)
     except SandboxUnavailable as error:

@@ -147,7 +147,7 @@ def test_the_overview_imports_no_command_and_unknown_commands_get_a_suggestion(t
 
 
 def test_a_query_imports_neither_the_bus_nor_grpc_nor_numerical_libraries() -> None:
-    """`status`, `list`, `show` and `tree` read a file, `check` starts another process: these imports take longer."""
+    """`status`, `list`, `show` and `tree` read a file, `check` imports its tool on use: these imports take longer."""
     modules = ("store.reader", "store.backends.sqlite", "console.commands.status", "console.commands.list",
                "console.commands.show", "console.commands.tools")  # fmt: skip
     code = f"import sys, {', '.join(f'services.{name}' for name in modules)}; print(*sys.modules)"
@@ -155,6 +155,22 @@ def test_a_query_imports_neither_the_bus_nor_grpc_nor_numerical_libraries() -> N
 
     unneeded = {"nats", "grpc", "fsspec", "aiohttp", "numpy", "scipy", "structlog", "prometheus_client"}
     assert not unneeded & set(loaded)
+
+
+def test_a_check_ends_with_its_tools_status_and_refuses_an_unknown_setting(tmp_path: Path) -> None:
+    """The tool runs in the command's process, and reads the settings while its sandbox starts."""
+    program = tmp_path / "program.py"
+    program.write_text("import os\n")
+    command = [sys.executable, "-m", "services.console", "check", str(program)]
+    refused, misspelt = (
+        subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        for environment in (bare_environment(tmp_path), bare_environment(tmp_path, ASI_DATADIR="x"))
+    )
+
+    assert (refused.returncode, refused.stderr) == (1, "")
+    assert "import of os is not allowed" in refused.stdout
+    assert (misspelt.returncode, misspelt.stdout) == (2, "")
+    assert misspelt.stderr.startswith("asi-arch: ASI_DATADIR is not a setting of the console; did you mean ASI_DATA")
 
 
 def test_a_comparison_says_which_is_better_in_each_measure() -> None:

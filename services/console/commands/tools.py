@@ -1,11 +1,13 @@
-"""Commands that run a service's tool in a child process; most tools parse their arguments themselves."""
+"""Commands that run a service's tool; most tools parse their arguments themselves."""
 
 import asyncio
 import json
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,10 +15,10 @@ import typer
 from services.chassis.errors import NotPossible, SettingsError
 from services.console.options import Json, Run
 from services.local.processes import ends_with_parent
-from services.local.settings import client_settings, running_system
 
 if TYPE_CHECKING:
     from services.contracts.candidate_pb2 import Candidate
+    from services.local.settings import ClientSettings, RunningSystem
 
 ENGINEER = "services.engineer.tools"
 STORE = "services.store.tools"
@@ -32,8 +34,21 @@ def passes_arguments_on(function: Callable[[typer.Context], None]) -> Callable[[
 @passes_arguments_on
 def check(context: typer.Context) -> None:
     """Screen and probe the program in a FILE, by the engineer of a running system, else in a new sandbox."""
-    system = running_system(client_settings())
+    system = None
+    if Path(os.environ.get("ASI_DATA_DIR", ".data"), "system.json").exists():
+        system = _settings_and_system()[1]
     hand_over(ENGINEER, context, variables={"ASI_CHECKER_ADDRESS": system.addresses["checker"]} if system else {})
+
+
+def _settings_and_system() -> "tuple[ClientSettings, RunningSystem | None]":
+    """The settings, and the system that runs in their data folder.
+
+    Imported on use, as it takes a tenth of a second: the tool of `check` reads the settings while its sandbox starts.
+    """
+    from services.local.settings import client_settings, running_system
+
+    settings = client_settings()
+    return settings, running_system(settings)
 
 
 @passes_arguments_on
@@ -66,7 +81,7 @@ def import_(context: typer.Context) -> None:
 def backup(context: typer.Context) -> None:
     """Copy the archive to a file."""
     if not HELP.intersection(context.args):
-        client_settings().require_archive()
+        _settings_and_system()[0].require_archive()
     hand_over(STORE, context)
 
 
@@ -74,9 +89,9 @@ def backup(context: typer.Context) -> None:
 def recover(context: typer.Context) -> None:
     """Rebuild a damaged event log from the archive."""
     if not HELP.intersection(context.args):
-        settings = client_settings()
+        settings, system = _settings_and_system()
         settings.require_archive()
-        if (system := running_system(settings)) is not None:
+        if system is not None:
             raise NotPossible(f"the services of {settings.data_dir} are up (process {system.pid}): stop them first")
     hand_over(STORE, context, with_log=True)
 
@@ -93,7 +108,7 @@ def require_run(arguments: Sequence[str]) -> None:
 
     if not HELP.intersection(arguments):
         named = [argument for argument in arguments[:1] if not argument.startswith("-")]
-        asyncio.run(run_status(client_settings(), named[0] if named else ""))
+        asyncio.run(run_status(_settings_and_system()[0], named[0] if named else ""))
 
 
 def hand_over(
@@ -101,17 +116,19 @@ def hand_over(
 ) -> None:
     """Run the tool's command of the same name with the same arguments and exit with its status.
 
-    The tool replaces this process, unless it needs a log that this process serves.
+    The tool runs in this process, unless it needs a log that this process serves.
     """
-    environment = {**os.environ, **(variables or {})}
-    command = [sys.executable, "-m", module, str(context.info_name), *context.args]
+    arguments = [str(context.info_name), *context.args]
     if not with_log or HELP.intersection(context.args):
-        sys.stdout.flush()
-        os.execve(sys.executable, command, environment)  # noqa: S606
+        os.environ.update(variables or {})
+        sys.argv = [module, *arguments]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        return
     from services.local.log import log_environment
 
-    with log_environment(client_settings()) as log:
-        status = subprocess.call(ends_with_parent(command), env=environment | log)
+    with log_environment(_settings_and_system()[0]) as log:
+        command = ends_with_parent([sys.executable, "-m", module, *arguments])
+        status = subprocess.call(command, env={**os.environ, **(variables or {}), **log})
     raise typer.Exit(status)
 
 
@@ -124,7 +141,7 @@ def cognition(context: typer.Context) -> None:
     if arguments[:1] == ["stats"]:
         run = arguments.pop(arguments.index("--run") + 1) if "--run" in arguments[:-1] else ""
         arguments = [argument for argument in arguments if argument != "--run"]
-        _, records = asyncio.run(run_and_candidates(client_settings(), run))
+        _, records = asyncio.run(run_and_candidates(_settings_and_system()[0], run))
         usage = json.dumps(_uses(records))
     command = [sys.executable, "-m", "services.analyst.cognition", *arguments]
     raise typer.Exit(subprocess.run(ends_with_parent(command), input=usage, text=True, check=False).returncode)
@@ -187,8 +204,7 @@ def _run_tool(module: str, arguments: list[str], as_json: bool, *needed: str) ->
     command = [sys.executable, "-m", module, *arguments, *(["--json"] if as_json else [])]
 
     async def status() -> int:
-        settings = client_settings()
-        system = running_system(settings)
+        settings, system = _settings_and_system()
         checker = {"ASI_CHECKER_ADDRESS": system.addresses["checker"]} if system else {}
         async with service_addresses(settings, *needed) as addresses:
             environment = {**checker, **os.environ, **addresses}
