@@ -198,7 +198,7 @@ class _Probing:
                         continue
                     current, start = probe.name, child.processor_seconds()
                     try:
-                        if probe.name in HOST_SIDE:
+                        if probe.name in HOST_SIDE.keys() - {"parameters"}:  # which are counted without a forward
                             precise = precise or await supported(remote)
                         finding = await self._finding(probe.name, precise or remote, child)
                     except ProgramRaised as raised:
