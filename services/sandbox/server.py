@@ -81,6 +81,7 @@ class Server:
         log = root / "forkserver.log"
         with theirs:
             process = _spawn(wrap, theirs.fileno(), log, settings, root)
+        search = asyncio.create_task(asyncio.to_thread(Groups.find)) if CGROUP in settings.layers else None
         ours.setblocking(False)
         report, fault = b"", ""
         try:
@@ -95,7 +96,7 @@ class Server:
             reason = log.read_text()[-2000:].strip()
             raise SandboxUnavailable(f"the sandbox's fork server does not start: {fault}{reason and ': ' + reason}")
         layers = frozenset(json.loads(report)["layers"])
-        groups = await asyncio.to_thread(Groups.find) if CGROUP in settings.layers else None
+        groups = await search if search else None
         return cls(process, ours, layers | {BUBBLEWRAP} if wrap else layers, groups)
 
     @property
