@@ -5,12 +5,11 @@ Triton kernels are used instead; both agree up to rounding. Loading and checking
 """
 
 import sys
-import typing
 from collections.abc import Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-from services.fla_cpu.names import MODULES, OPERATORS, OTHERS, SUBMODULES, TOP
+from services.fla_cpu.names import MODULES, OPERATORS, OTHERS, SUBMODULES, TOP, TRANSFORMERS
 
 __all__ = ["install"]
 
@@ -43,7 +42,7 @@ class _MissingModules:
 
 
 def install() -> None:
-    """Register fla.* and, unless transformers is loaded, transformers.processing_utils.Unpack. Idempotent."""
+    """Register fla.* and, unless transformers is loaded, some of its names. Idempotent."""
     if isinstance(sys.modules.get("fla"), _FlaModule):
         return
     _register("fla", {})
@@ -58,8 +57,8 @@ def install() -> None:
     for name, parts in OTHERS.items():
         _register(name, parts)
     if "transformers" not in sys.modules:
-        _register("transformers", {})
-        _register("transformers.processing_utils", {"Unpack": typing.Unpack})
+        for name, parts in TRANSFORMERS.items():
+            _register(name, parts)
     sys.meta_path.insert(0, _MissingModules)
 
 

@@ -1,6 +1,9 @@
-"""The names of flash-linear-attention and their implementations here."""
+"""The names of flash-linear-attention, and some of transformers, and their implementations here."""
 
+import logging
+import typing
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import TypeVar
 
 from services.fla_cpu import (
@@ -22,6 +25,19 @@ F = TypeVar("F", bound=Callable[..., object])
 def no_op_decorator(function: F | None = None, **_options: object) -> F | Callable[[F], F]:
     """Replaces decorators that only matter for GPU kernels."""
     return function if function is not None else lambda function: function
+
+
+class Logger(logging.LoggerAdapter[logging.Logger]):
+    """A logger as of transformers.utils.logging."""
+
+    def warning_once(self, message: str, *arguments: object) -> None:
+        """Log a hint that transformers shows once, below the level of warnings."""
+        self.debug(message, *arguments)
+
+
+def get_logger(name: str | None = None) -> Logger:
+    """The logger of that name."""
+    return Logger(logging.getLogger(name))
 
 
 def public(module: object) -> dict[str, object]:
@@ -172,3 +188,12 @@ OTHERS: dict[str, dict[str, object]] = {
         no_op_decorator,
     ),
 }
+
+TRANSFORMERS: dict[str, dict[str, object]] = {
+    "transformers": {},
+    "transformers.activations": {"ACT2FN": gates.ACT2FN},
+    "transformers.cache_utils": {"Cache": layers.Cache},
+    "transformers.processing_utils": {"Unpack": typing.Unpack},
+    "transformers.utils": {"logging": SimpleNamespace(get_logger=get_logger)},
+}
+"""The names of transformers that fla's layers use."""

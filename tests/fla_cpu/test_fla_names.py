@@ -36,12 +36,17 @@ def test_every_usual_way_to_import_finds_our_parts() -> None:
         "from fla.models.cache_utils import Cache as Other\n"
         "from fla.ops.utils.index import prepare_cu_seqlens_from_mask\n"
         "from transformers.processing_utils import Unpack\n"
+        "from transformers.activations import ACT2FN as functions\n"
+        "from transformers.cache_utils import Cache as Another\n"
+        "from transformers.utils import logging\n"
+        "assert functions is ACT2FN and Another is Cache\n"
+        "logging.get_logger(__name__).warning_once('%s is slow', 'this path')\n"
         "import fla, importlib.util, sys\n"
         "assert fla.ops.delta_rule.chunk_delta_rule is chunk_delta_rule is other\n"
         "assert chunk_delta_rule.__module__.startswith('services.fla_cpu')\n"
         "assert not hasattr(fla.ops, 'chunk_ttt_linear'), 'asking is no error'\n"
         "assert importlib.util.find_spec('nowhere_at_all') is None, 'nor is searching elsewhere'\n"
-        "assert not {'triton', 'einops', 'transformers.utils', 'fla.backends'} & set(sys.modules)\n"
+        "assert not {'triton', 'einops', 'transformers.models', 'fla.backends'} & set(sys.modules)\n"
     )
 
     assert done.returncode == 0, done.stderr

@@ -17,18 +17,32 @@ _LIMITS = Limits(memory_bytes=1 << 30, cpu_seconds=10, wall_seconds=20)
 ALLOWED_IMPORTS = frozenset(
     """
     __future__ abc cmath collections contextlib copy dataclasses einops enum fla functools itertools logging math
-    numbers torch transformers.processing_utils typing typing_extensions warnings
+    numbers operator torch transformers.activations transformers.cache_utils transformers.processing_utils
+    transformers.utils typing typing_extensions warnings
     """.split()
 )
 """A module may be imported if it or one of its parents is listed here, and none of them in FORBIDDEN_MODULES."""
-ONLY_THESE = {"transformers.processing_utils": frozenset({"Unpack"})}
-SCRIPT_DECORATORS = frozenset(f"torch.jit.{name}" for name in ("export", "ignore", "script", "unused"))
-"""Replaced when a program is loaded, so that it runs in plain Python."""
+ONLY_THESE = {
+    "operator": frozenset("add and_ floordiv itemgetter matmul mul neg not_ or_ pow sub truediv xor".split()),
+    "transformers.activations": frozenset({"ACT2FN"}),
+    "transformers.cache_utils": frozenset({"Cache"}),
+    "transformers.processing_utils": frozenset({"Unpack"}),
+    "transformers.utils": frozenset({"logging"}),
+}
+"""Modules from which only some names may be imported."""
+ABSENT = frozenset("apex causal_conv1d deepspeed fast_transformers flash_attn jax jax2torch mamba_ssm xformers".split())
+"""Libraries that programs use where they are installed. Here an import of one raises ModuleNotFoundError."""
+OPTIONAL = ABSENT | {"transformers.modeling_utils"}
+"""May be imported in a `try` that catches the ImportError."""
+PLAIN_SCRIPTING = frozenset(
+    f"torch.jit.{name}" for name in ("annotate", "export", "ignore", "is_scripting", "script", "unused")
+)
+"""Replaced, or without effect, when a program is loaded, so that it runs in plain Python."""
 INSTEAD = {
-    "apex": "remove the import and keep the path in plain torch",
+    "apex": "keep the path in plain torch, and remove the import or catch its ImportError",
     "causal_conv1d": "use ShortConvolution of fla.modules, or nn.Conv1d with padding on the left",
     "flash_attn": "use torch.nn.functional.scaled_dot_product_attention",
-    "mamba_ssm": "remove the import and keep the path in plain torch",
+    "mamba_ssm": "keep the path in plain torch, and remove the import or catch its ImportError",
     "numpy": "use torch's functions, such as torch.linspace and torch.tensor",
     "random": "use torch's random functions, which are seeded",
     "scipy": "use torch's functions, such as torch.linalg and torch.special",
@@ -104,8 +118,10 @@ def screen(program: str) -> Finding:
 
 def _objections(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """The lines of forbidden constructs, and the reasons."""
-    imported = set(_imported_modules(tree))
+    imported, optional = set(_imported_modules(tree)), set(_optional_imports(tree))
     for node in _executed(tree):
+        if node in optional:
+            continue
         if any(getattr(node, field, None) == "__name__" for field in _BINDING_FIELDS):
             yield getattr(node, "lineno", 0), "__name__ is not allowed as a name of your own"
         if rule := _RULES.get(type(node)):
@@ -132,8 +148,26 @@ def _executed(tree: ast.Module) -> Iterator[ast.AST]:
     while remaining:
         node = remaining.pop()
         yield node
-        if not (isinstance(node, ast.Attribute) and _dotted(node) in SCRIPT_DECORATORS):
+        if not (isinstance(node, ast.Attribute) and _dotted(node) in PLAIN_SCRIPTING):
             remaining += ast.iter_child_nodes(node)
+
+
+def _optional_imports(tree: ast.Module) -> Iterator[ast.AST]:
+    """Imports of OPTIONAL modules in the body of a `try` that catches their absence."""
+    for attempt in (node for node in ast.walk(tree) if isinstance(node, ast.Try)):
+        if any(map(_catches_absence, attempt.handlers)):
+            for node in (node for statement in attempt.body for node in ast.walk(statement)):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                if isinstance(node, ast.ImportFrom) and not node.level:
+                    names = [node.module or ""]
+                if names and all(name in OPTIONAL or name.split(".")[0] in ABSENT for name in names):
+                    yield node
+
+
+def _catches_absence(handler: ast.ExceptHandler) -> bool:
+    caught = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    names = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
+    return any(kind is None or (isinstance(kind, ast.Name) and kind.id in names) for kind in caught)
 
 
 def _imported_modules(tree: ast.Module) -> Iterator[str]:
@@ -147,6 +181,8 @@ def _imported_modules(tree: ast.Module) -> Iterator[str]:
 
 def _import(node: ast.Import, _: set[str]) -> Iterator[str]:
     for alias in node.names:
+        if alias.name in ONLY_THESE:
+            yield f"import what is needed from {alias.name} by name"
         yield from _module(alias.name)
 
 
@@ -171,7 +207,7 @@ def _module(name: str) -> Iterator[str]:
     prefixes = {".".join(parts[: end + 1]) for end in range(len(parts))}
     if (
         prefixes & FORBIDDEN_MODULES
-        or not prefixes & ALLOWED_IMPORTS
+        or not (prefixes - (ONLY_THESE.keys() - {name})) & ALLOWED_IMPORTS
         or any(part.startswith("_") for part in parts[1:])
     ):
         allowed = "the public parts of torch, einops, fla, and standard modules such as math, typing and functools"

@@ -59,6 +59,7 @@ def test_no_program_binds_the_name_on_which_demonstrations_depend(binding: str) 
 def test_script_decorators_pass_but_the_rest_of_their_module_does_not() -> None:
     """They are replaced when a program is loaded; torch.jit.load reads files."""
     assert not screen("import torch\n\n\n@torch.jit.script\ndef f(x):\n    return x\n").violated
+    assert not screen("import torch\n\nrows = torch.jit.annotate(list[torch.Tensor], [])\n").violated
     for text in ("torch.jit.load('x')", "torch.jit", "torch.jit.trace(f, x)"):
         assert screen(f"import torch\n\n{text}\n").violated
 
@@ -70,6 +71,30 @@ def test_a_refused_module_comes_with_what_to_use_instead() -> None:
     assert "rename a variable" in screen("vars = 1\n").message
     assert not screen("import logging\n\nlogger = logging.getLogger(__name__)\n").violated
     assert screen("import logging.handlers\n").violated
+
+
+@pytest.mark.parametrize("caught", ["except ImportError:", "except (ModuleNotFoundError, OSError):", "except:"])
+def test_a_program_may_try_to_import_kernels_that_are_absent_here(caught: str) -> None:
+    """Published layers choose them where they are installed, and fall back on plain torch."""
+    attempt = f"try:\n    from mamba_ssm.ops import scan\n    import jax\n{caught}\n    scan = None\n"
+
+    assert not screen(attempt).violated
+    assert screen(attempt.replace(caught, "except KeyError:")).violated
+    assert screen(attempt.replace("import jax", "import os")).violated
+    assert "catch its ImportError" in screen("import mamba_ssm\n").message
+
+
+def test_of_some_modules_only_harmless_names_may_be_imported() -> None:
+    """`operator.attrgetter` reads any attribute, and transformers.utils fetches files."""
+    assert not screen("from operator import mul\nfrom transformers.utils import logging\n").violated
+    for text in (
+        "import operator",
+        "from operator import attrgetter",
+        "import transformers.utils as utils",
+        "from transformers.utils import hub",
+        "from transformers.utils.hub import cached_file",
+    ):
+        assert screen(f"{text}\n").violated, text
 
 
 def test_a_verdict_is_printable_and_bounded() -> None:

@@ -1,6 +1,6 @@
 """Chooses a program's `fla`: flash-linear-attention on a GPU, else the implementation in this package.
 
-The program is executed unchanged; only its imports of fla and of transformers.processing_utils are redirected. Global
+The program is executed unchanged; only its imports of fla and transformers are redirected. Global
 modules are not modified.
 """
 
@@ -13,7 +13,7 @@ from types import ModuleType
 
 import torch
 
-from services.fla_cpu.names import MODULES, OPERATORS, OTHERS, SUBMODULES, TOP
+from services.fla_cpu.names import MODULES, OPERATORS, OTHERS, SUBMODULES, TOP, TRANSFORMERS
 
 
 def on_gpu() -> bool:
@@ -68,7 +68,7 @@ def _parts() -> dict[str, ModuleType]:
     for package, operators in OPERATORS.items():
         contents |= {f"fla.ops.{package}{suffix}": operators for suffix in ("", *(f".{name}" for name in SUBMODULES))}
     contents |= {"fla.modules": TOP, **{f"fla.modules.{name}": names for name, names in MODULES.items()}, **OTHERS}
-    contents |= {"transformers": {}, "transformers.processing_utils": {"Unpack": typing.Unpack}}
+    contents |= TRANSFORMERS
     modules: dict[str, ModuleType] = {}
     for name, names in contents.items():
         module = modules[name] = ModuleType(name)
