@@ -11,9 +11,7 @@ import ast
 import hashlib
 import inspect
 import linecache
-import re
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
 from functools import lru_cache
@@ -28,12 +26,16 @@ from torch import nn
 
 from services import fla_cpu
 from services.domain.syntax import parse
+from services.engineer.checks.screen import ABSENT
 
 str(torch.zeros(1))  # torch imports parts of itself when a program prints its first tensor
 
 PREFERRED = "DeltaNet"
 LAYERS, BLOCK = "LAYERS", "BLOCK"
 LAYOUTS = ("sequential", "parallel")
+HEADS = ("num_heads", "n_heads", "heads", "num_attention_heads")
+KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads")
+VOCABULARY = ("vocab_size", "num_tokens", "n_tokens", "n_vocab", "ntoken")
 
 
 class ProgramError(Exception):
@@ -62,9 +64,11 @@ def prepare_child(threads: int = 1, device: str = "cpu") -> None:
     """Prepare a child for programs that run on `device`.
 
     On a CPU, fla is replaced by our implementation, as its Triton kernels need a GPU, and torch.compile is disabled, as
-    importing the compiler takes longer than a check. Functions that programs script run in plain Python everywhere.
+    importing the compiler takes longer than a check. Functions that programs script run in plain Python everywhere,
+    and libraries that a program may try to import are absent everywhere.
     """
     torch.set_num_threads(threads)
+    sys.modules.update(dict.fromkeys(ABSENT))  # type: ignore[arg-type]  # None makes an import raise ModuleNotFoundError
     for name in ("export", "ignore", "script", "unused"):
         setattr(torch.jit, name, _uncompiled)
     if device == "cpu":
@@ -168,6 +172,12 @@ def construct(mixer: type[nn.Module], sizes: MixerSizes) -> nn.Module:
             f"{mixer.__name__}(...) returned an object of type {type(instance).__name__}, not an nn.Module: "
             "remove its metaclass or __new__"
         )
+    for name, parameter in instance.named_parameters():
+        if torch._debug_has_internal_overlap(parameter) == 1:
+            raise BadConstructor(
+                f"the elements of the parameter {name} share memory, so that no optimizer can change them: "
+                "it is made of an expanded tensor, of which write tensor.clone()"
+            )
     return instance
 
 
@@ -181,6 +191,9 @@ def _arguments(kind: type, sizes: MixerSizes, within: tuple[type, ...] = ()) -> 
         parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]  # type: ignore[misc]
     except (TypeError, ValueError) as error:
         raise BadConstructor(f"{kind.__name__}.__init__ has no readable signature: define a plain one") from error
+    defaults = {parameter.name: parameter.default for parameter in parameters}
+    heads = [defaults[name] for name in HEADS if defaults.get(name) is not None]
+    named_only |= {name: sizes.heads for name in KEY_VALUE_HEADS if defaults.get(name) in heads}  # as many by default
     arguments: dict[str, object] = {}
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         arguments |= usual
@@ -215,6 +228,11 @@ def _unknown_argument(kind: type, name: str) -> str:
             f"{requires}, whose class is not known: annotate it with a dataclass of this program, with hidden_size, "
             "num_heads and defaults, or take the sizes themselves, as in __init__(self, hidden_size, num_heads)"
         )
+    if name in VOCABULARY:
+        return (
+            f"{requires}, so it is a whole language model, but the mixer gets hidden states [batch, length, width]: "
+            f"name the class of the mixer {PREFERRED}, or let only its forward take hidden_states"
+        )
     return (
         f"{requires}, which is not one of the usual arguments: give it a default, or use the name of a size: "
         "hidden_size, d_model, dim or embed_dim; num_heads or heads; head_dim or dim_head; layer_idx"
@@ -246,7 +264,7 @@ def usual_arguments(sizes: MixerSizes) -> dict[str, object]:
 def synonyms(sizes: MixerSizes) -> dict[str, object]:
     """Alternative argument names, passed only to mixers whose signature names them."""
     values = {
-        "dim embed_dim embedding_dim model_dim n_embd": sizes.width,
+        "dim embed_dim embed_size emb_dim embedding_dim model_dim n_embd n_embed": sizes.width,
         "heads n_head n_heads nhead num_attention_heads": sizes.heads,
         "head_dim dim_head d_head": sizes.width // sizes.heads,
         "layer_id layer_index": sizes.layer,
@@ -255,9 +273,12 @@ def synonyms(sizes: MixerSizes) -> dict[str, object]:
 
 
 def rare_synonyms(sizes: MixerSizes) -> dict[str, object]:
-    """Names that may mean other sizes too, passed only where the signature gives them no default."""
+    """Names that may mean other sizes too, passed only where the signature gives them no default.
+
+    A stack of layers gets one layer, as it stands in the place of one.
+    """
     names = "hidden_dim input_dim output_dim input_size in_features out_features channels width".split()  # noqa: SIM905
-    return dict.fromkeys(names, sizes.width)
+    return {**dict.fromkeys(names, sizes.width), **dict.fromkeys(("depth", "n_layers", "num_layers"), 1)}
 
 
 def _takes_hidden_states(kind: type[nn.Module]) -> bool:
@@ -265,50 +286,6 @@ def _takes_hidden_states(kind: type[nn.Module]) -> bool:
         return "hidden_states" in inspect.signature(kind.forward).parameters
     except (TypeError, ValueError):  # forward is not a function
         return False
-
-
-_EXPLANATIONS = (
-    (r"leaf Variable that requires grad is being used in an in-place|view of a leaf Variable",
-     "the program changes a parameter or its input in place: compute a new tensor instead"),
-    (r"modified by an inplace operation|a view .* is being modified inplace",
-     "the program changes a tensor in place that the backward pass still needs: write x = x + y, not x += y"),
-    (r"metaclass conflict",
-     "a class of the program has a metaclass that conflicts with nn.Module's: remove it"),
-    (r"omplex(Float|Double|64|128)|for only complex|autograd only supports .*real",
-     "the program computes with complex numbers where real ones are needed: take the real part or the absolute value"),
-    (r"/dev/u?random",
-     "the program seeds a generator from /dev/urandom: use torch's default generator, which is seeded"),
-    (r"not compiled with CUDA|No CUDA GPUs",
-     "the program uses a GPU where there is none: take the device from the input, as in device=x.device"),
-    (r"does not require grad and does not have a grad_fn",
-     "the program computes a gradient in its forward, which also runs where gradients are disabled: "
-     "compute it inside `with torch.enable_grad():`"),
-    (r"'indices' to have one of the following scalar types",
-     "the class looks up an embedding of its input, so it is a whole model: the mixer gets hidden states of shape "
-     "[batch, length, width]; name the mixer's class DeltaNet, or let only its forward take hidden_states"),
-    (r"forward\(\) missing \d+ required positional",
-     "forward is called with the hidden states alone: give its other parameters defaults"),
-    (r"uninitialized parameter|UninitializedParameter",
-     "the program has lazy modules, whose sizes are unknown before the first forward: "
-     "use nn.Linear(hidden_size, ...) instead of nn.LazyLinear(...)"),
-    (r"Expected more than 1 value per channel",
-     "the program normalises over the batch, so that rows depend on each other: normalise each token, as RMSNorm does"),
-    (r"PermissionError",
-     "the program opens a file, or imports a module that is not loaded: use only torch, einops, fla and plain Python"),
-)  # fmt: skip
-
-
-def explain(error: BaseException) -> str:
-    """The error message of an exception in a program, preceded by an explanation of common errors."""
-    message = f"{type(error).__name__}: {str(error)[:2000]}".rstrip(": ")
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(FILE_PREFIX)]
-    if own and isinstance(error, AssertionError | NotImplementedError | StopIteration | KeyError):
-        message += f", raised in line {own[-1].lineno}: {own[-1].line}"[:212]
-    message += "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    for pattern, explanation in _EXPLANATIONS:
-        if re.search(pattern, message):
-            return f"{explanation} ({message})"
-    return message
 
 
 @lru_cache(maxsize=16)

@@ -3,7 +3,6 @@
 A finding can only reject a program: whatever scores depend on is measured by the host, in `structure`.
 """
 
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
@@ -20,10 +19,11 @@ from services.engineer.checks.subject import (
     Arithmetic,
     Subject,
     accepts,
+    explain,
     gap_between,
     output_of,
+    traceback_tail,
 )
-from services.engineer.program import FILE_PREFIX, explain
 
 SHAPE, GRADIENT_SHAPE = (2, 65), (2, 70)  # (batch, length)
 _LABELS: Mapping[ArithmeticName, str] = {"single": "fp32", "autocast": "bf16 autocast"}
@@ -127,14 +127,6 @@ def _one_step(subject: Subject, arithmetic: Arithmetic, batch: int, length: int)
         return "the output does not depend on inputs or parameters: nothing can be trained"
     torch.autograd.backward(output.float().pow(2).mean())
     return None if torch.isfinite(output).all() else "the output is not finite for standard normal inputs"
-
-
-def traceback_tail(error: BaseException) -> str:
-    """The last 2,000 characters of an exception's traceback: of the program's own frames, if it has any."""
-    trace = traceback.TracebackException.from_exception(error)
-    own = [frame for frame in trace.stack if frame.filename.startswith(FILE_PREFIX)]
-    trace.stack = traceback.StackSummary.from_list(own or trace.stack)
-    return "".join(trace.format())[-2000:]
 
 
 def life(subject: Subject) -> Finding:

@@ -1,4 +1,4 @@
-"""The probed program in the child: builds it, and runs it in a given state and precision.
+"""The probed program in the child: builds it, runs it in a given state and precision, and explains its errors.
 
 Probes use double precision where possible: rounding is then nine orders of magnitude below any useful leak, and
 tolerances need no calibration. Explicit casts in programs (`x.float()`, `dtype=torch.bfloat16`) are replaced by casts
@@ -6,6 +6,8 @@ to double, by intercepting torch functions.
 """
 
 import inspect
+import re
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from services.engineer.checks.compare import Gap, largest_gap
 from services.engineer.checks.remote import TOLERANCES, State
 from services.engineer.checks.report import ArithmeticName, CheckSettings
+from services.engineer.program import FILE_PREFIX
 
 Args = tuple[object, ...]
 Kwargs = Mapping[str, object]
@@ -121,7 +124,21 @@ class Subject:
     @property
     def width(self) -> int:
         """The width of inputs and outputs."""
-        return self.settings.probe_width
+        return self._sizes[0]
+
+    @cached_property
+    def _sizes(self) -> tuple[int, int]:
+        """Width and heads: the scale's for programs that cannot be built at the probes' smaller ones, else these."""
+        small = (self.settings.probe_width, self.settings.probe_heads)
+        sizes = (self.settings.width, self.settings.heads)
+        return small if self._builds(small) or not self._builds(sizes) else sizes
+
+    def _builds(self, sizes: tuple[int, int]) -> bool:
+        try:
+            self.build(*sizes, self.layer)
+        except Exception:  # noqa: BLE001 - candidate code may raise anything; `fresh` raises it again
+            return False
+        return True
 
     @property
     def seed(self) -> int:
@@ -131,7 +148,7 @@ class Subject:
     def fresh(self, seed: int | None = None) -> nn.Module:
         """A new mixer in single precision and training mode."""
         with seeded(self.seed if seed is None else seed):
-            return self.build(self.settings.probe_width, self.settings.probe_heads, self.layer)
+            return self.build(*self._sizes, self.layer)
 
     def at_scale(self, layer: int) -> nn.Module:
         """A new mixer of the scale's sizes."""
@@ -255,3 +272,62 @@ def _parameter_noise(seed: int, index: int, shape: torch.Size) -> Tensor:
     """Standard normal values for one parameter, cached since drawing them takes longer than a small mixer's forward."""
     generator = torch.Generator().manual_seed(1000 * seed + 7919 + index)
     return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+_EXPLANATIONS = (
+    (r"leaf Variable that requires grad is being used in an in-place|view of a leaf Variable",
+     "the program changes a parameter or its input in place: compute a new tensor instead"),
+    (r"modified by an inplace operation|a view .* is being modified inplace",
+     "the program changes a tensor in place that the backward pass still needs: write x = x + y, not x += y"),
+    (r"metaclass conflict",
+     "a class of the program has a metaclass that conflicts with nn.Module's: remove it"),
+    (r"omplex(Float|Double|64|128)|for only complex|autograd only supports .*real",
+     "the program computes with complex numbers where real ones are needed: take the real part or the absolute value"),
+    (r"/dev/u?random",
+     "the program seeds a generator from /dev/urandom: use torch's default generator, which is seeded"),
+    (r"not compiled with CUDA|No CUDA GPUs",
+     "the program uses a GPU where there is none: take the device from the input, as in device=x.device"),
+    (r"does not require grad and does not have a grad_fn",
+     "the program computes a gradient in its forward, which also runs where gradients are disabled: "
+     "compute it inside `with torch.enable_grad():`"),
+    (r"'indices' to have one of the following scalar types",
+     "the class looks up an embedding of its input, so it is a whole model: the mixer gets hidden states of shape "
+     "[batch, length, width]; name the mixer's class DeltaNet, or let only its forward take hidden_states"),
+    (r"forward\(\) missing \d+ required positional",
+     "forward is called with the hidden states alone: give its other parameters defaults"),
+    (r"too many values to unpack \(expected 2\)|not enough values to unpack \(expected 4",
+     "the program unpacks another number of values than it names: hidden states are [batch, length, width]"),
+    (r"uninitialized parameter|UninitializedParameter",
+     "the program has lazy modules, whose sizes are unknown before the first forward: "
+     "use nn.Linear(hidden_size, ...) instead of nn.LazyLinear(...)"),
+    (r"Expected more than 1 value per channel",
+     "the program normalises over the batch, so that rows depend on each other: normalise each token, as RMSNorm does"),
+    (r"PermissionError",
+     "the program opens a file, or imports a module that is not loaded: use only torch, einops, fla and plain Python"),
+)  # fmt: skip
+
+
+def explain(error: BaseException) -> str:
+    """The error message of an exception in a program, preceded by an explanation of common errors."""
+    message = f"{type(error).__name__}: {str(error)[:2000]}".rstrip(": ")
+    message += "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    line = _line_of(error)
+    where = f", raised in {line}" if line else ""
+    for pattern, explanation in _EXPLANATIONS:
+        if re.search(pattern, message):
+            return f"{explanation} ({message}{where})"
+    return message + where
+
+
+def _line_of(error: BaseException) -> str | None:
+    """The innermost line of the program in an exception's traceback."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(FILE_PREFIX)]
+    return f"line {frames[-1].lineno}: {frames[-1].line}"[:200] if frames else None
+
+
+def traceback_tail(error: BaseException) -> str:
+    """The last 2,000 characters of an exception's traceback: of the program's own frames, if it has any."""
+    trace = traceback.TracebackException.from_exception(error)
+    own = [frame for frame in trace.stack if frame.filename.startswith(FILE_PREFIX)]
+    trace.stack = traceback.StackSummary.from_list(own or trace.stack)
+    return "".join(trace.format())[-2000:]

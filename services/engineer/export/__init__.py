@@ -30,19 +30,24 @@ CONSTRUCTION = (
     program._dataclass_of, program._unknown_argument, program.usual_arguments, program.synonyms, program.rare_synonyms,
     program._takes_hidden_states, program._constructed,
 )  # fmt: skip
-CONSTRUCTION_HEAD = '''"""Finds a program's mixer class and constructs it."""
+CONSTRUCTION_HEAD = f'''"""Finds a program's mixer class and constructs it."""
 
 import ast
 import inspect
+from ast import parse
 from dataclasses import dataclass, is_dataclass
 from functools import lru_cache
 from types import ModuleType
 
+import torch
 from torch import nn
 
-PREFERRED = "DeltaNet"
-LAYERS, BLOCK = "LAYERS", "BLOCK"
-LAYOUTS = ("sequential", "parallel")
+PREFERRED = "{program.PREFERRED}"
+LAYERS, BLOCK = "{program.LAYERS}", "{program.BLOCK}"
+LAYOUTS = {program.LAYOUTS}
+HEADS = {program.HEADS}
+KEY_VALUE_HEADS = {program.KEY_VALUE_HEADS}
+VOCABULARY = {program.VOCABULARY}
 '''
 PROJECT = """[build-system]
 requires = ["setuptools>=77"]

@@ -1,7 +1,9 @@
 """An exported architecture: a package that needs torch and einops alone, and computes what ours computes."""
 
+import inspect
 import json
 import random
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +16,9 @@ from services.chassis.artifacts import FsspecArtifacts
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.zoo import baseline
-from services.engineer.export import package_name, requirements_of, write_package
+from services.engineer.export import CONSTRUCTION, CONSTRUCTION_HEAD, package_name, requirements_of, write_package
 from services.engineer.export.card import Card
+from services.engineer.program import MixerSizes, execute
 from services.engineer.records import keep_weights
 from services.engineer.training.child import build_model, model_arrays
 from services.engineer.training.sizes import ModelSizes
@@ -131,3 +134,24 @@ def test_names_and_requirements_come_from_the_program() -> None:
     assert package_name("2x Net!") == "mixer_2x_net"
     assert requirements_of("import torch\n") == ["torch>=2.4"]
     assert requirements_of("from einops import rearrange\n") == ["torch>=2.4", "einops>=0.8"]
+
+
+@pytest.mark.usefixtures("prepared_child")
+def test_the_loader_of_a_package_finds_and_constructs_a_mixer_of_any_name(tmp_path: Path) -> None:
+    """It is put together from parts of ours, whose imports and constants it must have."""
+    source = (
+        "from torch import nn\n\n\nclass Model(nn.Module):\n    def __init__(self, vocab_size):\n        Mixer(8)\n\n\n"
+        "class Part(nn.Linear):\n    pass\n\n\n"
+        "class Mixer(nn.Module):\n    def __init__(self, dim, heads=8, num_kv_heads=8):\n        super().__init__()\n"
+        "        self.heads, self.part = num_kv_heads, Part(dim, dim)\n\n"
+        "    def forward(self, hidden_states):\n        return hidden_states\n"
+    )
+    file = tmp_path / "construction.py"
+    file.write_text("\n\n".join([CONSTRUCTION_HEAD, *map(inspect.getsource, CONSTRUCTION)]), encoding="utf-8")
+    package, program, sizes = runpy.run_path(str(file)), execute(source), MixerSizes(width=16, heads=2)
+    mixer = package["find_mixer"](program, source)
+
+    assert mixer.__name__ == "Mixer"
+    assert package["construct"](mixer, sizes).heads == 2
+    with pytest.raises(package["BadConstructor"], match="whole language model"):
+        package["construct"](program.Model, sizes)

@@ -4,14 +4,15 @@ import inspect
 import time
 import traceback
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
 from services.engineer.checks.child import build
 from services.engineer.checks.report import CheckSettings
-from services.engineer.checks.subject import DOUBLE, SINGLE, Subject
-from services.engineer.program import BadConstructor, MixerSizes, NoMixer, execute, explain, find_mixer, load_mixer
+from services.engineer.checks.subject import DOUBLE, SINGLE, Subject, explain
+from services.engineer.program import BadConstructor, MixerSizes, NoMixer, execute, find_mixer, load_mixer
 
 pytestmark = pytest.mark.usefixtures("prepared_child")
 
@@ -137,6 +138,57 @@ def test_ambiguous_size_names_are_passed_only_if_required() -> None:
     assert constructor_arguments("dim, hidden_dim=64") == {"dim": 16, "hidden_dim": 64}
 
 
+def test_a_stack_of_layers_has_one_layer() -> None:
+    """It stands in the place of one layer."""
+    assert constructor_arguments("embed_size, num_layers, n_layers=3") == {
+        "embed_size": 16,
+        "num_layers": 1,
+        "n_layers": 3,
+    }
+
+
+def test_there_are_as_many_heads_of_keys_and_values_where_that_is_the_default() -> None:
+    """A program with fewer of them shares each between queries."""
+    assert constructor_arguments("dim, num_heads=12, num_kv_heads=12") == {"dim": 16, "num_heads": 2, "num_kv_heads": 2}
+    assert constructor_arguments("dim, num_heads=12, num_kv_heads=4")["num_kv_heads"] == 4
+    assert constructor_arguments("dim, num_heads=None, num_kv_heads=None")["num_kv_heads"] is None
+
+
+@pytest.mark.parametrize("words", ["num_tokens, dim", "vocab_size, hidden_size=512"])
+def test_a_whole_language_model_is_told_that_it_is_one(words: str) -> None:
+    """The name of a size, or a default, would not help it."""
+    with pytest.raises(BadConstructor, match=r"whole language model.*name the class of the mixer DeltaNet"):
+        load_mixer(HEAD + kind("Model", words), SIZES)
+
+
+def test_a_parameter_whose_elements_share_memory_is_named() -> None:
+    """No optimizer can change it: the error would come at the first step."""
+    body = "self.decay = nn.Parameter({}.expand(2, 4))"
+    load_mixer(HEAD + kind("Mixer", body=body.format("torch.ones(2, 4)")), SIZES)
+    with pytest.raises(BadConstructor, match=r"parameter decay share memory.*tensor.clone\(\)"):
+        load_mixer(HEAD + kind("Mixer", body=body.format("torch.ones(4)")), SIZES)
+
+
+def test_an_optional_library_is_absent_even_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program behaves alike on all machines; and confined jobs cannot open files, which raises another error."""
+    (tmp_path / "apex.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert execute("try:\n    import apex\nexcept ImportError:\n    apex = None\n").apex is None
+
+
+def test_a_program_for_greater_widths_is_probed_at_the_scale_s() -> None:
+    """A default of 128 features per head leaves no head at the probes' width."""
+    wide = kind("Mixer", body="self.part = nn.Linear(hidden_size, hidden_size // (hidden_size // 128))")
+    subject = Subject(partial(build, HEAD + wide, False), CheckSettings(width=128, heads=4, probe_width=64))
+
+    assert subject.width == 128
+    assert subject.mixer().part.in_features == 128
+    assert Subject(partial(build, HEAD + kind("Mixer"), False), CheckSettings()).width == 64
+
+
 def test_a_whole_number_stays_an_int() -> None:
     """nn.Linear takes no float, and fla's expand_v is one."""
     expansion = constructor_arguments("hidden_size, expand_v=2")["expand_v"]
@@ -199,12 +251,14 @@ def test_a_cached_tensor_does_not_survive_a_change_of_precision() -> None:
         ("nn.Embedding(9, 4)(hidden_states)", "name the mixer's class DeltaNet"),
         ("torch.autograd.grad(hidden_states.sum(), hidden_states)", "torch.enable_grad()"),
         ("self.forward()", "give its other parameters defaults"),
+        ("batch, length = hidden_states.shape", "hidden states are [batch, length, width]"),
+        ("return [][1]", "IndexError: list index out of range, raised in line 9: return [][1]"),
     ],
 )
 def test_an_error_without_a_cause_gets_a_cause(body: str, message: str) -> None:
     """The author sees only the message."""
     program = kind("Mixer").replace("        return hidden_states\n", f"        {body}\n")
-    with pytest.raises((AssertionError, RuntimeError, TypeError)) as raised:
+    with pytest.raises((AssertionError, IndexError, RuntimeError, TypeError, ValueError)) as raised:
         load_mixer(HEAD + program, SIZES)(torch.randn(1, 3, 16))
 
     assert message in explain(raised.value)
