@@ -13,6 +13,7 @@ import inspect
 import linecache
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, is_dataclass
 from functools import lru_cache
 from types import ModuleType
@@ -33,6 +34,20 @@ str(torch.zeros(1))  # torch imports parts of itself when a program prints its f
 PREFERRED = "DeltaNet"
 LAYERS, BLOCK = "LAYERS", "BLOCK"
 LAYOUTS = ("sequential", "parallel")
+OPTIONS: dict[str, object] = {
+    "mode": "chunk",
+    "expand_k": 1.0,
+    "expand_v": 1.0,
+    "use_beta": True,
+    "use_gate": False,
+    "use_short_conv": True,
+    "conv_size": 4,
+    "conv_bias": False,
+    "allow_neg_eigval": False,
+    "norm_eps": 1e-5,
+    "qk_activation": "silu",
+    "qk_norm": "l2",
+}
 HEADS = ("num_heads", "n_heads", "heads", "num_attention_heads")
 KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads")
 VOCABULARY = ("vocab_size", "num_tokens", "n_tokens", "n_vocab", "ntoken")
@@ -152,19 +167,14 @@ def find_mixer(module: ModuleType, source: str) -> type[nn.Module]:
 def construct(mixer: type[nn.Module], sizes: MixerSizes) -> nn.Module:
     """The mixer, constructed with the usual arguments that it accepts. Raises BadConstructor.
 
-    If it rejects an option, such as a mode it does not have, its own defaults are used for all options.
+    If it rejects an option, such as a mode it does not have, its own defaults are used for all options; if it hands
+    **kwargs to a part that rejects them, it gets only what it names.
     """
     arguments = _arguments(mixer, sizes)
     try:
         instance: object = mixer(**arguments)
     except (AssertionError, KeyError, NotImplementedError, TypeError, ValueError):
-        options = usual_arguments(sizes).keys() - {"hidden_size", "d_model", "num_heads", "layer_idx"}
-        if not options & arguments.keys():
-            raise
-        try:
-            instance = mixer(**{name: value for name, value in arguments.items() if name not in options})
-        except Exception:  # noqa: BLE001 - candidate code may raise anything; the first error is reported
-            instance = None
+        instance = _constructed_with_fewer(mixer, arguments)
         if instance is None:
             raise
     if not isinstance(instance, nn.Module):
@@ -181,12 +191,25 @@ def construct(mixer: type[nn.Module], sizes: MixerSizes) -> nn.Module:
     return instance
 
 
+def _constructed_with_fewer(mixer: type[nn.Module], arguments: dict[str, object]) -> object | None:
+    named = inspect.signature(mixer.__init__).parameters
+    plain = {name: value for name, value in arguments.items() if name not in OPTIONS}
+    for chosen in (plain, {name: arguments[name] for name in arguments if name in named}):
+        for fewer in (chosen, {name: value for name, value in chosen.items() if name not in OPTIONS}):
+            if fewer.keys() != arguments.keys():
+                with suppress(Exception):  # candidate code may raise anything; the first error is reported
+                    return mixer(**fewer)
+    return None
+
+
 def _arguments(kind: type, sizes: MixerSizes, within: tuple[type, ...] = ()) -> dict[str, object]:
     """Arguments for the constructor of a mixer, or of a dataclass that it takes as its configuration.
 
     Raises BadConstructor.
     """
     usual, named_only, required_only = usual_arguments(sizes), synonyms(sizes), rare_synonyms(sizes)
+    if within:  # a configuration is shared with the whole model
+        required_only |= dict.fromkeys(VOCABULARY, 256)
     try:
         parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]  # type: ignore[misc]
     except (TypeError, ValueError) as error:
@@ -246,18 +269,7 @@ def usual_arguments(sizes: MixerSizes) -> dict[str, object]:
         "d_model": sizes.width,
         "num_heads": sizes.heads,
         "layer_idx": sizes.layer,
-        "mode": "chunk",
-        "expand_k": 1.0,
-        "expand_v": 1.0,
-        "use_beta": True,
-        "use_gate": False,
-        "use_short_conv": True,
-        "conv_size": 4,
-        "conv_bias": False,
-        "allow_neg_eigval": False,
-        "norm_eps": 1e-5,
-        "qk_activation": "silu",
-        "qk_norm": "l2",
+        **OPTIONS,
     }
 
 
@@ -278,7 +290,7 @@ def rare_synonyms(sizes: MixerSizes) -> dict[str, object]:
     A stack of layers gets one layer, as it stands in the place of one.
     """
     names = "hidden_dim input_dim output_dim input_size in_features out_features channels width".split()  # noqa: SIM905
-    return {**dict.fromkeys(names, sizes.width), **dict.fromkeys(("depth", "n_layers", "num_layers"), 1)}
+    return {**dict.fromkeys(names, sizes.width), **dict.fromkeys(("depth", "n_layer", "n_layers", "num_layers"), 1)}
 
 
 def _takes_hidden_states(kind: type[nn.Module]) -> bool:

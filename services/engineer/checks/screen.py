@@ -43,6 +43,7 @@ INSTEAD = {
     "causal_conv1d": "use ShortConvolution of fla.modules, or nn.Conv1d with padding on the left",
     "flash_attn": "use torch.nn.functional.scaled_dot_product_attention",
     "mamba_ssm": "keep the path in plain torch, and remove the import or catch its ImportError",
+    **dict.fromkeys(("flax", "jax", "keras", "mlx", "tensorflow"), "rewrite the program in PyTorch"),
     "numpy": "use torch's functions, such as torch.linspace and torch.tensor",
     "random": "use torch's random functions, which are seeded",
     "scipy": "use torch's functions, such as torch.linalg and torch.special",
@@ -218,7 +219,7 @@ def _module(name: str) -> Iterator[str]:
 def _name(node: ast.Name, imported: set[str]) -> Iterator[str]:
     renames_module = node.id == "__name__" and not isinstance(node.ctx, ast.Load)
     if node.id in FORBIDDEN_NAMES - imported or _is_forbidden_dunder(node.id) or renames_module:
-        hint = ": rename a variable of that name" if node.id in FORBIDDEN_NAMES else ""
+        hint = ": rename a variable of that name, or remove the call" if node.id in FORBIDDEN_NAMES else ""
         yield f"{node.id} is not allowed{hint}"
 
 

@@ -307,4 +307,8 @@ def _leak(how: str, leak: np.ndarray, position: int, cut: int, program: Remote, 
         "parameters": "randomised" if state.randomised else "initial",
         "mode": "training" if state.training else "evaluation",
     }
-    return Finding(True, f"an output before position {cut} {how} the input from {cut} on ({state})", evidence)
+    message = (
+        f"an output before position {cut} {how} the input from {cut} on ({state}): "
+        "norms, pooling, softmax and convolutions along the length must read earlier positions only"
+    )
+    return Finding(True, message, evidence)

@@ -6,12 +6,14 @@ to double, by intercepting torch functions.
 """
 
 import inspect
+import linecache
 import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from types import FrameType
 
 import torch
 from torch import Tensor, default_generator, nn
@@ -320,9 +322,17 @@ def explain(error: BaseException) -> str:
 
 
 def _line_of(error: BaseException) -> str | None:
-    """The innermost line of the program in an exception's traceback."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(FILE_PREFIX)]
-    return f"line {frames[-1].lineno}: {frames[-1].line}"[:200] if frames else None
+    """The innermost line of the program in an exception's traceback, and the function that has it."""
+    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if _is_own(frame)]
+    if not frames:
+        return None
+    code, number = frames[-1][0].f_code, frames[-1][1]
+    function = "" if code.co_name == "<module>" else f" ({code.co_qualname})"
+    return f"line {number}{function}: {linecache.getline(code.co_filename, number).strip()}"[:200]
+
+
+def _is_own(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(FILE_PREFIX)
 
 
 def traceback_tail(error: BaseException) -> str:

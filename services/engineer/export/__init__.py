@@ -26,7 +26,7 @@ RENAMED = (
 """Modules and their names in a package."""
 CONSTRUCTION = (
     program.ProgramError, program.NoMixer, program.BadConstructor, program.MixerSizes, program.mixer_of_layer,
-    program.block_layout, program.find_mixer, program.construct, program._arguments,
+    program.block_layout, program.find_mixer, program.construct, program._constructed_with_fewer, program._arguments,
     program._dataclass_of, program._unknown_argument, program.usual_arguments, program.synonyms, program.rare_synonyms,
     program._takes_hidden_states, program._constructed,
 )  # fmt: skip
@@ -35,6 +35,7 @@ CONSTRUCTION_HEAD = f'''"""Finds a program's mixer class and constructs it."""
 import ast
 import inspect
 from ast import parse
+from contextlib import suppress
 from dataclasses import dataclass, is_dataclass
 from functools import lru_cache
 from types import ModuleType
@@ -45,6 +46,7 @@ from torch import nn
 PREFERRED = "{program.PREFERRED}"
 LAYERS, BLOCK = "{program.LAYERS}", "{program.BLOCK}"
 LAYOUTS = {program.LAYOUTS}
+OPTIONS = {program.OPTIONS}
 HEADS = {program.HEADS}
 KEY_VALUE_HEADS = {program.KEY_VALUE_HEADS}
 VOCABULARY = {program.VOCABULARY}

@@ -69,6 +69,7 @@ def test_a_refused_module_comes_with_what_to_use_instead() -> None:
     assert "such as torch.linspace" in screen("import numpy as np\n").message
     assert "@torch.jit.script" in screen("from torch.jit import script\n").message
     assert "rename a variable" in screen("vars = 1\n").message
+    assert "rewrite the program in PyTorch" in screen("import mlx.core as mx\n").message
     assert not screen("import logging\n\nlogger = logging.getLogger(__name__)\n").violated
     assert screen("import logging.handlers\n").violated
 

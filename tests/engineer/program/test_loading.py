@@ -138,6 +138,15 @@ def test_ambiguous_size_names_are_passed_only_if_required() -> None:
     assert constructor_arguments("dim, hidden_dim=64") == {"dim": 16, "hidden_dim": 64}
 
 
+def test_arguments_that_a_part_rejects_are_left_out() -> None:
+    """Of **kwargs that are handed on, the part knows its own names alone."""
+    part = "class Part(nn.Module):\n    def __init__(self, width, size=64):\n        super().__init__()\n\n"
+    body = "self.part = Part(d_model, **options); self.options = options"
+    mixer = load_mixer(HEAD + part + kind("Mixer", "d_model, **options", body), SIZES)
+
+    assert vars(mixer)["options"] == {}
+
+
 def test_a_stack_of_layers_has_one_layer() -> None:
     """It stands in the place of one layer."""
     assert constructor_arguments("embed_size, num_layers, n_layers=3") == {
@@ -187,6 +196,15 @@ def test_a_program_for_greater_widths_is_probed_at_the_scale_s() -> None:
     assert subject.width == 128
     assert subject.mixer().part.in_features == 128
     assert Subject(partial(build, HEAD + kind("Mixer"), False), CheckSettings()).width == 64
+
+
+def test_a_configuration_may_describe_the_whole_model_too() -> None:
+    """Published files have one for all their classes."""
+    fields = "    dim: int\n    n_layer: int\n    vocab_size: int\n"
+    head = f"from dataclasses import dataclass\n{HEAD}@dataclass\nclass Sizes:\n{fields}\n"
+    mixer = load_mixer(head + kind("Mixer", "args: Sizes", "self.args = args"), SIZES)
+
+    assert vars(vars(mixer)["args"]) == {"dim": 16, "n_layer": 1, "vocab_size": 256}
 
 
 def test_a_whole_number_stays_an_int() -> None:
@@ -247,12 +265,15 @@ def test_a_cached_tensor_does_not_survive_a_change_of_precision() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("assert hidden_states.shape[1] % 16 == 0", "AssertionError, raised in line 9: assert hidden_states.shape[1]"),
+        (
+            "assert hidden_states.shape[1] % 16 == 0",
+            "AssertionError, raised in line 9 (Mixer.forward): assert hidden_states.shape[1]",
+        ),
         ("nn.Embedding(9, 4)(hidden_states)", "name the mixer's class DeltaNet"),
         ("torch.autograd.grad(hidden_states.sum(), hidden_states)", "torch.enable_grad()"),
         ("self.forward()", "give its other parameters defaults"),
         ("batch, length = hidden_states.shape", "hidden states are [batch, length, width]"),
-        ("return [][1]", "IndexError: list index out of range, raised in line 9: return [][1]"),
+        ("return [][1]", "IndexError: list index out of range, raised in line 9 (Mixer.forward): return [][1]"),
     ],
 )
 def test_an_error_without_a_cause_gets_a_cause(body: str, message: str) -> None:
