@@ -165,12 +165,19 @@ async def _train(arguments: argparse.Namespace, data: Path, overrides: dict[str,
         if arguments.json:
             _print(json.dumps({"failed": failed.kind, "reason": failed.message, "evidence": failed.evidence}, indent=2))
         else:
-            _print(f"\nthe training failed: {failed.message}\n{_log_of_program(failed.log_tail)[-3000:]}".rstrip())
+            _print(_failure_text(failed.kind, failed.message, failed.log_tail, arguments.scale))
         return 1
     except (CorpusError, EvaluationUnavailable) as error:
         raise ScaleError(str(error)) from None
     _print(json.dumps(asdict(result), indent=2) if arguments.json else _result_text(result))
     return 0
+
+
+def _failure_text(kind: str, message: str, log: str, scale: str) -> str:
+    text = f"\nthe training failed: {message}\n{_log_of_program(log)[-3000:]}".rstrip()
+    if kind == "error":
+        text += f"\n`asi-arch check` with the same file and --scale {scale} tells what to change in the program"
+    return text
 
 
 def _log_of_program(log: str) -> str:

@@ -147,7 +147,9 @@ def test_the_loader_of_a_package_finds_and_constructs_a_mixer_of_any_name(tmp_pa
         "    def forward(self, hidden_states):\n        return hidden_states\n"
     )
     file = tmp_path / "construction.py"
-    file.write_text("\n\n".join([CONSTRUCTION_HEAD, *map(inspect.getsource, CONSTRUCTION)]), encoding="utf-8")
+    file.write_text(
+        "\n\n".join([CONSTRUCTION_HEAD, *(inspect.getsource(part) for part in CONSTRUCTION)]), encoding="utf-8"
+    )
     package, program, sizes = runpy.run_path(str(file)), execute(source), MixerSizes(width=16, heads=2)
     mixer = package["find_mixer"](program, source)
 

@@ -194,7 +194,7 @@ def test_a_program_for_greater_widths_is_probed_at_the_scale_s() -> None:
     subject = Subject(partial(build, HEAD + wide, False), CheckSettings(width=128, heads=4, probe_width=64))
 
     assert subject.width == 128
-    assert subject.mixer().part.in_features == 128
+    assert subject.output(subject.noise(1, 3, 128)).shape == (1, 3, 128)
     assert Subject(partial(build, HEAD + kind("Mixer"), False), CheckSettings()).width == 64
 
 

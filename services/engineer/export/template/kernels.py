@@ -6,7 +6,6 @@ modules are not modified.
 
 import builtins
 import importlib.util
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
