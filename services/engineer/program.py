@@ -287,10 +287,11 @@ def synonyms(sizes: MixerSizes) -> dict[str, object]:
 def rare_synonyms(sizes: MixerSizes) -> dict[str, object]:
     """Names that may mean other sizes too, passed only where the signature gives them no default.
 
-    A stack of layers gets one layer, as it stands in the place of one.
+    A stack of layers gets one layer, as it stands in the place of one, and dropout is off.
     """
     names = "hidden_dim input_dim output_dim input_size in_features out_features channels width".split()  # noqa: SIM905
-    return {**dict.fromkeys(names, sizes.width), **dict.fromkeys(("depth", "n_layer", "n_layers", "num_layers"), 1)}
+    neutral = {"depth": 1, "n_layer": 1, "n_layers": 1, "num_layers": 1, "dropout": 0.0, "dropout_rate": 0.0}
+    return {**dict.fromkeys(names, sizes.width), **neutral}
 
 
 def _takes_hidden_states(kind: type[nn.Module]) -> bool:

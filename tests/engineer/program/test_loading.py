@@ -156,6 +156,12 @@ def test_a_stack_of_layers_has_one_layer() -> None:
     }
 
 
+def test_dropout_without_a_default_is_off() -> None:
+    """The program states no other value."""
+    assert constructor_arguments("d_model, dropout") == {"d_model": 16, "dropout": 0.0}
+    assert constructor_arguments("d_model, dropout=0.1")["dropout"] == 0.1
+
+
 def test_there_are_as_many_heads_of_keys_and_values_where_that_is_the_default() -> None:
     """A program with fewer of them shares each between queries."""
     assert constructor_arguments("dim, num_heads=12, num_kv_heads=12") == {"dim": 16, "num_heads": 2, "num_kv_heads": 2}
