@@ -30,8 +30,9 @@ ONLY_THESE = {
     "transformers.utils": frozenset({"logging"}),
 }
 """Modules from which only some names may be imported."""
-ABSENT = frozenset("apex causal_conv1d deepspeed fast_transformers flash_attn jax jax2torch mamba_ssm xformers".split())
-"""Libraries that programs use where they are installed. Here an import of one raises ModuleNotFoundError."""
+ABSENT = frozenset("apex causal_conv1d deepspeed fast_transformers flash_attn mamba_ssm xformers".split())
+"""Libraries that programs use where they are installed. Here an import of one raises ModuleNotFoundError. Not jax:
+scipy takes any entry of that name in sys.modules for the library."""
 OPTIONAL = ABSENT | {"transformers.modeling_utils"}
 """May be imported in a `try` that catches the ImportError."""
 PLAIN_SCRIPTING = frozenset(

@@ -1,6 +1,8 @@
 """A program's text becomes a mixer by fixed rules, and what cannot is refused with the reason."""
 
 import inspect
+import subprocess
+import sys
 import time
 import traceback
 from functools import partial
@@ -315,3 +317,13 @@ def test_the_lines_of_a_program_are_known() -> None:
 
     assert "self.where = 1 / len([hidden_size])" in inspect.getsource(type(mixer))
     assert "self.where = 1 / 0" in "".join(traceback.format_exception(raised.value))
+
+
+def test_a_prepared_process_still_computes_with_scipy() -> None:
+    """It looks some libraries up among the loaded modules, where those that are kept away stand as None."""
+    code = (
+        "from services.engineer.program import prepare_child; prepare_child(); "
+        "from scipy import stats; print(round(stats.pearsonr([1.0, 2.0, 3.0], [2.0, 4.0, 6.0]).statistic, 6))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1.0"
