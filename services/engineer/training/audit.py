@@ -107,7 +107,8 @@ async def audit(job: Job, sandbox: Sandbox, segment: Segment, names: tuple[str, 
             f"From step {start} on, {len(segment.rows)} optimiser steps changed the weights otherwise than the "
             f"gradients of their batches do (relative deviation {deviation:.2f}, {MAX_DEVIATION} is tolerated; "
             f"{distance:.2f} times as far, {MAX_DISTANCE} is tolerated): "
-            "leave the optimiser alone, and keep what changes while training in buffers.",
+            "leave the optimiser alone, and register all that the output depends on: parameters, buffers and modules, "
+            "those in a list as nn.ParameterList or nn.ModuleList.",
             {"step": start, "steps": len(segment.rows), "deviation": min(deviation, 1e9), "reach": min(distance, 1e9)},
         )
     return deviation
@@ -120,16 +121,22 @@ def _deviation(segment: Segment, optimiser: AdamW) -> tuple[float, float]:
     for name, value in optimiser.parameters.items():
         before = _float(segment.before, f"model/{name}", value.shape).astype(np.float64)
         after = _float(segment.after, f"model/{name}", value.shape).astype(np.float64)
-        error += float(((after - value) ** 2).sum())
-        reported += float(((after - before) ** 2).sum())
-        recomputed += float(((value - before) ** 2).sum())
+        error += _squared_distance(after, value)
+        reported += _squared_distance(after, before)
+        recomputed += _squared_distance(value, before)
     if recomputed == 0.0 or not np.isfinite(reported):
         return (0.0, 1.0) if reported == 0.0 else (float("inf"), float("inf"))
     return float(np.sqrt(error / recomputed)), float(np.sqrt(reported / recomputed))
 
 
+def _squared_distance(left: NDArray[np.floating], right: NDArray[np.floating]) -> float:
+    """The sum of squared differences; equal infinities, as of a mask, do not differ."""
+    differs = left != right
+    return float(((left[differs] - right[differs]) ** 2).sum())
+
+
 def _float(arrays: Weights, name: str, shape: tuple[int, ...] | None = None) -> NDArray[np.float32]:
     array: Array | None = arrays.get(name)
-    if array is None or array.dtype.kind != "f" or (shape is not None and array.shape != shape):
+    if array is None or array.dtype.kind not in "fiub" or (shape is not None and array.shape != shape):
         raise TrainingFailed("malformed", f"There is no array {name} of the right kind and shape.", {"array": name})
     return array.astype(np.float32)
