@@ -22,12 +22,14 @@ from services.engineer.checks.subject import (
     explain,
     gap_between,
     output_of,
+    shapes_of,
     traceback_tail,
 )
 
 SHAPE, GRADIENT_SHAPE = (2, 65), (2, 70)  # (batch, length)
 _LABELS: Mapping[ArithmeticName, str] = {"single": "fp32", "autocast": "bf16 autocast"}
 RUN_SHAPES = ((2, 64), (1, 1), (3, 37), (1, 130))  # (batch, length): whole chunks, a single token, odd, several chunks
+STEPS = 2  # a tensor that is kept with its graph fails in the second one
 LARGE = 1e3
 DRIFT_CALLS, CHECKPOINT_CALLS = 4, 3
 DECODED_LENGTH, PREFILL, DECODED_STATE = 40, 33, State(randomised=True)
@@ -39,7 +41,8 @@ def without_gradient(subject: Subject, mixer: nn.Module) -> set[str]:
     inputs = subject.noise(*GRADIENT_SHAPE, subject.width)
     output = subject.call(mixer, inputs)
     direction = subject.noise(*GRADIENT_SHAPE, subject.width, seed=4)
-    torch.autograd.backward((output * direction.to(output.dtype) + output.pow(2)).sum())
+    if output.requires_grad:  # else it depends on no parameter
+        torch.autograd.backward((output * direction.to(output.dtype) + output.pow(2)).sum())
     return {
         name
         for name, parameter in mixer.named_parameters()
@@ -73,6 +76,7 @@ def _compare(
 def runs(subject: Subject) -> Finding:
     """Builds the mixer and runs it forward and backward at several batch sizes and lengths, as in training.
 
+    Two steps follow each other at the first size, and must leave the names and shapes of the mixer's tensors.
     A program with explicit casts may run only under bf16 autocast, or only in fp32. The scale's precision is tested;
     where the training machine decides, one of both suffices, and the message names it.
     Does not detect: failures at other sizes, lengths, devices and option values, or after many calls.
@@ -91,9 +95,10 @@ def runs(subject: Subject) -> Finding:
 def _failure(subject: Subject, name: ArithmeticName) -> Finding | None:
     for batch, length in RUN_SHAPES:
         where: dict[str, JSON] = {"batch": batch, "length": length, "precision": name}
-        sizes = f" (batch {batch}, length {length})" if (batch, length) != RUN_SHAPES[0] else ""
+        first = (batch, length) == RUN_SHAPES[0]
+        sizes, steps = ("", STEPS) if first else (f" (batch {batch}, length {length})", 1)
         try:
-            problem = _one_step(subject, ARITHMETICS[name], batch, length)
+            problem = _problem(subject, ARITHMETICS[name], batch, length, steps)
         except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the error is the finding
             message = explain(error)[:800] + _advice(subject, name, batch, length) + sizes
             return Finding(True, message, {**where, "traceback": traceback_tail(error)})
@@ -106,7 +111,7 @@ def _advice(subject: Subject, name: ArithmeticName, batch: int, length: int) -> 
     """The fix for a program that fails in one precision and runs in the other."""
     fallback = AUTOCAST if name == SINGLE.name else SINGLE
     try:
-        if _one_step(subject, fallback, batch, length):
+        if _problem(subject, fallback, batch, length):
             return ""
     except Exception:  # noqa: BLE001 - candidate code may raise anything; the first error is reported
         return ""
@@ -116,17 +121,24 @@ def _advice(subject: Subject, name: ArithmeticName, batch: int, length: int) -> 
     )
 
 
-def _one_step(subject: Subject, arithmetic: Arithmetic, batch: int, length: int) -> str | None:
+def _problem(subject: Subject, arithmetic: Arithmetic, batch: int, length: int, steps: int = 1) -> str | None:
+    """What is wrong with forwards and backwards of one new mixer, if anything; exceptions are raised."""
     mixer = arithmetic.place(subject.fresh())
-    inputs = subject.noise(batch, length, subject.width).to(arithmetic.dtype).requires_grad_()
-    with arithmetic.active():
-        output = output_of(mixer(inputs))
-    if output.shape != inputs.shape:
-        return f"the output has shape {tuple(output.shape)} for an input of shape {tuple(inputs.shape)}"
-    if not output.requires_grad:
-        return "the output does not depend on inputs or parameters: nothing can be trained"
-    torch.autograd.backward(output.float().pow(2).mean())
-    return None if torch.isfinite(output).all() else "the output is not finite for standard normal inputs"
+    shapes, noise = shapes_of(mixer), subject.noise(batch, length, subject.width).to(arithmetic.dtype)
+    for _ in range(steps):
+        inputs = noise.clone().requires_grad_()
+        with arithmetic.active():
+            output = output_of(mixer(inputs))
+        if output.shape != inputs.shape:
+            return f"the output has shape {tuple(output.shape)} for an input of shape {tuple(inputs.shape)}"
+        if not output.requires_grad:
+            return "the output does not depend on inputs or parameters: nothing can be trained"
+        torch.autograd.backward(output.float().pow(2).mean())
+        if not torch.isfinite(output).all():
+            return "the output is not finite for standard normal inputs"
+    changed = sorted(name for name, _ in shapes.items() ^ shapes_of(mixer).items())
+    advice = "create all parameters and buffers in __init__, with fixed sizes"
+    return f"forward creates or resizes {changed[0]}: {advice}" if changed else None
 
 
 def life(subject: Subject) -> Finding:

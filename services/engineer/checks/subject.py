@@ -23,6 +23,7 @@ from services.engineer.checks.compare import Gap, largest_gap
 from services.engineer.checks.remote import TOLERANCES, State
 from services.engineer.checks.report import ArithmeticName, CheckSettings
 from services.engineer.program import FILE_PREFIX
+from services.engineer.training.model import cast_floats
 
 Args = tuple[object, ...]
 Kwargs = Mapping[str, object]
@@ -82,14 +83,7 @@ class Arithmetic:
 
     def place(self, mixer: nn.Module) -> nn.Module:
         """Casts the mixer's floating-point and complex parameters and buffers, in place."""
-
-        def cast(tensor: Tensor) -> Tensor:  # mixer.to(dtype) would discard imaginary parts
-            if tensor.is_complex():
-                return tensor.to(self.dtype.to_complex())
-            return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
-
-        mixer._apply(cast)  # type: ignore[no-untyped-call]
-        return mixer
+        return cast_floats(mixer, self.dtype)
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -215,6 +209,11 @@ class Subject:
         raise errors[0] if errors else ValueError("the output is not finite in any precision")
 
 
+def shapes_of(mixer: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shapes of parameters and buffers by name."""
+    return {name: tuple(tensor.shape) for name, tensor in (*mixer.named_parameters(), *mixer.named_buffers())}
+
+
 def output_of(result: object) -> Tensor:
     """The output tensor of a forward that returns it alone or first in a tuple or list. Raises TypeError otherwise."""
     first = result[0] if isinstance(result, tuple | list) and result else result
@@ -260,13 +259,16 @@ def seeded(seed: int) -> Iterator[None]:
 def randomise(mixer: nn.Module, seed: int) -> None:
     """Adds noise to every parameter, of half the parameter's own size but at least 0.1.
 
-    Identity convolutions and zero gates can hide a path at initialisation.
+    Identity convolutions and zero gates can hide a path at initialisation. Integers are indices, which stay; a mask's
+    infinities stay too, and do not count for its size: outputs that are not finite would agree with any others.
     """
     with torch.no_grad():
         for index, parameter in enumerate(mixer.parameters()):
             values = torch.view_as_real(parameter) if parameter.is_complex() else parameter
-            size = max(0.5 * float(values.double().pow(2).mean().sqrt()), 0.1) if values.numel() else 0.0
-            values.add_((size * _parameter_noise(seed, index, values.shape)).to(values.dtype))
+            if values.is_floating_point():
+                finite = torch.where(values.isfinite(), values, 0.0)
+                size = max(0.5 * float(finite.double().pow(2).mean().sqrt()), 0.1) if values.numel() else 0.0
+                values.add_((size * _parameter_noise(seed, index, values.shape)).to(values.dtype))
 
 
 @lru_cache(maxsize=64)
@@ -295,6 +297,8 @@ _EXPLANATIONS = (
     (r"'indices' to have one of the following scalar types",
      "the class looks up an embedding of its input, so it is a whole model: the mixer gets hidden states of shape "
      "[batch, length, width]; name the mixer's class DeltaNet, or let only its forward take hidden_states"),
+    (r"backward through the graph a second time",
+     "the program keeps a tensor of one forward for the next with its gradients: keep it as x.detach()"),
     (r"forward\(\) missing \d+ required positional",
      "forward is called with the hidden states alone: give its other parameters defaults"),
     (r"too many values to unpack \(expected 2\)|not enough values to unpack \(expected 4",

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from services.engineer.program import MixerSizes, block_layout, execute, load_mixer, prepare_child
 from services.engineer.training.compiled import ARRAY, pack, unpack
-from services.engineer.training.model import LanguageModel, autocast
+from services.engineer.training.model import LanguageModel, autocast, cast_floats
 from services.engineer.training.ports import JSON, Array, Channel, Message
 from services.engineer.training.sizes import ModelSizes
 from services.engineer.training.trainer import Plan, Trainer
@@ -40,12 +40,18 @@ def model_arrays(model: nn.Module) -> dict[str, Array]:
 
 
 def load_model_arrays(model: nn.Module, arrays: Mapping[str, Array], parameters_only: bool = False) -> None:
-    """Load arrays of `model_arrays`. Raises ValueError for a tensor that is missing or has another shape."""
-    for name, tensor in (dict(model.named_parameters()) if parameters_only else _named_tensors(model)).items():
+    """Load arrays of `model_arrays`. Raises ValueError unless both have the same tensors, in the same shapes."""
+    advice = "create all parameters and buffers in __init__, with fixed sizes"
+    tensors = dict(model.named_parameters()) if parameters_only else _named_tensors(model)
+    created = {name for name in arrays if name.startswith(_MODEL)} - {_MODEL + name for name in tensors}
+    if created:  # with other values in each process
+        raise ValueError(
+            f"The saved state has the tensor {min(created)[len(_MODEL) :]}, a new model lacks it: {advice}."
+        )
+    for name, tensor in tensors.items():
         array = arrays.get(_MODEL + name)
         tensor = torch.view_as_real(tensor) if tensor.is_complex() else tensor
         if array is None or tuple(array.shape) != tuple(tensor.shape):
-            advice = "create all parameters and buffers in __init__, with fixed sizes"
             raise ValueError(f"The saved state has no tensor {name} of shape {tuple(tensor.shape)}: {advice}.")
         with torch.no_grad():
             tensor.copy_(from_array(array).to(tensor.dtype))
@@ -116,7 +122,9 @@ def build_model(program: str, sizes: ModelSizes, seed: int, device: str) -> Lang
         return load_mixer(source, MixerSizes(sizes.width, sizes.heads, layer, whole_model))
 
     layout = block_layout(execute(program)) if sizes.whole_model else "sequential"
-    return LanguageModel(make_mixer, sizes, layout).to(device)
+    model = LanguageModel(make_mixer, sizes, layout)
+    cast_floats(model, torch.float32)  # a program may choose another precision, but its check ran in this one
+    return model.to(device)
 
 
 def flops_per_token(program: str, sizes: ModelSizes, context: int, precision: str, device: str = "cpu") -> float | None:

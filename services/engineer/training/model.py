@@ -181,6 +181,18 @@ def split_output(output: object) -> tuple[Tensor, Tensor | None]:
     return output[0], second if isinstance(second, Tensor) and second.numel() == 1 else None
 
 
+def cast_floats(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Casts floating-point and complex parameters and buffers in place; `module.to` would drop imaginary parts."""
+
+    def cast(tensor: Tensor) -> Tensor:
+        if tensor.is_complex():
+            return tensor.to(dtype.to_complex())
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    module._apply(cast)  # type: ignore[no-untyped-call]
+    return module
+
+
 def parameter_count(model: nn.Module) -> int:
     """All parameters of a model, tied ones once, complex ones as two numbers."""
     return sum(parameter.numel() * (2 if parameter.is_complex() else 1) for parameter in model.parameters())

@@ -58,7 +58,7 @@ async def ask(
         raise TrainingFailed("malformed", error.reason, {"order": kind}, error.log_tail) from error
     if answer.kind == "failed":
         name, trace = answer.header.get("error"), answer.header.get("traceback") or ""
-        text = f"{name}: {answer.header.get('message')}"
+        text = f"{name}: {answer.header.get('message')}".rstrip(": ")
         raise TrainingFailed("error", text, {"order": kind, "error": name}, str(trace))
     if answer.kind != expect:
         raise TrainingFailed("malformed", f"The child answered {kind} with {answer.kind!r}.", {"order": kind})

@@ -173,6 +173,23 @@ async def test_a_failure_in_forward_shows_the_frames_of_the_program_alone(sandbo
     assert "child_probes" not in text
 
 
+async def test_the_message_names_the_cause(sandbox: Sandbox) -> None:
+    """These three named another one, such as a gradient that the program does not compute."""
+    returns_input = text_of(ZOO / "life" / "bad_returns_its_input.py")
+    keeps_graph = text_of(ZOO / "runs" / "bad_keeps_its_graph.py")
+    draws_noise = returns_input.replace("return hidden_states", "return x + x.detach().normal_()").replace(
+        "self.project(hidden_states)", "x = self.project(hidden_states)"
+    )
+    causes = {
+        returns_input: "none of the 2 parameters receives a gradient",
+        keeps_graph: "keep it as x.detach()",
+        draws_noise: "noise is drawn if self.training only",
+    }
+    for program, cause in causes.items():
+        report = await check(program, sandbox, SETTINGS)
+        assert cause in next(verdict.message for verdict in report.verdicts if verdict.outcome == "fail")
+
+
 class SlowChild:
     """Answers only after `waits` timeouts, in each of which it uses some CPU time."""
 

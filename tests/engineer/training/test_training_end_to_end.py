@@ -188,3 +188,37 @@ def test_an_optimiser_imports_only_modules_of_the_sandbox() -> None:
     done = subprocess.run([sys.executable, "-c", step], capture_output=True, text=True, timeout=120, check=True)
 
     assert done.stdout.split() == []
+
+
+UNUSUAL_PARAMETERS = {
+    "infinities": 'nn.Parameter(torch.full((4, 4), float("-inf")).triu(1), requires_grad=False)',
+    "indices": "nn.Parameter(torch.arange(hidden_size), requires_grad=False)",
+    "half precision": "nn.Linear(hidden_size, hidden_size).to(torch.bfloat16)",
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL_PARAMETERS)
+async def test_honest_programs_with_unusual_parameters_are_trained(name: str, small: Scale, corpus: Corpus) -> None:
+    """A mask of infinities was taken for a forged step after the whole training."""
+    line = f"self.more = {UNUSUAL_PARAMETERS[name]}"
+    use = "x = x + 0 * self.more(x)" if name == "half precision" else "x = x + 0 * self.more.exp().sum().to(x.dtype)"
+    program = programs.mixer(use.replace(".exp()", "") if name == "indices" else use).replace(
+        "super().__init__()", f"super().__init__()\n        {line}"
+    )
+
+    assert np.isfinite((await train(program, 0, small, corpus, InlineSandbox())).loss)
+
+
+async def test_a_buffer_that_forward_creates_is_refused(small: Scale, corpus: Corpus) -> None:
+    """Each process would draw its own values, so that the scored model is not the trained one."""
+    create = "hasattr(self, 'late') or self.register_buffer('late', torch.randn(x.shape[-1]))"
+    with pytest.raises(TrainingFailed, match=r"the tensor blocks\.0\.mixer\.late, .* in __init__"):
+        await train(programs.mixer(f"{create}\n        x = x * self.late"), 0, small, corpus, InlineSandbox())
+
+
+async def test_an_error_without_a_message_is_named_alone(small: Scale, corpus: Corpus) -> None:
+    """It ended in a colon with nothing behind it."""
+    with pytest.raises(TrainingFailed) as failed:
+        await train(programs.mixer("raise RuntimeError"), 0, small, corpus, InlineSandbox())
+
+    assert failed.value.message == "RuntimeError"
