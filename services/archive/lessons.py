@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from services.archive.scoring import block_gains, loss_error
+from services.archive.scoring import block_gains, conditions_of, loss_error
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 
@@ -144,9 +144,13 @@ def _measured_effects(records: Sequence[pb.Candidate]) -> Iterator[_Effect]:
 def _gain(record: pb.Candidate, parent: pb.Candidate) -> tuple[float, float] | None:
     """The parent's loss minus the candidate's, and its standard error, paired by held-out block if both have blocks.
 
-    With one seed the error covers the held-out text only, and is smaller than the variation between seeds.
+    With one seed the error covers the held-out text only, and is smaller than the variation between seeds. None if the
+    two were measured on other data or in another precision.
     """
     if not (record.training.HasField("loss") and parent.training.HasField("loss")):
+        return None
+    own, other = conditions_of(record), conditions_of(parent)
+    if (own.data_fingerprint, own.precision) != (other.data_fingerprint, other.precision):
         return None
     lower = parent.training.loss - record.training.loss
     if rows := block_gains(record, parent):

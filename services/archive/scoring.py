@@ -229,7 +229,7 @@ def _difference(higher: float | None, lower: float | None) -> float | None:
 def loss_gain(record: pb.Candidate, reference: pb.Candidate) -> Interval | None:
     """The interval of the reference's loss minus the record's, paired by seed and held-out block; None without pairs.
 
-    Seeds with different precision are not paired.
+    Seeds with other data or another precision are not paired.
     """
     return _bootstrap(block_gains(record, reference), record)
 
@@ -298,7 +298,11 @@ def shared_seeds(record: pb.Candidate, reference: pb.Candidate) -> list[tuple[pb
     """The trainings of both with equal seed and precision."""
     theirs = {seed.seed: seed for seed in reference.training.seeds}
     pairs = [(seed, theirs[seed.seed]) for seed in record.training.seeds if seed.seed in theirs]
-    return [pair for pair in pairs if pair[0].measurements.precision == pair[1].measurements.precision]
+    return [(own, other) for own, other in pairs if _measured_on(own) == _measured_on(other)]
+
+
+def _measured_on(seed: pb.SeedResult) -> tuple[str, str]:
+    return seed.measurements.data_fingerprint, seed.measurements.precision
 
 
 def curves_of(records: Sequence[pb.Candidate]) -> list[Curve]:

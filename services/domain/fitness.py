@@ -265,7 +265,11 @@ def check_conditions(candidate: Conditions, baseline: Conditions) -> None:
     for field in ("run", "stage", "data_fingerprint", "precision"):
         ours, theirs = getattr(candidate, field), getattr(baseline, field)
         if ours != theirs:
-            raise ValueError(f"{field} differs: candidate {ours!r}, baseline {theirs!r}; measure the baseline there")
+            advice = _ADVICE.get(field, "measure the baseline there")
+            raise ValueError(f"{field} differs: candidate {ours!r}, baseline {theirs!r}; {advice}")
+
+
+_ADVICE = {"data_fingerprint": "engineers need the same corpus and the same ASI_ENGINEER_TEXT_SEED"}
 
 
 THRESHOLD = 0.10

@@ -57,6 +57,20 @@ def test_a_refuted_lesson_is_dropped() -> None:
     assert [lesson.component for lesson in result.refuted] == ["gate"]
 
 
+def test_candidates_measured_on_other_data_do_not_weigh_a_lesson() -> None:
+    """Losses on different texts have no difference."""
+    records = [
+        candidate(1, 1.5, "delta-rule"),
+        claiming(candidate(2, 1.4, "delta-rule", "gate", parent=1), "gate", "helps"),
+        candidate(3, 1.3, "delta-rule", "gate", parent=1),
+    ]
+    records[2].training.seeds[0].measurements.data_fingerprint = "other"
+
+    (lesson,) = lessons_of(records).lessons
+
+    assert list(lesson.supported_by) == ["c2"]
+
+
 def test_a_difference_within_its_error_is_neutral() -> None:
     """Two standard errors of the difference: 0.028 here. It says nothing against a claim that it helps."""
     records = [

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from services.archive.scoring import loss_gain
 from services.chassis.bus import Bus
 from services.chassis.errors import NotYet, Rejected
 from services.contracts import candidate_pb2 as pb
@@ -123,13 +124,16 @@ async def test_without_a_term_the_fitness_is_absent(bus: Bus) -> None:
 
 @pytest.mark.parametrize("field", ["data_fingerprint", "precision"])
 async def test_with_other_data_or_precision_the_fitness_is_absent(bus: Bus, field: str) -> None:
-    """Losses on different texts, or of different arithmetic, have no difference."""
+    """Losses on different texts, or of different arithmetic, have no difference, and no interval either."""
     record = trained(3, 1.44)
     setattr(record.training.seeds[0].measurements, field, "other")
     verdict = await verdict_on(bus, Archive(ROOT, ANCHOR), record)
 
     assert not verdict.HasField("fitness")
     assert f"{field} differs" in verdict.absent_because
+    assert ("ASI_ENGINEER_TEXT_SEED" in verdict.absent_because) == (field == "data_fingerprint")
+    assert loss_gain(record, ROOT) is None
+    assert loss_gain(CHILD, ROOT) is not None
 
 
 async def test_with_uneven_tasks_of_seeds_only_the_interval_is_absent(bus: Bus) -> None:
