@@ -76,8 +76,12 @@ def sizes(
 def record_named(records: Sequence[pb.Candidate], name: str) -> pb.Candidate:
     """By id, name or baseline. Raises NotPossible for none or several, and for one without a program."""
     matches = [record for record in records if name in (record.id, record.proposal.name, record.request.baseline)]
-    if len(matches) != 1 or not program_of(matches[0]):
-        raise NotPossible(f"{len(matches)} candidates with a program are called {name}: give an id")
+    if len(matches) != 1:
+        raise NotPossible(
+            f"{len(matches)} candidates are called {name}: give an id" if matches else f"no candidate is called {name}"
+        )
+    if not program_of(matches[0]):
+        raise NotPossible(f"{name} has no program")
     return matches[0]
 
 
