@@ -68,6 +68,7 @@ class Ladder:
     climbing: frozenset[tuple[str, int]] = frozenset()  # candidates in training, and their rung
     accompanied: frozenset[int] = frozenset()  # rungs that the controls were promoted to in this round
     verified: tuple[tuple[str, Losses], ...] = ()  # at the last rung, in this round
+    conditions: frozenset[str] = frozenset()  # held-out texts and precisions of these losses; one if comparable
     earlier: frozenset[str] = frozenset()  # promoted before a fork changed the rules
 
     def is_climbing(self, candidate: str) -> bool:
@@ -99,9 +100,10 @@ def arrived(ladder: Ladder, rung: int, candidate: str, result: Result | None, ro
     return ladder if result is None else _measured(ladder, rung, result, root)
 
 
-def verified(ladder: Ladder, candidate: str, losses: Losses) -> Ladder:
+def verified(ladder: Ladder, candidate: str, losses: Losses, conditions: frozenset[str]) -> Ladder:
     """The ladder after a result of the last rung; ``losses`` is empty if the training failed."""
-    return replace(ladder, verified=(*ladder.verified, (candidate, losses)))
+    results = (*ladder.verified, (candidate, losses))
+    return replace(ladder, verified=results, conditions=ladder.conditions | conditions)
 
 
 def climb(
@@ -171,7 +173,7 @@ def _promoted(
     """Promote the chosen candidates, preceded by the controls unless those were promoted in this round."""
     if not ladder.open:
         ladder = replace(
-            ladder, rounds=ladder.rounds + 1, open=True, verified=(), accompanied=frozenset(),
+            ladder, rounds=ladder.rounds + 1, open=True, verified=(), conditions=frozenset(), accompanied=frozenset(),
             rungs=ladder.rungs[:1], roots=ladder.roots[:1],
         )  # fmt: skip
     if rung not in ladder.accompanied:

@@ -8,11 +8,15 @@ from dataclasses import astuple, replace
 from services.domain import ladder as rungs
 from services.domain import pool as pools
 from services.domain import run_state as facts
-from services.domain.discovery import Finding, findings
-from services.domain.ladder import Losses, Promote
+from services.domain.discovery import Finding, Outcome, findings
+from services.domain.ladder import Promote
 from services.domain.pool import Entry
-from services.domain.promotion import Result
 from services.domain.run_state import GOING_ON, Decision, RunPolicy, RunState, Seat, Spent, candidate_id
+
+MIXED = (
+    "the trainings of this round differ in held-out text or precision: engineers need the same corpus, "
+    "ASI_ENGINEER_TEXT_SEED and precision"
+)
 
 
 def step(state: RunState, fact: facts.Fact, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
@@ -73,8 +77,8 @@ def _take(state: RunState, fact: facts.Fact, policy: RunPolicy) -> tuple[RunStat
         case facts.Rescored(_, candidate, value):
             pool = pools.rescored(state.pool, candidate, value)
             return replace(state, pool=pool, ladder=rungs.rescored(state.ladder, candidate, value)), ()
-        case facts.Verified(_, candidate, rung, losses, result):
-            return _verified(state, candidate, rung, losses, result, policy), ()
+        case facts.Verified():
+            return _verified(state, fact, policy), ()
         case _:
             return state, ()
 
@@ -218,15 +222,13 @@ def _promote(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Promot
     return replace(state, ladder=ladder), promoted
 
 
-def _verified(
-    state: RunState, candidate: str, rung: int | None, losses: Losses, result: Result | None, policy: RunPolicy
-) -> RunState:
+def _verified(state: RunState, fact: facts.Verified, policy: RunPolicy) -> RunState:
     """Apply a result from above the search; unrequested ones change nothing."""
-    ladder, root = state.ladder, candidate == candidate_id(1)
-    for at in sorted(at for name, at in ladder.climbing if name == candidate and rung in (None, at)):
-        ladder = rungs.arrived(ladder, at, candidate, result, root)
+    ladder, candidate = state.ladder, fact.candidate
+    for at in sorted(at for name, at in ladder.climbing if name == candidate and fact.rung in (None, at)):
+        ladder = rungs.arrived(ladder, at, candidate, fact.result, root=candidate == candidate_id(1))
         if at == len(policy.stages):
-            ladder = rungs.verified(ladder, candidate, losses)
+            ladder = rungs.verified(ladder, candidate, fact.losses, fact.conditions)
     return replace(state, ladder=ladder)
 
 
@@ -243,8 +245,12 @@ def _verdicts(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Findi
     if not measured:
         return state, ()
     tried = max(state.proposals_asked + len(policy.seed_programs), len(candidates))
-    again = len(state.ladder.earlier & candidates.keys())  # earlier tests count for the correction
-    return state, findings(candidates, measured, tried + again, policy.discovery)
+    tried += len(state.ladder.earlier & candidates.keys())  # earlier tests count for the correction
+    if len(state.ladder.conditions) > 1:
+        names = tuple(sorted(measured))
+        untested = [Finding(name, Outcome.UNDECIDED, MIXED, None, (), tried, controls=names) for name in candidates]
+        return state, tuple(untested)
+    return state, findings(candidates, measured, tried, policy.discovery)
 
 
 def controls(state: RunState, policy: RunPolicy) -> list[str]:

@@ -252,6 +252,7 @@ class Verified:
     rung: int | None = None
     losses: Losses = ()
     result: Result | None = None
+    conditions: frozenset[str] = frozenset()  # held-out text and precision of these losses
 
 
 Fact = (Started | Paused | Resumed | Forked | Stopped | Spending | AblationSeat | Trained | Retried

@@ -288,7 +288,9 @@ def _verify(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
         change = stepped(change, facts.Spending(moment(event), _training_spent(training)))
     losses = tuple((seed.seed, seed.loss) for seed in training.seeds)
     result = promotable(row.record.id, training, None, run.settings)
-    change = stepped(change, facts.Verified(moment(event), event.candidate, rung, losses, result))
+    measured = [seed.measurements for seed in training.seeds if seed.measurements.data_fingerprint]
+    conditions = frozenset(f"{on.data_fingerprint} {on.precision}" for on in measured)
+    change = stepped(change, facts.Verified(moment(event), event.candidate, rung, losses, result, conditions))
     if verified.HasField("training"):
         row.record.verifications.add(stage=verified.stage, training=training, rung=verified.rung)
     return change

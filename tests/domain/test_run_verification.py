@@ -107,6 +107,23 @@ def test_a_discovery_has_to_beat_the_strongest_control(gain: float, confirmed: b
     assert isinstance(decisions[-1], Finish)
 
 
+@pytest.mark.parametrize("other", ["another text fp32", "a text bf16-autocast"])
+def test_losses_on_another_text_or_in_another_precision_decide_nothing(other: str) -> None:
+    """An engineer that lost its secret measures on a text of its own, and a gain may then be the text's."""
+    outcomes = []
+    for condition in ("a text fp32", other):
+        state, _ = searched(VERIFYING)
+        decisions: tuple[object, ...] = ()
+        for name, loss in {"c000001": 1.5, "c000002": 1.4, "c000006": 1.2}.items():
+            measured = frozenset({condition if name == "c000002" else "a text fp32"})
+            fact = replace(again(name, loss), conditions=measured)
+            state, decisions = step(state_from_json(state_to_json(state)), fact, VERIFYING)
+        (finding,) = (decision for decision in decisions if isinstance(decision, Finding))
+        outcomes.append((finding.outcome, finding.effect is None, "ASI_ENGINEER_TEXT_SEED" in finding.reason))
+
+    assert outcomes == [(Outcome.CONFIRMED, False, False), (Outcome.UNDECIDED, True, True)]
+
+
 def test_a_verification_that_failed_does_not_hold_the_run_up() -> None:
     """Its claim is not confirmed; a dead letter names no rung."""
     state, _ = searched(VERIFYING)
