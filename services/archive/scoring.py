@@ -295,13 +295,14 @@ def _item_rows(record: pb.Candidate, reference: pb.Candidate) -> list[list[float
 
 
 def shared_seeds(record: pb.Candidate, reference: pb.Candidate) -> list[tuple[pb.SeedResult, pb.SeedResult]]:
-    """The trainings of both with equal seed and precision."""
+    """The trainings of both with equal seed, held-out text and precision."""
     theirs = {seed.seed: seed for seed in reference.training.seeds}
     pairs = [(seed, theirs[seed.seed]) for seed in record.training.seeds if seed.seed in theirs]
-    return [(own, other) for own, other in pairs if _measured_on(own) == _measured_on(other)]
+    return [(own, other) for own, other in pairs if measured_on(own) == measured_on(other)]
 
 
-def _measured_on(seed: pb.SeedResult) -> tuple[str, str]:
+def measured_on(seed: pb.SeedResult) -> tuple[str, str]:
+    """The fingerprint of the text and the precision: losses are compared only where both are equal."""
     return seed.measurements.data_fingerprint, seed.measurements.precision
 
 

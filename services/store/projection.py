@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from google.protobuf.message import DecodeError
 
-from services.archive.scoring import costs_of_record
+from services.archive.scoring import costs_of_record, measured_on
 from services.chassis.bus import Logged
 from services.chassis.bus.subjects import fact_of, is_forged
 from services.contracts import candidate_pb2 as pb
@@ -286,14 +286,11 @@ def _verify(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     change, training = Change(incoming.log, row, run), verified.training
     if verified.HasField("training"):
         change = stepped(change, facts.Spending(moment(event), _training_spent(training)))
+        row.record.verifications.add(stage=verified.stage, training=training, rung=verified.rung)
     losses = tuple((seed.seed, seed.loss) for seed in training.seeds)
     result = promotable(row.record.id, training, None, run.settings)
-    measured = [seed.measurements for seed in training.seeds if seed.measurements.data_fingerprint]
-    conditions = frozenset(f"{on.data_fingerprint} {on.precision}" for on in measured)
-    change = stepped(change, facts.Verified(moment(event), event.candidate, rung, losses, result, conditions))
-    if verified.HasField("training"):
-        row.record.verifications.add(stage=verified.stage, training=training, rung=verified.rung)
-    return change
+    conditions = frozenset(" ".join(measured_on(seed)) for seed in training.seeds)
+    return stepped(change, facts.Verified(moment(event), event.candidate, rung, losses, result, conditions))
 
 
 def _archive(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:

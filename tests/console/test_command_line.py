@@ -9,10 +9,9 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
-from services.chassis.errors import NotPossible, SettingsError
+from services.chassis.errors import SettingsError
 from services.console.cli import COMMANDS, Commands, refusal
 from services.console.commands.show import measures
-from services.console.commands.sizes import record_named
 from services.console.options import complete_candidates, complete_runs
 from services.console.tables import family, listing
 from services.contracts import candidate_pb2
@@ -339,18 +338,3 @@ def test_locations_are_shown_without_passwords(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setenv("ASI_ARCHIVE_URL", "sqlite:////srv/asi/archive.db")
     assert elsewhere.archive_place == "sqlite:////srv/asi/archive.db"
-
-
-@pytest.mark.parametrize(
-    ("name", "sentence"),
-    [
-        ("c9", "no candidate is called c9"),
-        ("Net", "2 candidates are called Net: give an id"),
-        ("c1", "c1 has no program"),
-    ],
-)
-def test_a_candidate_that_cannot_be_trained_again_is_refused_with_the_reason(name: str, sentence: str) -> None:
-    """All three were told that some number of candidates has a program."""
-    records = [candidate_pb2.Candidate(id=id_, proposal=candidate_pb2.Proposal(name="Net")) for id_ in ("c1", "c2")]
-    with pytest.raises(NotPossible, match=sentence):
-        record_named(records, name)
