@@ -216,7 +216,7 @@ def judged(
     where = "inside" if low <= gain <= high else "outside"
     sentence = (
         f"{verdict}: {claim['name']} {fmean(losses):.4f}, {claim['control_name']} {fmean(controls):.4f} nats per "
-        f"token, gain {gain:+.4f}, {where} the {interval_text(low, high)} expected of one seed"
+        f"token, gain {gain:+.4f}, {where} the {interval_text(low, high)} expected of one seed on the run's own text"
     )
     return Repeated(tuple(seeds), tuple(losses), tuple(controls), gain, holds, sentence)
 
