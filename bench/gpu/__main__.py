@@ -58,7 +58,8 @@ def table(results: Mapping[str, Result]) -> str:
 
 async def main(arguments: Sequence[str] | None = None) -> int:
     """Run the missing parts. Exit status 1 if one failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kind = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__, formatter_class=kind)
     parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="results, added to part by part")
     parser.add_argument("--parts", nargs="*", choices=tuple(PARTS), default=list(PARTS))
     parser.add_argument("--again", action="store_true", help="measure parts again that are in the file")

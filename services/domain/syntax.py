@@ -45,7 +45,9 @@ def parse(program: str) -> ast.Module:
         with _parsing:
             tree = ast.parse(program)
     except SyntaxError as error:
-        raise Unreadable(error.msg, error.lineno) from error
+        fenced = (error.text or "").lstrip().startswith("```")
+        reason = "a Markdown fence (```) is not Python: remove it" if fenced else error.msg
+        raise Unreadable(reason, error.lineno) from error
     except (RecursionError, MemoryError) as error:
         raise Unreadable(_TOO_DEEP) from error
     return tree

@@ -40,6 +40,7 @@ def test_a_tree_deeper_than_the_recursion_limit_has_no_fingerprint(depth: int) -
         ("x = 1\ny = '\ud800'", "line 2: the text holds half of a surrogate pair"),
         ("x = (1", "line 1: '\\(' was never closed"),
         ("x = 1\nif:", "line 2: invalid syntax"),
+        ("x = 1\n```\n", "line 2: a Markdown fence"),
         ("#" * (300 << 10), "the program has 307200 bytes; 262144 are allowed"),
         ("f'" + "{x}" * 60_000 + "'", "more than 4000 opening braces"),
     ],
