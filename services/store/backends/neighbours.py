@@ -6,7 +6,7 @@ them, not while events are applied, since parsing takes milliseconds.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Protocol, TypeVar
@@ -20,12 +20,20 @@ K = TypeVar("K")
 V = TypeVar("V")
 T = TypeVar("T")
 
-PAGE = 2000
+PAGE = 500
+"""Rows per query, few milliseconds of work, after which other tasks get a turn."""
+
 MAX_INDICES = 4
 """Indices of each kind in memory; the least recently used one is evicted."""
 
 SMALL = 2000
-"""Up to this number of rows a search is faster than a switch to a thread."""
+"""Up to this number of rows a search takes less time than a switch to a thread."""
+
+SHORT = 32 << 10
+"""Up to this number of characters, which few programs exceed, the same holds for a fingerprint."""
+
+TEXTS = 32
+"""Programs per query for missing fingerprints."""
 
 FINALISTS = 32
 """Programs selected by sketches for exact comparison: among 1,400 random compositions they contained 98 % of the five
@@ -85,16 +93,18 @@ class Neighbours:
         query = unit(embedding)
         async with self._lock:
             index = await self._follow_motivations(run, embedder)
-            return await _searched(index.rows, partial(index.nearest, query, count, except_id)) if index else []
+            if index is None:
+                return []
+            return await _computed(partial(index.nearest, query, count, except_id), index.rows <= SMALL)
 
     async def programs(self, run: str, program: str, count: int, except_id: str) -> tuple[list[Scored], int]:
         """The nearest by structure, and the number of those (listed first) with equal structure."""
-        query = await asyncio.to_thread(_sketched, program)
+        query = await _computed(partial(_sketched, program), len(program) <= SHORT)
         async with self._lock:
             index = await self._follow_programs(run)
             same = index.same(query.digest, except_id)[:count]
             best = partial(index.likely, query.sketch, max(FINALISTS, 4 * count), except_id)
-            likely = await _searched(index.rows, best)
+            likely = await _computed(best, index.rows <= SMALL)
         others = await self._source.program_runs(run, [name for name in likely if name not in same])
         similarities = query.similarities(list(others.values()))
         scored = sorted(zip(others, similarities, strict=True), key=lambda pair: (-pair[1], pair[0]))
@@ -106,7 +116,8 @@ class Neighbours:
         while page := await self._source.vectors(run, embedder, index.last if index else 0, PAGE):
             index = index or MotivationIndex(len(page[0].vector) // 4)
             ids, vectors = [row.candidate for row in page], [row.vector for row in page]
-            await asyncio.to_thread(index.extend, page[-1].sequence, ids, vectors)
+            index.extend(page[-1].sequence, ids, vectors)
+            await asyncio.sleep(0)
         if index:
             _keep(self._motivations, key, index)
         return index
@@ -118,24 +129,30 @@ class Neighbours:
             for row in page:
                 sketched = row.sketched or fresh[row.sequence]
                 index.add(row.sequence, row.candidate, sketched.digest, sketched.sketch)
+            await asyncio.sleep(0)
         _keep(self._programs, run, index)
         return index
 
     async def _fingerprint(self, run: str, rows: Sequence[StoredProgram]) -> dict[int, Sketched]:
         """Compute and store missing fingerprints."""
-        if not rows:
-            return {}
-        texts = await self._source.program_texts(run, [row.candidate for row in rows])
-        sketches = await asyncio.to_thread(
-            lambda: {row.sequence: _sketched_or_none(texts[row.candidate]) for row in rows}
-        )
-        await self._source.save_fingerprints(list(sketches.items()))
+        sketches: dict[int, Sketched] = {}
+        for start in range(0, len(rows), TEXTS):
+            part = rows[start : start + TEXTS]
+            texts = await self._source.program_texts(run, [row.candidate for row in part])
+            compute = partial(_sketched_rows, part, texts)
+            sketches |= await _computed(compute, len(part) == 1 and len(texts[part[0].candidate]) <= SHORT)
+        if sketches:
+            await self._source.save_fingerprints(list(sketches.items()))
         return sketches
 
 
-async def _searched(rows: int, search: Callable[[], list[T]]) -> list[T]:
-    """The search's result; searches of large indices run in a thread."""
-    return search() if rows <= SMALL else await asyncio.to_thread(search)
+def _sketched_rows(rows: Sequence[StoredProgram], texts: Mapping[str, str]) -> dict[int, Sketched]:
+    return {row.sequence: _sketched_or_none(texts[row.candidate]) for row in rows}
+
+
+async def _computed(task: Callable[[], T], small: bool) -> T:
+    """The task's result; a task that is not small runs in a thread."""
+    return task() if small else await asyncio.to_thread(task)
 
 
 def _keep(indices: "OrderedDict[K, V]", key: K, index: V) -> None:

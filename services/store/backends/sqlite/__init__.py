@@ -1,7 +1,7 @@
 """The embedded archive: one SQLite file in WAL mode, synchronous=FULL.
 
-Four connections: one reads a few rows by key within the event loop; one thread writes, one runs queries over many rows,
-one runs long scans (digests, logs, search indices, backups). Readers never wait for the writer.
+Four connections: one reads limited numbers of rows within the event loop; one thread writes, one runs queries over many
+rows, one runs long scans (digests, logs, backups). Readers never wait for the writer.
 """
 
 from __future__ import annotations
@@ -130,16 +130,16 @@ class SqliteArchive(Backend):
     path = _inline(queries.path)
     pool = _inline(queries.pool)
     baselines = _inline(queries.baselines)
-    moves = _threaded("read", queries.moves)
+    moves = _inline(queries.moves)
     recent_rejections = _inline(queries.recent_rejections)
     chain = _threaded("read", queries.chain)
     digest = _threaded("scan", queries.digest)
     drift = _threaded("read", drift)
     damage = _threaded("scan", damage)
-    vectors = _threaded("scan", queries.vectors)
-    programs = _threaded("scan", queries.programs)
-    program_texts = _threaded("scan", queries.program_texts)
-    program_runs = _threaded("scan", queries.program_runs)
+    vectors = _inline(queries.vectors)
+    programs = _inline(queries.programs)
+    program_texts = _inline(queries.program_texts)
+    program_runs = _inline(queries.program_runs)
 
     async def bodies(self) -> AsyncIterator[Logged]:
         after = 0

@@ -279,11 +279,14 @@ def program_texts(connection: Connection, run: str, ids: Sequence[str]) -> dict[
 
 
 def program_runs(connection: Connection, run: str, ids: Sequence[str]) -> dict[str, Sketched]:
-    query = "SELECT digest, sketch, runs FROM programs WHERE run = ? AND id = ? AND sketch IS NOT NULL"
-    rows = {name: connection.execute(query, (run, name)).fetchone() for name in ids}
+    query = (
+        "SELECT id, digest, sketch, runs FROM programs "
+        "WHERE run = ? AND id IN (SELECT value FROM json_each(?)) AND sketch IS NOT NULL"
+    )
     from services.store.backends.neighbours import sketch_from
 
-    return {name: sketch_from(*row) for name, row in rows.items() if row}
+    rows = connection.execute(query, (run, json.dumps(list(ids))))
+    return {name: sketch_from(*stored) for name, *stored in rows}
 
 
 def _log_row(row: sqlite3.Row) -> LogRow:
