@@ -192,13 +192,13 @@ def construct(mixer: type[nn.Module], sizes: MixerSizes) -> nn.Module:
 
 
 def _constructed_with_fewer(mixer: type[nn.Module], arguments: dict[str, object]) -> object | None:
-    named = inspect.signature(mixer.__init__).parameters
+    parameters = inspect.signature(mixer.__init__).parameters
     plain = {name: value for name, value in arguments.items() if name not in OPTIONS}
-    for chosen in (plain, {name: arguments[name] for name in arguments if name in named}):
-        for fewer in (chosen, {name: value for name, value in chosen.items() if name not in OPTIONS}):
-            if fewer.keys() != arguments.keys():
-                with suppress(Exception):  # candidate code may raise anything; the first error is reported
-                    return mixer(**fewer)
+    named = {name: value for name, value in arguments.items() if name in parameters}
+    for fewer in (plain, named, {name: plain[name] for name in plain if name in named}):
+        if fewer.keys() != arguments.keys():
+            with suppress(Exception):  # candidate code may raise anything; the first error is reported
+                return mixer(**fewer)
     return None
 
 

@@ -31,10 +31,8 @@ ONLY_THESE = {
 }
 """Modules from which only some names may be imported."""
 ABSENT = frozenset("apex causal_conv1d deepspeed fast_transformers flash_attn mamba_ssm xformers".split())
-"""Libraries that programs use where they are installed. Here an import of one raises ModuleNotFoundError. Not jax:
-scipy takes any entry of that name in sys.modules for the library."""
-OPTIONAL = ABSENT | {"transformers.modeling_utils"}
-"""May be imported in a `try` that catches the ImportError."""
+"""Libraries that programs use where they are installed, and may import in a `try` that catches the ImportError, which
+they raise here. Not jax: scipy takes any entry of that name in sys.modules for the library."""
 PLAIN_SCRIPTING = frozenset(
     f"torch.jit.{name}" for name in ("annotate", "export", "ignore", "is_scripting", "script", "unused")
 )
@@ -155,14 +153,14 @@ def _executed(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def _optional_imports(tree: ast.Module) -> Iterator[ast.AST]:
-    """Imports of OPTIONAL modules in the body of a `try` that catches their absence."""
+    """Imports of ABSENT libraries in the body of a `try` that catches their absence."""
     for attempt in (node for node in ast.walk(tree) if isinstance(node, ast.Try)):
         if any(map(_catches_absence, attempt.handlers)):
             for node in (node for statement in attempt.body for node in ast.walk(statement)):
                 names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
                 if isinstance(node, ast.ImportFrom) and not node.level:
                     names = [node.module or ""]
-                if names and all(name in OPTIONAL or name.split(".")[0] in ABSENT for name in names):
+                if names and all(name.split(".")[0] in ABSENT for name in names):
                     yield node
 
 
