@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
+from itertools import accumulate
 from typing import Any
 
 from services.domain.syntax import argument_names, bound_names, definitions, parse, registered_name, self_name
@@ -250,10 +251,11 @@ def fingerprint(program: str) -> Fingerprint:
         tokens = normalised_tokens(parse(program))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"program is not Python that can be parsed: {error}") from error
-    encoded = [token.encode() for token in tokens]
-    digest = hashlib.sha256(b"\x00".join(encoded)).hexdigest()
-    runs = Counter(zlib.crc32(b"\x00".join(encoded[at : at + RUN])) for at in range(max(1, len(encoded) - RUN + 1)))
-    return Fingerprint(digest, runs)
+    encoded = "\0".join(tokens).encode()
+    starts = [0, *accumulate(len(token) + 1 for token in encoded.split(b"\0"))]
+    ends = [start - 1 for start in starts[RUN:]] or [len(encoded)]
+    runs = Counter(map(zlib.crc32, map(encoded.__getitem__, map(slice, starts, ends))))
+    return Fingerprint(hashlib.sha256(encoded).hexdigest(), runs)
 
 
 def same_structure(first: str, second: str) -> bool:
@@ -265,8 +267,8 @@ def similarity(first: Fingerprint, second: Fingerprint) -> float:
     """1 for equal structure, 0 for nothing in common; symmetric."""
     if first.digest == second.digest:
         return 1.0
-    common = first.runs.keys() & second.runs.keys()
-    shared = sum(map(min, map(first.runs.__getitem__, common), map(second.runs.__getitem__, common)))
+    shared = len(first.runs.keys() & second.runs.keys())  # once each; most runs occur once
+    shared += sum(min(count, second.runs.get(run, 1)) - 1 for run, count in first.runs.items() if count > 1)
     return shared / (sum(first.runs.values()) + sum(second.runs.values()) - shared)
 
 

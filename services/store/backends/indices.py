@@ -146,9 +146,13 @@ class Sketched:
 
     @classmethod
     def of(cls, fingerprint: Fingerprint) -> "Sketched":
-        # Counts are capped at 65,535.
-        table = np.array([(run, min(count, 65_535)) for run, count in sorted(fingerprint.runs.items())], _RUNS)
-        return cls(fingerprint.digest, _minima(table["run"]), table.tobytes())
+        size = len(fingerprint.runs)
+        runs = np.fromiter(fingerprint.runs.keys(), np.uint32, size)
+        counts = np.minimum(np.fromiter(fingerprint.runs.values(), np.int64, size), 65_535)
+        order = np.argsort(runs)
+        table = np.empty(size, _RUNS)
+        table["run"], table["count"] = runs[order], counts[order]
+        return cls(fingerprint.digest, _minima(runs), table.tobytes())
 
     @classmethod
     def none(cls) -> "Sketched":
@@ -212,6 +216,7 @@ def _minima(runs: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """
     if not runs.size:
         return np.full(HASHES, _EMPTY)
-    mixed = runs.astype(np.uint64)[:, None] * _FACTORS + _SUMMANDS
-    minima: NDArray[np.uint32] = (mixed >> np.uint64(32)).astype(np.uint32).min(axis=0)
+    mixed = runs.astype(np.uint64)[:, None] * _FACTORS
+    mixed += _SUMMANDS
+    minima: NDArray[np.uint32] = (mixed.min(axis=0) >> np.uint64(32)).astype(np.uint32)
     return minima
