@@ -33,7 +33,7 @@ SHORT = 32 << 10
 """Up to this number of characters, which few programs exceed, the same holds for a fingerprint."""
 
 TEXTS = 32
-"""Programs per query for missing fingerprints."""
+"""Programs per query for missing fingerprints, and fingerprints per transaction."""
 
 FINALISTS = 32
 """Programs selected by sketches for exact comparison: among 1,400 random compositions they contained 98 % of the five
@@ -85,6 +85,7 @@ class Neighbours:
         self._lock = asyncio.Lock()
         self._motivations: OrderedDict[tuple[str, str], MotivationIndex] = OrderedDict()
         self._programs: OrderedDict[str, ProgramIndex] = OrderedDict()
+        self._unsaved: dict[tuple[str, str], tuple[int, Sketched]] = {}  # by run and candidate, with their sequence
 
     async def motivations(
         self, run: str, embedding: Sequence[float], embedder: str, count: int, except_id: str
@@ -105,7 +106,7 @@ class Neighbours:
             same = index.same(query.digest, except_id)[:count]
             best = partial(index.likely, query.sketch, max(FINALISTS, 4 * count), except_id)
             likely = await _computed(best, index.rows <= SMALL)
-        others = await self._source.program_runs(run, [name for name in likely if name not in same])
+        others = await self._program_runs(run, [name for name in likely if name not in same])
         similarities = query.similarities(list(others.values()))
         scored = sorted(zip(others, similarities, strict=True), key=lambda pair: (-pair[1], pair[0]))
         return ([(name, 1.0) for name in same] + scored)[:count], len(same)
@@ -133,16 +134,24 @@ class Neighbours:
         _keep(self._programs, run, index)
         return index
 
+    async def _program_runs(self, run: str, ids: Sequence[str]) -> dict[str, Sketched]:
+        unsaved = {name: self._unsaved[run, name][1] for name in ids if (run, name) in self._unsaved}
+        return unsaved | await self._source.program_runs(run, [name for name in ids if name not in unsaved])
+
     async def _fingerprint(self, run: str, rows: Sequence[StoredProgram]) -> dict[int, Sketched]:
-        """Compute and store missing fingerprints."""
+        """Compute missing fingerprints. They are stored some at a time: a transaction takes longer than computing one,
+        and those that a restart loses are computed again.
+        """
         sketches: dict[int, Sketched] = {}
         for start in range(0, len(rows), TEXTS):
             part = rows[start : start + TEXTS]
             texts = await self._source.program_texts(run, [row.candidate for row in part])
             compute = partial(_sketched_rows, part, texts)
             sketches |= await _computed(compute, len(part) == 1 and len(texts[part[0].candidate]) <= SHORT)
-        if sketches:
-            await self._source.save_fingerprints(list(sketches.items()))
+        self._unsaved |= {(run, row.candidate): (row.sequence, sketches[row.sequence]) for row in rows}
+        if len(self._unsaved) >= TEXTS:
+            await self._source.save_fingerprints(list(self._unsaved.values()))
+            self._unsaved.clear()
         return sketches
 
 
