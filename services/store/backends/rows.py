@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
@@ -193,12 +194,50 @@ def _reader() -> TypeAdapter[RunState]:
     return TypeAdapter(RunState)
 
 
+class StateTexts:
+    """`state_to_json` and `state_from_json` with a cache of the newest states: a run's state is read by every query and
+    for every event, most of which leave it as it is.
+    """
+
+    def __init__(self, most: int = 16) -> None:
+        self._most = most
+        self._states: dict[str, RunState] = {}
+        self._lock = threading.Lock()  # readers and the writer are threads
+
+    def read(self, text: str) -> RunState:
+        """Raises ValueError as `state_from_json`."""
+        return self._states.get(text) or self._remember(text, state_from_json(text))
+
+    def write(self, state: RunState) -> str:
+        """The text of the state."""
+        with self._lock:
+            known = next((text for text, other in self._states.items() if other is state), None)
+        if known is None:
+            known = state_to_json(state)
+            self._remember(known, state)
+        return known
+
+    def _remember(self, text: str, state: RunState) -> RunState:
+        with self._lock:
+            self._states[text] = state
+            if len(self._states) > self._most:
+                del self._states[next(iter(self._states))]
+        return state
+
+
 def _plain(value: object) -> object:
     if isinstance(value, frozenset):
         return sorted(map(_plain, value))  # type: ignore[type-var]
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    if not is_dataclass(value):
+    kind: Any = type(value)  # mypy does not take types for hashable
+    if not (names := _field_names(kind)):
         return value
-    named = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    named = {name: _plain(getattr(value, name)) for name in names}
     return {name: content for name, content in named.items() if name != "costs" or content is not None}
+
+
+@cache
+def _field_names(kind: Any) -> tuple[str, ...]:
+    """The fields of a dataclass; none of another type."""
+    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()

@@ -20,10 +20,11 @@ from services.chassis.errors import SettingsError
 from services.contracts import events_pb2
 from services.store.backends.folding import Key
 from services.store.backends.mongo.connection import Database, Document
-from services.store.backends.rows import SORT_COLUMNS, columns, state_from_json, state_to_json
+from services.store.backends.rows import SORT_COLUMNS, StateTexts, columns
 from services.store.port import CandidateRow, LogRow, PoolRow, RunRow
 
 Step = Callable[[Database], Awaitable[None]]
+_STATES = StateTexts()
 
 
 def _by(*columns: str, last: int = ASCENDING) -> IndexModel:
@@ -146,14 +147,14 @@ def run_document(row: RunRow) -> Document:
         "dead_letters": row.dead_letters,
         "origin": row.origin,
         "settings": Binary(row.settings.SerializeToString(deterministic=True)),
-        "state": state_to_json(row.state),
+        "state": _STATES.write(row.state),
     }
 
 
 def run_row(document: Document) -> RunRow:
     settings = events_pb2.RunSettings.FromString(document["settings"])
     others = (document[name] for name in ("started", "changed", "dead_letters", "origin"))
-    return RunRow(document["_id"], settings, state_from_json(document["state"]), *others)
+    return RunRow(document["_id"], settings, _STATES.read(document["state"]), *others)
 
 
 def slim_document(key: Key, row: CandidateRow) -> Document:

@@ -10,11 +10,12 @@ from functools import lru_cache
 from services.chassis.bus import Logged
 from services.chassis.events import body_of
 from services.contracts import events_pb2
-from services.domain.run_state import RunState
 from services.store.backends.folding import Effects, Key, Loaded, Needs, fold, needs, unapplied
-from services.store.backends.rows import candidate_row, columns, record_bytes, state_from_json, state_to_json
+from services.store.backends.rows import StateTexts, candidate_row, columns, record_bytes
 from services.store.backends.sqlite.connection import transaction
 from services.store.port import CandidateRow, Change, LogRow, Outgoing, PoolRow, Position, React, RunRow
+
+_STATES = StateTexts()
 
 
 def apply(connection: sqlite3.Connection, messages: Sequence[Logged], react: React | None = None) -> list[Change]:
@@ -68,14 +69,8 @@ def save_fingerprints(connection: sqlite3.Connection, rows: Iterable[tuple[str, 
 def read_run(row: sqlite3.Row) -> RunRow:
     """A run from its columns."""
     settings = events_pb2.RunSettings.FromString(row["settings"])
-    state = _state(row["state"])
+    state = _STATES.read(row["state"])
     return RunRow(row["run"], settings, state, row["started"], row["changed"], row["dead_letters"], row["origin"])
-
-
-@lru_cache(maxsize=16)
-def _state(text: str) -> RunState:
-    """Cached: read by every query between two events of a run, and immutable."""
-    return state_from_json(text)
 
 
 def read_candidate(connection: sqlite3.Connection, run: str, candidate: str) -> CandidateRow | None:
@@ -151,7 +146,7 @@ def _log(row: LogRow) -> tuple[int, str, str, str, bytes, int, str, bytes]:
 
 def _run(row: RunRow) -> tuple[str, int, int, int, str, bytes, str]:
     settings = row.settings.SerializeToString(deterministic=True)
-    state = state_to_json(row.state)
+    state = _STATES.write(row.state)
     return row.run, row.started, row.changed, row.dead_letters, row.origin, settings, state
 
 
