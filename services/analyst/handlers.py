@@ -11,7 +11,7 @@ from services.analyst.cognition.search import Hit
 from services.analyst.comparison import Dossier, task_changes
 from services.analyst.library import Library
 from services.analyst.offline_analyst import components_of
-from services.archive.records import Runs, record_for
+from services.archive.records import Runs, record_with_relatives
 from services.archive.scoring import loss_gain
 from services.chassis.events import follow
 from services.chassis.worker import Job
@@ -80,10 +80,11 @@ class AnalystHandler:
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
         """The event `candidate.analysed`, and `ablation.wanted` if the run has a budget for ablations."""
-        record = await record_for(self._archive, job)
-        if record is None:
+        relatives = await record_with_relatives(self._archive, job, SIBLINGS)
+        if relatives is None:
             return []
-        dossier = await self.dossier(record, lambda query, mind: self._embed(query, mind, job))
+        dossier = await self.dossier(relatives, lambda query, mind: self._embed(query, mind, job))
+        record = dossier.record
         if dossier.settings.ablations.without_analysis:
             analysis = pb.Analysis(components=components_of(record), ideas=record.proposal.ideas)
         else:
@@ -92,20 +93,19 @@ class AnalystHandler:
         event.candidate_analysed.analysis.CopyFrom(analysis)
         return [*ablations_wanted(job, record, components_to_ablate(dossier), SERVICE), event]
 
-    async def dossier(self, record: pb.Candidate, embed: Callable[[str, str], Awaitable[Vector | None]]) -> Dossier:
-        """The data of the analysis, from the current archive.
+    async def dossier(
+        self, relatives: archive_pb2.RelativesReply, embed: Callable[[str, str], Awaitable[Vector | None]]
+    ) -> Dossier:
+        """The data of the analysis of a candidate with its relatives, from the current archive.
 
         `embed` may give the vector of a query, with the run's mind; without budget the search is by text.
         """
+        record = relatives.record
         settings = await self._runs.settings(record.run)
-        relatives = await self._archive.GetRelatives(
-            archive_pb2.GetRelativesRequest(run=record.run, candidate=record.id, siblings=SIBLINGS), timeout=30
-        )
         baselines = await self._runs.baselines(record.run, record.stage)
-        best = archive_pb2.ListCandidatesRequest(
-            run=record.run, sort="loss", stage=record.stage, page_size=1, slim=True
-        )
-        lowest = (await self._archive.ListCandidates(best, timeout=30)).candidates
+        best = await self._runs.best(record.run, record.stage)
+        if record.training.HasField("loss") and (best is None or record.training.loss < best.training.loss):
+            best = record
         parent = relatives.parent if relatives.HasField("parent") else None
         hits, sources = tuple[Hit, ...](), list[Knowledge | None]()
         if not settings.ablations.without_cognition:
@@ -128,7 +128,7 @@ class AnalystHandler:
             siblings=tuple(relatives.siblings),
             hits=hits,
             settings=settings,
-            best=next((record for record in lowest if record.training.HasField("loss")), None),
+            best=best,
             sources=tuple(source for source in sources if source is not None),
         )
 

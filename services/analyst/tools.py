@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from services.analyst.app import AnalystSettings
 from services.analyst.cognition import CorpusError
-from services.analyst.handlers import Analysing, AnalystHandler
+from services.analyst.handlers import SIBLINGS, Analysing, AnalystHandler
 from services.analyst.library import CognitionService, Library
 from services.analyst.model_analyst import analyse_request
 from services.analyst.offline_analyst import OfflineAnalyst
@@ -23,7 +23,7 @@ from services.chassis.errors import NotPossible, SettingsError, Transient
 from services.chassis.rpc import loopback_server, serve_until_input_closes
 from services.chassis.service import SETTINGS_EXIT
 from services.chassis.settings import load
-from services.contracts import archive_pb2_grpc, cognition_pb2, cognition_pb2_grpc
+from services.contracts import archive_pb2, archive_pb2_grpc, cognition_pb2, cognition_pb2_grpc
 from services.contracts import candidate_pb2 as pb
 from services.llm.openai_embedder import endpoint_embedder
 from services.llm.port import Request, Role
@@ -46,7 +46,9 @@ async def question(
         return OfflineAnalyst()
 
     handler = AnalystHandler(archive, library, no_vector, offline)
-    dossier = await handler.dossier(record, lambda query, _mind: library.embedded(query))
+    request = archive_pb2.GetRelativesRequest(run=record.run, candidate=record.id, siblings=SIBLINGS)
+    relatives = await archive.GetRelatives(request, timeout=30)
+    dossier = await handler.dossier(relatives, lambda query, _mind: library.embedded(query))
     return plain(analyse_request(dossier))
 
 

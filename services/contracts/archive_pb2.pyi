@@ -171,8 +171,14 @@ class GetCandidatesRequest(_message.Message):
 
     RUN_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     """empty: the newest run"""
+    at_least: _builtins.int
+    """as of GetCandidate"""
+    sources: _builtins.bool
+    """then the first one's parent and references"""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """at most 500"""
@@ -182,10 +188,12 @@ class GetCandidatesRequest(_message.Message):
         *,
         run: _builtins.str = ...,
         candidates: _abc.Iterable[_builtins.str] | None = ...,
+        at_least: _builtins.int = ...,
+        sources: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "candidates", b"candidates", "run", b"run", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -196,16 +204,20 @@ class GetCandidatesReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CANDIDATES_FIELD_NUMBER: _builtins.int
+    APPLIED_FIELD_NUMBER: _builtins.int
+    applied: _builtins.int
+    """the log's sequence that is applied at least"""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[_candidate_pb2.Candidate]: ...
     def __init__(
         self,
         *,
         candidates: _abc.Iterable[_candidate_pb2.Candidate] | None = ...,
+        applied: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "candidates", b"candidates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -554,10 +566,13 @@ class GetRelativesRequest(_message.Message):
     CANDIDATE_FIELD_NUMBER: _builtins.int
     SIBLINGS_FIELD_NUMBER: _builtins.int
     SUBTREE_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     candidate: _builtins.str
     siblings: _builtins.int
     subtree: _builtins.bool
+    at_least: _builtins.int
+    """as of GetCandidate"""
     def __init__(
         self,
         *,
@@ -565,10 +580,11 @@ class GetRelativesRequest(_message.Message):
         candidate: _builtins.str = ...,
         siblings: _builtins.int = ...,
         subtree: _builtins.bool = ...,
+        at_least: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "run", b"run", "siblings", b"siblings", "subtree", b"subtree"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "candidate", b"candidate", "run", b"run", "siblings", b"siblings", "subtree", b"subtree"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -584,6 +600,7 @@ class RelativesReply(_message.Message):
     CHILDREN_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     SUBTREE_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def parent(self) -> _candidate_pb2.Candidate: ...
     @_builtins.property
@@ -600,6 +617,10 @@ class RelativesReply(_message.Message):
 
     @_builtins.property
     def subtree(self) -> _containers.RepeatedCompositeFieldContainer[Global___TreeNode]: ...
+    @_builtins.property
+    def record(self) -> _candidate_pb2.Candidate:
+        """the candidate"""
+
     def __init__(
         self,
         *,
@@ -609,19 +630,24 @@ class RelativesReply(_message.Message):
         children: _abc.Iterable[_candidate_pb2.Candidate] | None = ...,
         path: _abc.Iterable[_builtins.str] | None = ...,
         subtree: _abc.Iterable[Global___TreeNode] | None = ...,
+        record: _candidate_pb2.Candidate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_grandparent", b"_grandparent", "_parent", b"_parent", "grandparent", b"grandparent", "parent", b"parent"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_grandparent", b"_grandparent", "_parent", b"_parent", "_record", b"_record", "grandparent", b"grandparent", "parent", b"parent", "record", b"record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_grandparent", b"_grandparent", "_parent", b"_parent", "children", b"children", "grandparent", b"grandparent", "parent", b"parent", "path", b"path", "siblings", b"siblings", "subtree", b"subtree"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_grandparent", b"_grandparent", "_parent", b"_parent", "_record", b"_record", "children", b"children", "grandparent", b"grandparent", "parent", b"parent", "path", b"path", "record", b"record", "siblings", b"siblings", "subtree", b"subtree"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__grandparent: _TypeAlias = _typing.Literal["grandparent"]  # noqa: Y015
     _WhichOneofArgType__grandparent: _TypeAlias = _typing.Literal["_grandparent", b"_grandparent"]  # noqa: Y015
     _WhichOneofReturnType__parent: _TypeAlias = _typing.Literal["parent"]  # noqa: Y015
     _WhichOneofArgType__parent: _TypeAlias = _typing.Literal["_parent", b"_parent"]  # noqa: Y015
+    _WhichOneofReturnType__record: _TypeAlias = _typing.Literal["record"]  # noqa: Y015
+    _WhichOneofArgType__record: _TypeAlias = _typing.Literal["_record", b"_record"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__grandparent) -> _WhichOneofReturnType__grandparent | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__parent) -> _WhichOneofReturnType__parent | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__record) -> _WhichOneofReturnType__record | None: ...
 
 Global___RelativesReply: _TypeAlias = RelativesReply  # noqa: Y015
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from services.archive.records import Runs, program_of, record_for
+from services.archive.records import Runs, program_of, record_with_sources
 from services.archive.scoring import benchmark_of, loss_of, score, stage_scale, terms_of
 from services.chassis.errors import NotYet, Rejected
 from services.chassis.events import first, follow
@@ -39,17 +39,18 @@ class JudgeHandler:
 
         Raises Rejected if the root was rejected, or the loss is due to a leak.
         """
-        record = await record_for(self._archive, job)
-        if record is None:
+        known = await record_with_sources(self._archive, job)
+        if known is None:
             return []
-        case = await self.case(record)
+        record, sources = known
+        case = await self.case(record, sources)
         await self._check_leakage(case)
         event = follow(job.cause, "judged", SERVICE, job.attempt, record.id)
         event.candidate_judged.verdict.CopyFrom(await self.verdict(case, job))
         return [*_rescored(case, job), event]
 
-    async def case(self, record: pb.Candidate) -> Case:
-        """The candidate and the records that it is compared with.
+    async def case(self, record: pb.Candidate, sources: Sequence[pb.Candidate] | None = None) -> Case:
+        """The candidate and the records that it is compared with; its parent and references are read if not given.
 
         Raises Rejected if the root was rejected, and NotYet while the root or the anchor is not measured. Only
         baselines requested earlier are waited for, which avoids a deadlock.
@@ -65,11 +66,11 @@ class JudgeHandler:
             raise Rejected("judge", f"the root {settings.baselines[0]} was rejected: there is nothing to compare with")
         if root is None or not _is_measured(root) or waits_for_anchor:
             raise NotYet(WAITING, RETRY_SECONDS)
-        names = dict.fromkeys(name for name in (record.proposal.parent, *record.proposal.references) if name)
-        request = archive_pb2.GetCandidatesRequest(run=record.run, candidates=names)
-        references = (await self._archive.GetCandidates(request, timeout=30)).candidates if names else []
+        if sources is None:
+            request = archive_pb2.GetCandidatesRequest(run=record.run, candidates=[record.id], sources=True)
+            sources = (await self._archive.GetCandidates(request, timeout=30)).candidates[1:]
         earlier = [baseline for baseline in baselines.values() if baseline.request.number < number]
-        relatives = (*filter(_is_measured, earlier), *references)
+        relatives = (*filter(_is_measured, earlier), *sources)
         comparable = anchor if anchor is not None and _is_measured(anchor) and record.id != root.id else None
         return Case(record, root, comparable, relatives, tuple(baselines.values()), settings)
 

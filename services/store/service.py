@@ -97,8 +97,14 @@ class ArchiveService(ArchiveServicer):
     async def GetCandidates(self, request: pb.GetCandidatesRequest, context: Context) -> pb.GetCandidatesReply:
         if len(request.candidates) > MAX_PER_PAGE:
             raise ValueError(f"candidates has {len(request.candidates)} ids; at most {MAX_PER_PAGE} are allowed")
-        candidates = await self._archive.candidates(await self._name(request.run), request.candidates)
-        return pb.GetCandidatesReply(candidates=candidates)
+        await self._wait_for(request.at_least)
+        run = await self._name(request.run)
+        candidates = await self._archive.candidates(run, request.candidates)
+        if request.sources and candidates:
+            proposal = candidates[0].proposal
+            names = dict.fromkeys(name for name in (proposal.parent, *proposal.references) if name)
+            candidates += await self._archive.candidates(run, list(names))
+        return pb.GetCandidatesReply(candidates=candidates, applied=request.at_least)
 
     async def ListCandidates(self, request: pb.ListCandidatesRequest, context: Context) -> pb.ListCandidatesReply:
         query = _query(await self._name(request.run), request)
@@ -152,6 +158,7 @@ class ArchiveService(ArchiveServicer):
         return pb.NeighboursReply(structure=structure, motivations=_near(motivations), programs=_near(programs))
 
     async def GetRelatives(self, request: pb.GetRelativesRequest, context: Context) -> pb.RelativesReply:
+        await self._wait_for(request.at_least)
         run = await self._name(request.run)
         record = (await self._archive.candidate(run, request.candidate)).record
         path = await self._archive.path(run, record.id)
@@ -165,6 +172,7 @@ class ArchiveService(ArchiveServicer):
             children=await self._archive.candidates(run, await self._archive.children(run, record.id)),
             path=path,
             subtree=await self._archive.subtree(run, record.id) if request.subtree else [],
+            record=record,
         )
 
     async def GetTree(self, request: pb.RunRequest, context: Context) -> pb.TreeReply:
