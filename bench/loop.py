@@ -16,11 +16,9 @@ import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import grpc.aio
 
 from services.chassis import logs
 from services.chassis.bus import Bus
@@ -266,21 +264,22 @@ async def measure(candidates: int, seats: int, marks: Sequence[int] = ()) -> Cos
             )
             start = last = _Moment.of(system, 0)
             await system.bus.publish(event)
-            while True:
-                await asyncio.sleep(1 if candidates > 1000 else 0.2)  # the query itself costs CPU time of the store
-                try:
-                    status = await system.archive.GetRun(archive_pb2.RunRequest(run="bench"), timeout=30)
-                except grpc.aio.AioRpcError:
-                    continue
+            ended = -1  # the baseline
+            async with aclosing(system.bus.follow("asi.v1.bench.candidate.archived")) as archived:
+                async for message in archived:  # None while nothing arrives
+                    ended += message is not None
+                    if ended >= candidates:
+                        break
+                    if to_come and ended >= to_come[0]:
+                        to_come.pop(0)
+                        here = _Moment.of(system, ended)
+                        print(f"up to {here.ended}:", here.since(last, seats, system), flush=True)
+                        last = here
+            end = _Moment.of(system, candidates)
+            async for status in system.archive.WatchRun(archive_pb2.RunRequest(run="bench")):
                 if status.phase == "finished":
                     break
-                if to_come and status.proposals_ended >= to_come[0]:
-                    to_come.pop(0)
-                    here = _Moment.of(system, status.proposals_ended)
-                    print(f"up to {here.ended}:", here.since(last, seats, system), flush=True)
-                    last = here
             assert status.states.get("archived") == candidates + 1, dict(status.states)
-            end = _Moment.of(system, candidates)
             if marks:
                 print(f"up to {candidates}:", end.since(last, seats, system), flush=True)
             return end.since(start, seats, system)
