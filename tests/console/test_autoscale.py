@@ -18,7 +18,7 @@ import pytest
 from services.chassis.bus import Bus
 from services.chassis.errors import NotPossible
 from services.chassis.events import follow
-from services.console.commands.autoscale import Bounds, EngineerTarget, Fleet, devices_for, gpus
+from services.console.commands.autoscale import EngineerTarget, Fleet, devices_for, gpus
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2 as events
 from services.domain.zoo import baseline
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_engineers_start_at_once_and_end_after_a_quiet_period() -> None:
     """One for each message, within the bounds."""
-    target = EngineerTarget(Bounds(minimum=1, maximum=4, every=1, calm=10))
+    target = EngineerTarget(minimum=1, maximum=4, calm=10)
 
     assert target.at(0, 0) == 1
     assert target.at(1, 3) == 3

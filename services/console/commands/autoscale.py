@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypedDict
 
@@ -37,7 +37,7 @@ class Fleet:
         self._environment = environment
         self._logs = logs
         self._working: dict[int, ServiceProcess] = {}
-        self._draining: dict[int, ServiceProcess] = {}
+        self._draining: dict[int, subprocess.Popen[bytes]] = {}
 
     @property
     def working(self) -> int:
@@ -47,8 +47,7 @@ class Fleet:
     @property
     def draining(self) -> int:
         """The number of engineers that finish their current work."""
-        alive = {slot: engineer.process for slot, engineer in self._draining.items() if engineer.process}
-        self._draining = {slot: self._draining[slot] for slot, process in alive.items() if process.poll() is None}
+        self._draining = {slot: process for slot, process in self._draining.items() if process.poll() is None}
         return len(self._draining)
 
     @property
@@ -68,7 +67,8 @@ class Fleet:
         while self.working > target:
             slot, engineer = self._working.popitem()
             engineer.terminate()
-            self._draining[slot] = engineer
+            if engineer.process:
+                self._draining[slot] = engineer.process
 
     def supervise(self) -> list[str]:
         """Restart engineers that ended; their names. Raises ServiceFailed or SettingsError if one keeps failing."""
@@ -77,8 +77,7 @@ class Fleet:
     async def drain(self) -> None:
         """Drain all engineers and wait for the last one, without a limit."""
         self.resize(0)
-        processes = [engineer.process for engineer in self._draining.values() if engineer.process]
-        await asyncio.gather(*(asyncio.to_thread(process.wait) for process in processes))
+        await asyncio.gather(*(asyncio.to_thread(process.wait) for process in self._draining.values()))
 
 
 def gpus(environment: Mapping[str, str] | None = None) -> list[str]:
@@ -104,29 +103,19 @@ class FleetStatus(TypedDict):
     draining: int
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """Limits of the number of engineers, seconds between polls, and seconds of less work before one is drained."""
+@dataclass
+class EngineerTarget:
+    """The target number of engineers, within bounds: raised at once, lowered after `calm` seconds of less work."""
 
     minimum: int
-    maximum: int | None  # None: one per GPU, or per core
-    every: float
+    maximum: int
     calm: float
-
-
-class EngineerTarget:
-    """The target number of engineers: raised at once, lowered after a calm time."""
-
-    def __init__(self, bounds: Bounds) -> None:
-        self._bounds = bounds
-        self._backlogs: list[tuple[float, int]] = []
+    _backlogs: list[tuple[float, int]] = field(default_factory=list)
 
     def at(self, now: float, backlog: int) -> int:
-        """One engineer per message, within the bounds: the maximum over the calm time."""
-        recent = [(at, count) for at, count in self._backlogs if now - at < self._bounds.calm]
-        self._backlogs = [*recent, (now, backlog)]
-        target = max(self._bounds.minimum, *(count for _, count in self._backlogs))
-        return target if self._bounds.maximum is None else min(self._bounds.maximum, target)
+        """One engineer per message: the maximum over the calm time."""
+        self._backlogs = [(at, count) for at, count in self._backlogs if now - at < self.calm] + [(now, backlog)]
+        return min(self.maximum, max(self.minimum, *(count for _, count in self._backlogs)))
 
 
 def autoscale(
@@ -145,8 +134,9 @@ def autoscale(
     engineer that is removed finishes its training, or checkpoints and returns it; none is killed.
     """
     require_choice("--stage", stage, SCALES)
-    bounds = Bounds(minimum, maximum, every, calm)
-    asyncio.run(_autoscale(client_settings(), stage, bounds, as_json))
+    settings, devices = client_settings(), devices_for([stage], maximum)
+    target = EngineerTarget(minimum, len(devices), calm)
+    asyncio.run(_autoscale(settings, stage, devices, target, every, as_json))
 
 
 def worker(
@@ -169,18 +159,18 @@ def _report(status: FleetStatus, as_json: bool) -> None:
     say(json.dumps(status) if as_json else f"{queue}: {status['engineers']} engineers{draining}")
 
 
-async def _autoscale(settings: ClientSettings, stage: str, bounds: Bounds, as_json: bool) -> None:
+async def _autoscale(
+    settings: ClientSettings, stage: str, devices: Sequence[str], target: EngineerTarget, every: float, as_json: bool
+) -> None:
     """Follow the depth of a stage's queue until SIGTERM, Ctrl-C or the end of the system that runs here; then drain.
 
     Raises SettingsError, NotPossible, BusLost, ServiceFailed.
     """
-    devices = devices_for([stage], bounds.maximum)
-    bounds = replace(bounds, maximum=len(devices))
     environment = engineer_environment(settings, [stage])
     client = settings.model_copy(update={"nats_url": environment["ASI_NATS_URL"]})
     await require_server(client.nats_url)
     beside = running_system(settings) is not None
-    fleet, target = Fleet(devices, environment, settings.data_dir / "logs"), EngineerTarget(bounds)
+    fleet = Fleet(devices, environment, settings.data_dir / "logs")
     with stop_signal() as stop:
         async with Bus(client, "asi-autoscale") as bus:
             durable = engineer_durable(stage)
@@ -198,7 +188,7 @@ async def _autoscale(settings: ClientSettings, stage: str, bounds: Bounds, as_js
                             _report(status, as_json)
                         last = status
                     fleet.supervise()
-                    await _rest(stop, bounds.every)
+                    await _rest(stop, every)
             finally:
                 await fleet.drain()
 
