@@ -62,8 +62,7 @@ def track(
 
 async def _follow(settings: ClientSettings, run: str, from_start: bool, tracker: Tracker | None, webhook: str) -> None:
     async with aclosing(updates(settings, run, from_start)) as stream:
-        async for update in stream:
-            event = update.event
+        async for _, event in stream:
             if event is None or event["candidate"] is None:
                 continue
             if tracker is not None and event["fact"] in ENDED:
@@ -123,8 +122,7 @@ class Tracker(Protocol):
         ...
 
     def close(self) -> None:
-        """Finish what is still to be written."""
-        ...
+        """Finish what is still to be written; by default each candidate is complete."""
 
 
 def open_tracker(name: str, out: Path) -> Tracker:
@@ -165,7 +163,7 @@ def settings_of(record: candidate_pb2.Candidate) -> dict[str, str | int]:
     }  # fmt: skip
 
 
-class _TensorBoard:
+class _TensorBoard(Tracker):
     def __init__(self, out: Path) -> None:
         from tensorboardX import SummaryWriter
 
@@ -178,11 +176,8 @@ class _TensorBoard:
             for name, text in (("motivation", record.proposal.motivation), ("program", record.proposal.program)):
                 writer.add_text(name, f"```\n{text}\n```" if name == "program" else text)
 
-    def close(self) -> None:
-        """Each candidate's file is closed with it."""
 
-
-class _MLflow:
+class _MLflow(Tracker):
     def __init__(self, out: Path) -> None:
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         import mlflow
@@ -199,11 +194,8 @@ class _MLflow:
             self._mlflow.log_text(record.proposal.program, "program.py")
             self._mlflow.log_text(record.proposal.motivation, "motivation.txt")
 
-    def close(self) -> None:
-        """Each candidate is a finished run of its own."""
 
-
-class _WandB:
+class _WandB(Tracker):
     def __init__(self, out: Path) -> None:
         import wandb
 

@@ -53,10 +53,9 @@ async def _lines(settings: ClientSettings, run: str, from_start: bool, as_json: 
     state: WatchedRun | None = None
     shown_at = time.monotonic()
     async with aclosing(updates(settings, run, from_start)) as stream:
-        async for update in stream:
-            state = update.state
-            if update.event is not None:
-                say(json.dumps(update.event, ensure_ascii=False) if as_json else line(update.event))
+        async for state, event in stream:
+            if event is not None:
+                say(json.dumps(event, ensure_ascii=False) if as_json else line(event))
             elif not as_json and time.monotonic() - shown_at >= LINE_SECONDS:
                 shown_at = time.monotonic()
                 say(state.view.line())
@@ -70,9 +69,9 @@ async def _live(settings: ClientSettings, run: str, from_start: bool) -> None:
     live: Live | None = None
     try:
         async with aclosing(updates(settings, run, from_start)) as stream:
-            async for update in stream:
+            async for state, _ in stream:
                 if live is None:
-                    live = Live(get_renderable=update.state.view.block, refresh_per_second=4)
+                    live = Live(get_renderable=state.view.block, refresh_per_second=4)
                     live.start()
     finally:
         if live is not None:
@@ -94,16 +93,10 @@ class WatchedRun:
         return self.status.phase in OVER and not self.status.in_flight
 
 
-@dataclass(frozen=True)
-class Update:
-    """The run after one event, or after a second without any."""
-
-    state: WatchedRun
-    event: EventRow | None
-
-
-async def updates(settings: ClientSettings, run: str, from_start: bool) -> AsyncGenerator[Update, None]:
-    """The run's events as they happen, after the whole log if `from_start`, until the run ends.
+async def updates(
+    settings: ClientSettings, run: str, from_start: bool
+) -> AsyncGenerator[tuple[WatchedRun, EventRow | None], None]:
+    """The run after each event (None after a second without any), from the first on if `from_start`, until it ends.
 
     Raises NotFound for an unknown run, or if nothing is running.
     """
@@ -123,7 +116,7 @@ async def updates(settings: ClientSettings, run: str, from_start: bool) -> Async
         async with bus.announcements(state.status.run) as announced:
             async for logged in _log(bus, state.status.run, start, wait):
                 state.view.record_all(announced)
-                yield await _next_update(archive, state, logged, settled=not wait)
+                yield state, await _next_event(archive, state, logged, settled=not wait)
                 if state.over and logged is None:
                     return
 
@@ -135,9 +128,9 @@ async def _log(bus: Bus, run: str, start: int, wait: bool) -> AsyncIterator[Logg
         yield logged
 
 
-async def _next_update(
+async def _next_event(
     archive: archive_pb2_grpc.ArchiveAsyncStub, state: WatchedRun, logged: Logged | None, settled: bool
-) -> Update:
+) -> EventRow | None:
     """Apply one message, and read the archive at most once a second."""
     fact = None
     if logged is not None:
@@ -150,7 +143,7 @@ async def _next_update(
         with contextlib.suppress(grpc.aio.AioRpcError):  # the store is restarting
             state.status, state.moving = await _read_run(archive, state.status.run)
             state.view.update(state.status, state.moving)
-    return Update(state, fact)
+    return fact
 
 
 async def _last_events(archive: archive_pb2_grpc.ArchiveAsyncStub, state: WatchedRun) -> dict[str, EventRow]:
