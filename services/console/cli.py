@@ -14,7 +14,7 @@ import typer
 import typer.core
 
 from services.chassis.errors import BusLost, Denied, NotFound, NotPossible, SettingsError, Transient, sentence
-from services.console.options import INTERRUPTED
+from services.console.options import INTERRUPTED, PASS_ON
 
 if TYPE_CHECKING:
     import grpc.aio
@@ -90,8 +90,6 @@ PANELS: Mapping[str, Mapping[str, Command]] = {
     },
 }
 COMMANDS = {name: command for panel in PANELS.values() for name, command in panel.items()}
-PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-"""For commands whose arguments are parsed by a tool."""
 
 
 class Commands(typer.core.TyperGroup):

@@ -11,6 +11,8 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 import typer
 
 INTERRUPTED = 130
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+"""For commands whose arguments are parsed by a tool."""
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from services.chassis.errors import NotPossible, SettingsError
-from services.console.options import Json, print_json
+from services.console.options import PASS_ON, Json, print_json
 from services.console.tables import Column, pairs, paragraph, say, styled
 from services.console.tables import table as text_table
 from services.local.processes import ends_with_parent
 from services.local.settings import require_choice, split_names
-from services.report.rows import interval_text, number
+from services.report.rows import ABSENT, interval_text, number
 
 if TYPE_CHECKING:
     from services.table import Table
     from services.table.analysis import Agreement, PolicyResult, Stopping
 
 BUILD = "services.engineer.table"
-PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 SCALES = ("mini-half", "mini", "tiny")
 Folder = Annotated[
     Path | None,
@@ -80,16 +79,13 @@ def info(folder: Folder = None, scale: ScaleName = "mini-half", as_json: Json = 
     }
     for name, other in tables.items():
         relations |= {f"{task} at {name}": relation for task, relation in analysis.with_tasks(measured, other).items()}
-    effects, agreements, stoppings = (
-        analysis.effects(measured),
-        analysis.agreements(measured),
-        analysis.stoppings(measured),
-    )
+    effects, agreements = analysis.effects(measured), analysis.agreements(measured)
+    stoppings, best = analysis.stoppings(measured), min(measured.truth, key=measured.truth.__getitem__)
     if as_json:
         print_json({
             "scale": scale, "architectures": len(measured.space), "of": len(cells()), "trainings": len(records),
             "failed": len(failed), "conditions": sorted({record.conditions for record in records}),
-            "best": min(measured.truth, key=measured.truth.__getitem__), "lowest_loss": measured.best,
+            "best": best, "lowest_loss": measured.best,
             "seed_deviation": noise.deviation if noise else None,
             "reliability": None if reliable is None else {"architectures": reliable[0], "share": reliable[1]},
             "correlations": {name: relation for name, relation in relations.items() if relation},
@@ -101,18 +97,14 @@ def info(folder: Folder = None, scale: ScaleName = "mini-half", as_json: Json = 
     rows = [
         ("architectures", f"{len(measured.space)} of {len(cells())} measured at {scale}"),
         ("trainings", f"{len(records)}, {len(failed)} failed"),
-        ("best", f"{min(measured.truth, key=measured.truth.__getitem__)}, {measured.best:.4f} nats per byte"),
+        ("best", f"{best}, {measured.best:.4f} nats per byte"),
         ("seed deviation", number(noise.deviation if noise else None)),
-        ("reliability", "–" if reliable is None else f"{reliable[1]:.3f} of the variance of one seed's losses"),
+        ("reliability", ABSENT if reliable is None else f"{reliable[1]:.3f} of the variance of one seed's losses"),
     ]
-    rows += [
-        (
-            name,
-            f"rank correlation {relation[1]:.2f} [{relation[2]:.2f}, {relation[3]:.2f}], {relation[0]} architectures",
-        )
-        for name, relation in relations.items()
-        if relation
-    ]
+    for name, relation in relations.items():
+        if relation:
+            count, rho, low, high = relation
+            rows.append((name, f"rank correlation {rho:.2f} [{low:.2f}, {high:.2f}], {count} architectures"))
     say(pairs(rows))
     _early_and_stopping(agreements, stoppings)
     if effects:
@@ -120,9 +112,9 @@ def info(folder: Folder = None, scale: ScaleName = "mini-half", as_json: Json = 
         say(text_table([
             Column("part", [effect.dimension for effect in effects]),
             Column("value", [effect.value or "none" for effect in effects]),
-            Column("move", [effect.move or "–" for effect in effects], rank=1),
+            Column("move", [effect.move or ABSENT for effect in effects], rank=1),
             Column("gain", [f"{effect.gain:+.4f}" for effect in effects], right=True),
-            Column("[95 %]", [f"[{effect.low:+.4f}, {effect.high:+.4f}]" for effect in effects]),
+            Column("[95 %]", [interval_text(effect.low, effect.high) for effect in effects]),
             Column("pairs", [str(effect.pairs) for effect in effects], right=True),
         ]))  # fmt: skip
 
@@ -183,7 +175,7 @@ def simulate(
         return
     say(pairs([
         ("policy", f"{policy}, seed {seed}, {budget} trainings on {seats} seats"), ("space", note),
-        ("best", trace.best or "–"), ("regret", f"{number(trace.regret)} nats"),
+        ("best", trace.best or ABSENT), ("regret", f"{number(trace.regret)} nats"),
         ("anytime", ", ".join(f"{at}: {number(trace.regrets[at - 1])}" for at in (5, 10, 20, 50, 100, 200, 500)
                               if at <= budget)),
     ]))  # fmt: skip
@@ -221,9 +213,8 @@ def compare(
     if plot:
         _plot(results, plot)
     if as_json:
-        print_json(
-            {"space": note, "runs": runs, "finalists": finalists, "results": [asdict(result) for result in results]}
-        )
+        rows = [asdict(result) for result in results]
+        print_json({"space": note, "runs": runs, "finalists": finalists, "results": rows})
         return
     seconds = time.monotonic() - started
     heading = f"{runs} runs of each policy on {note}, in {seconds:.0f} s."
@@ -292,7 +283,7 @@ def _early_and_stopping(agreements: "Sequence[Agreement]", stoppings: "Sequence[
         ]))  # fmt: skip
 
 
-def _share(value: float | None, absent: str = "–") -> str:
+def _share(value: float | None, absent: str = ABSENT) -> str:
     return absent if value is None else f"{value:.0%}"
 
 

@@ -51,29 +51,26 @@ def _settings_and_system() -> "tuple[ClientSettings, RunningSystem | None]":
     return settings, running_system(settings)
 
 
-@passes_arguments_on
-def train(context: typer.Context) -> None:
-    """Train and evaluate the program in a FILE."""
-    hand_over(ENGINEER, context)
+def _handed_over(module: str, with_log: bool = False) -> Callable[[typer.Context], None]:
+    """A command that is the tool's command of the same name."""
+
+    @passes_arguments_on
+    def command(context: typer.Context) -> None:
+        hand_over(module, context, with_log)
+
+    return command
 
 
-@passes_arguments_on
-def setup(context: typer.Context) -> None:
-    """Create or verify streams, consumers, tables and indexes."""
-    hand_over(STORE, context, with_log=True)
+train = _handed_over(ENGINEER)
+setup = _handed_over(STORE, with_log=True)
+import_ = _handed_over(STORE, with_log=True)
+restore = _handed_over(STORE)
 
 
 @passes_arguments_on
 def replay(context: typer.Context) -> None:
     """Rebuild a RUN from its log alone and compare with the archive."""
     require_run(context.args)
-    hand_over(STORE, context, with_log=True)
-
-
-@passes_arguments_on
-def import_(context: typer.Context) -> None:
-    """Import a published archive (asi-arch PATH), programs (programs FOLDER) or an exported log (jsonl or parquet PATH)
-    as a new run."""
     hand_over(STORE, context, with_log=True)
 
 
@@ -94,12 +91,6 @@ def recover(context: typer.Context) -> None:
         if system is not None:
             raise NotPossible(f"the services of {settings.data_dir} are up (process {system.pid}): stop them first")
     hand_over(STORE, context, with_log=True)
-
-
-@passes_arguments_on
-def restore(context: typer.Context) -> None:
-    """Restore the archive from a copy."""
-    hand_over(STORE, context)
 
 
 def require_run(arguments: Sequence[str]) -> None:
