@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 
 from services.analyst.cognition import Knowledge
 from services.analyst.cognition.search import Hit
-from services.archive.scoring import block_gains, loss_error, shared_seeds
+from services.archive.scoring import block_gains, loss_error, shared_seeds, task_means
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.statistics import normal_quantile, student_quantile
@@ -102,15 +102,6 @@ def task_changes(record: pb.Candidate, reference: pb.Candidate) -> list[TaskChan
         for task in ours.keys() & theirs.keys()
     ]
     return sorted(changes, key=lambda change: (-abs(change.difference.gain), change.task))
-
-
-def task_means(record: pb.Candidate) -> dict[str, float]:
-    """Mean score of each task over the seeds."""
-    scores: dict[str, list[float]] = {}
-    for seed in record.training.seeds:
-        for score in seed.scores:
-            scores.setdefault(score.task, []).append(score.value)
-    return {task: fmean(values) for task, values in scores.items()}
 
 
 def flops_of(record: pb.Candidate) -> float | None:

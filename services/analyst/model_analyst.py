@@ -10,17 +10,10 @@ from typing import Literal
 from google.protobuf.message import Message as ProtobufMessage
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.analyst.comparison import (
-    Dossier,
-    flops_of,
-    loss_difference,
-    parameters_of,
-    results,
-    task_changes,
-    task_means,
-)
+from services.analyst.comparison import Dossier, flops_of, loss_difference, parameters_of, results, task_changes
 from services.analyst.offline_analyst import OfflineAnalyst, components_of, hits_of
 from services.archive.records import program_of
+from services.archive.scoring import task_means
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
 from services.domain.components import VOCABULARY

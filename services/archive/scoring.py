@@ -102,6 +102,15 @@ def benchmark_of(record: pb.Candidate) -> float | None:
     return record.training.benchmark if record.training.HasField("benchmark") else None
 
 
+def task_means(record: pb.Candidate) -> dict[str, float]:
+    """Mean score of each task over the seeds."""
+    scores: dict[str, list[float]] = {}
+    for seed in record.training.seeds:
+        for score in seed.scores:
+            scores.setdefault(score.task, []).append(score.value)
+    return {task: fmean(values) for task, values in scores.items()}
+
+
 def loss_error(record: pb.Candidate) -> float | None:
     """The standard error of the mean loss over seeds, or of a single seed's over its held-out blocks."""
     if record.training.HasField("loss_stderr"):

@@ -11,16 +11,10 @@ from typing import TYPE_CHECKING
 from services.archive.scoring import curves_of
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
-from services.domain.curves import (
-    MIN_COMPARED,
-    MINIMUM_FINISHED,
-    StoppingReplay,
-    replay_quantiles,
-    replay_stopping,
-)
+from services.domain.curves import MIN_COMPARED, MINIMUM_FINISHED, StoppingReplay, replay_quantiles, replay_stopping
 from services.domain.scaling import Control, DiscoveryScaling, discovery_scaling, strongest_control
 from services.domain.zoo import baseline, baselines
-from services.report.rows import ABSENT, bounds, kind_name, seconds_of
+from services.report.rows import ABSENT, bounds, by_number, kind_name, seconds_of
 
 if TYPE_CHECKING:
     from services.table import Table
@@ -85,12 +79,8 @@ def _per(count: int, spent: archive_pb2.Spent, money: float | None) -> dict[str,
     def share(amount: float | None) -> float | None:
         return amount / count if count and amount is not None else None
 
-    return {
-        "count": count,
-        "training_seconds": share(spent.training_seconds),
-        "tokens": share(spent.tokens),
-        "dollars": share(money),
-    }
+    shares = {"training_seconds": spent.training_seconds, "tokens": spent.tokens, "dollars": money}
+    return {"count": count, **{name: share(amount) for name, amount in shares.items()}}
 
 
 def _cost_of(calls: Sequence[pb.Call]) -> dict[str, float | None]:
@@ -115,8 +105,7 @@ class Replayed:
 
 def replays(records: Sequence[pb.Candidate]) -> list[Replayed]:
     """The rules over the whole trainings of a run in their order; empty if there are too few."""
-    ordered = sorted(records, key=lambda record: (record.request.number, record.id))
-    complete = [curve for curve in curves_of(ordered) if curve.final is not None]
+    complete = [curve for curve in curves_of(by_number(records)) if curve.final is not None]
     if len(complete) <= MINIMUM_FINISHED:
         return []
     finalists = min(MAX_FINALISTS, max(1, len(complete) // SHARE_OF_FINALISTS))
@@ -169,7 +158,7 @@ class ScalingResult:
 def of_run(run: str, records: Sequence[pb.Candidate], against: str = "") -> ScalingResult:
     """From the search of a run; its compute includes controls. Raises ValueError if the noise is unknown."""
     references = {baseline.name for baseline in baselines() if baseline.role == "reference"}
-    ordered = sorted(records, key=lambda record: (record.request.number, record.id))
+    ordered = by_number(records)
     controls = {
         record.request.baseline: [seed.loss for seed in record.training.seeds]
         for record in ordered
@@ -182,7 +171,7 @@ def of_run(run: str, records: Sequence[pb.Candidate], against: str = "") -> Scal
     work = []
     for record in trained:
         losses = [seed.loss for seed in record.training.seeds]
-        better = record.kind == pb.KIND_PROPOSAL and control.is_beaten(sum(losses) / len(losses), len(losses))
+        better = record.kind == pb.KIND_PROPOSAL and control.is_beaten(fmean(losses), len(losses))
         work.append((seconds_of(record) / HOUR, better))
     proposals = sum(record.kind == pb.KIND_PROPOSAL for record in trained)
     return ScalingResult(f"run {run}", "hour of training and evaluation", control, proposals, discovery_scaling([work]))

@@ -12,11 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from services.archive.scoring import task_means
 from services.contracts import candidate_pb2 as pb
 from services.contracts.archive_pb2 import RunStatus
 from services.domain.statistics import Line
 from services.report.comparisons import Trained
-from services.report.rows import Row, final_train_loss, gain_over, name_of, row
+from services.report.rows import Row, by_number, final_train_loss, gain_over, name_of, row
 
 
 @dataclass(frozen=True)
@@ -24,30 +25,21 @@ class Dataset:
     """The data of all figures."""
 
     status: RunStatus
-    records: tuple[pb.Candidate, ...]  # by number
-    sizes: tuple[Trained, ...] = ()  # trainings at other sizes
-    ablated: tuple[Trained, ...] = ()  # of programs without one part
+    unordered: Sequence[pb.Candidate]
+    sizes: Sequence[Trained] = ()  # trainings at other sizes
+    ablated: Sequence[Trained] = ()  # of programs without one part
 
-    @classmethod
-    def of(
-        cls,
-        status: RunStatus,
-        records: Sequence[pb.Candidate],
-        sizes: Sequence[Trained] = (),
-        ablated: Sequence[Trained] = (),
-    ) -> "Dataset":
-        """Ordered by number."""
-        ordered = sorted(records, key=lambda record: (record.request.number, record.id))
-        return cls(status, tuple(ordered), tuple(sizes), tuple(ablated))
+    @cached_property
+    def records(self) -> list[pb.Candidate]:
+        """All candidates in the order of the run."""
+        return by_number(self.unordered)
 
     @cached_property
     def root(self) -> pb.Candidate | None:
         """The first baseline, if it was measured."""
-        names = self.status.settings.baselines
-        for record in self.records:
-            if names and record.request.baseline == names[0] and record.training.HasField("loss"):
-                return record
-        return None
+        names = self.status.settings.baselines[:1]
+        baselines = (record for record in self.records if record.request.baseline in names)
+        return next((baseline for baseline in baselines if baseline.training.HasField("loss")), None)
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -153,23 +145,14 @@ def benchmarks(data: Dataset) -> Drawing:
     if not models:
         return missing(name, title, "no measured candidate has a fitness")
     tasks = list(dict.fromkeys(score.task for model in models for score in model.training.seeds[0].scores))
-    loss = data.root.training.loss if data.root is not None else None
-    cells = []
+    rows, cells = {row["id"]: row for row in data.rows}, []
     for model in models:
-        own = model.training.loss if model.training.HasField("loss") else None
-        gain = gain_over(data.root, model)
-        difference = own - loss if own is not None and loss is not None else None
-        interval = model.verdict.fitness.interval if model.verdict.fitness.HasField("interval") else None
-        parameters = model.training.seeds[0].measurements.parameters
+        values, scores, gain = rows[model.id], task_means(model), gain_over(data.root, model)
         cells.append((
-            model.id, name_of(model), own, difference,
+            model.id, name_of(model), values["loss"], values["loss_difference"],
             -gain.interval.high if gain else None, -gain.interval.low if gain else None, final_train_loss(model),
-            *(fmean(values) if (values := _scores(model, task)) else None for task in tasks),
-            model.training.benchmark if model.training.HasField("benchmark") else None,
-            model.verdict.raw if model.verdict.HasField("raw") else None,
-            parameters or None,
-            model.verdict.fitness.value,
-            interval.low if interval else None, interval.high if interval else None,
+            *map(scores.get, tasks), values["benchmark"], values["judge"], values["parameters"] or None,
+            values["fitness"], values["fitness_low"], values["fitness_high"],
         ))  # fmt: skip
     header = (
         "id", "name", "loss", "Δ root", "Δ low", "Δ high", "train loss", *tasks, "mean", "judge", "parameters",
@@ -258,10 +241,6 @@ def holdings(data: Dataset) -> Drawing:
     cells = [(part, present := sum(map(holds, data.records)), present / count) for part, holds in PARTS]
     caption = f"Of {count} candidates; absent values were not measured or not published, and are never imputed."
     return Drawing("holdings", "Contents of the records", caption, None, ("part", "n", "share"), tuple(cells))
-
-
-def _scores(record: pb.Candidate, task: str) -> list[float]:
-    return [score.value for seed in record.training.seeds for score in seed.scores if score.task == task]
 
 
 def _components(record: pb.Candidate) -> list[str]:

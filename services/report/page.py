@@ -166,7 +166,7 @@ def write_report(
     NotPossible if the folder cannot be written.
     """
     try:
-        return _write(Dataset.of(status, records, sizes, ablated), folder)
+        return _write(Dataset(status, records, sizes, ablated), folder)
     except OSError as error:
         raise NotPossible(f"the report cannot be written to {folder}: {error.strerror or error}") from error
 

@@ -1,15 +1,15 @@
 """Candidates as plain rows, for `list --json` and tables, and comparisons of two candidates."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, TypedDict
 
 from google.protobuf.message import Message
 
-from services.archive.scoring import costs_of_record, loss_gain, measures_of
-from services.contracts import archive_pb2, candidate_pb2, events_pb2
+from services.archive.scoring import benchmark_of, costs_of_record, loss_gain, loss_of, measures_of
+from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.objectives import Progress, progress
 from services.domain.statistics import Interval, Noise, pooled_noise, with_seed_noise
@@ -62,10 +62,9 @@ class Node(TypedDict):
     kind: str
 
 
-def row(record: candidate_pb2.Candidate, loss_of_root: float | None = None) -> Row:
+def row(record: pb.Candidate, loss_of_root: float | None = None) -> Row:
     """A candidate's row, with the difference to `loss_of_root`."""
-    training, verdict = record.training, record.verdict
-    loss = training.loss if training.HasField("loss") else None
+    training, verdict, loss = record.training, record.verdict, loss_of(record)
     interval = verdict.fitness.interval if verdict.fitness.HasField("interval") else None
     measures = measures_of(record)
     return Row(
@@ -78,7 +77,7 @@ def row(record: candidate_pb2.Candidate, loss_of_root: float | None = None) -> R
         state=state_name(record.state),
         loss=loss,
         loss_difference=loss - loss_of_root if loss is not None and loss_of_root is not None else None,
-        benchmark=training.benchmark if training.HasField("benchmark") else None,
+        benchmark=benchmark_of(record),
         judge=verdict.raw if verdict.HasField("raw") else None,
         fitness=verdict.fitness.value if verdict.HasField("fitness") else None,
         fitness_low=interval.low if interval else None,
@@ -102,6 +101,11 @@ def progress_of(records: Sequence[pb.Candidate], settings: events_pb2.RunSetting
         for record in records
     ]
     return progress(costs, [index for index, record in enumerate(records) if record.kind == pb.KIND_BASELINE])
+
+
+def by_number(records: Iterable[pb.Candidate]) -> list[pb.Candidate]:
+    """In the order of the run."""
+    return sorted(records, key=lambda record: (record.request.number, record.id))
 
 
 def seconds_of(record: pb.Candidate) -> float:
@@ -151,22 +155,21 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (row["fitness"] is None, -(row["fitness"] or 0.0)))
 
 
-def state_name(number: candidate_pb2.State.ValueType) -> str:
+def state_name(number: pb.State.ValueType) -> str:
     """As in "training"."""
-    return candidate_pb2.State.Name(number).removeprefix("STATE_").lower()
+    return pb.State.Name(number).removeprefix("STATE_").lower()
 
 
-def kind_name(number: candidate_pb2.Kind.ValueType) -> str:
+def kind_name(number: pb.Kind.ValueType) -> str:
     """As in "baseline"."""
-    return candidate_pb2.Kind.Name(number).removeprefix("KIND_").lower()
+    return pb.Kind.Name(number).removeprefix("KIND_").lower()
 
 
 def as_dict(message: Message) -> dict[str, Any]:
     """A message as JSON with the contracts' field names."""
     from google.protobuf.json_format import MessageToDict
 
-    plain: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
-    return plain
+    return MessageToDict(message, preserving_proto_field_name=True)
 
 
 @dataclass(frozen=True)
@@ -183,16 +186,15 @@ class Gain:
         """The conclusion from the interval."""
         if self.interval.crosses_zero:
             return "not told apart"
-        return ("better" if self.mean > 0 else "worse") + (
-            " with this seed" if self.seeds == 1 and not self.other_seeds else ""
-        )
+        covered = "" if self.seeds > 1 or self.other_seeds else " with this seed"
+        return f"{'better' if self.mean > 0 else 'worse'}{covered}"
 
     @property
     def sentence(self) -> str:
         """The numbers and the conclusion."""
         over = "one seed" if self.seeds == 1 else f"{self.seeds} seeds"
-        low, high = self.interval.low, self.interval.high
-        return f"{self.mean:+.4f} [{low:+.4f}, {high:+.4f}] nats per token over {over}: {self.conclusion}"
+        interval = interval_text(*bounds(self.interval))
+        return f"{self.mean:+.4f} {interval} nats per token over {over}: {self.conclusion}"
 
 
 def gain_over(reference: pb.Candidate | None, record: pb.Candidate) -> Gain | None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
-from statistics import fmean
 from typing import Any, TypeAlias, TypedDict
 
 import grpc
 import grpc.aio
 from google.protobuf.json_format import MessageToDict
 
+from services.archive.scoring import task_means
 from services.chassis import tasks
 from services.chassis.errors import NotFound, Transient
 from services.contracts import archive_pb2 as pb
@@ -43,9 +42,6 @@ def web_row(record: candidate_pb2.Candidate) -> WebRow:
     """A candidate's row, from a slim record."""
     training, proposal, shared = record.training, record.proposal, candidate_row(record)
     measured = [seed.measurements for seed in training.seeds]
-    scores: defaultdict[str, list[float]] = defaultdict(list)
-    for score in (score for seed in training.seeds for score in seed.scores):
-        scores[score.task].append(score.value)
     values: WebRow = {name: shared[name] for name in SHARED} | {  # type: ignore[literal-required]
         "number": record.request.number,
         "name": name_of(record),
@@ -60,7 +56,7 @@ def web_row(record: candidate_pb2.Candidate) -> WebRow:
         "seeds": len(measured) or None,
         "components": list(record.analysis.components or proposal.components) or None,
         "moves": list(proposal.moves) or None,
-        "scores": {task: fmean(task_scores) for task, task_scores in scores.items()} or None,
+        "scores": task_means(record) or None,
         "worker": training.worker or None,
         "outcome": outcome_of(record.discovery) if record.HasField("discovery") else None,
         "reason": f"{record.rejection.stage}: {record.rejection.reason}" if record.HasField("rejection") else None,
@@ -134,7 +130,9 @@ class RunTable:
     def _since(self, version: int) -> Change:
         change = Change(epoch=self._epoch, version=self._version)
         if self._status is not None:
-            change["status"] = plain_status(self._status)
+            change["status"] = MessageToDict(
+                self._status, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+            )
         if self._lost:
             change["lost"] = self._lost
         change["rows"] = [row for key, row in self._rows.items() if self._changed_in[key] > version]
@@ -200,11 +198,3 @@ class RunTable:
             request = pb.GetCandidatesRequest(run=self.run, candidates=ids[start : start + PAGE])
             records += (await self._archive.call("GetCandidates", request)).candidates
         return records
-
-
-def plain_status(status: pb.RunStatus) -> dict[str, object]:
-    """A run's status as JSON, with default values of fields without presence."""
-    plain: dict[str, object] = MessageToDict(
-        status, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    return plain

@@ -119,7 +119,7 @@ def test_the_report_draws_the_curve_once_there_are_discoveries(tmp_path: Path) -
 
 def test_the_report_says_why_a_figure_is_missing() -> None:
     """No confirmed discovery is no curve, but it is told what was tried and spent."""
-    data = Dataset.of(status(), finished_run(confirmed=0, refuted=1))
+    data = Dataset(status(), finished_run(confirmed=0, refuted=1))
     curve = next(drawing for drawing in discoveries(data) if drawing.name == "discovery-curve")
     (none,) = ablations(data)
 
@@ -178,7 +178,7 @@ def test_effects_weigh_ablations_and_children_of_one_move_by_their_pairs() -> No
 
 def test_the_report_shows_effects_as_figure_and_table(tmp_path: Path) -> None:
     """The table of mixers alone, where the run has no pair."""
-    drawing = what_pays(Dataset.of(status(), finished_run()))
+    drawing = what_pays(Dataset(status(), finished_run()))
     gains = [float(str(row[2])) for row in drawing.cells]
 
     assert drawing.figure is not None
@@ -204,7 +204,7 @@ def test_stopping_is_replayed_over_whole_trainings_only() -> None:
     """Those that the rule itself has cut short say nothing about what it would have saved."""
     records = finished_run(proposals=30)
     rows = [replay_row(rule) for rule in replays(records)]
-    drawn = stopping(Dataset.of(status(), records))
+    drawn = stopping(Dataset(status(), records))
 
     assert {row["trainings"] for row in rows} == {36}
     assert all(0 <= float(str(row["saved"])) < 1 for row in rows)

@@ -24,7 +24,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("published")
     published_archive.write(folder)
     imported = archive_pb2.RunStatus(run="imported", phase="finished", origin="imported from asi-arch")
-    return Dataset.of(imported, [candidate_of("imported", record) for record in read_published(folder).records])
+    return Dataset(imported, [candidate_of("imported", record) for record in read_published(folder).records])
 
 
 @cache
@@ -35,7 +35,7 @@ def finished() -> Dataset:
         if index % 3:
             record.proposal.components.remove("output-gate")
         record.proposal.ideas.add(text="an idea", origin="cognition" if index % 2 else "original")
-    return Dataset.of(status(), records)
+    return Dataset(status(), records)
 
 
 def test_a_published_archive_is_drawn_with_all_its_candidates(published: Dataset) -> None:
@@ -75,7 +75,7 @@ def test_a_run_with_objectives_shows_its_front_and_how_the_hypervolume_grew() ->
         for seed in record.training.seeds:
             seed.measurements.parameters = 400_000 - 1000 * number if number % 2 else 500_000
     records[-1].training.seeds[0].stopped = "By 50% of the steps it fell behind."
-    drawing = front(Dataset.of(about, records))
+    drawing = front(Dataset(about, records))
     cells = {str(row[0]): row[-1] for row in drawing.cells}
 
     assert drawing.figure is not None
@@ -83,20 +83,20 @@ def test_a_run_with_objectives_shows_its_front_and_how_the_hypervolume_grew() ->
     assert [name for name, answer in cells.items() if answer == "yes"] == ["c000011", "c000010"]
     assert "c000012" not in cells
     assert "it ends at" in drawing.caption
-    assert "NSGA-II" in methods(Dataset.of(about, records))
+    assert "NSGA-II" in methods(Dataset(about, records))
     assert "one objective" in front(finished()).missing
 
 
 def test_no_figure_has_fewer_candidates_than_it_needs() -> None:
     """Each says how many there are and how many it needs."""
-    few = Dataset.of(status(), finished_run(proposals=1, confirmed=0, refuted=0)[:2])
+    few = Dataset(status(), finished_run(proposals=1, confirmed=0, refuted=0)[:2])
     drawings = [count_against_compute(few), trends(few), pool_over_time(few), components(few), origins(few),
-                radial_tree(few), curves(Dataset.of(status(), []))]  # fmt: skip
+                radial_tree(few), curves(Dataset(status(), []))]  # fmt: skip
 
     assert [drawing.figure for drawing in drawings] == [None] * len(drawings)
     assert all(drawing.missing for drawing in drawings)
     assert "of 10 needed" in drawings[0].missing
-    assert tree(Dataset.of(status(), finished_run(proposals=100))).missing.startswith("names have room for up to 60")
+    assert tree(Dataset(status(), finished_run(proposals=100))).missing.startswith("names have room for up to 60")
 
 
 def test_components_and_origins_are_tables_with_counts_and_intervals() -> None:
@@ -116,16 +116,16 @@ def test_methods_and_citation_come_from_the_settings_of_the_run(published: Datas
     about = status()
     about.settings.mind, about.settings.seed, about.settings.seats = "offline", 7, 2
     about.settings.pool.size, about.settings.pool.parents, about.settings.parent_policy = 12, 4, "power-law"
-    text = methods(Dataset.of(about, finished_run()))
+    text = methods(Dataset(about, finished_run()))
 
     assert "at scale tiny" in text
     assert "12 candidates by the mind “offline”, 2 in flight at a time, seed 7" in text
     assert "Finalists were chosen by “halving”" in text
     assert "offered a parent, drawn from a pool of 12 by a power law of the rank, and" in text
     about.settings.parent_policy = ""
-    assert "drawn uniformly from the best 4 of a pool of 12, and" in methods(Dataset.of(about, []))
+    assert "drawn uniformly from the best 4 of a pool of 12, and" in methods(Dataset(about, []))
     assert "none of them was measured here" in methods(published)
-    assert bibtex(Dataset.of(about, finished_run())).startswith("@misc{asiarchr1,")
+    assert bibtex(Dataset(about, finished_run())).startswith("@misc{asiarchr1,")
     assert "eprint        = {2507.18074}" in bibtex(published)
 
 

@@ -14,7 +14,7 @@ from services.contracts import candidate_pb2
 from services.domain.ladder import SCALES
 from services.local.archive import all_candidates, open_archive
 from services.local.settings import client_settings, require_choice
-from services.report.rows import Row, progress_of, row, state_name, tree_row
+from services.report.rows import Row, by_number, progress_of, row, state_name, tree_row
 
 FRONT = "front"
 SORTS = ("fitness", "loss", "benchmark", "parameters", "time", "stage", "state", FRONT, "number")
@@ -61,7 +61,7 @@ def _mark_front(
     rows: Sequence[Row], records: Sequence[candidate_pb2.Candidate], status: pb.RunStatus, objectives: Sequence[str]
 ) -> str:
     """Mark the rows of the run's front; a sentence about it."""
-    records = sorted(records, key=lambda record: record.request.number)
+    records = by_number(records)
     progress = progress_of(records, status.settings)
     front = {records[index].id for index in progress.front} if progress else set()
     for candidate in rows:
