@@ -32,23 +32,17 @@ def cards(status: archive_pb2.RunStatus, records: Sequence[pb.Candidate]) -> tup
     return model_cards(findings, facts, parents, [name_in(by_id, control) for control in controls])
 
 
-def tried(records: Sequence[pb.Candidate]) -> int:
-    """The number of proposed candidates."""
-    return sum(record.kind == pb.KIND_PROPOSAL for record in records)
-
-
 def sentences(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings | None = None) -> list[str]:
     """The findings of a run with the evidence; with its settings also the number of candidates outside the budget."""
     claimed = [record for record in records if record.HasField("discovery")]
+    tried = sum(record.kind == pb.KIND_PROPOSAL for record in records)
     if not claimed:
         outside = "" if settings is None else _outside(records, settings)
-        return [
-            f"Found: nothing to claim. Of {tried(records)} candidates none was promoted to a second training.{outside}"
-        ]
+        return [f"Found: nothing to claim. Of {tried} candidates none was promoted to a second training.{outside}"]
     confirmed = sum(outcome_of(record.discovery) == "confirmed" for record in claimed)
     by_id = {record.id: record for record in records}
     finalists = "1 finalist" if len(claimed) == 1 else f"{len(claimed)} finalists"
-    lines = [f"Found: {confirmed} confirmed of {finalists}, out of {tried(records)} candidates tried."]
+    lines = [f"Found: {confirmed} confirmed of {finalists}, out of {tried} candidates tried."]
     lines += [_sentence(record, by_id) for record in sorted(claimed, key=by_effect)]
     gain = detectable([finding_of(record) for record in claimed])
     if gain is not None:
@@ -77,7 +71,7 @@ def by_effect(record: pb.Candidate) -> tuple[bool, float]:
 
 def finding_of(record: pb.Candidate) -> Finding:
     """The verdict as a domain object. Numbers are None if nothing was tested."""
-    discovery = record.discovery
+    discovery, interval = record.discovery, record.discovery.interval
     tested = discovery.HasField("interval")
     return Finding(
         candidate=record.id,
@@ -87,9 +81,7 @@ def finding_of(record: pb.Candidate) -> Finding:
         seeds=tuple(discovery.seeds),
         tried=discovery.tried,
         effect=discovery.effect if tested else None,
-        interval=Interval(discovery.interval.low, discovery.interval.high, discovery.interval.level)
-        if tested
-        else None,
+        interval=Interval(interval.low, interval.high, interval.level) if tested else None,
         p=discovery.p_value if tested else None,
         adjusted_p=discovery.adjusted_p_value if tested else None,
         controls=tuple(discovery.controls),
@@ -106,8 +98,7 @@ def _claim(record: pb.Candidate) -> dict[str, object]:
     low, high = bounds(finding.interval)
     return {
         "id": record.id, "name": record.proposal.name, "confirmed": finding.outcome is Outcome.CONFIRMED,
-        "outcome": finding.outcome.value, "effect": finding.effect,
-        "low": low, "high": high,
+        "outcome": finding.outcome.value, "effect": finding.effect, "low": low, "high": high,
         "control": finding.control, "p": finding.p, "adjusted_p": finding.adjusted_p, "tried": finding.tried,
         "seeds": list(finding.seeds), "controls": list(finding.controls), "reason": finding.reason,
         "method": record.discovery.method,

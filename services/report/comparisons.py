@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from services.archive.scoring import loss_of
 from services.contracts import candidate_pb2 as pb
 from services.domain.statistics import Interval, holm, linear_fit, paired_test, pooled_noise, student_quantile
 from services.report.rows import Gain, bounds, gain_over, interval_text, seed_noise, widened
@@ -85,42 +86,43 @@ def read_sizes(path: Path) -> list[Trained]:
 
 def gains(trained: Sequence[Trained], candidate: str) -> list[SizeGain]:
     """For each text and size, the gain over the strongest control."""
-    size_gains = []
+    names = {training.candidate: training.name for training in trained}
+    return [
+        SizeGain(factor, corpus, names[candidate], names[control], len(pairs), fmean(own for own, _ in pairs),
+                 fmean(other for _, other in pairs), fmean(other - own for own, other in pairs),
+                 paired_test([other - own for own, other in pairs]).interval() if len(pairs) > 1 else None)
+        for corpus, factor, control, pairs in _against_strongest(trained, candidate)
+    ]  # fmt: skip
+
+
+def _against_strongest(
+    trained: Sequence[Trained], candidate: str
+) -> Iterator[tuple[str, int, str, list[tuple[float, float]]]]:
+    """For each text and size: the strongest of the controls with the most common seeds, and the losses by seed."""
     for corpus, factor in sorted({(training.corpus, training.factor) for training in trained}):
         losses = _losses([item for item in trained if (item.corpus, item.factor) == (corpus, factor)])
         own = losses.pop(candidate, {})
-        common = {name: sorted(own.keys() & other.keys()) for name, other in losses.items()}
-        max_seeds = max(map(len, common.values()), default=0)
-        if not max_seeds:
-            continue
-        complete = [name for name, seeds in common.items() if len(seeds) == max_seeds]
-        control = min(complete, key=lambda name: fmean(losses[name][seed] for seed in common[name]))
-        seeds = common[control]
-        differences = [losses[control][seed] - own[seed] for seed in seeds]
-        interval = paired_test(differences).interval() if max_seeds > 1 else None
-        names = {training.candidate: training.name for training in trained}
-        size_gains.append(
-            SizeGain(factor, corpus, names[candidate], names[control], max_seeds, fmean(own[seed] for seed in seeds),
-                     fmean(losses[control][seed] for seed in seeds), fmean(differences), interval)
-        )  # fmt: skip
-    return size_gains
+        pairs = {
+            name: [(own[seed], other[seed]) for seed in sorted(own.keys() & other.keys())]
+            for name, other in losses.items()
+        }
+        if max_seeds := max(map(len, pairs.values()), default=0):
+            complete = [name for name, common in pairs.items() if len(common) == max_seeds]
+            control = min(complete, key=lambda name: fmean(other for _, other in pairs[name]))
+            yield corpus, factor, control, pairs[control]
 
 
 def trends(trained: Sequence[Trained], candidate: str) -> list[Trend]:
     """For each text with two sizes or more, the change of the gain over the strongest control per doubling."""
     points: dict[str, list[tuple[float, float]]] = {}
-    for size_gain in gains(trained, candidate):
-        size = size_gain.corpus, size_gain.factor
-        losses = _losses([item for item in trained if (item.corpus, item.factor) == size])
-        control = next(row.candidate for row in trained if row.name == size_gain.control)
-        for seed in set(losses[candidate]) & set(losses[control]):
-            gain = losses[control][seed] - losses[candidate][seed]
-            points.setdefault(size_gain.corpus, []).append((math.log2(size_gain.factor), gain))
+    for corpus, factor, _, pairs in _against_strongest(trained, candidate):
+        points.setdefault(corpus, []).extend((math.log2(factor), other - own) for own, other in pairs)
     result = []
-    for corpus, pairs in points.items():
-        if len({x for x, _ in pairs}) < 2 or len(pairs) < 4:
+    for corpus, differences in points.items():
+        xs, ys = zip(*differences, strict=True)
+        if len(set(xs)) < 2 or len(xs) < 4:
             continue
-        line = linear_fit([x for x, _ in pairs], [y for _, y in pairs])
+        line = linear_fit(xs, ys)
         assert line.deviation is not None  # noqa: S101 - there are more than two points
         reach = student_quantile((1 + LEVEL) / 2, line.count - 2) * line.deviation / math.sqrt(line.spread)
         result.append(Trend(corpus, line.slope, Interval(line.slope - reach, line.slope + reach, LEVEL)))
@@ -286,11 +288,11 @@ def parts(original: pb.Candidate, records: Sequence[pb.Candidate]) -> list[Part]
     """The effect of each component, largest first; unmeasured ones last, with the reason."""
     between, results = seed_noise(records), []
     for ablation in ablations_of(records, original.id):
-        loss = ablation.training.loss if ablation.training.HasField("loss") else None
+        loss = loss_of(ablation)
         gain = None if loss is None else gain_over(ablation, original)
-        reason = ablation.rejection.reason if ablation.HasField("rejection") else ""
         known = None if gain is None else widened(gain, between)
-        results.append(Part(ablation.request.without_component, ablation.id, loss, known, reason))
+        component, reason = ablation.request.without_component, ablation.rejection.reason
+        results.append(Part(component, ablation.id, loss, known, reason))
     return sorted(results, key=lambda part: (part.gain is None, -(part.gain.mean if part.gain else 0.0)))
 
 

@@ -40,9 +40,7 @@ class View:
         self._now = now
         self._status: pb.RunStatus | None = None
         self._rows: list[Row] = []
-        self._begun = now()
-        self._spent_at_start: float | None = None
-        self._done_at_start: float | None = None
+        self._begun, self._spent_at_start, self._done_at_start = now(), 0.0, 0.0  # of the first update
         self._left: float | None = None
         self._announcements: dict[str, tuple[float, Announced]] = {}  # by candidate, with the time of arrival
         self._left_of: dict[tuple[str, int], TrainingProgress] = {}
@@ -51,13 +49,12 @@ class View:
 
     def update(self, status: pb.RunStatus, rows: Sequence[Row]) -> None:
         """Apply the archive's state: the run, and at least its candidates in flight."""
-        self._status = status
-        if self._spent_at_start is None:
-            self._spent_at_start, self._begun = status.spent.seconds, self._now()
+        is_first, self._status = self._status is None, status
         self._rows = [row for row in rows if row["state"] not in ("archived", "rejected")]
         ids = {row["id"] for row in self._rows}
         self._announcements = {name: latest for name, latest in self._announcements.items() if name in ids}
-        if self._done_at_start is None:
+        if is_first:
+            self._begun, self._spent_at_start = self._now(), status.spent.seconds
             self._done_at_start = self._done(status)
 
     def record(self, announced: Announced) -> None:
@@ -86,12 +83,8 @@ class View:
         if status is None:
             return Text("asking the archive …", style="dim")
         ended, expected = ended_and_expected(status)
-        parts: list[RenderableType] = [
-            Text(
-                f"run {status.run} · {status.phase} · {clock(self._spent(status))}{self._time_left(status)}",
-                style="bold",
-            )
-        ]
+        head = f"run {status.run} · {status.phase} · {clock(self._spent(status))}{self._time_left(status)}"
+        parts: list[RenderableType] = [Text(head, style="bold")]
         if expected:
             total = Table.grid(padding=(0, 2))
             bar = ProgressBar(total=expected, completed=min(ended, expected), width=40)
@@ -112,15 +105,14 @@ class View:
 
     def _counts(self, status: pb.RunStatus) -> str:
         again = f", {status.climbing} being trained again" if status.climbing else ""
-        return (
-            ", ".join(f"{status.states[name]} {name}" for name in STATES if status.states.get(name, 0)) or "starting"
-        ) + again
+        counts = (f"{status.states[name]} {name}" for name in STATES if status.states.get(name, 0))
+        return (", ".join(counts) or "starting") + again
 
     def _spent(self, status: pb.RunStatus) -> float:
         """Wall time of the run, continued since this command began unless the run has ended."""
         if status.phase in (*OVER, "paused") and not status.in_flight:
             return status.spent.seconds
-        return max(status.spent.seconds, (self._spent_at_start or 0.0) + self._now() - self._begun)
+        return max(status.spent.seconds, self._spent_at_start + self._now() - self._begun)
 
     def _done(self, status: pb.RunStatus) -> float:
         """Candidates that ended, and the trained part of those in flight."""
@@ -136,7 +128,7 @@ class View:
         if expected is None or status.settings.promotion not in ("", "none") or status.phase in OVER:
             return ""
         done = self._done(status)
-        gained = done - (self._done_at_start or 0.0)
+        gained = done - self._done_at_start
         if gained >= MIN_DONE:
             left = max(0.0, expected - done) * (self._now() - self._begun) / gained
             self._left = left if self._left is None else min(self._left, left)
