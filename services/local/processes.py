@@ -205,44 +205,43 @@ def find_nats_server() -> Path:
     )
 
 
+@dataclass(eq=False)
 class Broker:
     """One nats-server process with JetStream below `folder`, listening on this machine only."""
 
-    def __init__(self, folder: Path, port: int | None = None, sync: bool = True) -> None:
-        """Without `sync`, acknowledged events may be lost at a power failure."""
-        self._folder = folder
-        self._sync_interval = "always" if sync else "2m"
-        self._port = port or free_port()
-        self._monitor_port = free_port()
-        self._process: subprocess.Popen[bytes] | None = None
+    folder: Path
+    sync: bool = True  # without it, acknowledged events may be lost at a power failure
+    port: int = field(default_factory=free_port)
+    monitor_port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """Where clients connect."""
-        return f"nats://127.0.0.1:{self._port}"
+        return f"nats://127.0.0.1:{self.port}"
 
     @property
     def monitor_url(self) -> str:
         """Where its monitoring answers."""
-        return f"http://127.0.0.1:{self._monitor_port}"
+        return f"http://127.0.0.1:{self.monitor_port}"
 
     @property
     def pid(self) -> int | None:
         """The server's process; None while it is not running."""
-        return self._process.pid if self._process else None
+        return self.process.pid if self.process else None
 
     def start(self) -> None:
         """Start and wait until it accepts connections. Raises SettingsError if it does not start."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        log = self._folder / "nats-server.log"
-        config = self._folder / "nats-server.conf"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        log = self.folder / "nats-server.log"
+        config = self.folder / "nats-server.conf"
         # sync_interval: an acknowledged event must survive the machine, not only the process.
         config.write_text(
-            f'host: "127.0.0.1"\nport: {self._port}\nhttp: "127.0.0.1:{self._monitor_port}"\n'
-            f'jetstream {{ store_dir: "{self._folder.absolute()}", sync_interval: {self._sync_interval} }}\n'
+            f'host: "127.0.0.1"\nport: {self.port}\nhttp: "127.0.0.1:{self.monitor_port}"\n'
+            f'jetstream {{ store_dir: "{self.folder.absolute()}", sync_interval: {"always" if self.sync else "2m"} }}\n'
         )
         with log.open("ab") as output:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 ends_with_parent([str(find_nats_server()), "-c", str(config.absolute())]),
                 stdout=output,
                 stderr=output,
@@ -253,37 +252,37 @@ class Broker:
 
     def supervise(self) -> bool:
         """Restart it on the same files if it has ended; True if so."""
-        if self._process is None or self._process.poll() is None:
+        if self.process is None or self.process.poll() is None:
             return False
         self.start()
         return True
 
     def stop(self) -> None:
         """Shut it down; idempotent."""
-        if self._process is None:
+        if self.process is None:
             return
-        self._process.terminate()
+        self.process.terminate()
         try:
-            self._process.wait(10)
+            self.process.wait(10)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(10)
-        self._process = None
+            self.process.kill()
+            self.process.wait(10)
+        self.process = None
 
     def kill(self) -> None:
         """End it at once, as a crash would."""
-        if self._process:
-            self._process.kill()
-            self._process.wait(10)
-            self._process = None
+        if self.process:
+            self.process.kill()
+            self.process.wait(10)
+            self.process = None
 
     def _wait(self, log: Path) -> None:
-        assert self._process is not None  # noqa: S101 - start has set it
+        assert self.process is not None  # noqa: S101 - start has set it
         deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and self._process.poll() is None:
+        while time.monotonic() < deadline and self.process.poll() is None:
             with socket.socket() as probe:
                 probe.settimeout(0.2)
-                if probe.connect_ex(("127.0.0.1", self._port)) == 0:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
             time.sleep(0.01)
         self.stop()
