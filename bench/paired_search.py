@@ -33,7 +33,7 @@ from services.domain import pool, zoo
 from services.domain.statistics import paired_test, power
 from services.domain.structure import fingerprint
 from services.llm.port import OFFLINE
-from services.researcher.offline.search import Seed, propose_by_surrogate, propose_random
+from services.researcher.offline.search import Seed, propose_by_surrogate, propose_offline
 
 Train = Callable[[str], float | None]
 """From a program to its held-out loss; None if it failed."""
@@ -124,7 +124,7 @@ def measure_in_process(side: str, seed: int, candidates: int, baselines: Sequenc
         draw = pool.draw(pool.seeds(state), policy, rng)
         parent, references = measured[draw.parent.id], [measured[entry.id] for entry in draw.references]
         if side == "random":
-            proposal = propose_random(parent, references, rng, is_repeat)
+            proposal = propose_offline(parent, references, (), (), rng, is_repeat)
         else:
             proposal = propose_by_surrogate(parent, references, list(measured.values()), (), rng, is_repeat)
         loss = train(proposal.program)

@@ -25,12 +25,10 @@ from services.mixers.render import render
 from services.mixers.surrogate import Observation
 from services.researcher.draft import Context, Draft, Refusal
 from services.researcher.offline.search import (
-    CognitionHint,
     SearchExhaustedError,
     Seed,
     propose_by_surrogate,
     propose_offline,
-    propose_random,
     starting_point,
 )
 
@@ -181,20 +179,19 @@ class OfflineProposer:
             return fingerprint(program).digest in proposed
 
         if search == RANDOM:
-            return propose_random(parent, references, rng, is_repeat)
-        hints = [CognitionHint(entry.id, tuple(entry.components), entry.title) for entry in context.entries]
+            return propose_offline(parent, references, (), (), rng, is_repeat)
         if search != SURROGATE:
             history = [
                 Observation(tuple(outcome.moves), outcome.gain if outcome.HasField("gain") else None)
                 for outcome in context.history
                 if outcome.HasField("gain") or outcome.rejected
             ]
-            return propose_offline(parent, references, history, hints, rng, is_repeat)
+            return propose_offline(parent, references, history, context.entries, rng, is_repeat)
         records = {record.id: record for record in (*context.board, context.parent, *context.references)}
         measured = _scored(list(records.values()), context.settings, rng)
         names = [objective.name for objective in objectives_of(context.settings)]
         measure = f"a score of {', '.join(names)} under weights of its own" if names else "fitness"
-        return propose_by_surrogate(parent, references, measured, hints, rng, is_repeat, measure)
+        return propose_by_surrogate(parent, references, measured, context.entries, rng, is_repeat, measure)
 
 
 def _scored(records: Sequence[pb.Candidate], settings: RunSettings, rng: random.Random) -> list[Seed]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from services.contracts import candidate_pb2 as pb
+from services.contracts.cognition_pb2 import CognitionEntry
 from services.domain.components import VOCABULARY
 from services.mixers.components import components_of
 from services.mixers.description import CATALOGUE, ROOT, Mixer
@@ -80,32 +81,23 @@ def ideas(steps: Sequence[Step], mate: tuple[str, str] | None) -> list[pb.Idea]:
     return found
 
 
-@dataclass(frozen=True)
-class CognitionHint:
-    """A retrieved cognition entry: id, component tags, and text or title."""
-
-    entry: str
-    components: tuple[str, ...] = ()
-    text: str = ""
-
-
-def suggested(hints: Iterable[CognitionHint]) -> dict[str, str]:
+def suggested(retrieved: Iterable[CognitionEntry]) -> dict[str, str]:
     """The entry that suggests each move: the first that names an added component or the move's paper."""
     entries: dict[str, str] = {}
-    for hint in hints:
-        tags = _tags(hint)
+    for entry in retrieved:
+        tags = _tags(entry)
         for move in LIBRARY:
-            if set(move.adds) & tags or (move.source is not None and move.source.reference in hint.text):
-                entries.setdefault(move.name, hint.entry)
+            if set(move.adds) & tags or (move.source is not None and move.source.reference in entry.title):
+                entries.setdefault(move.name, entry.id)
     return entries
 
 
-def _tags(hint: CognitionHint) -> set[str]:
-    """The hint's own tags, else the components whose names or aliases its text contains."""
-    tags = {VOCABULARY.normalise(tag) for tag in hint.components if tag in VOCABULARY}
+def _tags(entry: CognitionEntry) -> set[str]:
+    """The entry's own tags, else the components whose names or aliases its title contains."""
+    tags = {VOCABULARY.normalise(tag) for tag in entry.components if tag in VOCABULARY}
     if tags:
         return tags
-    text = " " + re.sub(r"[^a-z0-9]+", " ", hint.text.lower()) + " "
+    text = " " + re.sub(r"[^a-z0-9]+", " ", entry.title.lower()) + " "
     words = {c.name: (c.name, *c.aliases) for c in VOCABULARY}
     return {name for name, spellings in words.items() if any(f" {s.replace('-', ' ')} " in text for s in spellings)}
 
@@ -155,17 +147,17 @@ def propose_offline(
     parent: Seed,
     references: Sequence[Seed],
     history: Sequence[Observation],
-    cognition_hints: Sequence[CognitionHint],
+    retrieved: Sequence[CognitionEntry],
     rng: random.Random,
     is_repeat: Callable[[str], bool] = lambda _: False,
 ) -> Draft:
-    """Propose a new child of the parent.
+    """Propose a new child of the parent; without history and cognition by random moves.
 
     Args:
         parent: without a description, that of its family or of DeltaNet is used, and named in the motivation.
         references: candidates for crossover; those without a description are not used.
         history: the moves of earlier candidates and their gains.
-        cognition_hints: entries retrieved for the parent's shortcomings; moves that they suggest are preferred.
+        retrieved: cognition entries for the parent's shortcomings; moves that they suggest are preferred.
         rng: the only source of randomness.
         is_repeat: whether a program was proposed before.
 
@@ -174,7 +166,7 @@ def propose_offline(
         ValueError: the parent's description is invalid.
     """
     start, substitute = starting_point(parent)
-    entries = suggested(cognition_hints)
+    entries = suggested(retrieved)
     bandit = Bandit.learned(history, entries)
     mates = [seed for seed in references if seed.description]
     structures = {start.structure(), *(Mixer.from_json(seed.description or "").structure() for seed in mates)}
@@ -193,7 +185,7 @@ def propose_by_surrogate(
     parent: Seed,
     references: Sequence[Seed],
     measured: Sequence[Seed],
-    cognition_hints: Sequence[CognitionHint],
+    retrieved: Sequence[CognitionEntry],
     rng: random.Random,
     is_repeat: Callable[[str], bool] = lambda _: False,
     measure: str = "fitness",
@@ -210,7 +202,7 @@ def propose_by_surrogate(
     )
     starts = [parent, *(seed for seed in ranked[:PARENTS] if seed.candidate != parent.candidate)]
     fits = len(scored) >= MIN_MEASURED
-    entries = suggested(cognition_hints)
+    entries = suggested(retrieved)
     untrained = Bandit.learned((), entries)
     mates = [seed for seed in references if seed.description]
     structures = {starting_point(parent)[0].structure(), *(mixer.structure() for mixer, _ in described)}
@@ -244,18 +236,6 @@ def propose_by_surrogate(
         if not is_repeat(proposal.program):
             return proposal
     raise SearchExhaustedError(f"no new architecture among {DRAWS} draws from {parent.name}: choose another parent")
-
-
-def propose_random(
-    parent: Seed, references: Sequence[Seed], rng: random.Random, is_repeat: Callable[[str], bool] = lambda _: False
-) -> Draft:
-    """Propose a new child by random moves, as a control of the bandit and cognition.
-
-    Raises:
-        SearchExhaustedError: no new architecture was found.
-        ValueError: the parent's description is invalid.
-    """
-    return propose_offline(parent, references, (), (), rng, is_repeat)
 
 
 def starting_point(parent: Seed) -> tuple[Mixer, str | None]:

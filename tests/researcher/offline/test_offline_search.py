@@ -8,18 +8,17 @@ from collections.abc import Callable, Collection
 
 import pytest
 
+from services.contracts.cognition_pb2 import CognitionEntry
 from services.domain.structure import fingerprint
 from services.mixers.description import CATALOGUE, Mixer
 from services.mixers.render import render
 from services.mixers.surrogate import Observation
 from services.researcher.draft import Draft
 from services.researcher.offline.search import (
-    CognitionHint,
     SearchExhaustedError,
     Seed,
     propose_by_surrogate,
     propose_offline,
-    propose_random,
     suggested,
 )
 from tests.researcher.offline.compositions import composition
@@ -31,7 +30,7 @@ REFERENCE = Seed("c0002", "GatedDeltaNet", "", 0.6, CATALOGUE["gated_delta_net"]
 def proposal(
     seed: int,
     history: tuple[Observation, ...] = (),
-    hints: tuple[CognitionHint, ...] = (),
+    hints: tuple[CognitionEntry, ...] = (),
     earlier: Collection[str] = (),
 ) -> Draft:
     """One proposal from DeltaNet."""
@@ -100,7 +99,7 @@ def test_moves_that_paid_off_are_drawn_more_often() -> None:
 
 def test_moves_that_cognition_suggests_are_drawn_more_often_and_named_as_such() -> None:
     """What was retrieved for the parent's shortcomings should steer the search."""
-    hint = CognitionHint("entry-7", ("head-mixing",))
+    hint = CognitionEntry(id="entry-7", components=["head-mixing"])
     plain = [proposal(seed) for seed in range(80)]
     hinted = [proposal(seed, hints=(hint,)) for seed in range(80)]
     origins = [idea for child in hinted for idea in child.ideas if idea.source == "entry-7"]
@@ -116,7 +115,9 @@ def _mixes_heads(children: list[Draft]) -> int:
 
 def test_an_entry_without_tags_suggests_by_its_words() -> None:
     """Cognition may come as plain text."""
-    assert "window_path" in suggested([CognitionHint("e1", text="A sliding window of exact attention helps recall.")])
+    entry = CognitionEntry(id="e1", title="A sliding window of exact attention helps recall.")
+
+    assert "window_path" in suggested([entry])
 
 
 def test_an_exhausted_search_raises_an_error() -> None:
@@ -150,7 +151,7 @@ def test_the_surrogate_chooses_children_that_blind_moves_rarely_hit() -> None:
         return 0.3 * (mixer.output.gate != "none") + 0.2 * (mixer.output.skip != "none")
 
     modelled = [propose_by_surrogate(PARENT, [], known, [], random.Random(seed)) for seed in range(6)]
-    blind = [propose_random(PARENT, [], random.Random(seed)) for seed in range(6)]
+    blind = [propose_offline(PARENT, [], (), (), random.Random(seed)) for seed in range(6)]
 
     assert sum(map(gain, modelled)) > 2 * sum(map(gain, blind))
     assert "expected improvement" in modelled[0].motivation
