@@ -17,7 +17,7 @@ from services.chassis.service import Service
 from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, candidate_pb2, checker_pb2_grpc, judge_pb2, judge_pb2_grpc
-from services.judge.handlers import JudgeHandler
+from services.judge.handlers import JudgeHandler, case_of
 from services.judge.judges import Judge, ModelJudge, OfflineJudge
 from services.llm.budget import BudgetLedger
 from services.llm.minds import ArchiveLedger, Minds
@@ -76,7 +76,8 @@ class JudgeService(judge_pb2_grpc.JudgeServicer):
         if not record.training.HasField("loss"):
             raise NotPossible(f"candidate {record.id} is not measured: it is {candidate_pb2.State.Name(record.state)}")
         try:
-            return await self._handler.verdict(await self._handler.case(record), None)
+            case = await case_of(self._archive, self._handler.runs, record)
+            return await self._handler.verdict(case, None)
         except (NotYet, Rejected) as error:
             raise NotPossible(f"candidate {record.id} of run {record.run} cannot be judged: {error}") from None
 

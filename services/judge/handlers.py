@@ -30,7 +30,7 @@ class JudgeHandler:
         self, archive: archive_pb2_grpc.ArchiveAsyncStub, checker: checker_pb2_grpc.CheckerAsyncStub, judge: Choose
     ) -> None:
         self._archive = archive
-        self._runs = Runs(archive)
+        self.runs = Runs(archive)
         self._checker = checker
         self._judge = judge
 
@@ -43,36 +43,11 @@ class JudgeHandler:
         if known is None:
             return []
         record, sources = known
-        case = await self.case(record, sources)
+        case = await case_of(self._archive, self.runs, record, sources)
         await self._check_leakage(case)
         event = follow(job.cause, "judged", SERVICE, job.attempt, record.id)
         event.candidate_judged.verdict.CopyFrom(await self.verdict(case, job))
         return [*_rescored(case, job), event]
-
-    async def case(self, record: pb.Candidate, sources: Sequence[pb.Candidate] | None = None) -> Case:
-        """The candidate and the records that it is compared with; its parent and references are read if not given.
-
-        Raises Rejected if the root was rejected, and NotYet while the root or the anchor is not measured. Only
-        baselines requested earlier are waited for, which avoids a deadlock.
-        """
-        settings = await self._runs.settings(record.run)
-        own = [record] if record.request.baseline else []  # the record of the event is newer than the cached one
-        known = (*await self._runs.baselines(record.run, record.stage), *own)
-        baselines = {baseline.request.baseline: baseline for baseline in known}
-        root, anchor = baselines.get(settings.baselines[0]), baselines.get(ANCHOR)
-        number = record.request.number
-        waits_for_anchor = anchor is not None and anchor.request.number < number and not _has_ended(anchor)
-        if root is not None and root.state == pb.STATE_REJECTED:
-            raise Rejected("judge", f"the root {settings.baselines[0]} was rejected: there is nothing to compare with")
-        if root is None or not _is_measured(root) or waits_for_anchor:
-            raise NotYet(WAITING, RETRY_SECONDS)
-        if sources is None:
-            request = archive_pb2.GetCandidatesRequest(run=record.run, candidates=[record.id], sources=True)
-            sources = (await self._archive.GetCandidates(request, timeout=30)).candidates[1:]
-        earlier = [baseline for baseline in baselines.values() if baseline.request.number < number]
-        relatives = (*filter(_is_measured, earlier), *sources)
-        comparable = anchor if anchor is not None and _is_measured(anchor) and record.id != root.id else None
-        return Case(record, root, comparable, relatives, tuple(baselines.values()), settings)
 
     async def verdict(self, case: Case, job: Job | None) -> pb.Verdict:
         """The verdict on a case; without a job, for a calibration. Missing values are absent, with the reason."""
@@ -162,6 +137,37 @@ class JudgeHandler:
         reason = fitness.fault(fitness.leakage_policy(case.settings.policies.leakage), findings)
         if reason is not None:
             raise _leak(case.record, suspicion, reason, findings)
+
+
+async def case_of(
+    archive: archive_pb2_grpc.ArchiveAsyncStub,
+    runs: Runs,
+    record: pb.Candidate,
+    sources: Sequence[pb.Candidate] | None = None,
+) -> Case:
+    """The candidate and the records that it is compared with; its parent and references are read if not given.
+
+    Raises Rejected if the root was rejected, and NotYet while the root or the anchor is not measured. Only
+    baselines requested earlier are waited for, which avoids a deadlock.
+    """
+    settings = await runs.settings(record.run)
+    own = [record] if record.request.baseline else []  # the record of the event is newer than the cached one
+    known = (*await runs.baselines(record.run, record.stage), *own)
+    baselines = {baseline.request.baseline: baseline for baseline in known}
+    root, anchor = baselines.get(settings.baselines[0]), baselines.get(ANCHOR)
+    number = record.request.number
+    waits_for_anchor = anchor is not None and anchor.request.number < number and not _has_ended(anchor)
+    if root is not None and root.state == pb.STATE_REJECTED:
+        raise Rejected("judge", f"the root {settings.baselines[0]} was rejected: there is nothing to compare with")
+    if root is None or not _is_measured(root) or waits_for_anchor:
+        raise NotYet(WAITING, RETRY_SECONDS)
+    if sources is None:
+        request = archive_pb2.GetCandidatesRequest(run=record.run, candidates=[record.id], sources=True)
+        sources = (await archive.GetCandidates(request, timeout=30)).candidates[1:]
+    earlier = [baseline for baseline in baselines.values() if baseline.request.number < number]
+    relatives = (*filter(_is_measured, earlier), *sources)
+    comparable = anchor if anchor is not None and _is_measured(anchor) and record.id != root.id else None
+    return Case(record, root, comparable, relatives, tuple(baselines.values()), settings)
 
 
 def _add_fitness(verdict: pb.Verdict, case: Case, raw: float | None, terms: frozenset[str]) -> None:

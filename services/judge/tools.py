@@ -12,6 +12,7 @@ import sys
 
 from pydantic import BaseModel
 
+from services.archive.records import Runs
 from services.chassis import logs
 from services.chassis.errors import NotPossible, NotYet, Rejected, SettingsError
 from services.chassis.rpc import channel, loopback_server, serve_until_input_closes
@@ -20,8 +21,8 @@ from services.chassis.settings import load
 from services.contracts import archive_pb2_grpc, checker_pb2_grpc, judge_pb2, judge_pb2_grpc
 from services.contracts import candidate_pb2 as pb
 from services.judge.app import Calibration, JudgeService, JudgeSettings
-from services.judge.handlers import JudgeHandler
-from services.judge.judges import Judge, OfflineJudge, score_request
+from services.judge.handlers import JudgeHandler, case_of
+from services.judge.judges import score_request
 from services.llm.minds import ArchiveLedger
 from services.llm.port import Request, Role
 from services.llm.prompts import main, plain
@@ -31,19 +32,13 @@ async def question(
     settings: JudgeSettings, archive: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, role: Role
 ) -> Request[BaseModel]:
     """The request about a candidate. Raises NotPossible if it is not measured."""
-    del role
+    del settings, role
     if not record.training.HasField("loss"):
         raise NotPossible(f"candidate {record.id} is not measured, so there is nothing to judge")
-    async with channel(settings.checker_address, settings) as checker:
-        handler = JudgeHandler(archive, checker_pb2_grpc.CheckerStub(checker), _offline_judge)
-        try:
-            return plain(score_request(await handler.case(record)))
-        except (NotYet, Rejected) as error:
-            raise NotPossible(f"candidate {record.id} cannot be judged: {error}") from None
-
-
-async def _offline_judge(_mind: str, _job: object) -> Judge:
-    return OfflineJudge()
+    try:
+        return plain(score_request(await case_of(archive, Runs(archive), record)))
+    except (NotYet, Rejected) as error:
+        raise NotPossible(f"candidate {record.id} cannot be judged: {error}") from None
 
 
 async def serve(settings: JudgeSettings) -> None:
