@@ -83,7 +83,9 @@ class AnalystHandler:
         relatives = await record_with_relatives(self._archive, job, SIBLINGS)
         if relatives is None:
             return []
-        dossier = await self.dossier(relatives, lambda query, mind: self._embed(query, mind, job))
+        dossier = await dossier_of(
+            relatives, self._runs, self._library, lambda query, mind: self._embed(query, mind, job)
+        )
         record = dossier.record
         if dossier.settings.ablations.without_analysis:
             analysis = pb.Analysis(components=components_of(record), ideas=record.proposal.ideas)
@@ -93,44 +95,48 @@ class AnalystHandler:
         event.candidate_analysed.analysis.CopyFrom(analysis)
         return [*ablations_wanted(job, record, components_to_ablate(dossier), SERVICE), event]
 
-    async def dossier(
-        self, relatives: archive_pb2.RelativesReply, embed: Callable[[str, str], Awaitable[Vector | None]]
-    ) -> Dossier:
-        """The data of the analysis of a candidate with its relatives, from the current archive.
 
-        `embed` may give the vector of a query, with the run's mind; without budget the search is by text.
-        """
-        record = relatives.record
-        settings = await self._runs.settings(record.run)
-        baselines = await self._runs.baselines(record.run, record.stage)
-        best = await self._runs.best(record.run, record.stage)
-        if record.training.HasField("loss") and (best is None or record.training.loss < best.training.loss):
-            best = record
-        parent = relatives.parent if relatives.HasField("parent") else None
-        hits, sources = tuple[Hit, ...](), list[Knowledge | None]()
-        if not settings.ablations.without_cognition:
-            query, vector = symptoms(record, parent), None
-            with contextlib.suppress(BudgetExhausted):  # the analysis goes on without a vector
-                vector = await embed(query, settings.mind)
-            hits = (await self._library.search(query, vector=vector)).hits
-            named = dict.fromkeys(idea.source for idea in record.proposal.ideas if idea.origin == "cognition")
-            sources = [await self._library.entry(name) for name in named]
-        root = root_of(record, baselines, settings.baselines)
-        apart = {record.id, root.id if root is not None else ""}
-        return Dossier(
-            record=record,
-            root=root,
-            baselines=tuple(
-                baseline for baseline in baselines if baseline.id not in apart and baseline.training.HasField("loss")
-            ),
-            parent=parent,
-            grandparent=relatives.grandparent if relatives.HasField("grandparent") else None,
-            siblings=tuple(relatives.siblings),
-            hits=hits,
-            settings=settings,
-            best=best,
-            sources=tuple(source for source in sources if source is not None),
-        )
+async def dossier_of(
+    relatives: archive_pb2.RelativesReply,
+    runs: Runs,
+    library: Library,
+    embed: Callable[[str, str], Awaitable[Vector | None]],
+) -> Dossier:
+    """The data of the analysis of a candidate with its relatives, from the current archive.
+
+    `embed` may give the vector of a query, with the run's mind; without budget the search is by text.
+    """
+    record = relatives.record
+    settings = await runs.settings(record.run)
+    baselines = await runs.baselines(record.run, record.stage)
+    best = await runs.best(record.run, record.stage)
+    if record.training.HasField("loss") and (best is None or record.training.loss < best.training.loss):
+        best = record
+    parent = relatives.parent if relatives.HasField("parent") else None
+    hits, sources = tuple[Hit, ...](), list[Knowledge | None]()
+    if not settings.ablations.without_cognition:
+        query, vector = symptoms(record, parent), None
+        with contextlib.suppress(BudgetExhausted):  # the analysis goes on without a vector
+            vector = await embed(query, settings.mind)
+        hits = (await library.search(query, vector=vector)).hits
+        named = dict.fromkeys(idea.source for idea in record.proposal.ideas if idea.origin == "cognition")
+        sources = [await library.entry(name) for name in named]
+    root = root_of(record, baselines, settings.baselines)
+    apart = {record.id, root.id if root is not None else ""}
+    return Dossier(
+        record=record,
+        root=root,
+        baselines=tuple(
+            baseline for baseline in baselines if baseline.id not in apart and baseline.training.HasField("loss")
+        ),
+        parent=parent,
+        grandparent=relatives.grandparent if relatives.HasField("grandparent") else None,
+        siblings=tuple(relatives.siblings),
+        hits=hits,
+        settings=settings,
+        best=best,
+        sources=tuple(source for source in sources if source is not None),
+    )
 
 
 def root_of(record: pb.Candidate, baselines: Sequence[pb.Candidate], names: Sequence[str]) -> pb.Candidate | None:

@@ -14,10 +14,10 @@ from pydantic import BaseModel
 
 from services.analyst.app import AnalystSettings
 from services.analyst.cognition import CorpusError
-from services.analyst.handlers import SIBLINGS, Analysing, AnalystHandler
+from services.analyst.handlers import SIBLINGS, dossier_of
 from services.analyst.library import CognitionService, Library
 from services.analyst.model_analyst import analyse_request
-from services.analyst.offline_analyst import OfflineAnalyst
+from services.archive.records import Runs
 from services.chassis import logs
 from services.chassis.errors import NotPossible, SettingsError, Transient
 from services.chassis.rpc import loopback_server, serve_until_input_closes
@@ -38,17 +38,9 @@ async def question(
     if not record.HasField("verdict"):
         raise NotPossible(f"candidate {record.id} is not judged, so there is nothing to analyse")
     library = Library(settings.own_entries, settings.threshold, endpoint_embedder(os.environ))
-
-    async def no_vector(_query: str, _mind: str, _job: object) -> None:
-        return None
-
-    async def offline(_mind: str, _job: object) -> Analysing:
-        return OfflineAnalyst()
-
-    handler = AnalystHandler(archive, library, no_vector, offline)
     request = archive_pb2.GetRelativesRequest(run=record.run, candidate=record.id, siblings=SIBLINGS)
     relatives = await archive.GetRelatives(request, timeout=30)
-    dossier = await handler.dossier(relatives, lambda query, _mind: library.embedded(query))
+    dossier = await dossier_of(relatives, Runs(archive), library, lambda query, _mind: library.embedded(query))
     return plain(analyse_request(dossier))
 
 

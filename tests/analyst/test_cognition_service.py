@@ -10,7 +10,7 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-from services.analyst.cognition import CorpusError, add
+from services.analyst.cognition import CorpusError, add, read
 from services.analyst.library import CognitionService, Library
 from services.chassis.rpc import Server, channel
 from services.chassis.settings import ServiceSettings
@@ -94,7 +94,7 @@ async def test_entries_added_while_it_runs_are_found(
     request = pb.SearchRequest(query=QUERY, count=5)
     before = await stub.Search(request, timeout=30)
     (tmp_path / "mine.toml").write_text(paper_text)
-    add(tmp_path / "mine.toml", folder)
+    add(read(tmp_path / "mine.toml"), folder)
     after = await stub.Search(request, timeout=30)
 
     assert "2402.00001" not in {entry.arxiv for entry in before.entries}

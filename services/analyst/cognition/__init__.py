@@ -121,13 +121,9 @@ class Corpus:
         """All entries, in the papers' order."""
         return tuple(Knowledge(paper, entry) for paper in self.papers for entry in paper.entries)
 
-    @cached_property
-    def _by_id(self) -> dict[str, Knowledge]:
-        return {knowledge.id: knowledge for knowledge in self.entries}
-
     def entry(self, entry_id: str) -> Knowledge | None:
         """The entry with this id, or None."""
-        return self._by_id.get(entry_id)
+        return next((knowledge for knowledge in self.entries if knowledge.id == entry_id), None)
 
 
 def _place(location: tuple[int | str, ...], papers: object) -> str:
@@ -205,16 +201,11 @@ def load(*folders: Path) -> Corpus:
 _UNSAFE = re.compile(r"[^a-z0-9.]+")
 
 
-def add(file: Path, folder: Path) -> tuple[str, ...]:
-    """Validate a file of papers and add it to `folder`; returns the ids of the new entries.
+def add(papers: CorpusFile, folder: Path) -> tuple[str, ...]:
+    """Add papers to `folder`; returns the ids of the new entries.
 
     Raises CorpusError, without writing, if the corpus would be inconsistent.
     """
-    return keep(read(file), folder)
-
-
-def keep(papers: CorpusFile, folder: Path) -> tuple[str, ...]:
-    """As `add`, for validated papers."""
     additions = join(papers.papers)
     join((*together(folder).papers, *additions.papers))
     folder.mkdir(parents=True, exist_ok=True)

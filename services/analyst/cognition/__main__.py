@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from services.analyst.app import AnalystSettings
-from services.analyst.cognition import CorpusError, CorpusFile, add, ingest, keep
+from services.analyst.cognition import CorpusError, CorpusFile, add, ingest, read
 from services.analyst.cognition.ingest import Use, statistics_of
 from services.analyst.library import Library
 from services.chassis import logs
@@ -33,7 +33,7 @@ async def main(arguments: argparse.Namespace, settings: AnalystSettings) -> int:
     if arguments.command == "search":
         return await _search(arguments, settings)
     if arguments.command == "add":
-        return _report(arguments, add(arguments.file, settings.own_entries))
+        return _report(arguments, add(read(arguments.file), settings.own_entries))
     if arguments.command == "ingest":
         return await _ingest(arguments, settings)
     return _stats(arguments)
@@ -65,7 +65,7 @@ async def _ingest(arguments: argparse.Namespace, settings: AnalystSettings) -> i
         if (await asyncio.to_thread(sys.stdin.readline)).strip().lower() not in ("y", "yes"):
             _show("nothing was kept")
             return 1
-    return _report(arguments, keep(proposed, settings.own_entries))
+    return _report(arguments, add(proposed, settings.own_entries))
 
 
 def _show(text: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.analyst.cognition import CorpusError, add, load, parse, together
+from services.analyst.cognition import CorpusError, add, load, parse, read, together
 from services.domain.components import VOCABULARY
 
 
@@ -62,7 +62,7 @@ def test_an_addition_is_kept_and_found_beside_the_shipped_entries(tmp_path: Path
     file = tmp_path / "mine.toml"
     file.write_text(paper_text, encoding="utf-8")
 
-    ids = add(file, tmp_path / "kept")
+    ids = add(read(file), tmp_path / "kept")
 
     assert ids == ("2402.00001#first-idea",)
     knowledge = together(tmp_path / "kept").entry(ids[0])
@@ -74,10 +74,10 @@ def test_the_same_addition_twice_is_refused_and_changes_nothing(tmp_path: Path, 
     """Two entries under one id would make statistics ambiguous."""
     file = tmp_path / "mine.toml"
     file.write_text(paper_text, encoding="utf-8")
-    add(file, tmp_path / "kept")
+    add(read(file), tmp_path / "kept")
 
     with pytest.raises(CorpusError, match="exists twice"):
-        add(file, tmp_path / "kept")
+        add(read(file), tmp_path / "kept")
 
     assert len(list((tmp_path / "kept").iterdir())) == 1
 
@@ -87,4 +87,4 @@ def test_a_user_may_add_an_entry_to_a_shipped_paper(tmp_path: Path, paper_text: 
     file = tmp_path / "more.toml"
     file.write_text(paper_text.replace("2402.00001", "2412.06464"), encoding="utf-8")
 
-    assert add(file, tmp_path / "kept") == ("2412.06464#first-idea",)
+    assert add(read(file), tmp_path / "kept") == ("2412.06464#first-idea",)
