@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 from services.chassis import tasks
 from services.chassis.bus import Bus
 from services.chassis.events import Cause, first, follow
-from services.chassis.rpc import Server, channel
+from services.chassis.rpc import channel
 from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job
 from services.contracts import archive_pb2 as arc
@@ -24,6 +24,7 @@ from services.store.ledger import RunLedger
 from services.store.port import RunRow
 from services.store.service import ArchiveService, Context
 from services.store.steering import policy_of
+from tests.serving import serving
 
 ENDED = (pb.STATE_ARCHIVED, pb.STATE_REJECTED)
 
@@ -80,16 +81,9 @@ class KnownArchive(ArchiveService):
         return await super().Settle(request, context)
 
 
-@asynccontextmanager
-async def served(archive: ArchiveService) -> AsyncIterator[str]:
+def served(archive: ArchiveService, port: int = 0) -> AbstractAsyncContextManager[str]:
     """The address of a server of this archive."""
-    server = Server(ServiceSettings())
-    archive_pb2_grpc.add_ArchiveServicer_to_server(archive, server.grpc)
-    await server.start()
-    try:
-        yield f"127.0.0.1:{server.port}"
-    finally:
-        await server.stop(0)
+    return serving((archive_pb2_grpc.add_ArchiveServicer_to_server, archive), port=port)
 
 
 @asynccontextmanager
@@ -111,19 +105,15 @@ class Store:
 @asynccontextmanager
 async def store(bus: Bus) -> AsyncIterator[Store]:
     """A store that follows the log of `bus`, and answers it as every store does."""
-    archive, server = MemoryArchive(), Server(ServiceSettings())
+    archive = MemoryArchive()
     applier = Applier(bus, archive, await bus.consumer("store"), 64)
     service = ArchiveService(archive, RunLedger(archive), applier.state)
-    archive_pb2_grpc.add_ArchiveServicer_to_server(service, server.grpc)
-    await server.start()
-    applying = asyncio.create_task(applier.run())
-    address = f"127.0.0.1:{server.port}"
-    try:
-        async with channel(address, ServiceSettings()) as connection:
+    async with served(service) as address, channel(address, ServiceSettings()) as connection:
+        applying = asyncio.create_task(applier.run())
+        try:
             yield Store(archive, archive_pb2_grpc.ArchiveStub(connection), address)
-    finally:
-        await tasks.end(applying)
-        await server.stop(0)
+        finally:
+            await tasks.end(applying)
 
 
 async def start_run(bus: Bus, settings: events_pb2.RunSettings, run: str = "r1") -> Cause:

@@ -12,10 +12,11 @@ import pytest_asyncio
 
 from services.analyst.cognition import CorpusError, add, read
 from services.analyst.library import CognitionService, Library
-from services.chassis.rpc import Server, channel
+from services.chassis.rpc import channel
 from services.chassis.settings import ServiceSettings
 from services.contracts import cognition_pb2 as pb
 from services.contracts import cognition_pb2_grpc
+from tests.serving import serving
 
 QUERY = "Loss on distant tokens stays high while nearby tokens are predicted well."
 
@@ -27,15 +28,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest_asyncio.fixture
-async def stub(tmp_path: Path, folder: Path) -> AsyncIterator[cognition_pb2_grpc.CognitionAsyncStub]:
+async def stub(folder: Path) -> AsyncIterator[cognition_pb2_grpc.CognitionAsyncStub]:
     """A client of a server as the analyst runs it."""
-    own = ServiceSettings(data_dir=tmp_path)
-    server = Server(own)
-    cognition_pb2_grpc.add_CognitionServicer_to_server(CognitionService(Library(folder, 0.2)), server.grpc)
-    await server.start()
-    async with channel(f"127.0.0.1:{server.port}", own) as connection:
+    service = cognition_pb2_grpc.add_CognitionServicer_to_server, CognitionService(Library(folder, 0.2))
+    async with serving(service) as address, channel(address, ServiceSettings()) as connection:
         yield cognition_pb2_grpc.CognitionStub(connection)
-    await server.stop(0)
 
 
 def half_copied(folder: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc.aio
 import pytest
@@ -27,8 +28,7 @@ from services.local.processes import free_port
 from services.store.app import StoreSettings, build
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(NamedTuple):
     """How a command ended."""
 
     status: int
@@ -57,12 +57,17 @@ class System:
 
     async def asi_arch(self, *arguments: str, **more: str) -> Done:
         """Run the command line to its end; `more` are variables of its environment."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.console", *arguments, env=self.environment | more,
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        out, err = await asyncio.wait_for(process.communicate(), 60)
-        return Done(process.returncode or 0, out.decode(), err.decode())
+        return await asi_arch(self.environment | more, *arguments)
+
+
+async def asi_arch(environment: dict[str, str], *arguments: str) -> Done:
+    """Run the command line to its end."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.console", *arguments, env=environment,
+        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    return Done(process.returncode or 0, out.decode(), err.decode())
 
 
 def bare_environment(data_dir: Path, **more: str) -> dict[str, str]:

@@ -22,7 +22,7 @@ from services.console.commands.autoscale import EngineerTarget, Fleet, devices_f
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2 as events
 from services.domain.zoo import baseline
-from tests.console.conftest import System, bare_environment
+from tests.console.conftest import System, asi_arch, bare_environment
 from tests.console.published_events import next_of
 from tests.loop.conftest import MICRO
 
@@ -66,15 +66,11 @@ def test_a_gpus_stage_has_a_place_per_gpu_and_a_cpus_stage_one_per_core(monkeypa
 async def test_without_a_running_system_there_is_a_message(tmp_path: Path) -> None:
     """For both commands, before any engineer is started."""
     for command, named in (("autoscale", "ASI_NATS_URL is not set"), ("worker", "ASI_NATS_URL is not set")):
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.console", command, env=bare_environment(tmp_path),
-            stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        _, err = await asyncio.wait_for(process.communicate(), 60)
+        done = await asi_arch(bare_environment(tmp_path), command)
 
-        assert process.returncode == 2
-        assert named in err.decode()
-        assert len(err.decode().splitlines()) == 1
+        assert done.status == 2
+        assert named in done.err
+        assert len(done.err.splitlines()) == 1
 
 
 def test_the_sbatch_file_names_missing_variables() -> None:

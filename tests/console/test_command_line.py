@@ -20,7 +20,7 @@ from services.local.plan import RunOptions, fork_settings, require_possible_scal
 from services.local.settings import ClientSettings, did_you_mean
 from services.report.rows import Node, Row, row
 from services.store.steering import policy_of
-from tests.console.conftest import System, bare_environment
+from tests.console.conftest import System, asi_arch, bare_environment
 from tests.console.published_events import whole_way
 
 
@@ -295,12 +295,11 @@ async def test_every_command_with_output_supports_json(system: System, started: 
         assert f"run r1 is finished, so there is nothing to {verb}" in result.err
 
 
-async def test_without_any_run_each_command_says_so_and_creates_nothing(system: System, tmp_path: Path) -> None:
+async def test_without_any_run_each_command_says_so_and_creates_nothing(tmp_path: Path) -> None:
     """Not even an empty archive."""
     empty = tmp_path / "empty"
-    empty_system = System(system.bus, system.archive, system.settings, bare_environment(empty))
     for command in (("backup", "copy.db"), ("export", "r1"), ("replay",)):
-        result = await empty_system.asi_arch(*command)
+        result = await asi_arch(bare_environment(empty), *command)
 
         assert result.status == 1
         assert result.err == f"asi-arch: there is no archive in {empty} yet: start a run with `asi-arch run`\n"

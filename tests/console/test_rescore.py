@@ -4,7 +4,7 @@ from pathlib import Path
 
 from services.contracts import candidate_pb2 as pb
 from tests.archive_server import KnownArchive, served
-from tests.console.conftest import System, bare_environment
+from tests.console.conftest import System, asi_arch, bare_environment
 
 
 async def test_a_fitness_that_nothing_can_be_rescored_with_names_what_it_needs(system: System, tmp_path: Path) -> None:
@@ -14,8 +14,8 @@ async def test_a_fitness_that_nothing_can_be_rescored_with_names_what_it_needs(s
     root.training.loss = 2.5
     async with served(KnownArchive(root)) as address:
         nats = system.environment["ASI_NATS_URL"]
-        here = System(system.bus, system.archive, system.settings, bare_environment(tmp_path, ASI_NATS_URL=nats))
-        done = await here.asi_arch("rescore", "--fitness", "paper", ASI_ARCHIVE_ADDRESS=address)
+        environment = bare_environment(tmp_path, ASI_NATS_URL=nats, ASI_ARCHIVE_ADDRESS=address)
+        done = await asi_arch(environment, "rescore", "--fitness", "paper")
 
     assert done.status == 1
     assert "can be rescored as paper, which needs a loss, a benchmark and a judge's score" in done.err

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import pytest_asyncio
 
 from services.contracts import candidate_pb2 as pb
 from tests.archive_server import served
+from tests.console.conftest import asi_arch, bare_environment
 from tests.judge.judge_fixtures import ANCHOR, ROOT, Archive
 
 Environment = dict[str, str]
@@ -29,19 +27,8 @@ def _judged(record: pb.Candidate, raw: float) -> pb.Candidate:
 @pytest_asyncio.fixture
 async def environment(tmp_path: Path) -> AsyncIterator[Environment]:
     """Where an archive answers in which the anchor had another score; a data folder in which nothing runs."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ASI_")}
     async with served(Archive(_judged(ROOT, 5.0), _judged(ANCHOR, 5.5))) as address:
-        yield inherited | {"ASI_ARCHIVE_ADDRESS": address, "ASI_DATA_DIR": str(tmp_path), "COLUMNS": "120"}
-
-
-async def asi_arch(environment: Environment, *arguments: str) -> tuple[int, str, str]:
-    """Exit status, standard output and error of the command."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.console", *arguments, env=environment,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, err = await asyncio.wait_for(process.communicate(), 60)
-    return process.returncode or 0, out.decode(), err.decode()
+        yield bare_environment(tmp_path, ASI_ARCHIVE_ADDRESS=address, COLUMNS="120")
 
 
 async def test_calibration_reports_how_far_the_baselines_drifted(environment: Environment) -> None:

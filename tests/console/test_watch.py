@@ -12,7 +12,7 @@ from pathlib import Path
 
 from services.chassis.settings import ServiceSettings
 from services.contracts import events_pb2 as events
-from tests.console.conftest import System, bare_environment
+from tests.console.conftest import System, asi_arch, bare_environment
 from tests.console.published_events import whole_way
 
 
@@ -81,14 +81,10 @@ async def test_on_a_terminal_candidates_in_flight_are_a_table_until_ctrl_c(
 
 async def test_without_a_broker_there_is_a_message_and_no_wait(tmp_path: Path, settings: ServiceSettings) -> None:
     """A wrong address is the usual mistake."""
-    environment = bare_environment(tmp_path, ASI_NATS_URL="nats://127.0.0.1:9")
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.console", "pause", env=environment, stderr=asyncio.subprocess.PIPE
-    )
-    _, err = await asyncio.wait_for(process.communicate(), 30)
+    done = await asi_arch(bare_environment(tmp_path, ASI_NATS_URL="nats://127.0.0.1:9"), "pause")
 
-    assert process.returncode == 1
-    assert len(err.decode().splitlines()) == 1
+    assert done.status == 1
+    assert len(done.err.splitlines()) == 1
 
 
 def _read_on(terminal: int) -> None:

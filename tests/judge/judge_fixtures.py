@@ -10,7 +10,7 @@ from typing import Any
 
 from services.chassis.bus import Bus
 from services.chassis.events import first
-from services.chassis.rpc import Server, channel
+from services.chassis.rpc import channel
 from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job
 from services.contracts import archive_pb2_grpc, checker_pb2, checker_pb2_grpc, events_pb2, judge_pb2_grpc
@@ -21,6 +21,7 @@ from services.judge.handlers import JudgeHandler
 from services.judge.judges import Judge, OfflineJudge
 from tests.archive_server import KnownArchive
 from tests.partial_checker import PartialChecker
+from tests.serving import serving
 
 BLOCKS = 32
 ITEMS = 50
@@ -115,18 +116,13 @@ async def judging(
 ) -> AsyncIterator[Judging]:
     """A judge whose neighbours are behind real gRPC."""
     own = ServiceSettings()
-    neighbours, server = Server(own), Server(own)
-    archive_pb2_grpc.add_ArchiveServicer_to_server(archive, neighbours.grpc)
-    checker_pb2_grpc.add_CheckerServicer_to_server(checker or Checker(), neighbours.grpc)
-    await neighbours.start()
-    try:
-        async with channel(f"127.0.0.1:{neighbours.port}", own) as connection:
-            stub: archive_pb2_grpc.ArchiveAsyncStub = archive_pb2_grpc.ArchiveStub(connection)
-            handler = JudgeHandler(stub, checker_pb2_grpc.CheckerStub(connection), judge)
-            judge_pb2_grpc.add_JudgeServicer_to_server(JudgeService(stub, handler), server.grpc)
-            await server.start()
-            async with channel(f"127.0.0.1:{server.port}", own) as own_connection:
-                yield Judging(handler, judge_pb2_grpc.JudgeStub(own_connection), archive)
-    finally:
-        await server.stop(0)
-        await neighbours.stop(0)
+    neighbours = serving(
+        (archive_pb2_grpc.add_ArchiveServicer_to_server, archive),
+        (checker_pb2_grpc.add_CheckerServicer_to_server, checker or Checker()),
+    )
+    async with neighbours as address, channel(address, own) as connection:
+        stub: archive_pb2_grpc.ArchiveAsyncStub = archive_pb2_grpc.ArchiveStub(connection)
+        handler = JudgeHandler(stub, checker_pb2_grpc.CheckerStub(connection), judge)
+        service = judge_pb2_grpc.add_JudgeServicer_to_server, JudgeService(stub, handler)
+        async with serving(service) as own_address, channel(own_address, own) as own_connection:
+            yield Judging(handler, judge_pb2_grpc.JudgeStub(own_connection), archive)

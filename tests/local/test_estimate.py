@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from services.chassis.errors import SettingsError
-from services.chassis.rpc import Server
 from services.console.tables import mixed_precision
 from services.contracts import archive_pb2, candidate_pb2, checker_pb2, checker_pb2_grpc
 from services.contracts import events_pb2 as pb
@@ -19,6 +18,7 @@ from services.local.plan import RunOptions, run_settings
 from services.local.settings import ClientSettings
 from services.report.rows import row
 from tests.partial_checker import PartialChecker
+from tests.serving import serving
 
 ADAPTING = RunOptions()
 
@@ -41,13 +41,8 @@ class Machine(PartialChecker):
 @asynccontextmanager
 async def machine(**seconds: float) -> AsyncIterator[ClientSettings]:
     """The settings with which a console reaches it."""
-    server = Server(ClientSettings())
-    checker_pb2_grpc.add_CheckerServicer_to_server(Machine(**seconds), server.grpc)
-    await server.start()
-    try:
-        yield ClientSettings(checker_address=f"127.0.0.1:{server.port}")
-    finally:
-        await server.stop(0)
+    async with serving((checker_pb2_grpc.add_CheckerServicer_to_server, Machine(**seconds))) as address:
+        yield ClientSettings(checker_address=address)
 
 
 async def test_the_decision_of_the_machine_becomes_part_of_the_runs_settings() -> None:

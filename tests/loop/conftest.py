@@ -1,7 +1,6 @@
 """A whole system of real processes at a scale of seconds."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -9,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.console.conftest import bare_environment
 
 # Real text, real training, real evaluation, as small as they get.
 MICRO = ("steps=6", "width=32", "heads=2", "feed_forward=64", "context=64", "heldout_blocks=16", "check_truncations=8",
@@ -19,12 +20,6 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 def micro_flags() -> list[str]:
     """The flags of a run of seconds."""
     return [part for setting in MICRO for part in ("--set", setting)]
-
-
-def own_environment(data_dir: Path) -> dict[str, str]:
-    """A data folder of its own, one thread, nothing of the caller's settings."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("ASI_")}
-    return inherited | {"ASI_DATA_DIR": str(data_dir), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
 
 def command_line(environment: dict[str, str]) -> Command:
@@ -44,7 +39,7 @@ def command_line(environment: dict[str, str]) -> Command:
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """This test's own data folder."""
-    return own_environment(tmp_path / "data")
+    return bare_environment(tmp_path / "data", COLUMNS="120")
 
 
 @pytest.fixture

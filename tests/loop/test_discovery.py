@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tests.loop.conftest import Command, command_line, micro_flags, own_environment, rows_of
+from tests.console.conftest import bare_environment
+from tests.loop.conftest import Command, command_line, micro_flags, rows_of
 
 pytestmark = pytest.mark.slow
 
@@ -12,7 +13,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Command:
     """The command line where a run with verification has ended."""
-    asi_arch = command_line(own_environment(tmp_path_factory.mktemp("searched")))
+    asi_arch = command_line(bare_environment(tmp_path_factory.mktemp("searched"), COLUMNS="120"))
     asi_arch(
         "run", "--candidates", "2", "--baselines", "delta_net,linear_attention", *micro_flags(), "--json",
         "--promotion", "halving", "--policy", "eta=2", "--policy", "parameters=none", "--policy", "flops=none",

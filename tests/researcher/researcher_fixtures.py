@@ -2,14 +2,14 @@
 """The researcher's neighbours behind real gRPC: an archive with one parent, a checker and a cognition base."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from services.archive.policies import parse_policies
 from services.chassis.bus import Bus
 from services.chassis.events import first
-from services.chassis.rpc import Server, channel
+from services.chassis.rpc import channel
 from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job
 from services.contracts import (
@@ -29,6 +29,7 @@ from services.researcher.draft import Proposer
 from services.researcher.handlers import Researcher
 from tests.archive_server import KnownArchive
 from tests.partial_checker import PartialChecker
+from tests.serving import serving
 
 PARENT_PROGRAM = baseline("delta_net").program
 PARENT = pb.Candidate(
@@ -100,18 +101,13 @@ class Neighbours:
     checker: Checker = field(default_factory=Checker)
     cognition: Cognition = field(default_factory=Cognition)
 
-    @asynccontextmanager
-    async def served(self) -> AsyncIterator[str]:
+    def served(self) -> AbstractAsyncContextManager[str]:
         """All three behind one address."""
-        server = Server(ServiceSettings())
-        archive_pb2_grpc.add_ArchiveServicer_to_server(self.archive, server.grpc)
-        checker_pb2_grpc.add_CheckerServicer_to_server(self.checker, server.grpc)
-        cognition_pb2_grpc.add_CognitionServicer_to_server(self.cognition, server.grpc)
-        await server.start()
-        try:
-            yield f"127.0.0.1:{server.port}"
-        finally:
-            await server.stop(0)
+        return serving(
+            (archive_pb2_grpc.add_ArchiveServicer_to_server, self.archive),
+            (checker_pb2_grpc.add_CheckerServicer_to_server, self.checker),
+            (cognition_pb2_grpc.add_CognitionServicer_to_server, self.cognition),
+        )
 
 
 @dataclass

@@ -9,10 +9,8 @@ from pydantic import BaseModel
 
 from services.chassis.bus import Bus
 from services.chassis.events import Cause
-from services.chassis.rpc import Server, channel
-from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job
-from services.contracts import archive_pb2_grpc, events_pb2
+from services.contracts import events_pb2
 from services.llm.minds import Minds
 from services.llm.port import Message, Mind, Request, Role
 from services.llm.scripted import Script, ScriptedEndpoint, Step
@@ -22,6 +20,7 @@ from services.store.ledger import RunLedger
 from services.store.port import Archive
 from services.store.reactions import react
 from services.store.service import ArchiveService
+from tests.archive_server import archive_client
 from tests.store.simulation import Simulation
 
 
@@ -46,17 +45,12 @@ async def endpoint(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ScriptedEnd
 
 
 @pytest_asyncio.fixture
-async def store(tmp_path: Path, settings: ServiceSettings) -> AsyncIterator[tuple[Archive, object]]:
+async def store(tmp_path: Path) -> AsyncIterator[tuple[Archive, object]]:
     """An archive and a stub of its service."""
     archive = open_archive(f"sqlite:///{tmp_path}/live.db")
     await archive.open()
-    server = Server(settings)
-    service = ArchiveService(archive, RunLedger(archive))
-    archive_pb2_grpc.add_ArchiveServicer_to_server(service, server.grpc)
-    await server.start()
-    async with channel(f"127.0.0.1:{server.port}", settings) as connection:
-        yield archive, archive_pb2_grpc.ArchiveStub(connection)
-    await server.stop(0)
+    async with archive_client(ArchiveService(archive, RunLedger(archive))) as stub:
+        yield archive, stub
     await archive.close()
 
 

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-from services.chassis.rpc import Server, channel
-from services.chassis.settings import ServiceSettings
 from services.contracts import archive_pb2 as pb
-from services.contracts import archive_pb2_grpc, events_pb2
+from services.contracts import events_pb2
 from services.domain.structure import fingerprint
 from services.store.backends import open_archive
 from services.store.ledger import RunLedger
 from services.store.service import ArchiveService
+from tests.archive_server import archive_client
 from tests.store.simulation import EMBEDDER, Simulation, embedding, program
 
 
@@ -21,13 +20,8 @@ async def test_a_draft_is_placed_among_motivations_and_programs_at_once(tmp_path
     simulation.start(budget=events_pb2.Budget(candidates=6))
     simulation.finish()
     await archive.apply(simulation.log)
-    server = Server(ServiceSettings())
-    service = ArchiveService(archive, RunLedger(archive))
-    archive_pb2_grpc.add_ArchiveServicer_to_server(service, server.grpc)
-    await server.start()
     request = pb.NeighboursRequest(run="r1", embedding=embedding(2), embedder=EMBEDDER, program=program(3), count=3)
-    async with channel(f"127.0.0.1:{server.port}", ServiceSettings()) as connection:
-        stub = archive_pb2_grpc.ArchiveStub(connection)
+    async with archive_client(ArchiveService(archive, RunLedger(archive))) as stub:
         both = await stub.GetNeighbours(request)
         motivations = await stub.NearestMotivations(
             pb.NearestMotivationsRequest(run="r1", embedding=embedding(2), embedder=EMBEDDER, count=3)
@@ -35,7 +29,6 @@ async def test_a_draft_is_placed_among_motivations_and_programs_at_once(tmp_path
         programs = await stub.NearestPrograms(pb.NearestProgramsRequest(run="r1", program=program(3), count=3))
         request.program = "def ("
         unreadable = await stub.GetNeighbours(request)
-    await server.stop(0)
     await archive.close()
 
     assert (len(both.motivations), len(both.programs)) == (3, 3)

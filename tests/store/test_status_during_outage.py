@@ -5,14 +5,14 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
-from services.chassis.rpc import Server, channel, is_transient
-from services.chassis.settings import ServiceSettings
+from services.chassis.rpc import is_transient
 from services.console.commands.status import _lines
-from services.contracts import archive_pb2, archive_pb2_grpc
+from services.contracts import archive_pb2
 from services.store.backends import open_archive
 from services.store.ledger import RunLedger
 from services.store.port import WriterState
 from services.store.service import ArchiveService
+from tests.archive_server import archive_client
 from tests.store.simulation import Simulation
 
 
@@ -21,12 +21,8 @@ async def test_status_reports_an_outage_and_catching_up(finished: Simulation, tm
     archive = open_archive(f"sqlite:///{tmp_path}/archive.db")
     await archive.open()
     await archive.apply(finished.log)
-    writer, server = WriterState(outage="the disk is full"), Server(ServiceSettings())
-    service = ArchiveService(archive, RunLedger(archive), writer)
-    archive_pb2_grpc.add_ArchiveServicer_to_server(service, server.grpc)
-    await server.start()
-    async with channel(f"127.0.0.1:{server.port}", ServiceSettings()) as connection:
-        stub = archive_pb2_grpc.ArchiveStub(connection)
+    writer = WriterState(outage="the disk is full")
+    async with archive_client(ArchiveService(archive, RunLedger(archive), writer)) as stub:
         status = await stub.GetRun(archive_pb2.RunRequest(run="r1"))
         writer.behind = True
         with pytest.raises(grpc.aio.AioRpcError, match="catching up with the log") as refused:
@@ -34,7 +30,6 @@ async def test_status_reports_an_outage_and_catching_up(finished: Simulation, tm
         writer.behind, writer.reached = False, len(finished.log) + 1  # of which the archive has lost the last
         with pytest.raises(grpc.aio.AioRpcError, match="has lost events") as lost:
             await stub.GetCandidate(archive_pb2.GetCandidateRequest(run="r1", candidate="c000999"))
-    await server.stop(0)
     await archive.close()
 
     assert ("OUTAGE", "the disk is full") in _lines(status)

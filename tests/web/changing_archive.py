@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
 
-from services.chassis.rpc import Server, channel
+from services.chassis.rpc import channel
 from services.chassis.settings import ServiceSettings
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, events_pb2
@@ -90,19 +90,7 @@ class ChangingArchive(KnownArchive):
 
 
 @asynccontextmanager
-async def served(archive: ChangingArchive, port: int = 0) -> AsyncIterator[int]:
-    """The archive on a port of this machine."""
-    server = Server(ServiceSettings(listen=f"127.0.0.1:{port}"))
-    archive_pb2_grpc.add_ArchiveServicer_to_server(archive, server.grpc)
-    await server.start()
-    try:
-        yield server.port
-    finally:
-        await server.stop(0)
-
-
-@asynccontextmanager
-async def stub_of(port: int) -> AsyncIterator[archive_pb2_grpc.ArchiveAsyncStub]:
-    """A client of it."""
-    async with channel(f"127.0.0.1:{port}", ServiceSettings()) as connection:
+async def stub_of(address: str) -> AsyncIterator[archive_pb2_grpc.ArchiveAsyncStub]:
+    """A client of an archive."""
+    async with channel(address, ServiceSettings()) as connection:
         yield archive_pb2_grpc.ArchiveStub(connection)

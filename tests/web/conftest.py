@@ -13,7 +13,8 @@ from playwright.async_api import Page, expect
 from services.chassis.settings import ServiceSettings
 from services.local.settings import ClientSettings
 from services.web.app import application
-from tests.web.changing_archive import NODES, ChangingArchive, served, stub_of
+from tests.archive_server import served
+from tests.web.changing_archive import NODES, ChangingArchive, stub_of
 
 
 @dataclass
@@ -22,13 +23,13 @@ class Site:
 
     address: str
     archive: ChangingArchive
-    port: int
+    archive_port: int
     data_dir: Path
     archive_server: AsyncExitStack
 
     async def start_archive(self) -> None:
         """Answer again, where it answered before."""
-        await self.archive_server.enter_async_context(served(self.archive, self.port))
+        await self.archive_server.enter_async_context(served(self.archive, self.archive_port))
 
 
 @pytest_asyncio.fixture
@@ -37,11 +38,12 @@ async def site(settings: ServiceSettings, tmp_path: Path, monkeypatch: pytest.Mo
     console = ClientSettings(**settings.model_dump(exclude_none=True) | {"data_dir": tmp_path})
     archive = ChangingArchive()
     async with AsyncExitStack() as archive_server:
-        port = await archive_server.enter_async_context(served(archive))
-        runner = web.AppRunner(application(lambda: stub_of(port), console), shutdown_timeout=0.1)
+        address = await archive_server.enter_async_context(served(archive))
+        runner = web.AppRunner(application(lambda: stub_of(address), console), shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield Site(f"http://127.0.0.1:{runner.addresses[0][1]}/", archive, port, tmp_path, archive_server)
+        page, archive_port = f"http://127.0.0.1:{runner.addresses[0][1]}/", int(address.rpartition(":")[2])
+        yield Site(page, archive, archive_port, tmp_path, archive_server)
         await runner.cleanup()
 
 

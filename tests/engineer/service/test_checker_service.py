@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from services.chassis.rpc import Server, channel
+from services.chassis.rpc import channel
 from services.chassis.settings import ServiceSettings
 from services.contracts import checker_pb2, checker_pb2_grpc
 from services.domain.syntax import MAX_BYTES
@@ -19,6 +19,7 @@ from services.engineer.checker import WAITING_PER_SLOT, CheckerService
 from services.engineer.stages import Stages
 from services.sandbox import Sandbox
 from tests.engineer.training.programs import CONVOLUTION, SMALL, mixer
+from tests.serving import serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 LOOKS_AHEAD = mixer("x = x + hidden_states.flip(1).cumsum(1).flip(1)")
@@ -27,15 +28,9 @@ LOOKS_AHEAD = mixer("x = x + hidden_states.flip(1).cumsum(1).flip(1)")
 @asynccontextmanager
 async def checker(stages: Stages) -> AsyncIterator[checker_pb2_grpc.CheckerAsyncStub]:
     """A client of the service with one slot."""
-    settings = ServiceSettings()
-    server = Server(settings)
-    checker_pb2_grpc.add_CheckerServicer_to_server(CheckerService(stages, 1), server.grpc)
-    await server.start()
-    try:
-        async with channel(f"127.0.0.1:{server.port}", settings) as connection:
-            yield checker_pb2_grpc.CheckerStub(connection)
-    finally:
-        await server.stop(0)
+    service = checker_pb2_grpc.add_CheckerServicer_to_server, CheckerService(stages, 1)
+    async with serving(service) as address, channel(address, ServiceSettings()) as connection:
+        yield checker_pb2_grpc.CheckerStub(connection)
 
 
 def asking(program: str, stage: str = "tiny") -> checker_pb2.CheckRequest:

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from services.chassis.rpc import Server
 from services.chassis.settings import ServiceSettings
-from services.contracts import archive_pb2_grpc, events_pb2
+from services.contracts import events_pb2
 from services.store.backends import open_archive
 from services.store.ledger import RunLedger
 from services.store.port import Archive, Queries
 from services.store.service import ArchiveService
+from tests.archive_server import served
 from tests.store.backends.archive_client import ArchiveClient
 from tests.store.backends.archive_urls import archive_url
 from tests.store.simulation import Simulation
@@ -51,14 +51,11 @@ async def filled(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     if request.param != "grpc":
         yield opened, opened
     else:
-        settings = ServiceSettings()
-        server = Server(settings)
-        service = ArchiveService(opened, RunLedger(opened))
-        archive_pb2_grpc.add_ArchiveServicer_to_server(service, server.grpc)
-        await server.start()
-        async with ArchiveClient(f"127.0.0.1:{server.port}", settings) as client:
+        async with (
+            served(ArchiveService(opened, RunLedger(opened))) as address,
+            ArchiveClient(address, ServiceSettings()) as client,
+        ):
             yield opened, client
-        await server.stop(0)
     await opened.close()
 
 
