@@ -14,8 +14,7 @@ EMBEDDER = "bench-1024"
 DIMENSION = 1024
 STRUCTURES = 200
 TEXT = "The gate forgets what the state no longer needs. " * 40
-HEAD = """
-class DeltaNet(nn.Module):
+HEAD = """class DeltaNet(nn.Module):
     def __init__(self, d_model):
         super().__init__()
 """
@@ -45,9 +44,7 @@ def program(number: int) -> str:
     layers = (
         LAYER.format(n=n, a=chance.randrange(5), b=chance.randrange(1, 5), c=chance.randrange(2)) for n in range(20)
     )
-    return "class DeltaNet(nn.Module):\n    def __init__(self, d_model):\n        super().__init__()\n" + "".join(
-        layers
-    )
+    return HEAD + "".join(layers)
 
 
 def embedding(number: int) -> list[float]:

@@ -4,9 +4,13 @@ from collections.abc import Callable
 from statistics import fmean
 from time import perf_counter, process_time
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from services.engineer.data import Corpus, batches
+from services.engineer.scales import Scale
 
 
 class Block(nn.Module):
@@ -23,33 +27,29 @@ class Block(nn.Module):
         return out
 
 
-def tokens_per_second(
-    make_mixer: Callable[[int], nn.Module],
-    tokens: Tensor,
-    *,
-    width: int,
-    inner: int,
-    blocks: int,
-    vocabulary: int,
-    micro_batch: int,
-    device: str,
-    precision: str,
-) -> float:
+def tokens_of(corpus: Corpus, scale: Scale, seed: int) -> Tensor:
+    """The tokens of all steps, [steps, batch, context + 1]."""
+    order = batches(corpus.train, batch=scale.batch, context=scale.context, seed=seed, first=0, count=scale.steps)
+    return torch.from_numpy(np.stack(list(order)))
+
+
+def tokens_per_second(make_mixer: Callable[[int], nn.Module], tokens: Tensor, scale: Scale, vocabulary: int) -> float:
     """Trained tokens per second over `tokens` [steps, batch, context + 1], without the first quarter of the steps.
 
     On a CPU per second of processor time, which hardly depends on other load.
     """
+    device = scale.device
     clock = process_time if device == "cpu" else perf_counter
     torch.manual_seed(0)
-    model = _model(make_mixer, width=width, inner=inner, blocks=blocks, vocabulary=vocabulary).to(device)
+    model = _model(make_mixer, scale, vocabulary).to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     seconds: list[float] = []
     for batch in tokens:
         started = clock()
         optimiser.zero_grad(set_to_none=True)
-        for rows in batch.split(micro_batch):
+        for rows in batch.split(scale.micro_batch):
             x, y = rows[:, :-1].to(device), rows[:, 1:].to(device)
-            with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16-autocast"):
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=scale.precision == "bf16-autocast"):
                 logits = model(x)
             loss: Tensor = F.cross_entropy(logits.float().flatten(0, 1), y.flatten()) * len(rows) / len(batch)
             torch.autograd.backward(loss)
@@ -61,20 +61,11 @@ def tokens_per_second(
 
 
 def loss_after_training(
-    make_mixer: Callable[[int], nn.Module],
-    tokens: Tensor,
-    heldout: Tensor,
-    *,
-    width: int,
-    inner: int,
-    blocks: int,
-    vocabulary: int,
-    rate: float,
-    seed: int,
+    make_mixer: Callable[[int], nn.Module], tokens: Tensor, heldout: Tensor, scale: Scale, vocabulary: int, seed: int
 ) -> float:
     """Held-out nats per token after one step per batch of `tokens` [steps, batch, context + 1]; the rate falls to 0."""
     torch.manual_seed(seed)
-    model = _model(make_mixer, width=width, inner=inner, blocks=blocks, vocabulary=vocabulary)
+    model, rate = _model(make_mixer, scale, vocabulary), scale.learning_rate
     optimiser = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, rate, total_steps=len(tokens), pct_start=0.1, anneal_strategy="linear", cycle_momentum=False
@@ -90,12 +81,10 @@ def loss_after_training(
         return float(F.cross_entropy(model(heldout[:, :-1]).flatten(0, 1), heldout[:, 1:].flatten()))
 
 
-def _model(
-    make_mixer: Callable[[int], nn.Module], *, width: int, inner: int, blocks: int, vocabulary: int
-) -> nn.Sequential:
+def _model(make_mixer: Callable[[int], nn.Module], scale: Scale, vocabulary: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Embedding(vocabulary, width),
-        *(Block(make_mixer(layer), width, inner) for layer in range(blocks)),
-        nn.RMSNorm(width),
-        nn.Linear(width, vocabulary, bias=False),
+        nn.Embedding(vocabulary, scale.width),
+        *(Block(make_mixer(layer), scale.width, scale.feed_forward) for layer in range(scale.blocks)),
+        nn.RMSNorm(scale.width),
+        nn.Linear(scale.width, vocabulary, bias=False),
     )

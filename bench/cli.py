@@ -2,16 +2,14 @@
 
     python -m bench.cli [--records 1772] [--rounds 5] [--checks]
 
-An archive with this number of records in the published format is generated and imported with `asi-arch import`; then
-the commands are run in turn. Prints the median and the minimum of the elapsed time, and the minimum CPU time of all
+An archive with this number of whole records in the published format is imported with `asi-arch import`; then the
+commands are run in turn. Prints the median and the minimum of the elapsed time, and the minimum CPU time of all
 processes of a command, which depends less on load. `--checks` adds `asi-arch check` of a program of the zoo. Limits:
 `--help` 0.3 s, queries 0.5 s, a check 3 s.
 """
 
 import argparse
-import json
 import os
-import random
 import resource
 import statistics
 import subprocess
@@ -20,35 +18,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench import published_archive
 from services.domain.zoo import baselines
 
 ASI_ARCH = [sys.executable, "-m", "services.console"]
 LIMITS = {"--help": 0.3, "status": 0.5, "list": 0.5, "list --limit 20": 0.5, "show": 0.5, "tree": 0.5, "check": 3.0}
-SENTENCES = (
-    "The gate lets the state forget what later tokens no longer need, at the cost of one projection. ",
-    "Compared with its parent, the loss falls in the first tenth of the steps and stays below it afterwards. ",
-    "A short convolution before the recurrence gives each head its neighbours without any attention. ",
-)
-
-
-def published(records: int, rng: random.Random) -> list[dict[str, object]]:
-    """A tree whose nodes have a program, prose, a curve and scores of about the published archive's size."""
-    programs = [baseline.program for baseline in baselines()]
-    content: list[dict[str, object]] = []
-    for index in range(1, records + 1):
-        steps = [100 * step for step in range(1, 21)]
-        losses = [2.0 + 6 * 0.8**step + rng.gauss(0, 0.02) for step in range(1, 21)]
-        train = f",{','.join(map(str, steps))}\nm,{','.join(f'{loss:.4f}' for loss in losses)}\n"
-        content.append({
-            "index": index, "name": f"delta_net_{'x' * rng.randrange(4)}hierarchical_fusion_gate_{index}",
-            "parent": None if index == 1 else rng.randrange(max(1, index - 200), index),
-            "score": round(rng.gauss(7.0, 0.5), 4), "parameters": f"{rng.uniform(380, 500):.2f}M",
-            "program": f"# {index}\n{rng.choice(programs)}",
-            "motivation": "".join(rng.choice(SENTENCES) for _ in range(12)),
-            "summary": "".join(rng.choice(SENTENCES) for _ in range(4)),
-            "result": {"train": train, "test": f",arc_easy,boolq\nm,{rng.random():.4f},{rng.random():.4f}\n"},
-        })  # fmt: skip
-    return content
 
 
 def timed(arguments: list[str], environment: dict[str, str]) -> tuple[float, float]:
@@ -69,8 +43,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ASI_")}
         environment |= {"ASI_DATA_DIR": f"{folder}/data", "COLUMNS": "80"}
-        Path(folder, "published.json").write_text(json.dumps(published(arguments.records, random.Random(1))))
-        print(f"import: {timed(['import', 'asi-arch', f'{folder}/published.json'], environment)[0]:.1f} s")
+        published_archive.write(Path(folder, "published"), arguments.records, arguments.records)
+        print(f"import: {timed(['import', 'asi-arch', f'{folder}/published'], environment)[0]:.1f} s")
         program = Path(folder, "program.py")
         program.write_text(baselines()[0].program)
         commands = {name: name.split() for name in LIMITS}

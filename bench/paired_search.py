@@ -27,8 +27,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from services.domain import pool, zoo
 from services.domain.statistics import paired_test, power
 from services.domain.structure import fingerprint
@@ -139,25 +137,23 @@ def trainer(seed: int, scale_name: str, overrides: Sequence[str]) -> Train:
     """A minimal loop over the scale's model and text; its programs come from our own moves and are trusted."""
     import torch
 
-    from bench.bare_loop import loss_after_training
-    from services.engineer.data import batches, heldout_blocks, open_corpus
+    from bench.bare_loop import loss_after_training, tokens_of
+    from services.engineer.data import heldout_blocks, open_corpus
     from services.engineer.program import MixerSizes, load_mixer, prepare_child
     from services.engineer.scales import load_scale
 
     scale = load_scale(scale_name, dict(override.split("=", 1) for override in overrides))
     prepare_child(1, "cpu")
     corpus = open_corpus(scale, Path("build"), "table")
-    order = batches(corpus.train, batch=scale.batch, context=scale.context, seed=seed, first=0, count=scale.steps)
-    tokens = torch.from_numpy(np.stack(list(order)))
+    tokens = tokens_of(corpus, scale, seed)
     heldout = torch.from_numpy(heldout_blocks(corpus.heldout, scale.heldout_blocks, scale.context))
 
     def train(program: str) -> float | None:
+        def mixer(layer: int) -> torch.nn.Module:
+            return load_mixer(program, MixerSizes(width=scale.width, heads=scale.heads, layer=layer))
+
         try:
-            loss = loss_after_training(
-                lambda layer: load_mixer(program, MixerSizes(width=scale.width, heads=scale.heads, layer=layer)),
-                tokens, heldout, width=scale.width, inner=scale.feed_forward, blocks=scale.blocks,
-                vocabulary=corpus.tokens.vocabulary, rate=scale.learning_rate, seed=seed,
-            )  # fmt: skip
+            loss = loss_after_training(mixer, tokens, heldout, scale, corpus.tokens.vocabulary, seed)
         except (RuntimeError, ValueError) as error:
             sys.stderr.write(f"not trained: {error}\n")
             return None

@@ -20,19 +20,19 @@ from statistics import fmean, median
 from time import perf_counter, process_time
 from types import ModuleType
 
-import numpy as np
 import torch
 
-from bench.bare_loop import tokens_per_second
+from bench.bare_loop import tokens_of, tokens_per_second
+from bench.gpu import unscored
 from services.domain import zoo
-from services.engineer.data import batches, open_corpus
+from services.engineer.data import open_corpus
 from services.engineer.precision import measure_precision, with_precision
 from services.engineer.program import MixerSizes, load_mixer, prepare_child
 from services.engineer.scales import Scale, load_scale
 from services.engineer.training.host import JOB
 from services.engineer.training.measurements import device_name
 from services.engineer.training.protocol import limits_of
-from services.engineer.training.session import Job, Session, Supervision, Weights
+from services.engineer.training.session import Job, Session, Supervision
 from services.sandbox import Sandbox
 
 CACHE = Path.home() / ".cache" / "asi-arch"
@@ -66,17 +66,11 @@ def bare(program: str, name: str, scale: Scale, *, of_fla: bool = False) -> floa
     """The bare loop's tokens/s, in this process; `of_fla`: with fla's PyTorch functions instead of our operators."""
     prepare_child(scale.threads, scale.device)
     corpus = open_corpus(scale, CACHE)
-    order = batches(corpus.train, batch=scale.batch, context=scale.context, seed=0, first=0, count=scale.steps)
     return tokens_per_second(
         lambda layer: _mixer(program, name, scale, layer, fla_functions() if of_fla else {}),
-        torch.from_numpy(np.stack(list(order))),
-        width=scale.width,
-        inner=scale.feed_forward,
-        blocks=scale.blocks,
-        vocabulary=corpus.tokens.vocabulary,
-        micro_batch=scale.micro_batch,
-        device=scale.device,
-        precision=scale.precision,
+        tokens_of(corpus, scale, 0),
+        scale,
+        corpus.tokens.vocabulary,
     )
 
 
@@ -84,7 +78,7 @@ async def ours(program: str, scale: Scale, sandbox: Sandbox) -> float:
     """Tokens/s of a training in the sandbox: by processor time of child and host, or elapsed time on a GPU."""
     job = Job(program, 0, scale, open_corpus(scale, CACHE))
     async with sandbox.child(JOB, limits_of(scale)) as child:
-        session = Session(job, Supervision(), child, _unscored)
+        session = Session(job, Supervision(), child, unscored)
         await session.begin()
         started = process_time()
         await session.run()
@@ -142,10 +136,6 @@ def _mixer(
     names = type(mixer).forward.__globals__
     names.update({name: function for name, function in replacements.items() if name in names})
     return mixer
-
-
-async def _unscored(weights: Weights, step: int) -> float:  # noqa: ARG001
-    raise AssertionError("the benchmark's scale has no evaluations")
 
 
 async def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,13 +5,11 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
-import numpy as np
 import torch
 
-from bench.bare_loop import tokens_per_second
+from bench.bare_loop import tokens_of, tokens_per_second
 from bench.gpu import PEAK_FLOPS, VOCABULARY, Bench, Result, synthetic_corpus, unscored
 from services.domain import zoo
-from services.engineer.data import batches
 from services.engineer.program import MixerSizes, load_mixer, prepare_child
 from services.engineer.scales import Scale, load_scale
 from services.engineer.training.host import JOB
@@ -85,8 +83,6 @@ def _bare(name: str, scale: Scale, layers: bool) -> float:
     """The bare loop's tokens per second, in this process; with fla's own layer if `layers`."""
     prepare_child(scale.threads, scale.device)
     vocabulary = VOCABULARY if layers else 256
-    corpus = synthetic_corpus(vocabulary, 1 << 22)
-    order = batches(corpus.train, batch=scale.batch, context=scale.context, seed=0, first=0, count=scale.steps)
 
     def mixer(layer: int) -> torch.nn.Module:
         if not layers:
@@ -98,11 +94,7 @@ def _bare(name: str, scale: Scale, layers: bool) -> float:
         module: torch.nn.Module = kind(hidden_size=scale.width, num_heads=scale.heads, layer_idx=layer, **sizes)
         return module
 
-    return tokens_per_second(
-        mixer, torch.from_numpy(np.stack(list(order))), width=scale.width, inner=scale.feed_forward,
-        blocks=scale.blocks, vocabulary=vocabulary, micro_batch=scale.micro_batch, device=scale.device,
-        precision=scale.precision,
-    )  # fmt: skip
+    return tokens_per_second(mixer, tokens_of(synthetic_corpus(vocabulary, 1 << 22), scale, 0), scale, vocabulary)
 
 
 async def budget_part(bench: Bench) -> Result:
