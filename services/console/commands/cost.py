@@ -12,26 +12,13 @@ from services.console.tables import Column, paragraph, say, styled, table
 from services.domain.curves import QUANTILES
 from services.local.archive import run_and_candidates
 from services.local.settings import client_settings, require_choice
-from services.report.compute import (
-    TABLE_BUDGET,
-    TABLE_RUNS,
-    Replayed,
-    costs,
-    of_run,
-    on_the_table,
-    replay_row,
-    replays,
-    scaling_row,
-    scaling_text,
-    stopped_in_the_run,
-    too_few,
-)
+from services.report import compute
 from services.report.rows import ABSENT, clock
 
 
 def cost(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """Show the time, compute, tokens and money that a run has used."""
-    totals = costs(*asyncio.run(run_and_candidates(client_settings(), chosen_run(argument, run))))
+    totals = compute.costs(*asyncio.run(run_and_candidates(client_settings(), chosen_run(argument, run))))
     if as_json:
         print_json(totals)
     else:
@@ -72,23 +59,23 @@ def _number(name: str, value: object) -> str:
 def stopping(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """Show what each rule of early stopping would have saved in a run, and which finalists it would have lost."""
     _, records = asyncio.run(run_and_candidates(client_settings(), chosen_run(argument, run)))
-    rules = replays(records)
+    rules = compute.replays(records)
     if as_json:
-        print_json([replay_row(replayed) for replayed in rules])
+        print_json([compute.replay_row(replayed) for replayed in rules])
     elif rules:
         _print_replays(rules)
-        if text := stopped_in_the_run(records):
+        if text := compute.stopped_in_the_run(records):
             say(paragraph(text))
     if not rules:
-        typer.echo(f"nothing can be said: {too_few(records)}", err=True)
+        typer.echo(f"nothing can be said: {compute.too_few(records)}", err=True)
         raise typer.Exit(1)
 
 
-def _print_replays(rules: Sequence[Replayed]) -> None:
+def _print_replays(rules: Sequence[compute.Replayed]) -> None:
     fractions = [[at for at, _ in QUANTILES] if rule.fraction is None else [rule.fraction] for rule in rules]
     lost = [f"{len(replayed.replay.lost)} of {len(replayed.replay.finalists)}" for replayed in rules]
     say(table([
-        Column("rule", [str(replay_row(replayed)["rule"]) for replayed in rules]),
+        Column("rule", [str(compute.replay_row(replayed)["rule"]) for replayed in rules]),
         Column("at", [", ".join(f"{at:.0%}" for at in places) for places in fractions], right=True),
         Column("trainings", [str(replayed.trainings) for replayed in rules], right=True),
         Column("stopped", [str(len(replayed.replay.stopped)) for replayed in rules], right=True),
@@ -109,8 +96,8 @@ def scaling(
         bool, typer.Option("--table", help="simulate runs on the shipped table of mixers; needs no run")
     ] = False,
     policy: Annotated[str, typer.Option(help="with --table: the search policy")] = "bandit",
-    budget: Annotated[int, typer.Option(min=4, help="with --table: trainings of each run")] = TABLE_BUDGET,
-    runs: Annotated[int, typer.Option(min=1, help="with --table: number of runs")] = TABLE_RUNS,
+    budget: Annotated[int, typer.Option(min=4, help="with --table: trainings of each run")] = compute.TABLE_BUDGET,
+    runs: Annotated[int, typer.Option(min=1, help="with --table: number of runs")] = compute.TABLE_RUNS,
     against: Annotated[str, typer.Option(help="a baseline's name; default: the strongest control")] = "",
     as_json: Json = False,
 ) -> None:
@@ -123,13 +110,13 @@ def scaling(
             from services.table.policies import POLICIES
 
             require_choice("--policy", policy, tuple(POLICIES))
-            result = on_the_table(policy, budget, runs, against)
+            result = compute.on_the_table(policy, budget, runs, against)
         else:
             status, records = asyncio.run(run_and_candidates(client_settings(), chosen_run(argument, run)))
-            result = of_run(status.run, records, against)
+            result = compute.of_run(status.run, records, against)
     except ValueError as error:
         raise NotPossible(f"nothing can be said: {error}") from None
     if as_json:
-        print_json(scaling_row(result))
+        print_json(compute.scaling_row(result))
     else:
-        say(paragraph(scaling_text(result)))
+        say(paragraph(compute.scaling_text(result)))

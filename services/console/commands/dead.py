@@ -64,9 +64,8 @@ async def list_letters(run: Run = "", as_json: Json = False) -> None:
         say("no dead letters")
     for row in rows:
         number = styled(f"{row['number']:>5}", fg="red") if row["state"] == "open" else f"{row['number']:>5}"
-        say(
-            f"{number}  {row['candidate'] or 'run ' + str(row['run'])}  {row['durable']}  {row['state']}  {row['time']}"
-        )
+        about = row["candidate"] or f"run {row['run']}"
+        say(f"{number}  {about}  {row['durable']}  {row['state']}  {row['time']}")
         say(paragraph(" ".join(str(row["reason"]).split()), 7, " " * 7))
 
 

@@ -97,12 +97,7 @@ async def _repeated(settings: ClientSettings, run: str, candidate: str) -> list[
 
 async def _judge_again(judge: judge_pb2_grpc.JudgeAsyncStub, record: candidate_pb2.Candidate) -> Drift:
     request = judge_pb2.JudgeRequest(run=record.run, candidate=record.id)
-    try:
-        now = await judge.Judge(request, timeout=JUDGE_SECONDS)
-    except grpc.aio.AioRpcError as error:
-        if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
-            raise NotPossible(error.details() or f"candidate {record.id} cannot be judged") from None
-        raise
+    now = await judge.Judge(request, timeout=JUDGE_SECONDS)
     return Drift(
         candidate=record.id,
         name=record.proposal.name,

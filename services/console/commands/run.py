@@ -24,6 +24,7 @@ from services.report.progress import Progress
 from services.report.rows import clock, ranked
 
 R = TypeVar("R")
+_keyword = functools.partial(inspect.Parameter, kind=inspect.Parameter.KEYWORD_ONLY)
 
 
 def takes_run_options(function: Callable[..., R]) -> Callable[..., R]:
@@ -42,21 +43,16 @@ def takes_run_options(function: Callable[..., R]) -> Callable[..., R]:
             values = {**content, **values}
         return function(options=RunOptions.read(values), **arguments)
 
-    signature = inspect.signature(function, eval_str=True)
-    command_parameters = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, parameter in signature.parameters.items()
-        if name != "options"
+    own = dict(inspect.signature(function, eval_str=True).parameters)
+    del own["options"]
+    settings_help = "settings as TOML: the flags below, without dashes"
+    file = Annotated[Path | None, typer.Option("--settings", metavar="FILE", help=settings_help)]
+    parameters = [
+        _keyword("context", annotation=typer.Context),
+        *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own.values()),
+        _keyword("settings_file", default=None, annotation=file),
+        *_flags(),
     ]
-    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-    file = inspect.Parameter(
-        "settings_file", inspect.Parameter.KEYWORD_ONLY, default=None,
-        annotation=Annotated[
-            Path | None,
-            typer.Option("--settings", metavar="FILE", help="settings as TOML: the flags below, without dashes"),
-        ],
-    )  # fmt: skip
-    parameters = [context, *command_parameters, file, *_flags()]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
@@ -77,7 +73,7 @@ def _flags() -> list[inspect.Parameter]:
                 min=minimum, metavar=metavar,
             )  # fmt: skip
             kind = Annotated[kind, option]  # type: ignore[assignment]
-            parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
+            parameters.append(_keyword(name, default=default, annotation=kind))
     return parameters
 
 
