@@ -35,18 +35,14 @@ async def open_archive(settings: ClientSettings) -> AsyncIterator[archive_pb2_gr
     """
     system = running_system(settings)
     if settings.archive_is_elsewhere:
-        address: str | None = settings.archive_address
+        opened = _remote(settings, settings.archive_address)
     elif system is not None and not settings.archive_url.startswith(SQLITE):
-        address = system.addresses["archive"]
+        opened = _remote(settings, system.addresses["archive"])
     else:
-        address = None
         settings.require_archive()
-    if address is None:
         from services.store.reader import local_archive
 
         opened = local_archive(settings.archive_url)
-    else:
-        opened = _remote(settings, address)
     async with opened as archive:
         try:
             yield archive

@@ -14,21 +14,8 @@ from services.contracts import checker_pb2, checker_pb2_grpc
 from services.domain.components import VOCABULARY
 from services.llm.port import Block, Mind, Request, Role
 from services.llm.prompts import load_prompt
+from services.researcher import prompt_text
 from services.researcher.draft import Context, Draft, Refusal
-from services.researcher.prompt_text import (
-    best_text,
-    board_text,
-    cognition_text,
-    difference_text,
-    focus_text,
-    limits_text,
-    neighbours_text,
-    noise_text,
-    record_text,
-    references_text,
-    refusals_text,
-    scale_text,
-)
 
 PACKAGE = "services.researcher"
 MAX_EDIT_REPAIRS = 3
@@ -130,24 +117,24 @@ def propose_request(
     known, root = (context.parent, *context.board), next(iter(context.settings.baselines), "")
     messages = prompt.messages(
         parent_name=context.parent.proposal.name,
-        parent_record=record_text(context.parent, context.board),
+        parent_record=prompt_text.record_text(context.parent, context.board),
         parent_program=program_of(context.parent),
-        scale=scale_text(context.scale),
-        limits=limits_text(
+        scale=prompt_text.scale_text(context.scale),
+        limits=prompt_text.limits_text(
             context.settings,
             next((record for record in known if root and record.request.baseline == root), None),
             [record for record in known if record.kind == pb.KIND_BASELINE],
         ),
-        noise=noise_text(context.board),
-        best=best_text(context.best),
-        board=board_text((*context.board, *context.rejections)),
+        noise=prompt_text.noise_text(context.board),
+        best=prompt_text.best_text(context.best),
+        board=prompt_text.board_text((*context.board, *context.rejections)),
         lessons=lessons_text(context.lessons),
-        references=references_text(context.references, summaries),
-        cognition=cognition_text(context.entries),
-        refusals=refusals_text(refusals)
+        references=prompt_text.references_text(context.references, summaries),
+        cognition=prompt_text.cognition_text(context.entries),
+        refusals=prompt_text.refusals_text(refusals)
         + problem
         + (EXPERIMENTS_OFFER.format(left=experiments) if experiments else ""),
-        focus=focus_text(record.request.number),
+        focus=prompt_text.focus_text(record.request.number),
     )
     answer = TryingAnswer if experiments else ProposalAnswer
     return Request(Role.PROPOSE, record.run, record.id, messages, answer, prompt.version, ordinal=ordinal)
@@ -163,7 +150,7 @@ def ablate_request(
         program=program_of(original),
         component=component,
         description=next((entry.description for entry in VOCABULARY if entry.name == component), "as its name says"),
-        refusals=refusals_text(refusals) + problem,
+        refusals=prompt_text.refusals_text(refusals) + problem,
     )
     return Request(Role.PROPOSE, record.run, record.id, messages, ProposalAnswer, prompt.version, ordinal=ordinal)
 
@@ -174,7 +161,9 @@ def novelty_request(
     """The request to judge whether a proposal repeats one of its nearest neighbours, on behalf of `record`."""
     prompt = load_prompt(PACKAGE, "novelty")
     messages = prompt.messages(
-        motivation=motivation, difference=difference_text(program, neighbours), neighbours=neighbours_text(neighbours)
+        motivation=motivation,
+        difference=prompt_text.difference_text(program, neighbours),
+        neighbours=prompt_text.neighbours_text(neighbours),
     )
     return Request(Role.JUDGE_NOVELTY, record.run, record.id, messages, NoveltyAnswer, prompt.version)
 
@@ -182,7 +171,7 @@ def novelty_request(
 def summary_request(record: pb.Candidate, reference: pb.Candidate) -> Request[SummaryAnswer]:
     """The request to summarise a reference, on behalf of `record`."""
     prompt = load_prompt(PACKAGE, "summarise")
-    messages = prompt.messages(record=f"{reference.proposal.name}\n{record_text(reference)}")
+    messages = prompt.messages(record=f"{reference.proposal.name}\n{prompt_text.record_text(reference)}")
     return Request(Role.SUMMARISE, record.run, record.id, messages, SummaryAnswer, prompt.version)
 
 
@@ -279,9 +268,8 @@ class ModelProposer:
         """See the port."""
         if not neighbours:
             return ""
-        answer = (
-            await self._mind.ask(novelty_request(context.record, draft.motivation, draft.program, neighbours))
-        ).answer
+        request = novelty_request(context.record, draft.motivation, draft.program, neighbours)
+        answer = (await self._mind.ask(request)).answer
         return f"it repeats {answer.candidate or 'an earlier one'}: {answer.reason}" if answer.repeat else ""
 
     async def _summary(self, context: Context, reference: pb.Candidate) -> str:

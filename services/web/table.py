@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, TypeAlias, TypedDict
@@ -114,12 +115,10 @@ class RunTable:
                 yield change
                 continue
             async with self._changed:
-                try:
+                with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(10):  # `wait_for` would wait in a task of its own, and lose the lock
                         await self._changed.wait()
                     continue
-                except TimeoutError:
-                    pass
             yield None
 
     async def close(self) -> None:

@@ -47,7 +47,8 @@ class Index:
         """The `count` nearest entries with a cosine of at least `threshold`, best first.
 
         `vector` is the query's embedding, if the caller has it. Equal cosines (to six decimals, so that machines with
-        different arithmetic agree) are ordered by id. Raises ValueError for an empty query or a count outside 1 to 50.
+        different arithmetic agree) are ordered by id. Raises ValueError for an empty query or a count outside 1 to 50,
+        and EmbedderMismatch for a vector of another embedder.
         """
         if not query.strip():
             raise ValueError("query is empty: describe what the experiment showed")
@@ -58,12 +59,8 @@ class Index:
                 self._cache.clear()
             (vector,) = await self.embedder.embed([query])
             self._cache[query] = vector
-        return self.nearest(vector, count, threshold)
-
-    def nearest(self, query: Vector, count: int, threshold: float) -> tuple[Hit, ...]:
-        """As `search`, for a vector. Raises EmbedderMismatch for a vector of another embedder."""
-        validate_same_embedder(query, self.vectors[:1])
-        cosines = np.clip(self._matrix @ query.values.astype(np.float64), -1.0, 1.0)
+        validate_same_embedder(vector, self.vectors[:1])
+        cosines = np.clip(self._matrix @ vector.values.astype(np.float64), -1.0, 1.0)
         indices = np.flatnonzero(cosines >= threshold)
         if len(indices) > count:
             smallest = np.partition(cosines[indices], -count)[-count]

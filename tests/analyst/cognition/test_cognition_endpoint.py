@@ -34,7 +34,7 @@ async def test_entries_and_queries_are_embedded_by_the_endpoint(tmp_path: Path) 
     assert by_text.embedder.startswith("corpus-")
     assert len(server.received) == requests
     with pytest.raises(EmbedderMismatch):
-        built.nearest(LocalEmbedder().vector(QUERY), 3, 0.0)
+        await built.search(QUERY, 3, 0.0, LocalEmbedder().vector(QUERY))
 
 
 async def test_a_search_waits_for_an_unavailable_endpoint(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ async def test_vectors_of_another_embedder_are_refused(corpus: Corpus, fitted: C
     built = await index(corpus, fitted)
 
     with pytest.raises(EmbedderMismatch):
-        built.nearest(LocalEmbedder().vector(QUERY), 3, 0.0)
+        await built.search(QUERY, 3, 0.0, LocalEmbedder().vector(QUERY))
 
 
 def test_an_embedder_fitted_on_another_corpus_has_another_name(corpus: Corpus) -> None:
