@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import grpc
 import grpc.aio
@@ -16,6 +16,7 @@ from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2
 from services.store.port import ArchiveUnavailable, LogRow, Near, Page, PoolRow, Query
 
+T = TypeVar("T")
 PAGE = 500
 """Maximum number of candidates per reply."""
 
@@ -34,15 +35,13 @@ class ArchiveClient:
         await self._channel.close()
 
     async def record(self, run: str, candidate: str) -> candidate_pb2.Candidate:
-        async with _translate_errors():
-            return await self._stub.GetCandidate(pb.GetCandidateRequest(run=run, candidate=candidate))
+        return await _answer(self._stub.GetCandidate(pb.GetCandidateRequest(run=run, candidate=candidate)))
 
     async def candidates(self, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
         fetched: list[candidate_pb2.Candidate] = []
-        async with _translate_errors():
-            for start in range(0, max(1, len(ids)), PAGE):
-                request = pb.GetCandidatesRequest(run=run, candidates=ids[start : start + PAGE])
-                fetched += (await self._stub.GetCandidates(request)).candidates
+        for start in range(0, max(1, len(ids)), PAGE):
+            request = pb.GetCandidatesRequest(run=run, candidates=ids[start : start + PAGE])
+            fetched += (await _answer(self._stub.GetCandidates(request))).candidates
         return fetched
 
     async def list_candidates(self, query: Query) -> Page:
@@ -66,8 +65,7 @@ class ArchiveClient:
         return (await self._status(run)).events
 
     async def tree(self, run: str) -> list[pb.TreeNode]:
-        async with _translate_errors():
-            return list((await self._stub.GetTree(pb.RunRequest(run=run))).nodes)
+        return list((await _answer(self._stub.GetTree(pb.RunRequest(run=run)))).nodes)
 
     async def subtree(self, run: str, candidate: str) -> list[pb.TreeNode]:
         return list((await self._relatives(run, candidate, subtree=True)).subtree)
@@ -79,14 +77,12 @@ class ArchiveClient:
         return list((await self._relatives(run, candidate)).path)
 
     async def pool(self, run: str, at_sequence: int = 0) -> PoolRow | None:
-        async with _translate_errors():
-            answer = await self._stub.GetPool(pb.GetPoolRequest(run=run, at_sequence=at_sequence))
+        answer = await _answer(self._stub.GetPool(pb.GetPoolRequest(run=run, at_sequence=at_sequence)))
         name = run or (await self._status(run)).run
         return PoolRow(name, answer.sequence, tuple(answer.members), answer.entries) if answer.sequence else None
 
     async def baselines(self, run: str) -> list[candidate_pb2.Candidate]:
-        async with _translate_errors():
-            return list((await self._stub.GetBaselines(pb.GetBaselinesRequest(run=run))).baselines)
+        return list((await _answer(self._stub.GetBaselines(pb.GetBaselinesRequest(run=run)))).baselines)
 
     async def nearest_motivations(
         self, run: str, embedding: Sequence[float], embedder: str, count: int, except_id: str
@@ -94,42 +90,30 @@ class ArchiveClient:
         request = pb.NearestMotivationsRequest(
             run=run, embedding=embedding, embedder=embedder, count=count, **{"except": except_id}
         )
-        async with _translate_errors():
-            return _near(await self._stub.NearestMotivations(request))
+        return await self._near(self._stub.NearestMotivations(request))
 
     async def nearest_programs(self, run: str, program: str, count: int, except_id: str) -> list[Near]:
         request = pb.NearestProgramsRequest(run=run, program=program, count=count, **{"except": except_id})
-        async with _translate_errors():
-            return _near(await self._stub.NearestPrograms(request))
+        return await self._near(self._stub.NearestPrograms(request))
 
     async def chain(self, run: str, candidate: str) -> list[LogRow]:
-        async with _translate_errors():
-            answer = await self._stub.GetChain(pb.GetCandidateRequest(run=run, candidate=candidate))
+        answer = await _answer(self._stub.GetChain(pb.GetCandidateRequest(run=run, candidate=candidate)))
         return [
-            LogRow(
-                link.sequence,
-                link.event.run,
-                link.event.candidate,
-                bytes.fromhex(link.sha256),
-                link.event,
-                link.accepted,
-                link.refused_because,
-            )
+            LogRow(link.sequence, link.event.run, link.event.candidate, bytes.fromhex(link.sha256), link.event,
+                   link.accepted, link.refused_because)
             for link in answer.links
-        ]
+        ]  # fmt: skip
 
     async def digest(self, run: str) -> tuple[str, int]:
-        async with _translate_errors():
-            answer = await self._stub.GetDigest(pb.RunRequest(run=run))
+        answer = await _answer(self._stub.GetDigest(pb.RunRequest(run=run)))
         return answer.digest, answer.events
 
     async def _status(self, run: str) -> pb.RunStatus:
-        async with _translate_errors():
-            return await self._stub.GetRun(pb.RunRequest(run=run))
+        return await _answer(self._stub.GetRun(pb.RunRequest(run=run)))
 
     async def _relatives(self, run: str, candidate: str, subtree: bool = False) -> pb.RelativesReply:
-        async with _translate_errors():
-            return await self._stub.GetRelatives(pb.GetRelativesRequest(run=run, candidate=candidate, subtree=subtree))
+        request = pb.GetRelativesRequest(run=run, candidate=candidate, subtree=subtree)
+        return await _answer(self._stub.GetRelatives(request))
 
     async def _page(self, query: Query) -> pb.ListCandidatesReply:
         request = pb.ListCandidatesRequest(
@@ -142,19 +126,16 @@ class ArchiveClient:
             page_size=max(1, min(query.limit, PAGE)),
             page_token=str(query.offset) if query.offset else "",
         )
-        async with _translate_errors():
-            return await self._stub.ListCandidates(request)
+        return await _answer(self._stub.ListCandidates(request))
+
+    async def _near(self, call: Awaitable[pb.NearestReply]) -> list[Near]:
+        return [Near(near.candidate, near.similarity, near.same_structure) for near in (await _answer(call)).near]
 
 
-def _near(answer: pb.NearestReply) -> list[Near]:
-    return [Near(near.candidate, near.similarity, near.same_structure) for near in answer.near]
-
-
-@asynccontextmanager
-async def _translate_errors() -> AsyncIterator[None]:
-    """Raise the port's errors for status codes."""
+async def _answer(call: Awaitable[T]) -> T:
+    """The answer of a call. Raises the port's errors for status codes."""
     try:
-        yield
+        return await call
     except grpc.aio.AioRpcError as error:
         reason = error.details() or error.code().name
         if error.code() is grpc.StatusCode.NOT_FOUND:
