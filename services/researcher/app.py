@@ -129,7 +129,7 @@ async def build(service: Service, settings: ResearcherSettings) -> AsyncIterator
         model_mind = await minds.mind(mind, job)
         if model_mind is None:
             return offline
-        model = ModelProposer(model_mind, checker=checker_stub)
+        model = ModelProposer(model_mind, checker_stub)
         return MixedProposer(model, offline) if mind == MIXED else model
 
     async with AsyncExitStack() as stack:

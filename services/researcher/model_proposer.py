@@ -1,6 +1,5 @@
 """Proposals by a language model: requests for motivation and program together, and for a judgement of novelty."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
@@ -104,15 +103,9 @@ def apply_edits(edits: list[EditAnswer], program: str) -> str:
 
 
 def propose_request(
-    context: Context,
-    refusals: Sequence[Refusal],
-    summaries: Sequence[str],
-    problem: str = "",
-    ordinal: int = 0,
-    experiments: int = 0,
+    context: Context, refusals: Sequence[Refusal], problem: str = "", ordinal: int = 0, experiments: int = 0
 ) -> Request[ProposalAnswer]:
-    """The request for a proposal, with one summary per reference, the `problem` of the last edits and the number of
-    `experiments` that remain."""
+    """The request for a proposal, with the `problem` of the last edits and the number of `experiments` that remain."""
     record, prompt = context.record, load_prompt(PACKAGE, "propose")
     known, root = (context.parent, *context.board), next(iter(context.settings.baselines), "")
     messages = prompt.messages(
@@ -129,7 +122,7 @@ def propose_request(
         best=prompt_text.best_text(context.best),
         board=prompt_text.board_text((*context.board, *context.rejections)),
         lessons=lessons_text(context.lessons),
-        references=prompt_text.references_text(context.references, summaries),
+        references=prompt_text.references_text(context.references),
         cognition=prompt_text.cognition_text(context.entries),
         refusals=prompt_text.refusals_text(refusals)
         + problem
@@ -178,25 +171,16 @@ def summary_request(record: pb.Candidate, reference: pb.Candidate) -> Request[Su
 class ModelProposer:
     """Proposes for one seat by calls of a language model.
 
-    With `summarise`, each reference is summarised by a call of its own, as in the paper, once for all drafts of the
-    seat; otherwise its analysis is used. With a `checker`, the model may request as many quick experiments before each
-    draft as the run's policy `experiments` allows.
+    With a `checker`, the model may request as many quick experiments before each draft as the run's policy
+    `experiments` allows.
     """
 
-    def __init__(
-        self, mind: Mind, summarise: bool = False, checker: "checker_pb2_grpc.CheckerAsyncStub | None" = None
-    ) -> None:
+    def __init__(self, mind: Mind, checker: "checker_pb2_grpc.CheckerAsyncStub | None" = None) -> None:
         self._mind = mind
-        self._summarise = summarise
         self._checker = checker
-        self._summaries: dict[str, str] = {}  # by reference
 
     async def propose(self, context: Context, refusals: Sequence[Refusal]) -> Draft:
         """See the port. Raises the errors of the mind, and Rejected if no edits fit the parent's program."""
-        summaries: list[str] = []
-        if self._summarise:
-            summaries = await asyncio.gather(*(self._summary(context, reference) for reference in context.references))
-
         allowed = min(MAX_EXPERIMENTS, context.settings.policies.experiments) if self._checker is not None else 0
         results: list[str] = []
         while True:
@@ -204,7 +188,7 @@ class ModelProposer:
             def request(problem: str, repair: int) -> Request[ProposalAnswer]:
                 ordinal = repair + (MAX_EDIT_REPAIRS + 1) * len(results)
                 text = "".join(results) + problem
-                return propose_request(context, refusals, summaries, text, ordinal, allowed - len(results))
+                return propose_request(context, refusals, text, ordinal, allowed - len(results))
 
             draft, experiment = await self._answered(request, program_of(context.parent))
             if experiment == "none" or len(results) >= allowed:
@@ -271,12 +255,6 @@ class ModelProposer:
         request = novelty_request(context.record, draft.motivation, draft.program, neighbours)
         answer = (await self._mind.ask(request)).answer
         return f"it repeats {answer.candidate or 'an earlier one'}: {answer.reason}" if answer.repeat else ""
-
-    async def _summary(self, context: Context, reference: pb.Candidate) -> str:
-        if reference.id not in self._summaries:
-            response = await self._mind.ask(summary_request(context.record, reference))
-            self._summaries[reference.id] = response.answer.summary
-        return self._summaries[reference.id]
 
     def _draft(self, answer: ProposalAnswer, program: str, version: str) -> Draft:
         return Draft(

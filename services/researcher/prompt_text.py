@@ -209,13 +209,13 @@ def noise_text(records: Sequence[pb.Candidate]) -> str:
     )
 
 
-def references_text(references: Sequence[pb.Candidate], summaries: Sequence[str]) -> str:
-    """Names with their numbers, and their summaries or else their analyses."""
+def references_text(references: Sequence[pb.Candidate]) -> str:
+    """Names with their numbers and analyses."""
     texts = []
-    for index, reference in enumerate(references):
+    for reference in references:
         numbers = f"{numbers_text(reference)}\n" if reference.training.HasField("loss") else ""
-        text = summaries[index] if index < len(summaries) else reference.analysis.synthesis
-        texts.append(f"## {reference.proposal.name} ({reference.id})\n{numbers}{text}".rstrip())
+        title = f"## {reference.proposal.name} ({reference.id})"
+        texts.append(f"{title}\n{numbers}{reference.analysis.synthesis}".rstrip())
     return "\n\n".join(texts) or NOTHING
 
 

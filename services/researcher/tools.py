@@ -194,13 +194,10 @@ def _refused(sentence: str, status: int) -> int:
     return status
 
 
-SUMMARY_PLACEHOLDER = "(a summary, written anew by a model whenever a proposal is asked for)"
-
-
 async def question(
     settings: ResearcherSettings, archive: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, role: Role
 ) -> Request[BaseModel]:
-    """The current request. References have a placeholder, since their summaries are requested with each proposal."""
+    """The current request."""
     if role is Role.SUMMARISE:
         return prompts.plain(summary_request(record, record))
     async with _services(settings, archive) as services:
@@ -208,8 +205,7 @@ async def question(
             near = [motivation.candidate for motivation in await services.motivations(record)]
             proposal = record.proposal
             return prompts.plain(novelty_request(record, proposal.motivation, proposal.program, near))
-        context = await services.context(record)
-        return prompts.plain(propose_request(context, (), [SUMMARY_PLACEHOLDER] * len(context.references)))
+        return prompts.plain(propose_request(await services.context(record), ()))
 
 
 PROMPTS = (Role.PROPOSE, Role.SUMMARISE, Role.JUDGE_NOVELTY)

@@ -81,8 +81,6 @@ async def thinking(
             yield mind, endpoint
 
 
-def seats(
-    mind: Mind, neighbours: Neighbours | None = None, summarise: bool = False
-) -> AbstractAsyncContextManager[Seats]:
+def seats(mind: Mind, neighbours: Neighbours | None = None) -> AbstractAsyncContextManager[Seats]:
     """The handler whose proposals come from this mind."""
-    return researcher(neighbours or Neighbours(Archive(settings_of())), lambda: ModelProposer(mind, summarise))
+    return researcher(neighbours or Neighbours(Archive(settings_of())), lambda: ModelProposer(mind))

@@ -180,7 +180,7 @@ async def trying(mind: Mind, neighbours: Neighbours) -> AsyncIterator[Seats]:
     """The handler whose proposals may be tried before they are made."""
     async with neighbours.served() as address, channel(address, ServiceSettings()) as connection:
         stub = checker_pb2_grpc.CheckerStub(connection)
-        async with researcher(neighbours, lambda: ModelProposer(mind, checker=stub)) as service:
+        async with researcher(neighbours, lambda: ModelProposer(mind, stub)) as service:
             yield service
 
 

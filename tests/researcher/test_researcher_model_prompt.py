@@ -6,7 +6,6 @@ from pydantic import JsonValue
 from services.chassis.bus import Bus
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
-from services.llm.scripted import Step
 from tests.researcher.researcher_fixtures import (
     PARENT,
     PARENT_PROGRAM,
@@ -96,12 +95,12 @@ async def test_a_draft_that_repeats_is_shown_what_it_repeats(bus: Bus, named: st
     assert "The delta rule corrects what is stored." in again
 
 
-async def test_a_reference_is_condensed_once_for_a_seat(bus: Bus) -> None:
-    """Its second draft is written from the same summary: another one would cost and say the same."""
+async def test_a_reference_is_shown_with_its_numbers_and_its_analysis(bus: Bus) -> None:
+    """In each draft of a seat."""
     reference = pb.Candidate(id="c000009", run="r1", proposal=pb.Proposal(name="Slots", motivation="Keys are slots."))
     reference.training.loss = 1.25
-    condensed = Step(contains="You condense", answer={"summary": "Keys point at slots of the memory."}, times=9)
-    steps = (condensed, proposes(), judged(IS_REPEAT), proposes(name="OtherNet", motivation=OTHER), judged(IS_NEW))
+    reference.analysis.synthesis = "Keys point at slots of the memory."
+    steps = (proposes(), judged(IS_REPEAT), proposes(name="OtherNet", motivation=OTHER), judged(IS_NEW))
     reference.verdict.fitness.value = 0.25
     parent = pb.Candidate()
     parent.CopyFrom(PARENT)
@@ -109,10 +108,9 @@ async def test_a_reference_is_condensed_once_for_a_seat(bus: Bus) -> None:
     settings = settings_of()
     settings.pool.CopyFrom(events_pb2.PoolSettings(size=4, parents=1, references=1, cold_start=9, batch=9))
     neighbours = Neighbours(Archive(settings, known=[parent, reference]))
-    async with thinking(*steps) as (mind, endpoint), seats(mind, neighbours, summarise=True) as seat:
+    async with thinking(*steps) as (mind, endpoint), seats(mind, neighbours) as seat:
         (event,) = await seat.handle(bus)
 
     bodies = [request.body for request in endpoint.received]
     assert event.candidate_proposed.proposal.name == "OtherNet"
-    assert sum("You condense" in body for body in bodies) == 1
     assert sum("Keys point at slots" in body and "Held-out loss 1.2500" in body for body in bodies) == 2
