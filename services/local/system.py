@@ -9,8 +9,6 @@ import os
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Self
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -31,25 +29,18 @@ class AlreadyRunning(NotPossible):
     """Another system works on this data folder."""
 
 
-@dataclass
 class System:
     """The processes of one machine. Use `running` to start and drain them."""
 
-    settings: ClientSettings
-    broker: Broker | None
-    services: dict[str, ServiceProcess] = field(default_factory=dict)
-    ports: dict[str, int] = field(default_factory=dict)
-
-    @classmethod
-    def plan(cls, settings: ClientSettings, extra: Mapping[str, str]) -> Self:
+    def __init__(self, settings: ClientSettings, extra: Mapping[str, str]) -> None:
         """Choose ports; `extra` are settings for all services. A broker is planned unless ASI_NATS_URL names one."""
-        broker = None if "ASI_NATS_URL" in os.environ else Broker(settings.data_dir / "nats")
-        system = cls(settings, broker)
-        system.ports = {name: free_port() for name in ORDER}
-        for name in ORDER:
-            log = settings.data_dir / "logs" / f"{name}.log"
-            system.services[name] = ServiceProcess(name, {**system._environment(name), **extra}, log)
-        return system
+        self.settings = settings
+        self.broker = None if "ASI_NATS_URL" in os.environ else Broker(settings.data_dir / "nats")
+        self.ports = {name: free_port() for name in ORDER}
+        logs = settings.data_dir / "logs"
+        self.services = {
+            name: ServiceProcess(name, {**self._environment(name), **extra}, logs / f"{name}.log") for name in ORDER
+        }
 
     @property
     def nats_url(self) -> str:
@@ -161,7 +152,7 @@ async def running(
                 f"a system of {settings.data_dir} is already running{f' (process {holder.pid})' if holder else ''}: "
                 "stop it, or set ASI_DATA_DIR to another folder"
             )
-        system = System.plan(settings, extra)
+        system = System(settings, extra)
         try:
             try:
                 await (system.start() if stop is None else unless_stopped(system.start(), stop))

@@ -57,7 +57,7 @@ async def test_engineers_of_the_previous_version_work_with_a_new_store(tmp_path:
     """A rolling upgrade passes through this: what is published on both sides is understood on the other."""
     before = code_of_before(tmp_path)
     settings = ClientSettings(data_dir=tmp_path / "data")
-    system = System.plan(settings, {"ASI_ENGINEER_TASKS": "copying,brackets"})
+    system = System(settings, {"ASI_ENGINEER_TASKS": "copying,brackets"})
     for name in OLD:
         new = system.services[name]
         inherited = {key: value for key, value in new.environment.items() if key not in NEWER}
