@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -115,13 +116,10 @@ def planned(
     settings = status.settings
     base = scale_values("the run's scale", settings.scale, settings.scale_overrides)
     done = {training.key for training in trained}
-    for factor in factors:
-        overrides = dict(settings.scale_overrides) | _scaled(base, factor)
-        for seed in range(1, seeds + 1):
-            for corpus in corpora:
-                for record in records:
-                    if (record.id, factor, corpus, seed) not in done:
-                        yield Job(record, factor, corpus, seed, settings.scale, overrides | {"corpus": corpus})
+    for factor, seed, corpus, record in product(factors, range(1, seeds + 1), corpora, records):
+        if (record.id, factor, corpus, seed) not in done:
+            overrides = {**settings.scale_overrides, **_scaled(base, factor), "corpus": corpus}
+            yield Job(record, factor, corpus, seed, settings.scale, overrides)
 
 
 def _scaled(base: Mapping[str, object], factor: int) -> dict[str, str]:
