@@ -60,30 +60,24 @@ class _SoundDraft:
         return max((neighbour.similarity for neighbour in self.neighbours if neighbour.of == "program"), default=0.0)
 
 
+@dataclass(eq=False)
 class Researcher:
     """Handles `candidate.requested`."""
 
-    def __init__(
-        self,
-        archive: archive_pb2_grpc.ArchiveAsyncStub,
-        checker: checker_pb2_grpc.CheckerAsyncStub,
-        cognition: cognition_pb2_grpc.CognitionAsyncStub,
-        embedder: MotivationEmbedder,
-        embed: Embed,
-        proposer: ChooseProposer,
-    ) -> None:
-        self._archive = archive
-        self._runs = Runs(archive)
-        self._checker = checker
-        self._cognition = cognition
-        self._embedder = embedder
-        self._embed = embed
-        self._proposer = proposer
+    archive: archive_pb2_grpc.ArchiveAsyncStub
+    checker: checker_pb2_grpc.CheckerAsyncStub
+    cognition: cognition_pb2_grpc.CognitionAsyncStub
+    embedder: MotivationEmbedder
+    embed: Embed
+    proposer: ChooseProposer
+
+    def __post_init__(self) -> None:
+        self._runs = Runs(self.archive)
         self._drafted: dict[tuple[str, str], str] = {}  # candidate by run and program structure, oldest first
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
         """The event `candidate.proposed`. Raises Rejected if no new and sound program is found."""
-        record = await record_for(self._archive, job)
+        record = await record_for(self.archive, job)
         if record is None:
             return []
         settings = await self._runs.settings(record.run)
@@ -102,7 +96,7 @@ class Researcher:
     async def context(self, record: pb.Candidate, settings: events_pb2.RunSettings, job: Job) -> Context:
         """What this seat may use. Raises Rejected if no baseline was measured: seats follow all baselines."""
         request = archive_pb2.DrawSeedsRequest(run=record.run, candidate=record.id)
-        drawn = await self._archive.DrawSeeds(request, timeout=30)
+        drawn = await self.archive.DrawSeeds(request, timeout=30)
         if not drawn.HasField("parent"):
             raise Rejected("propose", "no baseline of this run was measured: there is no parent to draw")
         context = Context(
@@ -112,14 +106,14 @@ class Researcher:
             rejections=tuple(drawn.recent_rejections),
             history=tuple(drawn.history),
             entries=await entries_for(
-                self._cognition, drawn.parent, settings, lambda query: self._embed(query, settings.mind, job)
+                self.cognition, drawn.parent, settings, lambda query: self.embed(query, settings.mind, job)
             ),
             settings=settings,
         )
         if settings.mind not in ("", OFFLINE):
-            return await with_board(context, self._archive, self._checker)
+            return await with_board(context, self.archive, self.checker)
         surrogate = settings.policies.search == SURROGATE
-        return await with_measured(context, self._archive) if surrogate else context
+        return await with_measured(context, self.archive) if surrogate else context
 
     async def _baseline(self, record: pb.Candidate, settings: events_pb2.RunSettings, job: Job) -> pb.Proposal:
         """A program of the zoo, checked like any other; the upper reference is exempt from the limit on cost."""
@@ -129,7 +123,7 @@ class Researcher:
             raise Rejected("propose", str(error)) from None
         draft = Draft(entry.title, f"{entry.description} ({entry.source})", entry.program, entry.components, mind="zoo")
         report = await self._passed_check(draft, record, settings, exempt_from_cost=entry.role == "reference")
-        vector = await self._embedder.motivation(draft.motivation, await self._run_embedder(record), settings.mind, job)
+        vector = await self.embedder.motivation(draft.motivation, await self._run_embedder(record), settings.mind, job)
         return _message(_SoundDraft(draft, report, vector, fingerprint(draft.program).digest), [])
 
     async def _manual(self, record: pb.Candidate, settings: events_pb2.RunSettings, job: Job) -> pb.Proposal:
@@ -140,7 +134,7 @@ class Researcher:
         proposal.check.CopyFrom(report)
         proposal.structure = fingerprint(proposal.program).digest
         if proposal.motivation:
-            vector = await self._embedder.motivation(
+            vector = await self.embedder.motivation(
                 proposal.motivation, await self._run_embedder(record), settings.mind, job
             )
             proposal.embedder = vector.embedder
@@ -150,8 +144,8 @@ class Researcher:
     async def _ablation(self, record: pb.Candidate, settings: events_pb2.RunSettings, job: Job) -> pb.Proposal:
         """Another candidate without one component. It need not be new: it may equal the candidate's parent."""
         request = archive_pb2.GetCandidateRequest(run=record.run, candidate=record.request.ablation_of)
-        original = await self._archive.GetCandidate(request, timeout=30)
-        proposer = await self._proposer("offline" if describes(original) else settings.mind, job)
+        original = await self.archive.GetCandidate(request, timeout=30)
+        proposer = await self.proposer("offline" if describes(original) else settings.mind, job)
         refusals: list[Refusal] = []
         while True:
             draft = await proposer.without(original, record, refusals)
@@ -160,7 +154,7 @@ class Researcher:
                 break
             refusals.append(Refusal("check", draft, failure_of(report), tuple(failed(report))))
             _require_tries_left(refusals)
-        vector = await self._embedder.motivation(draft.motivation, original.proposal.embedder, settings.mind, job)
+        vector = await self.embedder.motivation(draft.motivation, original.proposal.embedder, settings.mind, job)
         proposal = _message(_SoundDraft(draft, report, vector, fingerprint(draft.program).digest), [])
         proposal.parent = original.id
         return proposal
@@ -170,7 +164,7 @@ class Researcher:
 
         Raises Rejected with the refusals if there is none after the maximum number of tries.
         """
-        proposer, refusals = await self._proposer(context.settings.mind, job), list[Refusal]()
+        proposer, refusals = await self.proposer(context.settings.mind, job), list[Refusal]()
         sound_drafts = list[_SoundDraft]()
         try:
             while len(sound_drafts) < max(1, context.settings.ablations.best_of):
@@ -191,8 +185,8 @@ class Researcher:
         drafted = (key[1] for key, seat in self._drafted.items() if key[0] == record.run and seat != record.id)
         draft = await proposer.propose(replace(context, drafted=frozenset(drafted)), refusals)
         space = context.parent.proposal.embedder
-        vector = await self._embedder.motivation(draft.motivation, space, context.settings.mind, job)
-        near = await neighbours(self._archive, context.record, draft.program, vector)
+        vector = await self.embedder.motivation(draft.motivation, space, context.settings.mind, job)
+        near = await neighbours(self.archive, context.record, draft.program, vector)
         nearest = {candidate.id: candidate for candidate in _candidates((*near.motivations, *near.programs[:1]))}
         same = next((program.candidate for program in near.programs if program.same_structure), None)
         if same is None:
@@ -250,7 +244,7 @@ class Researcher:
             scale_overrides=settings.scale_overrides,
             exempt_from_cost=exempt_from_cost,
         )
-        return await self._checker.Check(request, timeout=CHECK_SECONDS)
+        return await self.checker.Check(request, timeout=CHECK_SECONDS)
 
     async def _run_embedder(self, record: pb.Candidate) -> str:
         """The embedder of the run's first measured baseline; empty if none is measured yet."""
