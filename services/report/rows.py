@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from google.protobuf.message import Message
 
-from services.archive.scoring import benchmark_of, costs_of_record, loss_gain, loss_of, measures_of
+from services.archive.scoring import benchmark_of, costs_of_record, loss_gain, loss_of, measures_of, shared_seeds
 from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.objectives import Progress, progress
@@ -199,12 +199,10 @@ class Gain:
 
 def gain_over(reference: pb.Candidate | None, record: pb.Candidate) -> Gain | None:
     """None for the candidate itself, or without a common seed with held-out losses by block."""
-    if reference is None or record.id == reference.id:
+    if reference is None or record.id == reference.id or (interval := loss_gain(record, reference)) is None:
         return None
-    interval = loss_gain(record, reference)
-    losses = {seed.seed: seed.loss for seed in reference.training.seeds}
-    gains = [losses[seed.seed] - seed.loss for seed in record.training.seeds if seed.seed in losses]
-    return None if interval is None or not gains else Gain(sum(gains) / len(gains), interval, len(gains))
+    gains = [theirs.loss - own.loss for own, theirs in shared_seeds(record, reference)]
+    return Gain(sum(gains) / len(gains), interval, len(gains))
 
 
 def seed_noise(records: Sequence[pb.Candidate]) -> Noise | None:

@@ -147,6 +147,18 @@ def test_an_ablation_shows_what_a_component_brings() -> None:
     assert plain.conclusion == "better with this seed"
 
 
+def test_a_gain_counts_only_seeds_that_were_measured_on_the_same_data() -> None:
+    """As its interval does: a loss on another text says nothing."""
+    first, second = finished_run()[:2]
+    second.training.seeds[1].loss = 9.0
+    second.training.seeds[1].measurements.data_fingerprint = "another text"
+    gain = gain_over(first, second)
+
+    assert gain is not None
+    assert gain.seeds == 1
+    assert gain.mean == pytest.approx(first.training.seeds[0].loss - second.training.seeds[0].loss)
+
+
 def test_effects_weigh_ablations_and_children_of_one_move_by_their_pairs() -> None:
     """Several moves at once, or a training that was stopped, say nothing about one move."""
     records = finished_run()
