@@ -1,6 +1,5 @@
 """A language model's analysis is taken when its numbers are the record's, and the offline one otherwise."""
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,10 +8,9 @@ from pydantic import JsonValue
 from services.analyst.model_analyst import ModelAnalyst, description_of
 from services.analyst.offline_analyst import NAME, OfflineAnalyst
 from services.contracts import candidate_pb2 as pb
-from services.llm.budget import MemoryLedger
-from services.llm.openai_mind import OpenAIMind
-from services.llm.scripted import Script, ScriptedEndpoint, Step
+from services.llm.scripted import ScriptedEndpoint, Step
 from tests.analyst.analyst_records import CHILD, PARENT, ROOT, dossier
+from tests.llm.scripted_minds import scripted_mind
 
 PROSE = "The short convolution helps to find what was seen just before."
 GIVEN = dossier(CHILD, root=ROOT, parent=PARENT)
@@ -29,15 +27,8 @@ def answer(results: str) -> dict[str, JsonValue]:
 @asynccontextmanager
 async def analyst(*steps: Step) -> AsyncIterator[tuple[ModelAnalyst, ScriptedEndpoint]]:
     """An analyst before a scripted endpoint."""
-    async with ScriptedEndpoint(Script(steps=steps)) as endpoint:
-        environment = {
-            **{name: value for name, value in os.environ.items() if name == "PATH"},
-            "OPENAI_BASE_URL": endpoint.base_url,
-            "OPENAI_API_KEY": "sk-test-not-a-secret",
-            "ASI_MODEL": "scripted-model",
-        }
-        async with OpenAIMind.from_environment(environment, MemoryLedger()) as mind:
-            yield ModelAnalyst(mind, OfflineAnalyst()), endpoint
+    async with scripted_mind(*steps) as (mind, endpoint):
+        yield ModelAnalyst(mind, OfflineAnalyst()), endpoint
 
 
 async def test_an_analysis_of_the_record_is_taken() -> None:

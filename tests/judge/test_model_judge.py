@@ -1,6 +1,5 @@
 """A language model's judgement: repeated, without names, absent on failure; and calibration."""
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,10 +19,10 @@ from services.judge.judges import Case, Judge, ModelJudge, OfflineJudge, ScoreAn
 from services.judge.rubric import SubScores, combine
 from services.llm.answers import read
 from services.llm.budget import MemoryLedger
-from services.llm.openai_mind import OpenAIMind
 from services.llm.recorded import read_exchanges
-from services.llm.scripted import Script, ScriptedEndpoint, Step
+from services.llm.scripted import ScriptedEndpoint, Step
 from tests.judge.judge_fixtures import ANCHOR, ROOT, Archive, judging, settings_of, trained, untrained
+from tests.llm.scripted_minds import scripted_mind
 
 CHILD = trained(3, 1.44, parent="c000001", program="class SecretiveMixer: pass\n")
 REASON = "The numbers say so."
@@ -41,15 +40,8 @@ def case(times: int = 1, anchor: pb.Candidate | None = ANCHOR) -> Case:
 @asynccontextmanager
 async def model(*steps: Step) -> AsyncIterator[tuple[ModelJudge, ScriptedEndpoint]]:
     """A judge before a scripted endpoint."""
-    async with ScriptedEndpoint(Script(steps=steps)) as endpoint:
-        environment = {
-            **{name: value for name, value in os.environ.items() if name == "PATH"},
-            "OPENAI_BASE_URL": endpoint.base_url,
-            "OPENAI_API_KEY": "sk-test-not-a-secret",
-            "ASI_MODEL": "scripted-model",
-        }
-        async with OpenAIMind.from_environment(environment, MemoryLedger()) as mind:
-            yield ModelJudge(mind), endpoint
+    async with scripted_mind(*steps) as (mind, endpoint):
+        yield ModelJudge(mind), endpoint
 
 
 async def test_sub_scores_are_weighted_and_the_spread_is_kept() -> None:

@@ -77,6 +77,20 @@ def script(*steps: Step, otherwise: Step | None = None) -> Script:
 
 
 @asynccontextmanager
+async def scripted_mind(
+    *steps: Step,
+    otherwise: Step | None = None,
+    ledger: MemoryLedger | None = None,
+    journal: MemoryJournal | None = None,
+) -> AsyncIterator[tuple[OpenAIMind, ScriptedEndpoint]]:
+    """A mind as services open it from their environment, before a scripted endpoint."""
+    async with ScriptedEndpoint(Script(steps=steps, otherwise=otherwise or Step())) as endpoint:
+        environment = {"OPENAI_BASE_URL": endpoint.base_url, "OPENAI_API_KEY": KEY, "ASI_MODEL": "scripted-model"}
+        async with OpenAIMind.from_environment(environment, ledger or MemoryLedger(), journal) as mind:
+            yield mind, endpoint
+
+
+@asynccontextmanager
 async def served(
     script: Script, ledger: MemoryLedger | None = None, journal: MemoryJournal | None = None, **changes: Any
 ) -> AsyncIterator[tuple[ScriptedEndpoint, OpenAIMind]]:

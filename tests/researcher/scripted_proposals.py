@@ -1,24 +1,16 @@
 """A model behind a scripted endpoint, its answers, and the handler that asks it."""
 
-import os
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
 from pydantic import JsonValue
 
 from services.domain.zoo import baseline
 from services.llm.budget import MemoryLedger
-from services.llm.openai_mind import OpenAIMind
-from services.llm.port import Call, Mind
-from services.llm.scripted import Script, ScriptedEndpoint, Step
+from services.llm.port import Mind
+from services.llm.scripted import ScriptedEndpoint, Step
 from services.researcher.model_proposer import ModelProposer
-from tests.researcher.researcher_fixtures import (
-    Archive,
-    Neighbours,
-    Seats,
-    researcher,
-    settings_of,
-)
+from tests.llm.scripted_minds import MemoryJournal, scripted_mind
+from tests.researcher.researcher_fixtures import Archive, Neighbours, Seats, researcher, settings_of
 
 GATED = baseline("gated_delta_net").program
 
@@ -55,30 +47,11 @@ def judged(answer: JsonValue, times: int = 1) -> Step:
     return Step(contains="You decide whether", answer=answer, times=times)
 
 
-class Kept:
-    """Every call, in order."""
-
-    def __init__(self) -> None:
-        self.calls: list[Call] = []
-
-    async def record(self, _run: str, _candidate: str, call: Call) -> None:
-        self.calls.append(call)
-
-
-@asynccontextmanager
-async def thinking(
-    *steps: Step, ledger: MemoryLedger | None = None, journal: Kept | None = None
-) -> AsyncIterator[tuple[Mind, ScriptedEndpoint]]:
-    """A mind before a scripted endpoint."""
-    async with ScriptedEndpoint(Script(steps=steps, otherwise=Step(fault="bad_request"))) as endpoint:
-        environment = {
-            "PATH": os.environ.get("PATH", ""),
-            "OPENAI_BASE_URL": endpoint.base_url,
-            "OPENAI_API_KEY": "sk-test-not-a-secret",
-            "ASI_MODEL": "scripted-model",
-        }
-        async with OpenAIMind.from_environment(environment, ledger or MemoryLedger(), journal) as mind:
-            yield mind, endpoint
+def thinking(
+    *steps: Step, ledger: MemoryLedger | None = None, journal: MemoryJournal | None = None
+) -> AbstractAsyncContextManager[tuple[Mind, ScriptedEndpoint]]:
+    """A mind before a scripted endpoint, which refuses everything else."""
+    return scripted_mind(*steps, otherwise=Step(fault="bad_request"), ledger=ledger, journal=journal)
 
 
 def seats(mind: Mind, neighbours: Neighbours | None = None) -> AbstractAsyncContextManager[Seats]:

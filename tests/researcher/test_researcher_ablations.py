@@ -10,13 +10,12 @@ from services.chassis.bus import Bus
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
 from services.domain.zoo import baseline
-from services.llm.budget import MemoryLedger
-from services.llm.openai_mind import OpenAIMind
-from services.llm.scripted import Script, ScriptedEndpoint, Step
+from services.llm.scripted import ScriptedEndpoint, Step
 from services.mixers.components import components_of
 from services.mixers.description import CATALOGUE
 from services.researcher.model_proposer import ModelProposer
 from services.researcher.offline.proposer import NAME, OfflineProposer, without
+from tests.llm.scripted_minds import scripted_mind
 from tests.researcher.researcher_fixtures import (
     LEAKS,
     PARENT,
@@ -46,15 +45,13 @@ ANSWER: dict[str, Any] = {
 @asynccontextmanager
 async def thinking(*reports: pb.CheckReport) -> AsyncIterator[tuple[Seats, ScriptedEndpoint]]:
     """A researcher whose mind answers every ablation alike."""
-    script = Script(steps=[Step(contains="You carry out ablations", answer=ANSWER, times=5)])
-    async with ScriptedEndpoint(script) as endpoint:
-        environment = {"OPENAI_BASE_URL": endpoint.base_url, "OPENAI_API_KEY": "sk-test", "ASI_MODEL": "scripted"}
-        neighbours = Neighbours(Archive(settings_of(), known=[PARENT, STRANGER]), Checker(*reports))
-        async with (
-            OpenAIMind.from_environment(environment, MemoryLedger(), None) as mind,
-            researcher(neighbours, lambda: ModelProposer(mind)) as service,
-        ):
-            yield service, endpoint
+    neighbours = Neighbours(Archive(settings_of(), known=[PARENT, STRANGER]), Checker(*reports))
+    step = Step(contains="You carry out ablations", answer=ANSWER, times=5)
+    async with (
+        scripted_mind(step) as (mind, endpoint),
+        researcher(neighbours, lambda: ModelProposer(mind)) as service,
+    ):
+        yield service, endpoint
 
 
 @pytest.mark.parametrize("name", sorted(CATALOGUE))

@@ -19,6 +19,7 @@ from services.llm.budget import Limits, MemoryLedger
 from services.llm.port import BudgetExhausted, Mind
 from services.llm.recorded import CallRecord, RecordedMind, to_message
 from services.researcher.model_proposer import ModelProposer
+from tests.llm.scripted_minds import MemoryJournal
 from tests.researcher.researcher_fixtures import (
     LEAKS,
     PARENT_PROGRAM,
@@ -35,7 +36,6 @@ from tests.researcher.scripted_proposals import (
     IS_NEW,
     IS_REPEAT,
     OTHER,
-    Kept,
     judged,
     proposes,
     seats,
@@ -159,13 +159,13 @@ async def test_a_spent_budget_ends_the_seat(bus: Bus) -> None:
 
 async def test_a_recorded_seat_gives_the_same_proposal(bus: Bus, tmp_path: Path) -> None:
     """From its calls alone, without any endpoint."""
-    journal, artifacts = Kept(), FsspecArtifacts(tmp_path.as_uri())
+    journal, artifacts = MemoryJournal(), FsspecArtifacts(tmp_path.as_uri())
     neighbours = Neighbours(Archive(settings_of()))
     steps = (proposes(), judged(IS_REPEAT), proposes(name="OtherNet", motivation=OTHER), judged(IS_NEW))
     async with thinking(*steps, journal=journal) as (mind, _), seats(mind, neighbours) as seat:
         (event,) = await seat.handle(bus)
     record = CallRecord(artifacts)
-    for call in await asyncio.gather(*(to_message(recorded, artifacts) for recorded in journal.calls)):
+    for call in await asyncio.gather(*(to_message(recorded, artifacts) for _, _, recorded in journal.calls)):
         record.add("c000002", call)
     replay = RecordedMind(record, "r1")
     async with seats(replay, neighbours) as seat:
