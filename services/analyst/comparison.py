@@ -16,7 +16,7 @@ from services.analyst.cognition.search import Hit
 from services.archive.scoring import block_gains, loss_error, shared_seeds, task_means
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
-from services.domain.statistics import normal_quantile, student_quantile
+from services.domain.statistics import LEVEL, normal_quantile, student_quantile
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,6 @@ class Dossier:
             if record is not None:
                 by_id.setdefault(record.id, record)
         return tuple(by_id.values())
-
-
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)

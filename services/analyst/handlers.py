@@ -17,13 +17,12 @@ from services.chassis.events import follow
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
+from services.domain.components import FORM
 from services.llm.embedder import Vector
 from services.llm.openai_embedder import Embed
 from services.llm.port import BudgetExhausted
 
 MAX_PER_CANDIDATE = 2
-FORM = frozenset({"chunkwise-form", "parallel-scan", "hardware-kernel"})
-"""Components of the implementation, which have no effect on the function."""
 
 
 def components_to_ablate(dossier: Dossier) -> list[str]:

@@ -149,3 +149,6 @@ def _component(line: str) -> Component:
 
 
 VOCABULARY = Vocabulary(tuple(_component(line) for line in _KINDS.strip().splitlines() if not line.startswith("#")))
+
+FORM = frozenset({"chunkwise-form", "parallel-scan", "hardware-kernel"})
+"""Components of the implementation, which have no effect on the function and cannot be ablated."""

@@ -12,11 +12,10 @@ from statistics import fmean
 
 from services.archive.scoring import loss_of
 from services.contracts import candidate_pb2 as pb
-from services.domain.statistics import Interval, holm, linear_fit, paired_test, pooled_noise, student_quantile
+from services.domain.statistics import LEVEL, Interval, holm, linear_fit, paired_test, pooled_noise, student_quantile
 from services.report.rows import Gain, bounds, gain_over, interval_text, seed_noise, widened
 
 SIZES_FILE = "sizes.jsonl"
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from services.contracts import candidate_pb2 as pb
 from services.domain.scaling import MIN_CORRELATED, Work, discovery_curve, partial_rank_correlation, stage_relation
 from services.report import comparisons, compute
 from services.report.claims import by_effect, finding_of, name_in, outcome_of
+from services.report.compute import HOUR
 from services.report.dataset import (
     ACCENT,
     BAND_POINTS,
@@ -27,7 +28,6 @@ from services.report.dataset import (
 )
 from services.report.rows import bounds, name_of, seconds_of
 
-HOUR = 3600.0
 MAX_NAMES = 8
 LEVELS = (5, -12, 17)  # points above or below, so that names of neighbours do not meet
 

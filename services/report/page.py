@@ -31,6 +31,7 @@ from services.report.comparisons import Trained
 from services.report.dataset import Dataset, Drawing
 from services.report.discoveries import discoveries
 from services.report.lineage import ablations, radial_tree, tree, what_pays
+from services.report.progress import OVER
 from services.report.rows import clock, name_of
 
 PAPER = """@misc{asiarch2025,
@@ -136,7 +137,6 @@ def bibtex(data: Dataset) -> str:
     return "\n".join(lines) + "\n\n" + PAPER + "\n"
 
 
-ENDED = ("finished", "stopped")
 STYLE = """
 :root{color-scheme:light dark}body{font:16px/1.55 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;
 color:#1f2933;background:#fff}h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2.4rem}
@@ -272,7 +272,7 @@ def _findings(data: Dataset) -> list[str]:
     settings = data.status.settings
     if settings.promotion in ("", "none"):
         return []
-    if data.status.phase not in ENDED and not any(record.HasField("discovery") for record in data.records):
+    if data.status.phase not in OVER and not any(record.HasField("discovery") for record in data.records):
         return ["Findings appear here after the second trainings of the finalists."]
     return sentences(data.records, settings)
 

@@ -20,7 +20,7 @@ from services.chassis.errors import BusLost, Transient
 from services.contracts import archive_pb2_grpc, events_pb2, progress_pb2
 from services.local.log import follow_run, open_log
 from services.local.settings import ClientSettings, running_system
-from services.report.progress import EventRow, event_row
+from services.report.progress import SILENT_SECONDS, EventRow, event_row
 
 Stub: TypeAlias = "archive_pb2_grpc.ArchiveAsyncStub"
 TIMEOUT_SECONDS = 30.0
@@ -77,8 +77,6 @@ class ArchiveConnection:
 LATEST = 200
 """Events that a newly opened page shows."""
 RETRY_SECONDS = 2.0
-SILENT_SECONDS = 12.0
-"""Four missed announcements."""
 MAX_POINTS = 2000
 
 

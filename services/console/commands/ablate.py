@@ -27,6 +27,7 @@ from services.console.options import Candidate, Json, Run, print_json
 from services.console.tables import Column, paragraph, say, styled, table
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
+from services.domain.components import FORM
 from services.local.archive import all_candidates, open_archive, run_and_candidates
 from services.local.log import SERVICE, publish
 from services.local.settings import ClientSettings, client_settings, running_system
@@ -49,8 +50,6 @@ from services.report.rows import bounds, interval_text, number
 
 POLL_SECONDS = 1.0
 ENDED = frozenset({pb.STATE_ARCHIVED, pb.STATE_REJECTED})
-FORM = frozenset({"chunkwise-form", "parallel-scan", "hardware-kernel"})
-"""Components of the implementation, which do not change the function and cannot be ablated."""
 
 
 def ablate(

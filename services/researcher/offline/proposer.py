@@ -17,6 +17,7 @@ from services.archive.scoring import costs_of_record, objectives_of
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
 from services.contracts.events_pb2 import RunSettings
+from services.domain.components import FORM
 from services.domain.objectives import scalarised
 from services.domain.structure import fingerprint
 from services.mixers.components import components_of
@@ -31,9 +32,6 @@ from services.researcher.offline.search import (
     propose_offline,
     starting_point,
 )
-
-FORM = frozenset({"chunkwise-form"})
-"""Components of the implementation, which cannot be ablated."""
 
 Change = tuple[str, str, object]
 """A part of the mixer, one of its fields, and the field's new value."""
