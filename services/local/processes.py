@@ -264,10 +264,9 @@ class Broker:
         self.process.terminate()
         try:
             self.process.wait(10)
+            self.process = None
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait(10)
-        self.process = None
+            self.kill()
 
     def kill(self) -> None:
         """End it at once, as a crash would."""
