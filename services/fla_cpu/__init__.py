@@ -5,11 +5,11 @@ Triton kernels are used instead; both agree up to rounding. Loading and checking
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-from services.fla_cpu.names import MODULES, OPERATORS, OTHERS, SUBMODULES, TOP, TRANSFORMERS
+from services.fla_cpu.names import FLA, TRANSFORMERS
 
 __all__ = ["install"]
 
@@ -45,31 +45,14 @@ def install() -> None:
     """Register fla.* and, unless transformers is loaded, some of its names. Idempotent."""
     if isinstance(sys.modules.get("fla"), _FlaModule):
         return
-    _register("fla", {})
-    _register("fla.ops", {name: operator for operators in OPERATORS.values() for name, operator in operators.items()})
-    for package, parts in OPERATORS.items():
-        _register(f"fla.ops.{package}", parts)
-        for submodule in SUBMODULES:
-            _register(f"fla.ops.{package}.{submodule}", parts)
-    _register("fla.modules", TOP)
-    for module, parts in MODULES.items():
-        _register(f"fla.modules.{module}", parts)
-    for name, parts in OTHERS.items():
-        _register(name, parts)
-    if "transformers" not in sys.modules:
-        for name, parts in TRANSFORMERS.items():
-            _register(name, parts)
+    for name, parts in (FLA if "transformers" in sys.modules else FLA | TRANSFORMERS).items():
+        module = sys.modules[name] = _FlaModule(name)
+        module.__path__ = []
+        vars(module).update(parts)
+        parent, _, child = name.rpartition(".")
+        if parent and child not in vars(sys.modules[parent]):
+            setattr(sys.modules[parent], child, module)
     sys.meta_path.insert(0, _MissingModules)
-
-
-def _register(name: str, parts: Mapping[str, object]) -> None:
-    module = _FlaModule(name)
-    module.__path__ = []
-    vars(module).update(parts)
-    sys.modules[name] = module
-    parent, _, child = name.rpartition(".")
-    if parent and child not in vars(sys.modules[parent]):
-        setattr(sys.modules[parent], child, module)
 
 
 def _missing(part: ModuleType, name: str) -> str:

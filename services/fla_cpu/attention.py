@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from services.fla_cpu.decay import chunk_gla, chunk_simple_gla, decayed, value_decayed
+from services.fla_cpu.decay import chunk_gla, chunk_simple_gla, chunkwise, chunkwise_values
 from services.fla_cpu.features import products
 from services.fla_cpu.shapes import (
     Memory,
@@ -23,6 +23,7 @@ from services.fla_cpu.shapes import (
     require_known,
     require_packed,
     require_same_shape,
+    run,
     split_chunks,
     upcast,
 )
@@ -225,7 +226,6 @@ def chunk_gsa(
     output_final_state: bool = False,
     checkpoint_level: int = 2,
     cu_seqlens: Tensor | None = None,
-    cu_seqlens_cpu: Tensor | None = None,
     **options: object,
 ) -> tuple[Tensor, States]:
     """Gated slot attention: keys and values are written to m slots with weights s, and read by softmax attention.
@@ -234,7 +234,7 @@ def chunk_gsa(
     [b, l, h, m]; without g, s are logits that are normalised over time, as in ABC. Two recurrences with a softmax
     between them. → (o [b, l, h_q, d_v], (keys [n, h, d_k, m], values [n, h, m, d_v]) or (None, None))
     """
-    del checkpoint_level, cu_seqlens_cpu  # of fla's kernel: memory against time, and a device synchronisation
+    del checkpoint_level  # of fla's kernel: memory against time
     require_known("chunk_gsa", options)
     if s.dim() != 4 or s.shape[:3] != k.shape[:3] or (g is not None and g.shape != s.shape):
         raise ValueError(f"s and g must be [batch, length, heads, slots] with the heads of k, not {tuple(s.shape)}")
@@ -247,8 +247,9 @@ def chunk_gsa(
     k, v, s, g = (tensor.repeat_interleave(shared, dim=2) for tensor in (k, v, s, g))
     before = [None if state is None else state.repeat_interleave(shared, 1) for state in initial_state or (None, None)]
     require_same_shape(q, k, v)
-    logits, keys = value_decayed(q, k, s, g, scale, Memory(before[0], output_final_state, cu_seqlens))
-    output, values = decayed(logits.softmax(-1), s, v, g, 1.0, Memory(before[1], output_final_state, cu_seqlens))
+    first, second = (Memory(state, output_final_state, cu_seqlens) for state in before)
+    logits, keys = run(chunkwise_values, q, (k, s, g), s, scale, first)
+    output, values = run(chunkwise, logits.softmax(-1), (s, v, g), v, 1.0, second)
     return output, (None if keys is None else keys[:, ::shared], None if values is None else values[:, ::shared])
 
 

@@ -34,10 +34,12 @@ def causal_conv1d(
     outputs, states = [], []
     for index, (start, end) in enumerate(edges):
         before = initial_state if initial_state is None or cu_seqlens is None else initial_state[index : index + 1]
-        part = _with_history(x[:, start:end], before, weight.shape[1])
+        part, history = x[:, start:end], 0
+        if before is not None:
+            history = weight.shape[1]
+            part = torch.cat([before.to(x.dtype).transpose(1, 2)[:, -history:], part], dim=1)
         with torch.autocast(x.device.type, enabled=False):
             dtype = torch.promote_types(torch.float32, x.dtype)
-            history = 0 if before is None else weight.shape[1]
             output = _Taps.apply(part.to(dtype), weight.to(dtype), history)  # type: ignore[no-untyped-call]
             output = output if bias is None else output + bias.to(dtype)
             outputs.append(output if activation is None else F.silu(output))
@@ -65,11 +67,6 @@ def causal_conv1d_update(
     with torch.no_grad():
         cache.copy_(state)  # type: ignore[arg-type]
     return y.reshape(x.shape), cache
-
-
-def _with_history(x: Tensor, before: Tensor | None, taps: int) -> Tensor:
-    """[b, l, d], preceded by the `taps` latest inputs if there are any."""
-    return x if before is None else torch.cat([before.to(x.dtype).transpose(1, 2)[:, -taps:], x], dim=1)
 
 
 def _latest(x: Tensor, taps: int) -> Tensor:

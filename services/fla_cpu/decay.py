@@ -40,21 +40,19 @@ def chunk_simple_gla(
     output_final_state: bool = False,
     state_v_first: bool = False,
     cu_seqlens: Tensor | None = None,
-    cu_seqlens_cpu: Tensor | None = None,
     **options: object,
 ) -> Result:
     """q, k: [b, l, h, d_k], v: [b, l, h, d_v]; log decay g: [b, l, h], or g_gamma: [h] for all steps, or both.
 
     Raises ValueError for shapes that do not match and TypeError for options that are not offered.
     """
-    del cu_seqlens_cpu  # fla avoids a device synchronisation with it
     require_known("chunk_simple_gla", options)
     memory = Memory(initial_state, output_final_state, cu_seqlens, state_v_first)
     require_same_shape(q, k, v, g=g)
     if g_gamma is not None:
         fixed = upcast(g_gamma).expand(*q.shape[:2], -1)
         g = fixed if g is None else fixed + g
-    return decayed(q, k, v, None if g is None else g.unsqueeze(-1), scale, memory)
+    return run(chunkwise, q, (k, v, None if g is None else g.unsqueeze(-1)), v, scale, memory)
 
 
 def fused_recurrent_simple_gla(
@@ -111,7 +109,8 @@ def chunk_gla(
     require_same_shape(q, k, v)
     if g.shape != k.shape:
         raise ValueError(f"g must have the shape of k, {tuple(k.shape)}, not {tuple(g.shape)}")
-    return decayed(q, k, v, g, scale, Memory(initial_state, output_final_state, cu_seqlens, state_v_first))
+    memory = Memory(initial_state, output_final_state, cu_seqlens, state_v_first)
+    return run(chunkwise, q, (k, v, g), v, scale, memory)
 
 
 def fused_recurrent_gla(
@@ -134,14 +133,8 @@ def fused_recurrent_gla(
     return chunk_gla(q, k, v, g, scale, initial_state, output_final_state, state_v_first, cu_seqlens)
 
 
-def decayed(q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, scale: float | None, memory: Memory) -> Result:
-    """The equation above; g: None, [b, l, h, 1] or [b, l, h, d_k]."""
-    factor = q.shape[-1] ** -0.5 if scale is None else scale
-    return run(_chunkwise, upcast(q) * factor, (k, v, g), v, memory)
-
-
-def _chunkwise(q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
-    """All sequences of a batch; q is scaled already."""
+def chunkwise(q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
+    """The equation above for a batch, with a scale of 1; g: None, [b, l, h, 1] or [b, l, h, d_k]."""
     batch, length = q.shape[:2]
     size = chunk_size(length, CHUNK)
     q, k, v = (split_chunks(tensor, size) for tensor in (q, k, v))
@@ -155,13 +148,8 @@ def _chunkwise(q: Tensor, k: Tensor, v: Tensor, g: Tensor | None, state: Tensor)
     return merge_chunks(inside + q @ states, batch, length), last.reshape(batch, -1, *last.shape[1:])
 
 
-def value_decayed(q: Tensor, k: Tensor, v: Tensor, g: Tensor, scale: float | None, memory: Memory) -> Result:
+def chunkwise_values(q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """S_t = S_{t−1} diag(e^{g_t}) + k_t v_tᵀ, with one log decay for each value feature, g: [b, l, h, d_v]."""
-    factor = q.shape[-1] ** -0.5 if scale is None else scale
-    return run(_chunkwise_values, upcast(q) * factor, (k, v, g), v, memory)
-
-
-def _chunkwise_values(q: Tensor, k: Tensor, v: Tensor, g: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     batch, length = q.shape[:2]
     size = chunk_size(length, CHUNK)
     q, k, v = (split_chunks(tensor, size) for tensor in (q, k, v))
@@ -182,14 +170,12 @@ def chunk_rwkv6(
     initial_state: Tensor | None = None,
     output_final_state: bool = False,
     cu_seqlens: Tensor | None = None,
-    cu_seqlens_cpu: Tensor | None = None,
     **options: object,
 ) -> Result:
     """RWKV-6 (arXiv:2404.05892), which reads a state before its decay: o_t = scale · (S_{t−1} + diag(u) k_t v_tᵀ)ᵀ r_t.
 
     r, k and the log decay w: [b, l, h, d_k], v: [b, l, h, d_v], u: [h, d_k].
     """
-    del cu_seqlens_cpu  # fla avoids a device synchronisation with it
     require_known("chunk_rwkv6", options)
     require_same_shape(r, k, v)
     if w.shape != k.shape or u.shape != k.shape[2:]:
@@ -199,7 +185,7 @@ def chunk_rwkv6(
         )
     r = upcast(r) * (r.shape[-1] ** -0.5 if scale is None else scale)
     bonus = (r * u * k).sum(-1, keepdim=True)
-    return run(_before_the_update, r, (k, v, w, bonus), v, Memory(initial_state, output_final_state, cu_seqlens))
+    return run(_before_the_update, r, (k, v, w, bonus), v, 1.0, Memory(initial_state, output_final_state, cu_seqlens))
 
 
 def fused_recurrent_rwkv6(
@@ -224,7 +210,7 @@ def _before_the_update(
 ) -> tuple[Tensor, Tensor]:
     """Each token's state is read by the query of the next one, and the initial state by the first."""
     first = torch.einsum("blhk,bhkv->blhv", r[:, :1], state)
-    later, last = _chunkwise(torch.cat([r[:, 1:], torch.zeros_like(r[:, :1])], dim=1), k, v, w, state)
+    later, last = chunkwise(torch.cat([r[:, 1:], torch.zeros_like(r[:, :1])], dim=1), k, v, w, state)
     return torch.cat([first, later[:, :-1]], dim=1) + bonus * v, last
 
 

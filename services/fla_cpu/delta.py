@@ -41,14 +41,12 @@ def chunk_delta_rule(
     output_final_state: bool = False,
     use_qk_l2norm_in_kernel: bool = False,
     cu_seqlens: Tensor | None = None,
-    cu_seqlens_cpu: Tensor | None = None,
     **options: object,
 ) -> Result:
     """q, k: [b, l, h, d_k], v: [b, l, h, d_v], beta: [b, l, h] → (o like v, state [b, h, d_k, d_v] or None).
 
     Raises ValueError for shapes that do not match and TypeError for unsupported options.
     """
-    del cu_seqlens_cpu  # fla avoids a device synchronisation with it
     require_known("chunk_delta_rule", options)
     if use_qk_l2norm_in_kernel:
         q, k = l2_norm(upcast(q)), l2_norm(upcast(k))
@@ -72,9 +70,8 @@ def delta_rule(
     if p.shape != k.shape:
         raise ValueError(f"p must have the shape of k, {tuple(k.shape)}, not {tuple(p.shape)}")
     beta = torch.ones_like(q[..., 0]) if beta is None else beta
-    factor = q.shape[-1] ** -0.5 if scale is None else scale
     per_key = g.unsqueeze(-1) if g is not None and g.dim() == 3 else g
-    return run(_chunkwise, upcast(q) * factor, (k, p, v, beta.unsqueeze(-1), per_key), v, memory)
+    return run(_chunkwise, q, (k, p, v, beta.unsqueeze(-1), per_key), v, scale, memory)
 
 
 def _chunkwise(
@@ -195,7 +192,6 @@ def chunk_gated_delta_rule(
     allow_neg_eigval: bool = False,
     state_v_first: bool = False,
     cu_seqlens: Tensor | None = None,
-    cu_seqlens_cpu: Tensor | None = None,
     *,
     use_gate_in_kernel: bool = False,
     A_log: Tensor | None = None,
@@ -207,7 +203,6 @@ def chunk_gated_delta_rule(
     With `use_gate_in_kernel` g is raw and the decay is −e^{A_log} · softplus(g + dt_bias).
     → (o like v, state [b, h_v, d_k, d_v] or None)
     """
-    del cu_seqlens_cpu  # fla avoids a device synchronisation with it
     require_known("chunk_gated_delta_rule", options)
     q, k = prepare_heads(q, k, v, use_qk_l2norm_in_kernel)
     beta = write_strength(beta, use_beta_sigmoid_in_kernel, allow_neg_eigval)
@@ -263,7 +258,6 @@ def chunk_gated_delta_product(
     output_final_state: bool = False,
     use_qk_l2norm_in_kernel: bool = False,
     cu_seqlens: Tensor | None = None,
-    cu_seqlens_cpu: Tensor | None = None,
     **options: object,
 ) -> Result:
     """Several steps of the delta rule for each token (DeltaProduct, arXiv:2502.10297), after one decay.
@@ -271,7 +265,6 @@ def chunk_gated_delta_product(
     q: [b, l, h, d_k]; k, v and beta: [b, l · num_householder, h, …], the steps of a token side by side; g: None or
     [b, l, h]; cu_seqlens counts tokens, not steps.
     """
-    del cu_seqlens_cpu  # fla avoids a device synchronisation with it
     require_known("chunk_gated_delta_product", options)
     steps = num_householder
     if k.shape[1] != q.shape[1] * steps or (g is not None and g.shape != q.shape[:3]):

@@ -211,7 +211,6 @@ def chunk_dplr_delta_rule(
     initial_state: Tensor | None = None,
     output_final_state: bool = False,
     cu_seqlens: Tensor | None = None,
-    cu_seqlens_cpu: Tensor | None = None,
     *,
     lower_bound: float | None = None,
     **options: object,
@@ -222,7 +221,7 @@ def chunk_dplr_delta_rule(
     steps of the delta rule: the first decays and erases with p = −a e^{−gk}, which reads the state before its decay,
     and the second writes. e^{−gk} overflows for decays below e^{−80}.
     """
-    del cu_seqlens_cpu, lower_bound  # fla avoids a device synchronisation and slow products with them
+    del lower_bound  # fla avoids slow products with it
     require_known("chunk_dplr_delta_rule", options)
     if not q.shape == k.shape == a.shape == b.shape or (gk is not None and gk.shape != k.shape):
         raise ValueError(f"queries, keys, decays, a and b must have one shape, {tuple(k.shape)}")
@@ -274,11 +273,9 @@ def chunk_iplr_delta_rule(
     initial_state: Tensor | None = None,
     output_final_state: bool = False,
     cu_seqlens: Tensor | None = None,
-    cu_seqlens_cpu: Tensor | None = None,
     **options: object,
 ) -> Result:
     """`chunk_dplr_delta_rule` with the identity in place of the diagonal."""
-    del cu_seqlens_cpu  # fla avoids a device synchronisation with it
     require_known("chunk_iplr_delta_rule", options)
     return chunk_dplr_delta_rule(q, k, v, a, b, None, scale, initial_state, output_final_state, cu_seqlens)
 
@@ -294,13 +291,12 @@ def chunk_rwkv7(
     initial_state: Tensor | None = None,
     output_final_state: bool = False,
     cu_seqlens: Tensor | None = None,
-    cu_seqlens_cpu: Tensor | None = None,
     *,
     lower_bound: float | None = None,
     **options: object,
 ) -> Result:
     """RWKV-7: `chunk_dplr_delta_rule` with queries r, log decays w and a scale of 1 by default."""
-    del cu_seqlens_cpu, lower_bound  # as in `chunk_dplr_delta_rule`
+    del lower_bound  # as in `chunk_dplr_delta_rule`
     require_known("chunk_rwkv7", options)
     return chunk_dplr_delta_rule(r, k, v, a, b, w, scale, initial_state, output_final_state, cu_seqlens)
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from services.fla_cpu.shapes import upcast
+
 
 class ReLUFeatureMap(nn.Module):
     """relu(x)."""
@@ -241,12 +243,8 @@ def _positions(length: int, offset: int | Tensor, boundaries: Tensor | None, dev
 def _rotate(x: Tensor, cosine: Tensor, sine: Tensor, interleaved: bool) -> Tensor:
     """x: [b, l, h, d], cosine and sine: [1 or b, l, r/2]; the features after the first r are unchanged."""
     cosine, sine = cosine.unsqueeze(2), sine.unsqueeze(2)
-    rotated, rest = x[..., : 2 * cosine.shape[-1]], x[..., 2 * cosine.shape[-1] :]
-    rotated = rotated if x.dtype == torch.float64 else rotated.float()
-    if interleaved:
-        first, second = rotated[..., ::2], rotated[..., 1::2]
-        pair = torch.stack([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
-        return torch.cat([pair.flatten(-2).to(x.dtype), rest], dim=-1)
-    first, second = rotated.chunk(2, dim=-1)
-    both = torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
-    return torch.cat([both.to(x.dtype), rest], dim=-1)
+    rotated, rest = upcast(x[..., : 2 * cosine.shape[-1]]), x[..., 2 * cosine.shape[-1] :]
+    first, second = (rotated[..., ::2], rotated[..., 1::2]) if interleaved else rotated.chunk(2, dim=-1)
+    pair = first * cosine - second * sine, first * sine + second * cosine
+    turned = torch.stack(pair, dim=-1).flatten(-2) if interleaved else torch.cat(pair, dim=-1)
+    return torch.cat([turned.to(x.dtype), rest], dim=-1)

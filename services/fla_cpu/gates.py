@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from services.fla_cpu.norms import Norm, Normalised, add_residual, affine, standardise
+from services.fla_cpu.norms import Norm, Normalised, add_residual, affine, project, standardise
 
 
 def swish(x: Tensor) -> Tensor:
@@ -78,9 +78,14 @@ def layer_norm_gated(
     prenorm: bool = False,
     residual_in_fp32: bool = False,
     eps: float = 1e-6,
+    *,
+    is_rms_norm: bool = False,
 ) -> Normalised:
     """LayerNorm of x + residual, gated; with `prenorm` also the sum."""
-    return _gated(x, g, weight, bias, activation, residual, prenorm, residual_in_fp32, eps, centred=True)
+    total, wide = add_residual(x, residual)
+    gate = _GATES[activation](g.to(wide.dtype))
+    output = (affine(standardise(wide, eps, not is_rms_norm, weight), None, bias) * gate).to(x.dtype)
+    return (output, wide if residual_in_fp32 else total) if prenorm else output
 
 
 def rms_norm_gated(
@@ -95,26 +100,9 @@ def rms_norm_gated(
     eps: float = 1e-6,
 ) -> Normalised:
     """RMSNorm of x + residual, gated; with `prenorm` also the sum."""
-    return _gated(x, g, weight, bias, activation, residual, prenorm, residual_in_fp32, eps, centred=False)
-
-
-def _gated(
-    x: Tensor,
-    g: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    activation: str,
-    residual: Tensor | None,
-    prenorm: bool,
-    residual_in_fp32: bool,
-    eps: float,
-    *,
-    centred: bool,
-) -> Normalised:
-    total, wide = add_residual(x, residual)
-    gate = _GATES[activation](g.to(wide.dtype))
-    output = (affine(standardise(wide, eps, centred, weight), None, bias) * gate).to(x.dtype)
-    return (output, wide if residual_in_fp32 else total) if prenorm else output
+    return layer_norm_gated(
+        x, g, weight, bias, activation, residual, prenorm, residual_in_fp32, eps, is_rms_norm=True
+    )  # fmt: skip
 
 
 class FusedLayerNormGated(Norm):
@@ -146,9 +134,9 @@ class FusedLayerNormGated(Norm):
         residual_in_fp32: bool = False,
     ) -> Normalised:
         """x, g: […, hidden] → the same, in the type of x."""
-        apply = layer_norm_gated if self.centred else rms_norm_gated
-        return apply(
-            x, g, self.weight, self.bias, self.activation, residual, prenorm, residual_in_fp32, self.eps
+        return layer_norm_gated(
+            x, g, self.weight, self.bias, self.activation, residual, prenorm, residual_in_fp32, self.eps,
+            is_rms_norm=not self.centred,
         )  # fmt: skip
 
 
@@ -212,7 +200,7 @@ def layer_norm_swish_gate_linear(
 ) -> Normalised:
     """A projection of LayerNorm(x + residual) · silu(g); with `prenorm` also the sum."""
     gated = layer_norm_gated(x, g, norm_weight, norm_bias, "swish", residual, True, residual_in_fp32, eps)
-    return _projected(gated, linear_weight, linear_bias, prenorm)
+    return project(gated, linear_weight, linear_bias, prenorm)
 
 
 def rms_norm_swish_gate_linear(
@@ -229,13 +217,7 @@ def rms_norm_swish_gate_linear(
 ) -> Normalised:
     """A projection of RMSNorm(x + residual) · silu(g); with `prenorm` also the sum."""
     gated = rms_norm_gated(x, g, norm_weight, norm_bias, "swish", residual, True, residual_in_fp32, eps)
-    return _projected(gated, linear_weight, linear_bias, prenorm)
-
-
-def _projected(gated: Normalised, weight: Tensor, bias: Tensor | None, prenorm: bool) -> Normalised:
-    output, total = gated
-    projected = F.linear(output.to(weight.dtype), weight, bias)
-    return (projected, total) if prenorm else projected
+    return project(gated, linear_weight, linear_bias, prenorm)
 
 
 class FusedRMSNormSwishGateLinear(FusedRMSNormSwishGate):
@@ -252,7 +234,7 @@ class FusedRMSNormSwishGateLinear(FusedRMSNormSwishGate):
         residual_in_fp32: bool = False,
     ) -> Normalised:
         """x, g: […, hidden] → […, rows of the weight]; with `prenorm` also the sum x + residual."""
-        return _projected(super().forward(x, g, residual, True, residual_in_fp32), weight, bias, prenorm)
+        return project(super().forward(x, g, residual, True, residual_in_fp32), weight, bias, prenorm)
 
 
 class FusedLayerNormSwishGateLinear(FusedRMSNormSwishGateLinear):
@@ -312,8 +294,9 @@ class LayerNormGated(Norm):
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         """x, z: […, hidden] → the same, in the type of x."""
-        apply = layernorm_fn if self.centred else rmsnorm_fn
-        return apply(x, self.weight, self.bias, z, self.eps, self.group_size, self.norm_before_gate)
+        return layernorm_fn(
+            x, self.weight, self.bias, z, self.eps, self.group_size, self.norm_before_gate, not self.centred
+        )
 
 
 class RMSNormGated(LayerNormGated):

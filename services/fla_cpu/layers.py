@@ -43,13 +43,12 @@ class Cache:
         del cache_kwargs, options
         if layer_idx == 0:
             self._seen_tokens += offset or 0
-        while len(self.states) <= layer_idx:
-            self.states.append({"recurrent_state": None, "attn_state": None, "conv_state": None, "ffn_state": None})
-        state = self.states[layer_idx]
         values: State = {"recurrent_state": recurrent_state, "attn_state": attn_state}
         values |= {"conv_state": conv_state, "ffn_state": ffn_state}
-        state.update({name: value for name, value in values.items() if value is not None})
-        return state
+        while len(self.states) <= layer_idx:
+            self.states.append(dict.fromkeys(values))
+        self.states[layer_idx] |= {name: value for name, value in values.items() if value is not None}
+        return self.states[layer_idx]
 
     def get_seq_length(self, layer_idx: int | None = 0) -> int:
         """The number of tokens so far."""

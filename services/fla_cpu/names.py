@@ -104,9 +104,9 @@ OPERATORS: dict[str, Mapping[str, object]] = {
     },
     "utils": {name: value for name, value in public(shapes).items() if name.startswith("prepare_")},
 }
-"""Operators by subpackage of fla.ops; they are also in fla.ops itself, and in each subpackage's SUBMODULES."""
+"""Operators by subpackage of fla.ops; they are also in fla.ops itself, and in each subpackage's submodules."""
 
-SUBMODULES = ("chunk", "fused_recurrent", "fused_chunk", "parallel", "index")
+_SUBMODULES = ("", ".chunk", ".fused_recurrent", ".fused_chunk", ".parallel", ".index")
 
 NORMS = {name: value for name, value in public(norms).items() if "orm" in name and "l2" not in name.lower()}
 del NORMS["Norm"]
@@ -169,7 +169,12 @@ RWKV7: dict[tuple[str, str], Callable[..., object]] = {
 }
 """RWKV-7's element-wise functions by module of fla.ops.rwkv7 and name."""
 
-OTHERS: dict[str, dict[str, object]] = {
+FLA: dict[str, Mapping[str, object]] = {
+    "fla": {},
+    "fla.ops": {name: operator for operators in OPERATORS.values() for name, operator in operators.items()},
+    **{f"fla.ops.{package}{module}": OPERATORS[package] for package in OPERATORS for module in _SUBMODULES},
+    "fla.modules": TOP,
+    **{f"fla.modules.{module}": names for module, names in MODULES.items()},
     "fla.ops.generalized_delta_rule.dplr": DPLR,
     "fla.ops.generalized_delta_rule.iplr": IPLR,
     "fla.ops.gsa.gate": {"fused_additive_gate": attention.fused_additive_gate},
@@ -188,8 +193,9 @@ OTHERS: dict[str, dict[str, object]] = {
         no_op_decorator,
     ),
 }
+"""The names of each module of fla; a package precedes its modules."""
 
-TRANSFORMERS: dict[str, dict[str, object]] = {
+TRANSFORMERS: dict[str, Mapping[str, object]] = {
     "transformers": {},
     "transformers.activations": {"ACT2FN": gates.ACT2FN},
     "transformers.cache_utils": {"Cache": layers.Cache},

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from services.fla_cpu.shapes import upcast
+
 
 def l2norm(x: Tensor, eps: float = 1e-6, output_dtype: torch.dtype | None = None) -> Tensor:
     """[…, d] → […, d] in the type of x, or in `output_dtype`."""
-    wide = x if x.dtype == torch.float64 else x.float()
-    scaled: Tensor = _Standardise.apply(wide, None, eps, 1)  # type: ignore[no-untyped-call]
+    scaled: Tensor = _Standardise.apply(upcast(x), None, eps, 1)  # type: ignore[no-untyped-call]
     return scaled.to(output_dtype or x.dtype)
 
 
@@ -83,7 +84,7 @@ def affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 def add_residual(x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
     """x + residual, in its own precision and in float32 or higher."""
     total = x if residual is None else x + residual
-    return total, total if total.dtype == torch.float64 else total.float()
+    return total, upcast(total)
 
 
 def rms_norm(
@@ -232,10 +233,16 @@ def layer_norm_linear(
     num_groups: int = 1,
 ) -> Normalised:
     """A projection of the norm of x + residual; with `prenorm` also the sum."""
-    output, total = group_norm(
+    normalised = group_norm(
         x, norm_weight, norm_bias, residual, eps, True, residual_in_fp32, is_rms_norm, num_groups
     )  # fmt: skip
-    projected = F.linear(output.to(linear_weight.dtype), linear_weight, linear_bias)
+    return project(normalised, linear_weight, linear_bias, prenorm)
+
+
+def project(pair: Normalised, weight: Tensor, bias: Tensor | None, prenorm: bool) -> Normalised:
+    """A projection of the first of (norm, sum); with `prenorm` also the sum."""
+    output, total = pair
+    projected = F.linear(output.to(weight.dtype), weight, bias)
     return (projected, total) if prenorm else projected
 
 

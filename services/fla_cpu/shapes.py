@@ -91,8 +91,10 @@ def merge_chunks(tensor: Tensor, batch: int, length: int) -> Tensor:
     return apart.movedim(2, 3).movedim(0, 1).flatten(1, 2)[:, :length]
 
 
-def run(recurrence: Recurrence, q: Tensor, rest: Sequence[Tensor | None], like: Tensor, memory: Memory) -> Result:
-    """`recurrence(q, *rest, state [b, h, d_k, d_v])` in float32, without autocast.
+def run(
+    recurrence: Recurrence, q: Tensor, rest: Sequence[Tensor | None], like: Tensor, scale: float | None, memory: Memory
+) -> Result:
+    """`recurrence(scale · q, *rest, state [b, h, d_k, d_v])` in float32, without autocast; the scale is 1/√d_k if None.
 
     q and the rest: [b, l, h, …] or None; `like`: the values [b, l, h, d_v] → (o like the values, state or None).
     """
@@ -100,7 +102,8 @@ def run(recurrence: Recurrence, q: Tensor, rest: Sequence[Tensor | None], like: 
     sequences = like.shape[0] if memory.boundaries is None else len(memory.boundaries) - 1
     state = _initial(memory, (sequences, like.shape[2], q.shape[-1], like.shape[-1]), like)
     with torch.autocast(like.device.type, enabled=False):
-        inputs = [None if tensor is None else upcast(tensor) for tensor in (q, *rest)]
+        scaled = upcast(q) * (q.shape[-1] ** -0.5 if scale is None else scale)
+        inputs = [scaled, *(None if tensor is None else upcast(tensor) for tensor in rest)]
         output, state = per_sequence(recurrence, inputs, state, memory)
     state = state.transpose(-1, -2).contiguous() if memory.value_dim_first else state
     return output.to(like.dtype), state if memory.return_final else None

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from services.fla_cpu import attention, decay, delta, delta_variants
-from services.fla_cpu.shapes import MILD, Memory
+from services.fla_cpu.shapes import MILD, Memory, run
 
 torch.set_num_threads(1)
 Inputs = dict[str, Tensor]
@@ -174,7 +174,9 @@ CASES = {
     "values decay": Case(
         "q k v gv",
         ONE,
-        lambda t, s, e: decay.value_decayed(t["q"], t["k"], t["v"], t["gv"], None, Memory(first(s), True, e)),
+        lambda t, s, e: run(
+            decay.chunkwise_values, t["q"], (t["k"], t["v"], t["gv"]), t["v"], None, Memory(first(s), True, e)
+        ),
         values_decay,
     ),
     "diagonal and low rank": Case(

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import torch
 
-from services.fla_cpu.names import MODULES, OPERATORS, OTHERS, SUBMODULES, TOP, TRANSFORMERS
+from services.fla_cpu.names import FLA, TRANSFORMERS
 
 
 def on_gpu() -> bool:
@@ -60,16 +60,8 @@ def _importer(parts: Mapping[str, ModuleType]) -> Callable[..., ModuleType]:
 
 def _parts() -> dict[str, ModuleType]:
     """The CPU implementation under fla's names, as modules that are not in sys.modules."""
-    contents: dict[str, Mapping[str, object]] = {
-        "fla": {},
-        "fla.ops": {name: operator for operators in OPERATORS.values() for name, operator in operators.items()},
-    }
-    for package, operators in OPERATORS.items():
-        contents |= {f"fla.ops.{package}{suffix}": operators for suffix in ("", *(f".{name}" for name in SUBMODULES))}
-    contents |= {"fla.modules": TOP, **{f"fla.modules.{name}": names for name, names in MODULES.items()}, **OTHERS}
-    contents |= TRANSFORMERS
     modules: dict[str, ModuleType] = {}
-    for name, names in contents.items():
+    for name, names in (FLA | TRANSFORMERS).items():
         module = modules[name] = ModuleType(name)
         vars(module).update(names)
         parent, _, child = name.rpartition(".")
