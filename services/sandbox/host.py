@@ -26,7 +26,6 @@ from services.sandbox.server import Server, Settings
 PRELOAD_CHECKS = (
     "torch",
     "services.sandbox.wire",
-    "services.sandbox.integrity",
     "services.engineer.checks.screen",
     "services.engineer.checks.child",
 )

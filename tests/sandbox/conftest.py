@@ -8,7 +8,7 @@ import pytest_asyncio
 from services.sandbox import Sandbox
 
 TESTS = Path(__file__).parents[1]
-PRELOAD = ("torch", "services.sandbox.wire", "services.sandbox.integrity")
+PRELOAD = ("torch", "services.sandbox.wire", "tests.sandbox.integrity")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from services.sandbox.integrity import Guard
 from services.sandbox.wire import Channel
+from tests.sandbox.integrity import Guard
 
 WIDTH = 8
 

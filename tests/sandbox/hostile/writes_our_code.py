@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import torch
-from services.sandbox import integrity
+from services.sandbox import wire
 from torch import nn
 
-with Path(integrity.__file__).open("a") as target:
+with Path(wire.__file__).open("a") as target:
     target.write("")
 
 

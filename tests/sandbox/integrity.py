@@ -1,6 +1,7 @@
 """Detects programs that replace torch's loss, optimiser or random generators, or Python's built-ins.
 
-It runs in the candidate's process, so it can be circumvented; scores are computed outside this process.
+It runs in the candidate's process, so it can be circumvented, and nothing but the tests uses it: scores are computed
+outside this process.
 """
 
 import atexit
@@ -32,7 +33,7 @@ _WATCHED = {
     "os": "write readv _exit",
     "numpy": "ascontiguousarray frombuffer isfinite",
     "services.sandbox.wire": "Channel.send Channel.receive encode decode",
-    "services.sandbox.integrity": "Guard.findings",
+    "tests.sandbox.integrity": "Guard.findings",
 }
 _NAMES = [f"{module}:{path}" for module, paths in _WATCHED.items() for path in paths.split()]
 _ABSENT = object()
