@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -60,28 +60,23 @@ def _types(program: str, error: str, match: re.Match[str]) -> Repair | None:
     del match
     line = _line(error)
     for node in ast.walk(parse(program)):
-        if getattr(node, "lineno", None) == line and (changed := _cast_operands(program, node)):
-            return Repair(changed, f"line {line}: operands are cast to the type of the first")
+        operands = _operands(node) if getattr(node, "lineno", None) == line else []
+        if len(operands) > 1:
+            first = ast.get_source_segment(program, operands[0])
+            for operand in reversed(operands[1:]):
+                program = _insert_around(program, operand, "(", f").to(({first}).dtype)")
+            return Repair(program, f"line {line}: operands are cast to the type of the first")
     return None
 
 
-def _cast_operands(program: str, node: ast.AST) -> str | None:
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
-        return _cast(program, node.left, [node.right])
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-        operands = [arg for arg in node.args if not isinstance(arg, ast.Constant)]
-        if node.func.attr in ("einsum", "matmul", "bmm", "mm") and len(operands) > 1:
-            return _cast(program, operands[0], operands[1:])
-    return None
-
-
-def _cast(program: str, first: ast.expr, operands: list[ast.expr]) -> str | None:
-    name = ast.get_source_segment(program, first)
-    if name is None:
-        return None
-    for operand in reversed(operands):
-        program = _insert_around(program, operand, "(", f").to(({name}).dtype)")
-    return program
+def _operands(node: ast.AST) -> list[ast.expr]:
+    """The operands of a product of tensors; none for other nodes."""
+    match node:
+        case ast.BinOp(left, ast.MatMult(), right):
+            return [left, right]
+        case ast.Call(ast.Attribute(attr="einsum" | "matmul" | "bmm" | "mm"), arguments):
+            return [argument for argument in arguments if not isinstance(argument, ast.Constant)]
+    return []
 
 
 def _device(program: str, error: str, match: re.Match[str]) -> Repair | None:
@@ -92,58 +87,47 @@ def _device(program: str, error: str, match: re.Match[str]) -> Repair | None:
     inputs = [forward.args.args[1].arg for forward in forwards if len(forward.args.args) > 1]
     if not inputs:
         return None
-    calls = [node for node in ast.walk(forwards[0]) if isinstance(node, ast.Call) and _creates_on_cpu(node)]
-    for call in sorted(calls, key=lambda call: (-(call.end_lineno or 0), -(call.end_col_offset or 0))):
-        _, end = _offsets(program, call)
+    ends = [_offsets(program, node)[1] for node in ast.walk(forwards[0]) if _creates_on_cpu(node)]
+    for end in sorted(ends, reverse=True):
         program = program[: end - 1] + f", device={inputs[0]}.device" + program[end - 1 :]
     return Repair(program, f"tensors made in forward follow the device of {inputs[0]}")
 
 
-def _creates_on_cpu(node: ast.Call) -> bool:
-    return (
-        isinstance(node.func, ast.Attribute)
-        and isinstance(node.func.value, ast.Name)
-        and node.func.value.id == "torch"
-        and node.func.attr in _CREATORS
-        and bool(node.args)
-        and not any(keyword.arg == "device" for keyword in node.keywords)
-    )
+def _creates_on_cpu(node: ast.AST) -> bool:
+    match node:
+        case ast.Call(ast.Attribute(ast.Name("torch"), function), [_, *_], keywords):
+            return function in _CREATORS and all(keyword.arg != "device" for keyword in keywords)
+    return False
 
 
 def _unexpected(program: str, error: str, match: re.Match[str]) -> Repair | None:
     """Add **kwargs to a function that is called with an unexpected keyword argument."""
     del error
-    function, argument = match["function"].rsplit(".", 1)[-1], match["argument"]
-    for node in ast.walk(parse(program)):
-        if isinstance(node, ast.FunctionDef) and node.name == function and node.args.kwarg is None:
-            last = _last_argument(node)
-            if last is not None:
-                changed = _insert_around(program, last, "", ", **kwargs")
-                return Repair(changed, f"{function} takes {argument} by **kwargs")
+    for node in _called(program, match):
+        parts = [part for part in ast.iter_child_nodes(node.args) if part not in node.args.posonlyargs]
+        if parts and node.args.kwarg is None:
+            last = max(parts, key=lambda part: _offsets(program, part))
+            changed = _insert_around(program, last, "", ", **kwargs")
+            return Repair(changed, f"{node.name} takes {match['argument']} by **kwargs")
     return None
 
 
 def _missing(program: str, error: str, match: re.Match[str]) -> Repair | None:
     """Make the last parameter of a function None by default if callers omit it."""
     del error
-    function, argument = match["function"].rsplit(".", 1)[-1], match["argument"]
-    for node in ast.walk(parse(program)):
-        if isinstance(node, ast.FunctionDef) and node.name == function and not node.args.defaults:
-            names = [arg.arg for arg in node.args.args]
-            if argument in names[2:] and argument == names[-1]:
-                changed = _insert_around(program, node.args.args[-1], "", "=None")
-                return Repair(changed, f"{function}: {argument} is None by default")
+    argument = match["argument"]
+    for node in _called(program, match):
+        names = [arg.arg for arg in node.args.args]
+        if not node.args.defaults and argument in names[2:] and argument == names[-1]:
+            changed = _insert_around(program, node.args.args[-1], "", "=None")
+            return Repair(changed, f"{node.name}: {argument} is None by default")
     return None
 
 
-def _last_argument(node: ast.FunctionDef) -> ast.AST | None:
-    """The node after which `**kwargs` can be inserted."""
-    arguments = node.args
-    if arguments.kwonlyargs:
-        return arguments.kw_defaults[-1] or arguments.kwonlyargs[-1]
-    if arguments.vararg:
-        return arguments.vararg
-    return arguments.defaults[-1] if arguments.defaults else (arguments.args[-1] if arguments.args else None)
+def _called(program: str, match: re.Match[str]) -> Iterator[ast.FunctionDef]:
+    """The program's functions of the name in an error message."""
+    name = match["function"].rsplit(".", 1)[-1]
+    return (node for node in ast.walk(parse(program)) if isinstance(node, ast.FunctionDef) and node.name == name)
 
 
 def _line(error: str) -> int:
@@ -189,22 +173,6 @@ class Failure:
     history: str = ""
 
 
-class Reviser(Protocol):
-    """Repairs programs."""
-
-    async def revise(self, job: Job, record: pb.Candidate, failure: Failure) -> Repair | None:
-        """The repair, or None if the program cannot be repaired."""
-
-
-class OfflineReviser:
-    """Repairs dtype, device, shape and signature errors by rules, without a language model."""
-
-    async def revise(self, job: Job, record: pb.Candidate, failure: Failure) -> Repair | None:
-        """The repair, if a rule applies."""
-        del job, record
-        return repair_by_rules(failure.program, failure.error) if failure.kind == "error" else None
-
-
 class RepairAnswer(BaseModel):
     """The repaired program; an empty one if the idea cannot work."""
 
@@ -220,17 +188,17 @@ def revise_request(record: pb.Candidate, failure: Failure) -> Request[RepairAnsw
     return Request(Role.REVISE, record.run, record.id, messages, RepairAnswer, prompt.version)
 
 
-class RunReviser:
+@dataclass(frozen=True)
+class Reviser:
     """Repairs by the run's language model or, without one, by rules."""
 
-    def __init__(self, minds: Minds) -> None:
-        self._minds = minds
+    minds: Minds | None
 
     async def revise(self, job: Job, record: pb.Candidate, failure: Failure) -> Repair | None:
-        """The repair, if any. Raises the errors of `Mind.ask`."""
-        mind = await self._minds.mind(record.request.mind, job)
+        """The repair, or None if the program cannot be repaired. Raises the errors of `Mind.ask`."""
+        mind = await self.minds.mind(record.request.mind, job) if self.minds else None
         if mind is None:
-            return await OfflineReviser().revise(job, record, failure)
+            return repair_by_rules(failure.program, failure.error) if failure.kind == "error" else None
         answer = (await mind.ask(revise_request(record, failure))).answer
         return Repair(answer.program, answer.what) if answer.program.strip() else None
 

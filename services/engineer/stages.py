@@ -21,7 +21,7 @@ from services.engineer.precision import measure_precision, with_precision
 from services.engineer.scales import Scale, load_scale
 from services.engineer.speed import FunctionCosts, measure_costs, measure_speed
 from services.engineer.training.host import optimise
-from services.engineer.training.model import BF16, FP32
+from services.engineer.training.model import FP32
 from services.engineer.training.result import CurvePoint, TrainingFailed
 from services.engineer.training.session import Job, Supervision
 from services.sandbox import Sandbox, SandboxUnavailable
@@ -74,7 +74,7 @@ class Stages:
             return scale
         key = ("speed", scale.device, scale.threads)
         speed = await self._once(key, lambda: measure_precision(self._sandbox, scale))
-        if scale.precision == BF16 and (reason := speed.slow(scale.precision)):
+        if reason := speed.slow(scale.precision):
             if name not in self.unsuited:
                 structlog.get_logger().warning("unsuited", stage=name, precision=scale.precision, why=reason)
             self.unsuited[name] = reason

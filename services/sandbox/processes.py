@@ -88,20 +88,15 @@ def usage(pids: list[int], shared_bytes: int, count_unlinked: bool) -> Usage:
 
 def processor_seconds(pids: list[int]) -> float:
     """CPU time of the running threads from the scheduler, in a finer resolution than `usage`."""
-    nanoseconds = 0
-    for pid in pids:
-        for thread in _threads(pid):
-            nanoseconds += int((_read(pid, f"task/{thread}/schedstat").split() or ["0"])[0])
-    return nanoseconds / 1e9
+    texts = (_read(pid, f"task/{thread}/schedstat") for pid in pids for thread in _threads(pid))
+    return sum(int((text.split() or ["0"])[0]) for text in texts) / 1e9
 
 
 def private_bytes(pid: int) -> int:
     """Resident anonymous and shared memory of one process, with its page tables, in bytes; 0 if it has ended."""
-    kilobytes = 0
-    for line in _read(pid, "status").splitlines():
-        if line.startswith(("RssAnon:", "RssShmem:", "VmPTE:")):
-            kilobytes += int(line.split()[1])
-    return kilobytes << 10
+    counted = ("RssAnon:", "RssShmem:", "VmPTE:")
+    lines = _read(pid, "status").splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(counted)) << 10
 
 
 def _unlinked_bytes(pid: int) -> int:
@@ -136,18 +131,15 @@ def wait_for_end(pid: int, started: str) -> None:
         time.sleep(0.001)
 
 
-def kill_descendants(list_pids: Callable[[], list[int]], seconds: float = 2.0) -> bool:
-    """Stop, then kill the processes of `list_pids` until there are none; False if some are left after `seconds`.
+def kill_descendants(list_pids: Callable[[], list[int]]) -> None:
+    """Stop, then kill the processes of `list_pids` until there are none, or for two seconds.
 
     Processes are stopped first, so that a fork bomb cannot create new ones meanwhile.
     """
-    deadline = time.monotonic() + seconds
-    while pids := list_pids():
+    deadline = time.monotonic() + 2.0
+    while (pids := list_pids()) and time.monotonic() < deadline:
         for pid in pids:
             kill(pid, signal.SIGSTOP)
         for pid in set(pids) | set(list_pids()):
             kill(pid)
-        if time.monotonic() > deadline:
-            return False
         time.sleep(0.001)
-    return True

@@ -95,14 +95,13 @@ def printable_json(value: JSON, limit: int = TEXT_CHARACTERS) -> JSON:
     return visit(value)
 
 
-def encode(kind: str, header: Mapping[str, JSON], arrays: Arrays, bounds: Bounds | None = None) -> list[memoryview]:
+def encode(kind: str, header: Mapping[str, JSON], arrays: Arrays) -> list[memoryview]:
     """The buffers to write for one message, in order.
 
     Raises:
         ValueError: the header contains NaN or infinity, or is too large.
         TypeError: an array has an unsupported dtype (bfloat16 must be converted to float32, or viewed as uint16).
     """
-    limits = bounds or Bounds()
     contiguous = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in arrays.items()}
     for name, array in contiguous.items():
         if array.dtype.str not in DTYPES:
@@ -114,7 +113,7 @@ def encode(kind: str, header: Mapping[str, JSON], arrays: Arrays, bounds: Bounds
         raise ValueError(
             f"the header of message {kind!r} is not JSON: {error}; send None for a missing number"
         ) from error
-    if len(text) > limits.header_bytes:
+    if len(text) > Bounds().header_bytes:
         raise ValueError(f"the header of message {kind!r} has {len(text)} bytes; send big values as arrays")
     size = sum(array.nbytes for array in contiguous.values())
     buffers = [array.reshape(-1).view(np.uint8).data for array in contiguous.values() if array.nbytes]

@@ -41,7 +41,6 @@ class Metrics:
     seconds_per_step: float
     seconds: float
     peak_memory_bytes: int | None
-    heldout_loss: float | None = None
     busy_per_step: float | None = None
 
 

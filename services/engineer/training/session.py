@@ -167,7 +167,6 @@ class Session:
             if decision is None and self.step in self._evaluation_steps():
                 loss = await self._loss_at(await self.weights(), self.step)
                 self.curve[-1] = replace(self.curve[-1], loss=loss)
-                metrics = self.history[-1] = replace(metrics, heldout_loss=loss)
             if self.supervision.on_progress is not None:
                 self.supervision.on_progress(metrics)
             if decision is not None:
