@@ -16,7 +16,7 @@ from services.engineer.program import prepare_child
 from services.engineer.scales import Scale, load_scale
 from services.engineer.training.child import build_model, flops_per_token
 from services.engineer.training.model import BF16, autocast, parameter_count
-from services.engineer.training.sizes import ModelSizes
+from services.engineer.training.sizes import model_sizes
 
 BANDWIDTH = {"H100": 3.35e12}
 """Memory bandwidth in bytes per second, from the same source."""
@@ -103,7 +103,7 @@ def _counted(stage: str) -> _Counts:
 
 def _counts_of(scale: Scale) -> _Counts:
     """Counts per token, from the difference between passes over one and over two chunks."""
-    sizes, program = ModelSizes.of(scale, VOCABULARY), zoo.baselines()[0].program
+    sizes, program = model_sizes(scale, VOCABULARY), zoo.baselines()[0].program
     flops = flops_per_token(program, sizes, 2 * CHUNK, "fp32") or 0.0
     model = build_model(program, sizes, seed=0, device="cpu")
     model.loss_chunk = scale.loss_chunk

@@ -16,7 +16,7 @@ from services.engineer.checks.report import JSON, CheckReport, CheckSettings, Fi
 from services.engineer.checks.screen import screen_apart
 from services.engineer.checks.structure import HOST_PROBES, measured_cost, probed_layers, supported
 from services.engineer.scales import Scale
-from services.engineer.training.sizes import ModelSizes
+from services.engineer.training.sizes import model_sizes
 from services.sandbox import Child, ChildDied, ChildTimeout, Limits, Malformed, Sandbox
 from services.sandbox.linux import nvidia_devices
 
@@ -123,7 +123,7 @@ async def check_thoroughly(
 
 async def stage_settings(scale: Scale, vocabulary: int, sandbox: Sandbox) -> CheckSettings:
     """Check settings for a scale: its sizes, and the root's parameter count as measured in a child."""
-    sizes = ModelSizes.of(scale, vocabulary)
+    sizes = model_sizes(scale, vocabulary)
     # of the model without its mixers: embedding, head, norms and feed-forward layers
     tables = (1 if sizes.tied else 2) * sizes.vocabulary * sizes.width
     block = 2 * sizes.width + 3 * sizes.width * sizes.feed_forward

@@ -9,37 +9,29 @@ from numpy.typing import NDArray
 from services.engineer.program import prepare_child
 from services.engineer.training import child as training
 from services.engineer.training.model import NOT_COUNTED, LanguageModel, autocast
-from services.engineer.training.ports import Array, Channel, Message
-from services.engineer.training.sizes import ModelSizes
+from services.engineer.training.ports import JSON, Array, Channel, Message
+from services.engineer.training.sizes import sizes_in
 
 
 def run(channel: Channel) -> None:
-    """The job: `begin` with program, sizes and weights → ready; then requests until `end`.
+    """The job: `begin` with program, sizes and weights → ready; then requests until `end`, served as in training.
 
     read       tokens [rows, length] → hidden states, float32 [rows, length, width], after the final norm
     gradients  tokens [rows, length + 1], weights → gradients of the mean loss; with a mask `answers` [rows, length],
                over those targets alone
     """
-    begin = channel.receive()
-    try:
-        model = _load_model(begin)
-        channel.send("ready", {}, {})
-        while (request := channel.receive()).kind != "end":
-            if request.kind == "read":
-                channel.send("hidden", {}, {"hidden": _hidden(model, request, begin)})
-            else:
-                channel.send("gradients", {}, _gradients(model, request, begin))
-    except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the host reports it
-        channel.send("failed", training.failure(error), {})
+    training.serve(channel, _begin)
 
 
-def _load_model(begin: Message) -> LanguageModel:
+def _begin(begin: Message) -> tuple[dict[str, JSON], training.Handlers]:
     device = str(begin.header["device"])
     prepare_child(int(cast("int", begin.header["threads"])), device)
-    program, sizes = str(begin.header["program"]), ModelSizes.from_message(begin)
-    model = training.build_model(program, sizes, seed=0, device=device)
+    model = training.build_model(str(begin.header["program"]), sizes_in(begin), seed=0, device=device)
     training.load_model_arrays(model, begin.arrays)
-    return model.eval()
+    return {}, {
+        "read": lambda request: ("hidden", {}, {"hidden": _hidden(model, request, begin)}),
+        "gradients": lambda request: ("gradients", {}, _gradients(model, request, begin)),
+    }
 
 
 def _hidden(model: LanguageModel, request: Message, begin: Message) -> NDArray[np.float32]:

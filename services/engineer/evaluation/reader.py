@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -105,7 +105,7 @@ async def open_reader(job: Job, sandbox: Sandbox, weights: Weights) -> AsyncIter
     scale = job.scale
     header: dict[str, JSON] = {
         "program": job.program,
-        "sizes": job.sizes.header(),
+        "sizes": asdict(job.sizes),
         "device": scale.device,
         "threads": scale.threads,
         "precision": scale.precision,

@@ -51,6 +51,12 @@ HEADS = {program.HEADS}
 KEY_VALUE_HEADS = {program.KEY_VALUE_HEADS}
 VOCABULARY = {program.VOCABULARY}
 '''
+SIZES_HEAD = '''"""The shape of the language model around the mixer; programs of layers are names of files."""
+
+from dataclasses import dataclass
+
+
+'''
 PROJECT = """[build-system]
 requires = ["setuptools>=77"]
 build-backend = "setuptools.build_meta"
@@ -73,8 +79,7 @@ def write_package(folder: Path, card: Card, source: str, sizes: ModelSizes, weig
     package = folder / name
     package.mkdir(parents=True)
     templates, parts = Path(template.__file__).parent, Path(fla_cpu.__file__).parent
-    copies = {"__init__.py": "package.py", "kernels.py": "kernels.py", "sizes.py": "sizes.py"}
-    for target, source_name in copies.items():
+    for target, source_name in (("__init__.py", "package.py"), ("kernels.py", "kernels.py")):
         _copy(templates / source_name, package / target, name)
     _copy(Path(model.__file__), package / "model.py", name)
     for file in sorted(parts.rglob("*.py")):
@@ -86,6 +91,7 @@ def write_package(folder: Path, card: Card, source: str, sizes: ModelSizes, weig
         package / "program.py": source,
         package / "parts/__init__.py": '"""Parts of flash-linear-attention in plain PyTorch."""\n',
         package / "construction.py": construction,
+        package / "sizes.py": SIZES_HEAD + inspect.getsource(ModelSizes),
         **{package / file: text for file, text in zip(layers, sizes.layers, strict=True) if file},
         package / "sizes.json": json.dumps({**asdict(sizes), "layers": layers}, indent=2),
         package / "card.json": as_json(card),

@@ -22,7 +22,7 @@ from services.engineer.export import write_package
 from services.engineer.export.card import Card
 from services.engineer.scales import Scale, ScaleError, load_scale
 from services.engineer.settings import EngineerSettings
-from services.engineer.training.sizes import ModelSizes
+from services.engineer.training.sizes import model_sizes
 
 BYTES = "bytes of UTF-8"
 
@@ -38,7 +38,7 @@ def main(arguments: argparse.Namespace, settings: EngineerSettings) -> Path:
         raise SettingsError(f"candidate {record.id} has no program yet: there is nothing to export")
     scale = load_scale(record.stage or "tiny", dict(status.settings.scale_overrides))
     weights = asyncio.run(_weights(record, settings))
-    sizes = ModelSizes.of(scale, _vocabulary(scale, weights, arguments.vocabulary))
+    sizes = model_sizes(scale, _vocabulary(scale, weights, arguments.vocabulary))
     tokenizer = BYTES if scale.of_bytes else scale.tokenizer
     return write_package(arguments.out, Card(record, status, links, source, tokenizer), source, sizes, weights)
 

@@ -25,7 +25,7 @@ from services.engineer.program import MixerSizes, block_layout, execute, load_mi
 from services.engineer.training.compiled import ARRAY, pack, unpack
 from services.engineer.training.model import LanguageModel, autocast, cast_floats
 from services.engineer.training.ports import JSON, Array, Channel, Message
-from services.engineer.training.sizes import ModelSizes
+from services.engineer.training.sizes import ModelSizes, sizes_in
 from services.engineer.training.trainer import Plan, Trainer
 
 with torch.autograd.profiler.record_function("loaded"):
@@ -146,24 +146,26 @@ def flops_per_token(program: str, sizes: ModelSizes, context: int, precision: st
 
 
 Answer = tuple[str, dict[str, JSON], dict[str, Array]]
+Handlers = dict[str, Callable[[Message], Answer]]
 
 
 def run(channel: Channel) -> None:
-    """The job: `begin`, then requests until `end`."""
-    begin = channel.receive()
+    """The job."""
+    serve(channel, lambda begin: Session(begin).opened())
+
+
+def serve(channel: Channel, begin: Callable[[Message], tuple[dict[str, JSON], Handlers]]) -> None:
+    """Begin, send the header of `ready`, and answer requests by kind until `end`; an exception is `failed`."""
+    first = channel.receive()
     try:
-        session = Session(begin)
-        channel.send("ready", session.facts(), {})
+        ready, handlers = begin(first)
+        channel.send("ready", ready, {})
         while (request := channel.receive()).kind != "end":
-            channel.send(*session.answer(request))
+            channel.send(*handlers[request.kind](request))
     except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the host reports it
-        channel.send("failed", failure(error), {})
-
-
-def failure(error: Exception) -> dict[str, JSON]:
-    """The type, message and end of the traceback of an exception."""
-    trace = "".join(traceback.format_exception(error))
-    return {"error": type(error).__name__, "message": str(error)[:2000], "traceback": trace[-8000:]}
+        trace = "".join(traceback.format_exception(error))[-8000:]
+        failure = {"error": type(error).__name__, "message": str(error)[:2000], "traceback": trace}
+        channel.send("failed", failure, {})
 
 
 class Session:
@@ -172,7 +174,7 @@ class Session:
     def __init__(self, begin: Message) -> None:
         header = begin.header
         unpack(begin.arrays)
-        self.sizes = ModelSizes.from_message(begin)
+        self.sizes = sizes_in(begin)
         self.device = str(header["device"])
         if self.device == "cuda":  # several trainings share the device
             torch.cuda.set_per_process_memory_fraction(float(cast("float", header.get("memory_share", 1.0))))
@@ -182,25 +184,20 @@ class Session:
         self.trainer = Trainer(model, Plan(**header["plan"]), self.device)  # type: ignore[arg-type]
         self.step = 0
 
-    def facts(self) -> dict[str, JSON]:
-        """The header of the answer `ready`."""
-        plan = self.trainer.plan
-        return {
-            "parameters": [name for name, _ in self.trainer.model.named_parameters()],
-            "flops_per_token": flops_per_token(self.program, self.sizes, self.context, plan.precision, self.device),
+    def opened(self) -> tuple[dict[str, JSON], Handlers]:
+        """The header of the answer `ready`, and the handlers of requests."""
+        model, optimiser, precision = self.trainer.model, self.trainer.optimiser, self.trainer.plan.precision
+        ready: dict[str, JSON] = {
+            "parameters": [name for name, _ in model.named_parameters()],
+            "flops_per_token": flops_per_token(self.program, self.sizes, self.context, precision, self.device),
         }
-
-    def answer(self, request: Message) -> Answer:
-        """Serve one request."""
-        model, optimiser = self.trainer.model, self.trainer.optimiser
-        handlers: dict[str, Callable[[Message], Answer]] = {
+        return ready, {
             "train": self._train,
             "weights": lambda _: ("weights", {"step": self.step}, model_arrays(model)),
             "save": lambda _: ("saved", {"step": self.step}, all_arrays(model, optimiser)),
             "restore": self._restore,
             "compiled": lambda _: ("compiled", {}, {ARRAY: pack()}),
         }
-        return handlers[request.kind](request)
 
     def _train(self, request: Message) -> Answer:
         rows = torch.from_numpy(request.arrays["tokens"].astype(np.int64))

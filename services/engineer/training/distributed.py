@@ -27,7 +27,7 @@ from services.engineer.program import prepare_child
 from services.engineer.scales import Scale, load_scale
 from services.engineer.training.child import build_model, model_arrays
 from services.engineer.training.model import AUTO
-from services.engineer.training.sizes import ModelSizes
+from services.engineer.training.sizes import model_sizes
 from services.engineer.training.trainer import Plan, Trainer
 
 
@@ -71,7 +71,7 @@ def _trainer(program: str, seed: int, scale: Scale, vocabulary: int) -> Trainer:
     if scale.device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     prepare_child(scale.threads, scale.device)
-    model = build_model(program, ModelSizes.of(scale, vocabulary), seed, scale.device)
+    model = build_model(program, model_sizes(scale, vocabulary), seed, scale.device)
     parallel = DistributedDataParallel(model, find_unused_parameters=True)
     share = max(1, scale.batch // dist.get_world_size())
     plan = replace(Plan.of(scale), micro_batch=min(scale.micro_batch, share))

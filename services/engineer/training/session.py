@@ -22,7 +22,7 @@ from services.engineer.training.compiled import ARRAY, CompileCache
 from services.engineer.training.ports import JSON, Array, Child, Message
 from services.engineer.training.protocol import amount, array, ask, names
 from services.engineer.training.result import CurvePoint, Drained, Metrics, TrainingFailed
-from services.engineer.training.sizes import ModelSizes
+from services.engineer.training.sizes import ModelSizes, model_sizes
 from services.engineer.training.trainer import Plan
 from services.engineer.training.watcher import Peers, Stop, WatchSettings, watch
 from services.sandbox.processes import Usage
@@ -73,7 +73,7 @@ class Job:
     @property
     def sizes(self) -> ModelSizes:
         """The sizes of the language model."""
-        return ModelSizes.of(self.scale, self.corpus.tokens.vocabulary)
+        return model_sizes(self.scale, self.corpus.tokens.vocabulary)
 
     def header(self) -> dict[str, JSON]:
         """The header of the message `begin` of a training child."""
@@ -81,7 +81,7 @@ class Job:
         return {
             "program": self.program,
             "seed": self.seed,
-            "sizes": self.sizes.header(),
+            "sizes": asdict(self.sizes),
             "plan": asdict(Plan.of(scale)),
             "context": scale.context,
             "device": scale.device,

@@ -31,7 +31,7 @@ def _module(file: str) -> ModuleType:
 
 def mixer(width: int, heads: int, layer: int = 0) -> nn.Module:
     """The layer: hidden states [batch, length, width] → a tensor, or a tuple that begins with one."""
-    file = (SIZES.layers[layer % len(SIZES.layers)] if SIZES.layers else "") or "program.py"
+    file = SIZES.program_of(layer, "program.py")
     module = _module(file)
     sizes = MixerSizes(width, heads, layer, SIZES.whole_model and file == "program.py")
     return construct(mixer_of_layer(module, (_HERE / file).read_text(encoding="utf-8"), sizes), sizes)
