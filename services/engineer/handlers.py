@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -46,28 +46,23 @@ MAX_REVISIONS = 3
 T = TypeVar("T")
 
 
+@dataclass
 class Engineer:
-    """Handles `candidate.proposed.<stage>`."""
+    """Handles `candidate.proposed.<stage>`.
 
-    def __init__(
-        self,
-        sandbox: Sandbox,
-        stages: Stages,
-        archive: archive_pb2_grpc.ArchiveAsyncStub,
-        reviser: Reviser,
-        data_dir: Path,
-        trainings: Callable[[str], int] = lambda _: 1,
-        weights: FsspecArtifacts | None = None,
-    ) -> None:
-        """`trainings` maps a stage to the number of concurrent trainings; final weights are stored in `weights`."""
-        self._sandbox = sandbox
-        self._stages = stages
-        self._archive = archive
-        self._reviser = reviser
-        self._data_dir = data_dir
-        self._trainings = trainings
-        self._weights = weights
-        self._claims = Claims(archive)
+    `trainings` maps a stage to the number of concurrent trainings; final weights are stored in `weights`.
+    """
+
+    sandbox: Sandbox
+    stages: Stages
+    archive: archive_pb2_grpc.ArchiveAsyncStub
+    reviser: Reviser
+    data_dir: Path
+    trainings: Callable[[str], int] = lambda _: 1
+    weights: FsspecArtifacts | None = None
+
+    def __post_init__(self) -> None:
+        self._claims = Claims(self.archive)
         self._slots: dict[str, asyncio.Semaphore] = {}
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
@@ -77,12 +72,12 @@ class Engineer:
         """
         if job.event.HasField("candidate_promoted"):
             return await self._verify(job)
-        record = await record_for(self._archive, job)
+        record = await record_for(self.archive, job)
         if record is None:
             return []
-        context = await run_context(self._archive, record.run, record.stage)
-        stage = await self._stages.open(record.stage, dict(context.settings.scale_overrides))
-        folder = WorkFolder(self._data_dir, record.run, record.id)
+        context = await run_context(self.archive, record.run, record.stage)
+        stage = await self.stages.open(record.stage, dict(context.settings.scale_overrides))
+        folder = WorkFolder(self.data_dir, record.run, record.id)
         async with self._claims.claim(job, record) as attempt, _interruptions():
             training = await self._train_with_revisions(job, record, stage, context, folder)
             await self._investigate(job, record, training, stage, context)
@@ -106,12 +101,12 @@ class Engineer:
         program, unpruned = training.program or record.proposal.program, replace(context, finished=())
 
         async def repeat(name: str, program: str, seed: int, stage: Stage) -> pb.SeedResult:
-            folder = WorkFolder(self._data_dir, record.run, f"{record.id}-{name}")
+            folder = WorkFolder(self.data_dir, record.run, f"{record.id}-{name}")
             (result,) = await self._train_seeds(job, program, [seed], stage, unpruned, folder)
             return result
 
         seeds = [seed.seed for seed in training.seeds]
-        result = await investigate(suspicion, program, seeds, stage, self._stages, context, repeat)
+        result = await investigate(suspicion, program, seeds, stage, self.stages, context, repeat)
         training.investigation.CopyFrom(result)
 
     async def _verify(self, job: Job) -> Sequence[events_pb2.Event]:
@@ -120,23 +115,23 @@ class Engineer:
         request = archive_pb2.GetCandidateRequest(
             run=job.event.run, candidate=job.event.candidate, at_least=job.sequence
         )
-        record = await self._archive.GetCandidate(request, timeout=30)
+        record = await self.archive.GetCandidate(request, timeout=30)
         verified = [verification for verification in record.verifications if verification.rung == promotion.rung]
         # Controls are promoted once a round, with other seeds.
         if list(promotion.seeds) in [[seed.seed for seed in earlier.training.seeds] for earlier in verified]:
             return []  # an acknowledgement was lost, or a log was imported
-        context = replace(await run_context(self._archive, record.run, promotion.stage), finished=())  # no early stop
+        context = replace(await run_context(self.archive, record.run, promotion.stage), finished=())  # no early stop
         program, overrides = program_of(record), dict(promotion.scale_overrides)
         precision = context.settings.scale_overrides.get("precision")
         if precision and load_scale(promotion.stage).precision == AUTO:
             overrides = {"precision": precision, **overrides}
         if promotion.HasField("match_parameters"):
             target = promotion.match_parameters
-            overrides = await overrides_for(self._stages, promotion.stage, overrides, program, target)
-        stage = await self._stages.open(promotion.stage, overrides)
+            overrides = await overrides_for(self.stages, promotion.stage, overrides, program, target)
+        stage = await self.stages.open(promotion.stage, overrides)
         heldout = share_of(stage.corpus.verification, promotion.rung, promotion.rungs)
-        stage = await self._stages.with_other_text(replace(stage, corpus=replace(stage.corpus, heldout=heldout)))
-        folder = WorkFolder(self._data_dir, record.run, f"{record.id}-rung-{promotion.rung}")
+        stage = await self.stages.with_other_text(replace(stage, corpus=replace(stage.corpus, heldout=heldout)))
+        folder = WorkFolder(self.data_dir, record.run, f"{record.id}-rung-{promotion.rung}")
         result = events_pb2.CandidateVerified(stage=promotion.stage, rung=promotion.rung)
         attempt = 1
         try:
@@ -187,7 +182,7 @@ class Engineer:
         if not stage.scale.substitute:
             return []
         seed = int(stage.corpus.random(f"substitution {program}").integers(1 << 31))
-        substitutions, refusals = await substitute(program, stage.scale, self._sandbox, seed)
+        substitutions, refusals = await substitute(program, stage.scale, self.sandbox, seed)
         for refusal in refusals:
             structlog.get_logger().info("not substituted", function=refusal.function, why=refusal.reason)
         return substitutions
@@ -199,14 +194,14 @@ class Engineer:
 
         Scoring starts when all are trained, so that no training child of the program runs while held-out text is read.
         """
-        slots = self._slots.setdefault(stage.scale.name, asyncio.Semaphore(self._trainings(stage.scale.name)))
+        slots = self._slots.setdefault(stage.scale.name, asyncio.Semaphore(self.trainings(stage.scale.name)))
 
         async def train(seed: int) -> Trained | pb.SeedResult:
             async with slots:
                 training = Training(program, seed, stage.scale, stage.corpus)
                 if result := folder.read_result(seed, training.identity):
                     return result
-                return await optimise(training, self._supervision(job, seed, stage, context, folder), self._sandbox)
+                return await optimise(training, self._supervision(job, seed, stage, context, folder), self.sandbox)
 
         async def score(training: Trained | pb.SeedResult) -> pb.SeedResult:
             async with slots:
@@ -230,7 +225,7 @@ class Engineer:
             watch=watch_settings(context.settings, stage),
             peers=context.peers,
             finished=context.finished,
-            compiled=CompileCache.below(self._data_dir / "data", stage.scale.device, versions()),
+            compiled=CompileCache.below(self.data_dir / "data", stage.scale.device, versions()),
         )
 
     async def _score(self, trained: Trained, stage: Stage, folder: WorkFolder) -> pb.SeedResult:
@@ -238,11 +233,11 @@ class Engineer:
         artifacts: list[pb.Artifact] = []
 
         async def keep(weights: Weights) -> None:
-            if self._weights is not None:
-                artifacts.append(await keep_weights(self._weights, weights))
+            if self.weights is not None:
+                artifacts.append(await keep_weights(self.weights, weights))
 
         limit = stage.settings.most_parameters
-        result = await score(trained, self._sandbox, keep, parameter_limit=limit, other_text=stage.other_text)
+        result = await score(trained, self.sandbox, keep, parameter_limit=limit, other_text=stage.other_text)
         device = result.measurements.device
         metrics.TRAINING_SECONDS.labels(stage.scale.name, device).inc(result.measurements.seconds)
         message = seed_message(result)
@@ -266,11 +261,11 @@ class Engineer:
         if failed.dishonest or len(revisions) >= MAX_REVISIONS:
             raise Rejected("train", failed.message, evidence)
         history = "\n".join(f"- {revision.repair}" for revision in revisions)
-        repair = await self._reviser.revise(job, record, Failure(program, error, failed.kind, history))
+        repair = await self.reviser.revise(job, record, Failure(program, error, failed.kind, history))
         if repair is None:
             raise Rejected("train", failed.message, evidence)
         revisions.append(pb.Revision(program=program, error=error, repair=repair.what))
-        report = await self._stages.check(
+        report = await self.stages.check(
             stage, repair.program, exempt_from_cost=record.request.baseline == "softmax_attention", thorough=False
         )
         if not report.passed:
@@ -282,20 +277,15 @@ class Engineer:
 
 def add_state_size(training: pb.Training, record: pb.Candidate, scale: Scale) -> None:
     """Record the state size that follows from the mixer's description, unless the program has none or was repaired."""
-    proposal = record.proposal
-    if training.revisions:
-        return
-    if proposal.HasField("description"):
+    mixer = CATALOGUE.get(record.request.baseline)
+    if record.proposal.HasField("description"):
         try:
-            mixer = Mixer.model_validate(MessageToDict(proposal.description))
+            mixer = Mixer.model_validate(MessageToDict(record.proposal.description))
         except ValidationError:  # the description of a researcher of another version
             return
-    elif record.request.baseline in CATALOGUE:
-        mixer = CATALOGUE[record.request.baseline]
-    else:
-        return
-    for seed in training.seeds:
-        seed.measurements.state_size = state_size(mixer, scale.width, scale.heads)
+    if mixer is not None and not training.revisions:
+        for seed in training.seeds:
+            seed.measurements.state_size = state_size(mixer, scale.width, scale.heads)
 
 
 @asynccontextmanager

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -240,18 +240,14 @@ def _pairs(values: Mapping[str, str]) -> frozenset[tuple[tuple[str, str], ...]]:
     return frozenset(single | {(first, second) for first in items for second in items if first < second})
 
 
-class _ridge:  # noqa: N801 - used like a function
+def _ridge(
+    design: NDArray[np.float64], targets: NDArray[np.float64], penalty: float
+) -> Callable[[NDArray[np.float64]], NDArray[np.float64]]:
     """Ridge regression with an intercept, in the dual form as there are few rows and many columns."""
-
-    def __init__(self, design: NDArray[np.float64], targets: NDArray[np.float64], penalty: float) -> None:
-        self._mean, self._centre = targets.mean(axis=0), design.mean(axis=0)
-        rows = design - self._centre
-        weights = np.linalg.solve(rows @ rows.T + penalty * np.eye(len(rows)), targets - self._mean)
-        self._weights: NDArray[np.float64] = rows.T @ weights
-
-    def __call__(self, design: NDArray[np.float64]) -> NDArray[np.float64]:
-        predicted: NDArray[np.float64] = (design - self._centre) @ self._weights + self._mean
-        return predicted
+    mean, centre = targets.mean(axis=0), design.mean(axis=0)
+    rows = design - centre
+    weights = rows.T @ np.linalg.solve(rows @ rows.T + penalty * np.eye(len(rows)), targets - mean)
+    return lambda design: (design - centre) @ weights + mean
 
 
 BUDGETS = (20, 50, 100, 200, 500)

@@ -63,9 +63,7 @@ class AdamW:
         """
         if unknown := gradients.keys() - self.parameters.keys():
             raise TrainingFailed("malformed", f"There is a gradient for {min(unknown)}, no parameter.", {})
-        scale = self.job.scale
-        peak, final = scale.learning_rate, scale.final_rate
-        rate = learning_rate(number, scale.steps, peak=peak, warmup=scale.warmup, decay=scale.decay, final=final)
+        scale, rate = self.job.scale, learning_rate(number, self.job.scale)
         arrays = {name: _float(gradients, name, self.parameters[name].shape) for name in gradients}
         norm = float(np.sqrt(sum(float((g.astype(np.float64) ** 2).sum()) for g in arrays.values())))
         if not np.isfinite(norm):

@@ -12,22 +12,6 @@ from torch.nn.parallel import DistributedDataParallel
 from services.engineer.scales import Scale
 from services.engineer.training.model import LanguageModel, autocast
 
-
-def learning_rate(step: int, steps: int, *, peak: float, warmup: float, decay: float, final: float) -> float:
-    """The learning rate of optimiser step `step` (from 0) of `steps`.
-
-    Linear from peak/n to the peak over the first `warmup` share of the steps, constant, then linear to `final` × peak
-    over the last `decay` share (Hu et al. 2024, arXiv:2404.06395, with linear decay).
-    """
-    rising, falling = round(warmup * steps), round(decay * steps)
-    if step < rising:
-        return peak * (step + 1) / rising
-    if step < steps - falling:
-        return peak
-    left = (steps - step) / (falling + 1)
-    return peak * (final + (1 - final) * left)
-
-
 Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 
 
@@ -54,6 +38,21 @@ class Plan:
     def of(cls, scale: Scale) -> "Plan":
         """The plan of a scale."""
         return cls(**{field.name: getattr(scale, field.name) for field in fields(cls)})
+
+
+def learning_rate(step: int, plan: Plan | Scale) -> float:
+    """The learning rate of optimiser step `step` (from 0).
+
+    Linear from peak/n to the peak over the first `warmup` share of the steps, constant, then linear to `final_rate` ×
+    peak over the last `decay` share (Hu et al. 2024, arXiv:2404.06395, with linear decay).
+    """
+    peak, rising, falling = plan.learning_rate, round(plan.warmup * plan.steps), round(plan.decay * plan.steps)
+    if step < rising:
+        return peak * (step + 1) / rising
+    if step < plan.steps - falling:
+        return peak
+    left = (plan.steps - step) / (falling + 1)
+    return peak * (plan.final_rate + (1 - plan.final_rate) * left)
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,8 @@ class Trainer:
 
     def step(self, step: int, rows: Tensor) -> StepReport:
         """One optimiser step (from 0) on rows [batch, context + 1]."""
-        self._set_rate(step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(step, self.plan)
         self.model.train()
         self.optimiser.zero_grad(set_to_none=True)
         losses, auxiliaries = [], []
@@ -99,14 +99,6 @@ class Trainer:
         self.optimiser.step()
         mean = float(torch.stack(auxiliaries).mean()) if auxiliaries else None
         return StepReport(float(torch.stack(losses).sum()), float(norm), mean)
-
-    def _set_rate(self, step: int) -> None:
-        plan = self.plan
-        rate = learning_rate(
-            step, plan.steps, peak=plan.learning_rate, warmup=plan.warmup, decay=plan.decay, final=plan.final_rate
-        )
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
 
     def _loss(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
         with autocast(self.device, self.plan.precision):

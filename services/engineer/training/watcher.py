@@ -10,6 +10,12 @@ from services.engineer.training.result import Metrics
 
 LEAK_SHARE = 0.25
 """The paper's leakage rule: a training stops when its loss is below the best peer's by this share."""
+SLOWER, STALLED = 3.0, 12.0
+"""Limits on a step's time in multiples of the peers': of CPU time (on a CPU, as the machine may be busy; the paper uses
+2–3), and of wall-clock time."""
+LEAST_LOSS = 0.2  # nats per token that honest models of text do not reach
+DIVERGENCE = 1.5
+PATIENCE = 0.4  # share of the steps without progress
 
 
 @dataclass(frozen=True)
@@ -22,21 +28,13 @@ class Peers:
 
 @dataclass(frozen=True)
 class WatchSettings:
-    """Limits of the watcher.
+    """The rules of a run.
 
-    Steps may take `slower` times the peers' (the paper uses 2–3), in CPU time on a CPU as the machine may be busy, and
-    `stalled` times in wall-clock time. `leak` stops a training whose loss is below the best peer's by this share.
-    `least_loss` in nats per token is not reached by honest models of text. `patience` is the share of steps without
-    progress. `stopping` is the rule for curves that cannot win: "quantiles", "extrapolation" (from the share
-    `prune_from` of the steps on), or "none".
+    `leak` stops a training whose loss is below the best peer's by this share. `stopping` is the rule for curves that
+    cannot win: "quantiles", "extrapolation" (from the share `prune_from` of the steps on), or "none".
     """
 
-    slower: float = 3.0
-    stalled: float = 12.0
     leak: float | None = None
-    least_loss: float = 0.2
-    divergence: float = 1.5
-    patience: float = 0.4
     memory_bytes: int | None = None
     stopping: str = "none"
     prune_from: float = 0.25
@@ -58,10 +56,10 @@ def watch(history: Sequence[Metrics], settings: WatchSettings, peers: Peers, fin
     return (
         _not_finite(history)
         or _too_low(history, settings, peers)
-        or _diverged(history, settings)
-        or _too_slow(history, settings, peers)
+        or _diverged(history)
+        or _too_slow(history, peers)
         or _too_big(history, settings)
-        or _no_progress(history, settings)
+        or _no_progress(history)
         or _too_far_behind(history, settings, finished)
     )
 
@@ -75,8 +73,7 @@ def _not_finite(history: Sequence[Metrics]) -> Stop | None:
 
 
 def _too_low(history: Sequence[Metrics], settings: WatchSettings, peers: Peers) -> Stop | None:
-    last = history[-1]
-    floor = settings.least_loss
+    last, floor = history[-1], LEAST_LOSS
     if peers.lowest_loss is not None and settings.leak is not None:
         floor = max(floor, peers.lowest_loss * (1 - settings.leak))
     if last.train_loss >= floor:
@@ -85,22 +82,22 @@ def _too_low(history: Sequence[Metrics], settings: WatchSettings, peers: Peers) 
     return Stop("leak", text, broken=True)
 
 
-def _diverged(history: Sequence[Metrics], settings: WatchSettings) -> Stop | None:
+def _diverged(history: Sequence[Metrics]) -> Stop | None:
     best, last = min(m.train_loss for m in history), history[-1]
     recent_best = min(m.train_loss for m in history[-3:])
-    if len(history) < 4 or recent_best <= best * settings.divergence:
+    if len(history) < 4 or recent_best <= best * DIVERGENCE:
         return None
     text = f"The loss rose from {best:.3f} to {last.train_loss:.3f} by step {last.step} and stays there."
     return Stop("divergence", text, broken=True)
 
 
-def _too_slow(history: Sequence[Metrics], settings: WatchSettings, peers: Peers) -> Stop | None:
+def _too_slow(history: Sequence[Metrics], peers: Peers) -> Stop | None:
     if peers.seconds_per_step is None or len(history) < 3:
         return None
     # The first chunk includes warm-up, and single chunks may be slow because of other work.
     wall = median(m.seconds_per_step for m in history[1:])
     busy = median(m.seconds_per_step if m.busy_per_step is None else m.busy_per_step for m in history[1:])
-    for seconds, factor in ((busy, settings.slower), (wall, settings.stalled)):
+    for seconds, factor in ((busy, SLOWER), (wall, STALLED)):
         if seconds > factor * peers.seconds_per_step:
             text = f"A step takes {seconds:.3f} s, more than {factor:g} × the peers' {peers.seconds_per_step:.3f} s."
             return Stop("slow", text, broken=True)
@@ -115,9 +112,9 @@ def _too_big(history: Sequence[Metrics], settings: WatchSettings) -> Stop | None
     return Stop("memory", text, broken=True)
 
 
-def _no_progress(history: Sequence[Metrics], settings: WatchSettings) -> Stop | None:
+def _no_progress(history: Sequence[Metrics]) -> Stop | None:
     last = history[-1]
-    limit = last.step - settings.patience * last.steps
+    limit = last.step - PATIENCE * last.steps
     before, recent = [m for m in history if m.step <= limit], [m for m in history if m.step > limit]
     if len(before) < 2 or len(recent) < 4:
         return None

@@ -65,7 +65,8 @@ def test_an_unknown_scale_names_the_known_ones() -> None:
 
 def test_the_learning_rate_warms_up_stays_and_decays() -> None:
     """Warm-up–stable–decay, with no step at zero."""
-    rates = [learning_rate(s, 100, peak=1.0, warmup=0.1, decay=0.2, final=0.1) for s in range(100)]
+    overrides = {"steps": "100", "learning_rate": "1", "warmup": "0.1", "decay": "0.2", "final_rate": "0.1"}
+    rates = [learning_rate(step, load_scale("tiny", overrides)) for step in range(100)]
 
     assert rates[0] == pytest.approx(0.1)
     assert rates[10:80] == [1.0] * 70
