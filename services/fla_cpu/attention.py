@@ -253,21 +253,7 @@ def chunk_gsa(
     return output, (None if keys is None else keys[:, ::shared], None if values is None else values[:, ::shared])
 
 
-def fused_recurrent_gsa(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    s: Tensor,
-    g: Tensor | None = None,
-    scale: float | None = None,
-    initial_state: tuple[Tensor | None, Tensor | None] | None = None,
-    output_final_state: bool = False,
-    reverse: bool = False,
-    cu_seqlens: Tensor | None = None,
-) -> tuple[Tensor, States]:
-    """As `chunk_gsa`; `reverse`, which is not causal, is not supported."""
-    require_known("fused_recurrent_gsa", {"reverse": reverse})
-    return chunk_gsa(q, k, v, s, g, scale, initial_state, output_final_state, cu_seqlens=cu_seqlens)
+fused_recurrent_gsa = chunk_gsa
 
 
 def chunk_abc(

@@ -55,25 +55,7 @@ def chunk_simple_gla(
     return run(chunkwise, q, (k, v, None if g is None else g.unsqueeze(-1)), v, scale, memory)
 
 
-def fused_recurrent_simple_gla(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    g: Tensor | None = None,
-    g_gamma: Tensor | None = None,
-    scale: float | None = None,
-    initial_state: Tensor | None = None,
-    output_final_state: bool = False,
-    reverse: bool = False,
-    state_v_first: bool = False,
-    cu_seqlens: Tensor | None = None,
-    **options: object,
-) -> Result:
-    """As `chunk_simple_gla`; `reverse`, which is not causal, is not supported."""
-    require_known("fused_recurrent_simple_gla", options | {"reverse": reverse})
-    return chunk_simple_gla(
-        q, k, v, g, g_gamma, scale, initial_state, output_final_state, state_v_first, cu_seqlens
-    )  # fmt: skip
+fused_recurrent_simple_gla = chunk_simple_gla
 
 
 def parallel_simple_gla(
@@ -188,21 +170,7 @@ def chunk_rwkv6(
     return run(_before_the_update, r, (k, v, w, bonus), v, 1.0, Memory(initial_state, output_final_state, cu_seqlens))
 
 
-def fused_recurrent_rwkv6(
-    r: Tensor,
-    k: Tensor,
-    v: Tensor,
-    w: Tensor,
-    u: Tensor,
-    scale: float | None = None,
-    initial_state: Tensor | None = None,
-    output_final_state: bool = False,
-    reverse: bool = False,
-    cu_seqlens: Tensor | None = None,
-) -> Result:
-    """As `chunk_rwkv6`; `reverse`, which is not causal, is not supported."""
-    require_known("fused_recurrent_rwkv6", {"reverse": reverse})
-    return chunk_rwkv6(r, k, v, w, u, scale, initial_state, output_final_state, cu_seqlens)
+fused_recurrent_rwkv6 = chunk_rwkv6
 
 
 def _before_the_update(
@@ -222,32 +190,18 @@ def chunk_retention(
     initial_state: Tensor | None = None,
     output_final_state: bool = False,
     cu_seqlens: Tensor | None = None,
+    *,
+    state_v_first: bool = False,
     **options: object,
 ) -> Result:
     """RetNet's fixed decays, log(1 − 2^{−5−i}) for head i; shapes as in `chunk_simple_gla`."""
     require_known("chunk_retention", options)
     return chunk_simple_gla(
-        q, k, v, None, retention_decay(q), scale, initial_state, output_final_state, cu_seqlens=cu_seqlens
-    )  # fmt: skip
-
-
-def fused_recurrent_retention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float | None = None,
-    initial_state: Tensor | None = None,
-    output_final_state: bool = False,
-    reverse: bool = False,
-    state_v_first: bool = False,
-    cu_seqlens: Tensor | None = None,
-    **options: object,
-) -> Result:
-    """As `chunk_retention`; `reverse`, which is not causal, is not supported."""
-    require_known("fused_recurrent_retention", options | {"reverse": reverse})
-    return chunk_simple_gla(
         q, k, v, None, retention_decay(q), scale, initial_state, output_final_state, state_v_first, cu_seqlens
     )  # fmt: skip
+
+
+fused_recurrent_retention = chunk_retention
 
 
 def parallel_retention(

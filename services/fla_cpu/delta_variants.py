@@ -245,22 +245,7 @@ def chunk_dplr_delta_rule(
     return output[:, 1::2].to(dtype), state
 
 
-def fused_recurrent_dplr_delta_rule(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    a: Tensor,
-    b: Tensor,
-    gk: Tensor,
-    scale: float | None = None,
-    initial_state: Tensor | None = None,
-    output_final_state: bool = False,
-    reverse: bool = False,
-    cu_seqlens: Tensor | None = None,
-) -> Result:
-    """As `chunk_dplr_delta_rule`; `reverse`, which is not causal, is not supported."""
-    require_known("fused_recurrent_dplr_delta_rule", {"reverse": reverse})
-    return chunk_dplr_delta_rule(q, k, v, a, b, gk, scale, initial_state, output_final_state, cu_seqlens)
+fused_recurrent_dplr_delta_rule = chunk_dplr_delta_rule
 
 
 def chunk_iplr_delta_rule(

@@ -9,12 +9,8 @@ from torch import Tensor, nn
 from services.fla_cpu.shapes import upcast
 
 
-class ReLUFeatureMap(nn.Module):
+class ReLUFeatureMap(nn.ReLU):
     """relu(x)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[…, d] → […, d]."""
-        return F.relu(x)
 
 
 class SquaredReLUFeatureMap(nn.Module):
@@ -25,28 +21,19 @@ class SquaredReLUFeatureMap(nn.Module):
         return F.relu(x).square()
 
 
-class GELUFeatureMap(nn.Module):
+class GELUFeatureMap(nn.GELU):
     """The tanh approximation of gelu(x)."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[…, d] → […, d]."""
-        return F.gelu(x, approximate="tanh")
+    def __init__(self) -> None:
+        super().__init__(approximate="tanh")
 
 
-class SwishFeatureMap(nn.Module):
+class SwishFeatureMap(nn.SiLU):
     """silu(x)."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[…, d] → […, d]."""
-        return F.silu(x)
 
-
-class SigmoidFeatureMap(nn.Module):
+class SigmoidFeatureMap(nn.Sigmoid):
     """σ(x)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[…, d] → […, d]."""
-        return torch.sigmoid(x)
 
 
 class HedgehogFeatureMap(nn.Module):
