@@ -253,9 +253,6 @@ def chunk_gsa(
     return output, (None if keys is None else keys[:, ::shared], None if values is None else values[:, ::shared])
 
 
-fused_recurrent_gsa = chunk_gsa
-
-
 def chunk_abc(
     q: Tensor,
     k: Tensor,
@@ -316,6 +313,3 @@ def chunk_lightnet(
     weights, g, last = fused_additive_gate(upcast(k), normaliser, cu_seqlens)
     output, state = chunk_gla(q, weights, v, g, scale, state, output_final_state, state_v_first, cu_seqlens)
     return output, (state, last)
-
-
-fused_recurrent_lightnet = chunk_lightnet

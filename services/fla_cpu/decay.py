@@ -55,9 +55,6 @@ def chunk_simple_gla(
     return run(chunkwise, q, (k, v, None if g is None else g.unsqueeze(-1)), v, scale, memory)
 
 
-fused_recurrent_simple_gla = chunk_simple_gla
-
-
 def parallel_simple_gla(
     q: Tensor,
     k: Tensor,
@@ -170,9 +167,6 @@ def chunk_rwkv6(
     return run(_before_the_update, r, (k, v, w, bonus), v, 1.0, Memory(initial_state, output_final_state, cu_seqlens))
 
 
-fused_recurrent_rwkv6 = chunk_rwkv6
-
-
 def _before_the_update(
     r: Tensor, k: Tensor, v: Tensor, w: Tensor, bonus: Tensor, state: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -199,9 +193,6 @@ def chunk_retention(
     return chunk_simple_gla(
         q, k, v, None, retention_decay(q), scale, initial_state, output_final_state, state_v_first, cu_seqlens
     )  # fmt: skip
-
-
-fused_recurrent_retention = chunk_retention
 
 
 def parallel_retention(
@@ -241,9 +232,6 @@ def chunk_hgrn(
         raise ValueError(f"initial_state must be [sequences, features] = {shape}, not {tuple(state.shape)}")
     output, last = per_sequence(_scan, (upcast(x), upcast(g)), state, Memory(boundaries=cu_seqlens))
     return output.to(x.dtype), last if output_final_state else None
-
-
-fused_recurrent_hgrn = chunk_hgrn
 
 
 def _scan(x: Tensor, g: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

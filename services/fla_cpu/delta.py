@@ -213,6 +213,9 @@ def chunk_gated_delta_rule(
     return delta_rule(q, k, k, v, beta, g, scale, memory)
 
 
+chunk_gdn = chunk_gated_delta_rule
+
+
 def fused_recurrent_gated_delta_rule(
     q: Tensor,
     k: Tensor,
@@ -244,6 +247,9 @@ def fused_recurrent_gated_delta_rule(
         g = gk if g is None else gk + g.unsqueeze(-1)
     memory = Memory(initial_state, output_final_state, cu_seqlens, state_v_first)
     return delta_rule(q, k, k, v, beta, g, scale, memory)
+
+
+fused_recurrent_gdn = fused_recurrent_gated_delta_rule
 
 
 def chunk_gated_delta_product(

@@ -245,9 +245,6 @@ def chunk_dplr_delta_rule(
     return output[:, 1::2].to(dtype), state
 
 
-fused_recurrent_dplr_delta_rule = chunk_dplr_delta_rule
-
-
 def chunk_iplr_delta_rule(
     q: Tensor,
     k: Tensor,

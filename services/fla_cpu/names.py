@@ -1,6 +1,7 @@
 """The names of flash-linear-attention, and some of transformers, and their implementations here."""
 
 import logging
+import re
 import typing
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
@@ -50,58 +51,42 @@ def public(module: object) -> dict[str, object]:
     }
 
 
-IPLR: dict[str, object] = dict.fromkeys(
-    ("chunk_iplr_delta_rule", "fused_recurrent_iplr_delta_rule"), delta_variants.chunk_iplr_delta_rule
-)
-DPLR: dict[str, object] = {
-    "chunk_dplr_delta_rule": delta_variants.chunk_dplr_delta_rule,
-    "fused_recurrent_dplr_delta_rule": delta_variants.fused_recurrent_dplr_delta_rule,
-}
+_DEFINED = {name: value for part in (attention, decay, delta, delta_variants) for name, value in public(part).items()}
+
+
+def _operators(names: str) -> dict[str, object]:
+    """The operators of these names; a fused form that is not defined is the chunked one."""
+    chunked = {name: re.sub("^fused_(chunk|recurrent)_", "chunk_", name) for name in names.split()}
+    return {name: _DEFINED[name if name in _DEFINED else form] for name, form in chunked.items()}
+
+
+DPLR = _operators("chunk_dplr_delta_rule fused_recurrent_dplr_delta_rule")
+IPLR = _operators("chunk_iplr_delta_rule fused_recurrent_iplr_delta_rule")
 
 OPERATORS: dict[str, Mapping[str, object]] = {
-    "abc": {"chunk_abc": attention.chunk_abc},
-    "attn": {"parallel_attn": attention.parallel_attn},
-    "based": dict.fromkeys(("fused_chunk_based", "parallel_based"), attention.parallel_based),
-    "comba": {
-        "chunk_comba": delta_variants.chunk_comba,
-        "fused_recurrent_comba": delta_variants.fused_recurrent_comba,
-    },
-    "delta_rule": dict.fromkeys(
-        ("chunk_delta_rule", "fused_chunk_delta_rule", "fused_recurrent_delta_rule"), delta.chunk_delta_rule
+    "abc": _operators("chunk_abc"),
+    "attn": _operators("parallel_attn"),
+    "based": _operators("fused_chunk_based parallel_based"),
+    "comba": _operators("chunk_comba fused_recurrent_comba"),
+    "delta_rule": _operators("chunk_delta_rule fused_chunk_delta_rule fused_recurrent_delta_rule"),
+    "forgetting_attn": _operators("parallel_forgetting_attn"),
+    "gated_delta_product": _operators("chunk_gated_delta_product"),
+    "gated_delta_rule": _operators(
+        "chunk_gated_delta_rule chunk_gdn fused_recurrent_gated_delta_rule fused_recurrent_gdn"
     ),
-    "forgetting_attn": {"parallel_forgetting_attn": attention.parallel_forgetting_attn},
-    "gated_delta_product": {"chunk_gated_delta_product": delta.chunk_gated_delta_product},
-    "gated_delta_rule": dict.fromkeys(("chunk_gated_delta_rule", "chunk_gdn"), delta.chunk_gated_delta_rule)
-    | dict.fromkeys(
-        ("fused_recurrent_gated_delta_rule", "fused_recurrent_gdn"), delta.fused_recurrent_gated_delta_rule
-    ),
-    "gdn2": {
-        "chunk_gdn2": delta_variants.chunk_gdn2,
-        "fused_recurrent_gdn2": delta_variants.fused_recurrent_gdn2,
-    },
+    "gdn2": _operators("chunk_gdn2 fused_recurrent_gdn2"),
     "generalized_delta_rule": DPLR | IPLR,
-    "gla": dict.fromkeys(("chunk_gla", "fused_chunk_gla"), decay.chunk_gla)
-    | {"fused_recurrent_gla": decay.fused_recurrent_gla},
-    "gsa": {"chunk_gsa": attention.chunk_gsa, "fused_recurrent_gsa": attention.fused_recurrent_gsa},
-    "hgrn": {"chunk_hgrn": decay.chunk_hgrn, "fused_recurrent_hgrn": decay.fused_recurrent_hgrn},
-    "kda": {"chunk_kda": delta_variants.chunk_kda, "fused_recurrent_kda": delta_variants.fused_recurrent_kda},
-    "lightnet": dict.fromkeys(("chunk_lightnet", "fused_recurrent_lightnet"), attention.chunk_lightnet),
-    "linear_attn": dict.fromkeys(("chunk_linear_attn", "fused_chunk_linear_attn"), attention.chunk_linear_attn)
-    | {"fused_recurrent_linear_attn": attention.fused_recurrent_linear_attn},
-    "rebased": {"parallel_rebased": attention.parallel_rebased},
-    "retention": dict.fromkeys(("chunk_retention", "fused_chunk_retention"), decay.chunk_retention)
-    | {"fused_recurrent_retention": decay.fused_recurrent_retention, "parallel_retention": decay.parallel_retention},
-    "rwkv6": {"chunk_rwkv6": decay.chunk_rwkv6, "fused_recurrent_rwkv6": decay.fused_recurrent_rwkv6},
-    "rwkv7": {
-        "chunk_rwkv7": delta_variants.chunk_rwkv7,
-        "fused_mul_recurrent_rwkv7": delta_variants.fused_mul_recurrent_rwkv7,
-        "fused_recurrent_rwkv7": delta_variants.fused_recurrent_rwkv7,
-    },
-    "simple_gla": dict.fromkeys(("chunk_simple_gla", "fused_chunk_simple_gla"), decay.chunk_simple_gla)
-    | {
-        "fused_recurrent_simple_gla": decay.fused_recurrent_simple_gla,
-        "parallel_simple_gla": decay.parallel_simple_gla,
-    },
+    "gla": _operators("chunk_gla fused_chunk_gla fused_recurrent_gla"),
+    "gsa": _operators("chunk_gsa fused_recurrent_gsa"),
+    "hgrn": _operators("chunk_hgrn fused_recurrent_hgrn"),
+    "kda": _operators("chunk_kda fused_recurrent_kda"),
+    "lightnet": _operators("chunk_lightnet fused_recurrent_lightnet"),
+    "linear_attn": _operators("chunk_linear_attn fused_chunk_linear_attn fused_recurrent_linear_attn"),
+    "rebased": _operators("parallel_rebased"),
+    "retention": _operators("chunk_retention fused_chunk_retention fused_recurrent_retention parallel_retention"),
+    "rwkv6": _operators("chunk_rwkv6 fused_recurrent_rwkv6"),
+    "rwkv7": _operators("chunk_rwkv7 fused_mul_recurrent_rwkv7 fused_recurrent_rwkv7"),
+    "simple_gla": _operators("chunk_simple_gla fused_chunk_simple_gla fused_recurrent_simple_gla parallel_simple_gla"),
     "utils": {name: value for name, value in public(shapes).items() if name.startswith("prepare_")},
 }
 """Operators by subpackage of fla.ops; they are also in fla.ops itself, and in each subpackage's submodules."""

@@ -1,6 +1,7 @@
 """Options of fla's operators: implemented as in fla, or refused by name, never ignored."""
 
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import torch
@@ -9,9 +10,12 @@ from torch import Tensor
 
 from services.engineer.checks.metering import Meter
 from services.fla_cpu import attention, decay, delta, delta_variants
+from services.fla_cpu.names import OPERATORS
 
 torch.set_num_threads(1)
 Operator = Callable[..., tuple[Tensor, Tensor | None]]
+RECURRENT_GLA = cast("Operator", OPERATORS["simple_gla"]["fused_recurrent_simple_gla"])
+RECURRENT_GSA = cast("Operator", OPERATORS["gsa"]["fused_recurrent_gsa"])
 
 
 def heads(*features: int, length: int = 40, dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -24,13 +28,13 @@ def test_an_option_that_would_change_the_result_is_refused_by_name() -> None:
     q, k, v, g = heads(4, 4, 4, 0)
 
     with pytest.raises(TypeError, match="reverse"):
-        decay.fused_recurrent_simple_gla(q, k, v, g, reverse=True)
+        RECURRENT_GLA(q, k, v, g, reverse=True)
     with pytest.raises(TypeError, match="head_first"):
         delta.chunk_delta_rule(q, k, v, g.sigmoid(), head_first=False)
     with pytest.raises(TypeError, match="output_attentions"):
         decay.parallel_retention(q, k, v, output_attentions=True)
     with pytest.raises(TypeError, match="reverse"):
-        attention.fused_recurrent_gsa(q, k, v, k, reverse=True)
+        RECURRENT_GSA(q, k, v, k, reverse=True)
     with pytest.raises(TypeError, match="return_intermediate_states"):
         delta_variants.chunk_kda(q, k, v, F.logsigmoid(k), g.sigmoid(), return_intermediate_states=True)
     with pytest.raises(TypeError, match="gv"):
@@ -70,9 +74,7 @@ def test_gates_and_betas_can_be_computed_inside_the_operator() -> None:
     assert torch.allclose(inside, outside, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "operator", [delta.chunk_gated_delta_rule, decay.chunk_simple_gla, decay.fused_recurrent_simple_gla]
-)
+@pytest.mark.parametrize("operator", [delta.chunk_gated_delta_rule, decay.chunk_simple_gla, RECURRENT_GLA])
 def test_states_can_have_the_values_first(operator: Operator) -> None:
     """Given and returned as [b, h, d_v, d_k]."""
     q, k, v, g = heads(4, 4, 3, 0)

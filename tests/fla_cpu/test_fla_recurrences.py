@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from services.fla_cpu import attention, decay, delta, delta_variants
+from services.fla_cpu.names import OPERATORS
 from services.fla_cpu.shapes import MILD, Memory, run
 
 torch.set_num_threads(1)
@@ -147,6 +149,7 @@ def values_decay(t: Inputs, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]
 
 
 ONE = ((HEADS, KEYS, VALUES),)
+RECURRENT_GSA = cast("Callable[..., tuple[Tensor, object]]", OPERATORS["gsa"]["fused_recurrent_gsa"])
 CASES = {
     "gated slots": Case(
         "q k v s gs",
@@ -159,7 +162,7 @@ CASES = {
     "gated slots, recurrent": Case(
         "q k v s gs",
         ((HEADS, KEYS, SLOTS), (HEADS, SLOTS, VALUES)),
-        lambda t, s, e: attention.fused_recurrent_gsa(
+        lambda t, s, e: RECURRENT_GSA(
             t["q"], t["k"], t["v"], t["s"], t["gs"], None, None if s is None else (s[0], s[1]), True, cu_seqlens=e
         ),
         slots,
