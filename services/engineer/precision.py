@@ -14,8 +14,8 @@ from torch import nn
 
 from services.engineer.scales import Scale
 from services.engineer.training.model import AUTO, BF16, FP32, autocast
-from services.engineer.training.ports import JSON, Channel, Sandbox
 from services.engineer.training.protocol import measured, number
+from services.sandbox import JSON, Channel, Sandbox
 from services.sandbox.limits import Limits
 
 JOB = "services.engineer.precision:run"

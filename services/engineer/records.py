@@ -13,8 +13,8 @@ from safetensors.numpy import save
 from services.chassis.artifacts import FsspecArtifacts
 from services.contracts import candidate_pb2 as pb
 from services.contracts.progress_pb2 import TrainingProgress
-from services.engineer.training.ports import Array
 from services.engineer.training.result import CurvePoint, Measurements, Metrics, TrainingResult, benchmark_of
+from services.sandbox import Array
 
 MAX_POINTS = 200
 

@@ -19,12 +19,11 @@ from services.engineer.evaluation.tasks import ITEMS
 from services.engineer.precision import pass_seconds
 from services.engineer.scales import Scale
 from services.engineer.training.host import JOB
-from services.engineer.training.ports import JSON, Array, Channel, Child, Sandbox
 from services.engineer.training.protocol import ask, limits_of, measured, number
 from services.engineer.training.result import TrainingFailed
 from services.engineer.training.session import Job
 from services.fla_cpu.names import FEATURE_MAPS, L2NORMS, MODULES, OPERATORS, TOP
-from services.sandbox import Limits, SandboxUnavailable
+from services.sandbox import JSON, Array, Channel, Child, Limits, Sandbox, SandboxUnavailable
 
 _STEPS = 3
 _SECONDS = 120.0

@@ -29,10 +29,9 @@ from services.engineer.checks.compare import relative_gap
 from services.engineer.checks.subject import DOUBLE, SINGLE
 from services.engineer.program import execute, prepare_child
 from services.engineer.scales import Scale, load_scale
-from services.engineer.training.ports import JSON, Array, Channel, Message, Sandbox
 from services.engineer.training.protocol import ask, limits_of
 from services.engineer.training.result import TrainingFailed
-from services.sandbox import Sandbox as RealSandbox
+from services.sandbox import JSON, Array, Channel, Message, Sandbox
 
 JOB = "services.engineer.substitution:run"
 LENGTHS = (1, 63, 64, 100)
@@ -303,7 +302,7 @@ def _call(request: Message, device: str) -> dict[str, Array]:
 async def _main(path: Path, scale: Scale, out: Path | None) -> int:
     program = await asyncio.to_thread(path.read_text, "utf-8")
     seed = int(np.random.default_rng().integers(1 << 31))
-    async with RealSandbox() as sandbox:
+    async with Sandbox() as sandbox:
         substitutions, refusals = await substitute(program, scale, sandbox, seed)
     for accepted in substitutions:
         lengths, names = ", ".join(map(str, accepted.lengths)), accepted.reading.sentence()

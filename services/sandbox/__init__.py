@@ -15,11 +15,12 @@ from services.sandbox.limits import (
     SandboxError,
     SandboxUnavailable,
 )
-from services.sandbox.wire import JSON, Arrays, Channel, Message
+from services.sandbox.wire import JSON, Array, Arrays, Channel, Message
 
 __all__ = [
     "JSON",
     "PRELOAD_CHECKS",
+    "Array",
     "Arrays",
     "Channel",
     "Child",

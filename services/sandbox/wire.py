@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from services.sandbox.limits import Malformed
 
 JSON: TypeAlias = "Mapping[str, JSON] | Sequence[JSON] | str | int | float | bool | None"
-Arrays: TypeAlias = Mapping[str, NDArray[np.generic]]
+Array: TypeAlias = NDArray[np.generic]
+Arrays: TypeAlias = Mapping[str, Array]
 NO_ARRAYS: Arrays = MappingProxyType({})
 
 PREFIX = struct.Struct("<4sIQ")
@@ -54,7 +55,7 @@ class Message:
 
     kind: str
     header: dict[str, JSON]
-    arrays: dict[str, NDArray[np.generic]] = field(default_factory=dict)
+    arrays: dict[str, Array] = field(default_factory=dict)
 
 
 def printable(text: str, limit: int = TEXT_CHARACTERS) -> str:
@@ -174,10 +175,10 @@ def _check_value(value: JSON, depth: int) -> None:
             _check_value(item, depth - 1)
 
 
-def _split(descriptions: list[JSON], body: bytearray, bounds: Bounds) -> dict[str, NDArray[np.generic]]:
+def _split(descriptions: list[JSON], body: bytearray, bounds: Bounds) -> dict[str, Array]:
     if len(descriptions) > bounds.arrays:
         raise Malformed(f"a message describes {len(descriptions)} arrays; {bounds.arrays} are allowed")
-    arrays: dict[str, NDArray[np.generic]] = {}
+    arrays: dict[str, Array] = {}
     offset = 0
     for item in descriptions:
         name, dtype, shape = _description(item, bounds)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from services.engineer.program import prepare_child
 from services.engineer.training import child as training
 from services.engineer.training.model import NOT_COUNTED, LanguageModel, autocast
-from services.engineer.training.ports import JSON, Array, Channel, Message
 from services.engineer.training.sizes import sizes_in
+from services.sandbox import JSON, Array, Channel, Message
 
 
 def run(channel: Channel) -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from services.engineer.training.ports import JSON, Array, Child, Sandbox
 from services.engineer.training.protocol import array, ask, limits_of
 from services.engineer.training.result import TrainingFailed
 from services.engineer.training.session import Job, Weights
+from services.sandbox import JSON, Array, Child, Sandbox
 
 JOB = "services.engineer.evaluation.child:run"
 _MAX_LOGITS = 1 << 24

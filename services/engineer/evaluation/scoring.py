@@ -22,9 +22,9 @@ from services.engineer.evaluation.benchmarks import run_benchmarks
 from services.engineer.evaluation.reader import Reader, Trial, open_reader
 from services.engineer.evaluation.tasks import TRAINED_NAMES
 from services.engineer.evaluation.trained_tasks import TASKS, score_of, train_on
-from services.engineer.training.ports import JSON, Sandbox
 from services.engineer.training.result import LooksAhead, PartLoss, Scores, TaskScore, TrainingFailed, benchmark_of
 from services.engineer.training.session import Job, Weights
+from services.sandbox import JSON, Sandbox
 
 QUICK_ROWS = 32
 """Rows of training text, not yet trained on, for one point of the curve."""

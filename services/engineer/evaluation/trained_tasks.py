@@ -22,10 +22,10 @@ from services.engineer.data.corpus import Corpus
 from services.engineer.evaluation.reader import Trial, open_reader
 from services.engineer.scales import load_scale
 from services.engineer.training.audit import AdamW
-from services.engineer.training.ports import Sandbox
 from services.engineer.training.protocol import ask, limits_of, names
 from services.engineer.training.result import TaskScore
 from services.engineer.training.session import Job, Weights
+from services.sandbox import Sandbox
 
 JOB = "services.engineer.training.child:run"
 THRESHOLD = 0.9

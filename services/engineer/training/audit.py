@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.engineer.evaluation.reader import open_reader
-from services.engineer.training.ports import Array, Sandbox
 from services.engineer.training.result import TrainingFailed
 from services.engineer.training.session import Job, Segment, Weights
 from services.engineer.training.trainer import learning_rate
+from services.sandbox import Array, Sandbox
 
 MAX_DEVIATION = 0.6
 """Limit on the deviation of the change of weights, relative to the recomputed one. Honest programs agree up to

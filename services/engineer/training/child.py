@@ -24,9 +24,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from services.engineer.program import MixerSizes, block_layout, execute, load_mixer, prepare_child
 from services.engineer.training.compiled import ARRAY, pack, unpack
 from services.engineer.training.model import LanguageModel, autocast, cast_floats
-from services.engineer.training.ports import JSON, Array, Channel, Message
 from services.engineer.training.sizes import ModelSizes, sizes_in
 from services.engineer.training.trainer import Plan, Trainer
+from services.sandbox import JSON, Array, Channel, Message
 
 with torch.autograd.profiler.record_function("loaded"):
     pass  # torch imports a part of itself at its first label, which an optimiser sets where no file can be opened

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from services.domain.zoo import baselines
-from services.engineer.training.ports import Array
+from services.sandbox import Array
 
 MAX_BYTES = 256 << 20
 ARRAY = "compiled"

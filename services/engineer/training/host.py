@@ -16,11 +16,11 @@ from services.engineer.evaluation.scoring import Examination, examine, loss_on, 
 from services.engineer.scales import Scale
 from services.engineer.training.audit import audit
 from services.engineer.training.measurements import energy_meter, measurements_of, trained_elements
-from services.engineer.training.ports import JSON, Sandbox
 from services.engineer.training.protocol import limits_of
 from services.engineer.training.result import Metrics, TrainingFailed, TrainingResult
 from services.engineer.training.session import Job, Session, Supervision, Weights
 from services.engineer.training.watcher import Stop, WatchSettings
+from services.sandbox import JSON, Sandbox
 
 JOB = "services.engineer.training.child:run"
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from services.engineer.training.model import INITIALISATION
-from services.engineer.training.ports import Array
 from services.engineer.training.result import Measurements
 from services.engineer.training.session import Session
+from services.sandbox import Array
 
 MARGIN = 2.0
 """Safety factor on the measured speed of the processor, which depends on other work."""

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from services.engineer.scales import Scale
-from services.engineer.training.ports import JSON, Array, Child, Message, Sandbox
 from services.engineer.training.result import TrainingFailed
+from services.sandbox import JSON, Array, Child, Message, Sandbox
 from services.sandbox.limits import ChildDied, ChildTimeout, Limits, Malformed, SandboxUnavailable
 from services.sandbox.linux import nvidia_devices
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from services.engineer.training.ports import JSON
+from services.sandbox import JSON
 
 if TYPE_CHECKING:  # protobuf, which a check does not need
     from services.contracts import candidate_pb2 as pb

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from services.domain.zoo import baseline
 from services.engineer.scales import CANDIDATE, Scale
-from services.engineer.training.ports import Message
+from services.sandbox import Message
 
 
 @dataclass(frozen=True)

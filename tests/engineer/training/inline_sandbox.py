@@ -8,12 +8,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 
-from services.sandbox.limits import ChildTimeout, Limits
+from services.sandbox import JSON, Child, ChildTimeout, Limits, Message, Sandbox
 from services.sandbox.processes import Usage
-from services.sandbox.wire import JSON, Message
 
 CHECK = "services.engineer.checks.child:run"
 NO_ARRAYS: Mapping[str, np.ndarray] = {}
@@ -66,24 +66,23 @@ class HostEnd:
             raise ChildTimeout(f"no answer within {timeout} s") from None
 
 
-class InlineSandbox:
+class InlineSandbox(Sandbox):
     """Runs jobs in threads. `jobs` replaces a job by a function, to simulate a hostile or broken child."""
 
-    level = "none"
-
     def __init__(self, jobs: Mapping[str, Callable[[ChildEnd], None]] | None = None) -> None:
+        self.level = "none"
         self._jobs = dict(jobs or {})
         self._checks = asyncio.Lock()  # probes seed this process's generators: the two children of a check take turns
         self.sent: dict[str, list[Message]] = {}
 
     @asynccontextmanager
-    async def child(self, job: str, limits: Limits) -> AsyncIterator[HostEnd]:  # noqa: ARG002
+    async def child(self, job: str, limits: Limits) -> AsyncIterator[Child]:  # noqa: ARG002
         module, name = job.split(":")
         function = self._jobs.get(job) or getattr(importlib.import_module(module), name)
         pipe = Pipe()
         async with self._checks if job == CHECK else nullcontext():
             thread = threading.Thread(target=function, args=(ChildEnd(pipe),), daemon=True)
             thread.start()
-            yield HostEnd(pipe, self.sent.setdefault(job, []))
+            yield cast("Child", HostEnd(pipe, self.sent.setdefault(job, [])))
             pipe.down.put(Message("end", {}, {}))
             await asyncio.to_thread(thread.join, 5)

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("prepared_child")
 
 async def violations(mixer: Mixer, settings: CheckSettings) -> Sequence[str]:
     """What the probes hold against the mixer's program, as "probe: message"."""
-    report = await check(render(mixer, "Candidate"), InlineSandbox(), settings)  # type: ignore[arg-type]
+    report = await check(render(mixer, "Candidate"), InlineSandbox(), settings)
     return [f"{verdict.probe}: {verdict.message}" for verdict in report.verdicts if verdict.outcome != "pass"]
 
 
