@@ -92,10 +92,7 @@ def prepare_child(threads: int = 1, device: str = "cpu") -> None:
 
 
 def load_mixer(source: str, sizes: MixerSizes) -> nn.Module:
-    """Execute the program and construct its mixer.
-
-    Raises ProgramError, and whatever the program itself raises.
-    """
+    """Execute the program and construct its mixer. Raises ProgramError, and whatever the program itself raises."""
     module = execute(source)
     return construct(mixer_of_layer(module, source, sizes), sizes)
 

@@ -86,10 +86,7 @@ def where(condition: Callable[[Mixer], bool], change: Change) -> Change:
 
 
 def changed(mixer: Mixer, **parts: Values) -> Mixer:
-    """A copy with fields of its parts set.
-
-    Raises ValidationError for a contradictory result.
-    """
+    """A copy with fields of its parts set. Raises ValidationError for a contradictory result."""
     tree = mixer.model_dump()
     for part, values in parts.items():
         tree[part] = {**tree[part], **values}
