@@ -138,8 +138,9 @@ def trainer(seed: int, scale_name: str, overrides: Sequence[str]) -> Train:
     import torch
 
     from bench.bare_loop import loss_after_training, tokens_of
+    from services.engineer.construction import MixerSizes
     from services.engineer.data import heldout_blocks, open_corpus
-    from services.engineer.program import MixerSizes, load_mixer, prepare_child
+    from services.engineer.program import load_mixer, prepare_child
     from services.engineer.scales import load_scale
 
     scale = load_scale(scale_name, dict(override.split("=", 1) for override in overrides))

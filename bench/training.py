@@ -25,9 +25,10 @@ import torch
 from bench.bare_loop import tokens_of, tokens_per_second
 from bench.gpu import unscored
 from services.domain import zoo
+from services.engineer.construction import MixerSizes
 from services.engineer.data import open_corpus
 from services.engineer.precision import measure_precision, with_precision
-from services.engineer.program import MixerSizes, load_mixer, prepare_child
+from services.engineer.program import load_mixer, prepare_child
 from services.engineer.scales import Scale, load_scale
 from services.engineer.training.host import JOB
 from services.engineer.training.measurements import device_name

@@ -10,7 +10,8 @@ import torch
 from bench.bare_loop import tokens_of, tokens_per_second
 from bench.gpu import PEAK_FLOPS, VOCABULARY, Bench, Result, synthetic_corpus, unscored
 from services.domain import zoo
-from services.engineer.program import MixerSizes, load_mixer, prepare_child
+from services.engineer.construction import MixerSizes
+from services.engineer.program import load_mixer, prepare_child
 from services.engineer.scales import Scale, load_scale
 from services.engineer.training.host import JOB
 from services.engineer.training.measurements import device_name

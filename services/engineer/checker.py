@@ -14,8 +14,8 @@ from services.chassis.events import struct
 from services.contracts import candidate_pb2, checker_pb2, checker_pb2_grpc
 from services.domain.syntax import MAX_BYTES
 from services.engineer.checks.report import CheckReport
+from services.engineer.construction import BLOCK, LAYERS, LAYOUTS
 from services.engineer.data.corpus import ByteTokens
-from services.engineer.program import BLOCK, LAYERS, LAYOUTS
 from services.engineer.scales import Scale
 from services.engineer.speed import FunctionCosts, training_seconds
 from services.engineer.stages import Stage, Stages

@@ -29,7 +29,8 @@ from torch import Tensor
 from services import fla_cpu
 from services.domain.zoo import baselines
 from services.engineer.checks.compare import relative_gap
-from services.engineer.program import MixerSizes, load_mixer
+from services.engineer.construction import MixerSizes
+from services.engineer.program import load_mixer
 from services.engineer.training.model import split_output
 
 OURS, FLA = "ours", "fla"

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from services.engineer.program import MixerSizes, load_mixer
+from services.engineer.construction import MixerSizes
+from services.engineer.program import load_mixer
 from services.mixers.description import LEVELS, Decay, Features, Form, Inputs, Memory, Mixer, Output, Path
 from services.mixers.render import render
 from tests.fla_cpu.conftest import load

@@ -27,7 +27,8 @@ from services.engineer.checks.child_probes import run_probe
 from services.engineer.checks.remote import State
 from services.engineer.checks.report import JSON, CheckSettings
 from services.engineer.checks.subject import ARITHMETICS, Subject, explain, output_of, randomise, seeded, traceback_tail
-from services.engineer.program import MixerSizes, block_layout, execute, load_mixer, prepare_child
+from services.engineer.construction import MixerSizes, block_layout
+from services.engineer.program import execute, load_mixer, prepare_child
 from services.sandbox.wire import Arrays, Channel, Message
 
 Answer = tuple[str, dict[str, JSON], Arrays]

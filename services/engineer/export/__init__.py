@@ -10,47 +10,21 @@ import torch
 from safetensors.torch import load
 
 from services import fla_cpu
-from services.engineer import program
+from services.engineer import construction
 from services.engineer.export import template
 from services.engineer.export.card import Card, as_json, as_markdown
 from services.engineer.training import model
 from services.engineer.training.sizes import ModelSizes
 
-RENAMED = (
-    ("services.engineer.export.template.kernels", "kernels"),
-    ("services.fla_cpu", "parts"),
-    ("services.engineer.program", "construction"),
-    ("services.engineer.training.model", "model"),
-    ("services.engineer.training.sizes", "sizes"),
-)
-"""Modules and their names in a package."""
-CONSTRUCTION = (
-    program.ProgramError, program.NoMixer, program.BadConstructor, program.MixerSizes, program.mixer_of_layer,
-    program.block_layout, program.find_mixer, program.construct, program._constructed_with_fewer, program._arguments,
-    program._dataclass_of, program._unknown_argument, program.usual_arguments, program.synonyms, program.rare_synonyms,
-    program._takes_hidden_states, program._constructed,
-)  # fmt: skip
-CONSTRUCTION_HEAD = f'''"""Finds a program's mixer class and constructs it."""
-
-import ast
-import inspect
-from ast import parse
-from contextlib import suppress
-from dataclasses import dataclass, is_dataclass
-from functools import lru_cache
-from types import ModuleType
-
-import torch
-from torch import nn
-
-PREFERRED = "{program.PREFERRED}"
-LAYERS, BLOCK = "{program.LAYERS}", "{program.BLOCK}"
-LAYOUTS = {program.LAYOUTS}
-OPTIONS = {program.OPTIONS}
-HEADS = {program.HEADS}
-KEY_VALUE_HEADS = {program.KEY_VALUE_HEADS}
-VOCABULARY = {program.VOCABULARY}
-'''
+RENAMED = {
+    "services.engineer.export.template.kernels": "{}.kernels",
+    "services.fla_cpu": "{}.parts",
+    "services.engineer.construction": "{}.construction",
+    "services.engineer.training.model": "{}.model",
+    "services.engineer.training.sizes": "{}.sizes",
+    "services.domain.syntax": "ast",
+}
+"""Modules and what stands for them in a package."""
 SIZES_HEAD = '''"""The shape of the language model around the mixer; programs of layers are names of files."""
 
 from dataclasses import dataclass
@@ -79,18 +53,16 @@ def write_package(folder: Path, card: Card, source: str, sizes: ModelSizes, weig
     package = folder / name
     package.mkdir(parents=True)
     templates, parts = Path(template.__file__).parent, Path(fla_cpu.__file__).parent
-    for target, source_name in (("__init__.py", "package.py"), ("kernels.py", "kernels.py")):
-        _copy(templates / source_name, package / target, name)
-    _copy(Path(model.__file__), package / "model.py", name)
+    _copy(templates / "package.py", package / "__init__.py", name)
+    for file in (templates / "kernels.py", Path(construction.__file__), Path(model.__file__)):
+        _copy(file, package / file.name, name)
     for file in sorted(parts.rglob("*.py")):
         _copy(file, package / "parts" / file.relative_to(parts), name)
     layers = [f"layer_{number}.py" if text else "" for number, text in enumerate(sizes.layers)]
-    construction = "\n\n".join([CONSTRUCTION_HEAD, *(inspect.getsource(part) for part in CONSTRUCTION)])
     requirements = ", ".join(f'"{requirement}"' for requirement in requirements_of(source))
     texts = {
         package / "program.py": source,
         package / "parts/__init__.py": '"""Parts of flash-linear-attention in plain PyTorch."""\n',
-        package / "construction.py": construction,
         package / "sizes.py": SIZES_HEAD + inspect.getsource(ModelSizes),
         **{package / file: text for file, text in zip(layers, sizes.layers, strict=True) if file},
         package / "sizes.json": json.dumps({**asdict(sizes), "layers": layers}, indent=2),
@@ -122,8 +94,8 @@ def requirements_of(source: str) -> list[str]:
 def _copy(source: Path, target: Path, name: str) -> None:
     """Copy a module and rewrite its imports."""
     text = source.read_text(encoding="utf-8")
-    for module, renamed in RENAMED:
-        text = text.replace(module, f"{name}.{renamed}")
+    for module, renamed in RENAMED.items():
+        text = text.replace(module, renamed.format(name))
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, encoding="utf-8")
 

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from services.engineer.program import MixerSizes, block_layout, execute, load_mixer, prepare_child
+from services.engineer.construction import MixerSizes, block_layout
+from services.engineer.program import execute, load_mixer, prepare_child
 from services.engineer.training.compiled import ARRAY, pack, unpack
 from services.engineer.training.model import LanguageModel, autocast, cast_floats
 from services.engineer.training.sizes import ModelSizes, sizes_in

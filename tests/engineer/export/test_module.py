@@ -1,6 +1,5 @@
 """An exported architecture: a package that needs torch and einops alone, and computes what ours computes."""
 
-import inspect
 import json
 import random
 import runpy
@@ -16,9 +15,11 @@ from services.chassis.artifacts import FsspecArtifacts
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.zoo import baseline
-from services.engineer.export import CONSTRUCTION, CONSTRUCTION_HEAD, package_name, requirements_of, write_package
+from services.engineer import construction
+from services.engineer.construction import MixerSizes
+from services.engineer.export import RENAMED, package_name, requirements_of, write_package
 from services.engineer.export.card import Card
-from services.engineer.program import MixerSizes, execute
+from services.engineer.program import execute
 from services.engineer.records import keep_weights
 from services.engineer.training.child import build_model, model_arrays
 from services.engineer.training.sizes import ModelSizes
@@ -138,7 +139,7 @@ def test_names_and_requirements_come_from_the_program() -> None:
 
 @pytest.mark.usefixtures("prepared_child")
 def test_the_loader_of_a_package_finds_and_constructs_a_mixer_of_any_name(tmp_path: Path) -> None:
-    """It is put together from parts of ours, whose imports and constants it must have."""
+    """It is a copy of ours, which imports nothing of ours but the parser."""
     source = (
         "from torch import nn\n\n\nclass Model(nn.Module):\n    def __init__(self, vocab_size):\n        Mixer(8)\n\n\n"
         "class Part(nn.Linear):\n    pass\n\n\n"
@@ -147,9 +148,10 @@ def test_the_loader_of_a_package_finds_and_constructs_a_mixer_of_any_name(tmp_pa
         "    def forward(self, hidden_states):\n        return hidden_states\n"
     )
     file = tmp_path / "construction.py"
-    file.write_text(
-        "\n\n".join([CONSTRUCTION_HEAD, *(inspect.getsource(part) for part in CONSTRUCTION)]), encoding="utf-8"
-    )
+    text = Path(construction.__file__).read_text(encoding="utf-8")
+    text = text.replace("services.domain.syntax", RENAMED["services.domain.syntax"])
+    assert "services." not in text
+    file.write_text(text, encoding="utf-8")
     package, program, sizes = runpy.run_path(str(file)), execute(source), MixerSizes(width=16, heads=2)
     mixer = package["find_mixer"](program, source)
 

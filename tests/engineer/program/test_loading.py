@@ -14,7 +14,8 @@ import torch
 from services.engineer.checks.child import build
 from services.engineer.checks.report import CheckSettings
 from services.engineer.checks.subject import DOUBLE, SINGLE, Subject, explain
-from services.engineer.program import BadConstructor, MixerSizes, NoMixer, execute, find_mixer, load_mixer
+from services.engineer.construction import BadConstructor, MixerSizes, NoMixer, find_mixer
+from services.engineer.program import execute, load_mixer
 
 pytestmark = pytest.mark.usefixtures("prepared_child")
 

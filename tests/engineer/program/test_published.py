@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from services.engineer.program import MixerSizes, load_mixer
+from services.engineer.construction import MixerSizes
+from services.engineer.program import load_mixer
 
 pytestmark = pytest.mark.usefixtures("prepared_child")
 SIZES = MixerSizes(width=16, heads=2, layer=3)

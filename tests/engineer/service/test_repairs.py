@@ -5,7 +5,8 @@ import traceback
 import pytest
 import torch
 
-from services.engineer.program import MixerSizes, load_mixer
+from services.engineer.construction import MixerSizes
+from services.engineer.program import load_mixer
 from services.engineer.revision import repair_by_rules
 
 pytestmark = pytest.mark.usefixtures("prepared_child")

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from services.domain.components import VOCABULARY
 from services.domain.zoo import baseline, baselines
-from services.engineer.program import MixerSizes, load_mixer
+from services.engineer.construction import MixerSizes
+from services.engineer.program import load_mixer
 from services.fla_cpu.layers import Cache
 
 pytestmark = pytest.mark.usefixtures("prepared_child")

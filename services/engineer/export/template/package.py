@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from services.engineer.construction import MixerSizes, block_layout, construct, mixer_of_layer
 from services.engineer.export.template.kernels import execute
-from services.engineer.program import MixerSizes, block_layout, construct, mixer_of_layer
 from services.engineer.training.model import LanguageModel
 from services.engineer.training.sizes import ModelSizes
 
