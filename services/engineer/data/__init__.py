@@ -5,7 +5,7 @@ from pathlib import Path
 from services.engineer.data import corpus as corpora
 from services.engineer.data.corpus import ByteTokens, Corpus, CorpusError, Tokens, batches, heldout_blocks
 from services.engineer.data.files import files_corpus
-from services.engineer.data.hub import DEFAULT_FIELD, HubText, hub_corpus
+from services.engineer.data.hub import hub_corpus
 from services.engineer.scales import Scale
 
 __all__ = ["Corpus", "CorpusError", "Tokens", "batches", "heldout_blocks", "open_corpus", "other_corpus"]
@@ -21,14 +21,7 @@ def open_corpus(scale: Scale, cache: Path, text_seed: str | None = None) -> Corp
         return corpora.python_source(secret)
     if scale.corpus == "documentation":
         return corpora.documentation(secret, ByteTokens())
-    heldout = scale.heldout_blocks * (scale.context + 1)
-    if scale.corpus == "files":
-        field, path = scale.text_field or DEFAULT_FIELD, Path(scale.dataset)
-        return files_corpus(
-            path, tokenizer=scale.tokenizer, field=field, heldout_tokens=heldout, cache=cache, secret=secret
-        )
-    text = HubText(scale.dataset, scale.dataset_config, scale.text_field, scale.tokenizer)
-    return hub_corpus(text, train_tokens=scale.tokens, heldout_tokens=heldout, cache=cache, secret=secret)
+    return (files_corpus if scale.corpus == "files" else hub_corpus)(scale, cache, secret)
 
 
 def other_corpus(corpus: Corpus) -> Corpus:

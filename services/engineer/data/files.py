@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.engineer.data.corpus import ByteTokens, Corpus, CorpusError, TokenArray, Tokens, part_of
-from services.engineer.data.hub import PARTS, open_tokens
+from services.engineer.data.hub import DEFAULT_FIELD, PARTS, open_tokens
+from services.engineer.scales import Scale
 
 SHARD, LINES = ".bin", ".jsonl"
 PIECE_BYTES, PIECE_TOKENS = 4096, 16_384
@@ -28,13 +29,11 @@ Piece = tuple[bytes, TokenArray]
 """A document or part of one: the content that decides its part, and its tokens."""
 
 
-def files_corpus(path: Path, *, tokenizer: str, field: str, heldout_tokens: int, cache: Path, secret: bytes) -> Corpus:
-    """The corpus in a file or folder. `field` is the text field of JSON lines.
-
-    Raises CorpusError if nothing can be read, or the held-out parts have fewer than `heldout_tokens`.
-    """
+def files_corpus(scale: Scale, cache: Path, secret: bytes) -> Corpus:
+    """The corpus in the scale's file or folder. Raises CorpusError if nothing or too little can be read."""
+    path, field = Path(scale.dataset), scale.text_field or DEFAULT_FIELD  # the field of JSON lines
     files = _files(path)
-    tokenizer = tokenizer or _recorded_tokenizer(files)
+    tokenizer = scale.tokenizer or _recorded_tokenizer(files)
     tokens = open_tokens(tokenizer)
     states = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256(json.dumps([states, tokenizer, field, PIECE_BYTES, PIECE_TOKENS]).encode() + secret)
@@ -44,10 +43,10 @@ def files_corpus(path: Path, *, tokenizer: str, field: str, heldout_tokens: int,
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     parts = [_part(folder, name, about["width"]) for name in PARTS]
     for name, part in zip(("held-out", "verification"), parts[1:], strict=True):
-        if len(part) < heldout_tokens:
+        if len(part) < scale.heldout_tokens:
             raise CorpusError(
                 f"{path} leaves {len(part)} {name} tokens ({HELDOUT_SHARE} % by chance), but the scale needs "
-                f"{heldout_tokens}; give more text, or lower heldout_blocks or context."
+                f"{scale.heldout_tokens}; give more text, or lower heldout_blocks or context."
             )
     return Corpus.of(path.name, tokens, parts, about["heldout_bytes"], secret)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from services.engineer.data.corpus import ByteTokens, Corpus, CorpusError, Tokens, part_of
+from services.engineer.scales import Scale
 
 SHARD_TOKENS = 1 << 24
 BYTES = "bytes"
@@ -33,21 +34,6 @@ class HubTokenizer(Protocol):
 
     @property
     def eos_token_id(self) -> int | None: ...
-
-
-@dataclass(frozen=True)
-class HubText:
-    """The source of a text. `dataset` and `tokenizer` are names on the hub or local folders."""
-
-    dataset: str
-    config: str
-    field: str
-    tokenizer: str
-
-    @property
-    def key(self) -> str:
-        """The name of the folder of its shards."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
 class SubwordTokens:
@@ -71,32 +57,33 @@ class SubwordTokens:
         return self._tokenizer.decode(list(tokens))
 
 
-def hub_corpus(text: HubText, *, train_tokens: int, heldout_tokens: int, cache: Path, secret: bytes) -> Corpus:
+def hub_corpus(scale: Scale, cache: Path, secret: bytes) -> Corpus:
     """Tokenise missing text (resuming earlier work, with a progress bar), then map the shards.
 
-    Raises CorpusError if cache and hub have too little text.
+    Dataset and tokenizer are names on the hub or local folders. Raises CorpusError if cache and hub have too little.
     """
-    tokens = open_tokens(text.tokenizer)
-    store = ShardStore(cache / text.key)
-    demand = {"train": train_tokens, "heldout": heldout_tokens, "verification": heldout_tokens}
+    tokens, dataset, config = open_tokens(scale.tokenizer), scale.dataset, scale.dataset_config
+    source = {"dataset": dataset, "config": config, "field": scale.text_field, "tokenizer": scale.tokenizer}
+    store = ShardStore(cache / hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:16])
+    demand = {"train": scale.tokens, "heldout": scale.heldout_tokens, "verification": scale.heldout_tokens}
     if not store.satisfies(demand):
-        fill(store, demand, tokens, documents(text, skip=store.progress.documents), secret)
-    name = f"{text.dataset}/{text.config}" if text.config else text.dataset
+        fill(store, demand, tokens, documents(scale, skip=store.progress.documents), secret)
+    name = f"{dataset}/{config}" if config else dataset
     return Corpus.of(name, tokens, map(store.part, PARTS), store.progress.heldout_bytes, secret)
 
 
-def documents(text: HubText, skip: int) -> Iterator[str]:
+def documents(scale: Scale, skip: int) -> Iterator[str]:
     """Stream the texts of the dataset in its own order, without the first `skip`."""
     from datasets import load_dataset
 
     try:
-        rows = load_dataset(text.dataset, text.config or None, split="train", streaming=True).skip(skip)
+        rows = load_dataset(scale.dataset, scale.dataset_config or None, split="train", streaming=True).skip(skip)
         for row in rows:
-            yield str(row[text.field or DEFAULT_FIELD])
+            yield str(row[scale.text_field or DEFAULT_FIELD])
     except KeyError as error:
-        raise CorpusError(f"The dataset {text.dataset} has no field {error}; set text_field.") from None
+        raise CorpusError(f"The dataset {scale.dataset} has no field {error}; set text_field.") from None
     except (OSError, ValueError, RuntimeError) as error:
-        raise _unreadable("dataset", text.dataset, error) from error
+        raise _unreadable("dataset", scale.dataset, error) from error
 
 
 def open_tokens(tokenizer: str) -> Tokens:

@@ -114,6 +114,11 @@ class Scale:
         return self.batch * self.context
 
     @property
+    def heldout_tokens(self) -> int:
+        """Tokens of the held-out blocks with their targets."""
+        return self.heldout_blocks * (self.context + 1)
+
+    @property
     def of_bytes(self) -> bool:
         """Whether tokens are bytes, so that no tokenizer is needed."""
         return self.corpus != "hub"

@@ -10,9 +10,11 @@ from transformers import PreTrainedTokenizerFast
 
 from services.engineer.data import Corpus, CorpusError, batches, heldout_blocks, other_corpus
 from services.engineer.data.corpus import ByteTokens, documentation, part_of, python_source
-from services.engineer.data.hub import HubText, ShardStore, fill, hub_corpus
+from services.engineer.data.hub import ShardStore, fill, hub_corpus
+from services.engineer.scales import load_scale
 
 SECRET = b"of the tests"
+HUB = {"corpus": "hub", "text_field": "text", "tokens": "5000", "heldout_blocks": "4", "context": "24"}
 TEXTS = [f"document {number} " * 20 for number in range(300)]
 
 
@@ -106,9 +108,9 @@ def test_a_local_dataset_and_tokenizer_become_a_corpus(tmp_path: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")  # type: ignore[no-untyped-call]  # noqa: S106
     wrapped.save_pretrained(tmp_path / "tokenizer")
-    text = HubText(str(source), "", "text", str(tmp_path / "tokenizer"))
+    scale = load_scale("tiny", {**HUB, "dataset": str(source), "tokenizer": str(tmp_path / "tokenizer")})
 
-    corpus = hub_corpus(text, train_tokens=5000, heldout_tokens=100, cache=tmp_path / "cache", secret=SECRET)
+    corpus = hub_corpus(scale, tmp_path / "cache", SECRET)
 
     assert corpus.tokens.vocabulary == len(words)
     assert len(corpus.train) >= 5000
@@ -121,10 +123,4 @@ def test_an_unreachable_dataset_is_reported_before_training(tmp_path: Path, monk
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     with pytest.raises(CorpusError, match="cannot be read"):
-        hub_corpus(
-            HubText("a/b", "", "text", str(tmp_path / "no")),
-            train_tokens=1,
-            heldout_tokens=1,
-            cache=tmp_path,
-            secret=SECRET,
-        )
+        hub_corpus(load_scale("tiny", {**HUB, "dataset": "a/b", "tokenizer": str(tmp_path / "no")}), tmp_path, SECRET)
