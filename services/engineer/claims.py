@@ -71,7 +71,7 @@ class Claims:
         """
         sequence = await _publish_with_retries(job, event)
         metrics.published("candidate.trained", event)
-        if (await self._record(job, sequence)).training.attempt != event.attempt:
+        if (await self.record(job, sequence)).training.attempt != event.attempt:
             raise Superseded(f"attempt {event.attempt} of {event.candidate} is not the newest: its result is ignored")
 
     async def _publish_claim(self, job: Job, attempt: int, rung: int, alone: bool) -> None:
@@ -81,7 +81,7 @@ class Claims:
             events_pb2.CandidateClaimed(worker=WORKER, resumed=attempt > 1, token=token, rung=rung, alone=alone)
         )
         sequence = await job.bus.publish(event)
-        claims = [claim for claim in (await self._record(job, sequence)).claims if claim.rung == rung]
+        claims = [claim for claim in (await self.record(job, sequence)).claims if claim.rung == rung]
         if not claims or claims[-1].token != token:
             raise Superseded(f"attempt {attempt} of {job.event.candidate} is another engineer's")
 
@@ -98,7 +98,8 @@ class Claims:
             self._releases.add(task)
             task.add_done_callback(self._releases.discard)
 
-    async def _record(self, job: Job, sequence: int) -> pb.Candidate:
+    async def record(self, job: Job, sequence: int) -> pb.Candidate:
+        """The job's candidate after the event with this sequence."""
         request = archive_pb2.GetCandidateRequest(run=job.event.run, candidate=job.event.candidate, at_least=sequence)
         return await self._archive.GetCandidate(request, timeout=30)
 

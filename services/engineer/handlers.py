@@ -22,7 +22,7 @@ from services.chassis.artifacts import FsspecArtifacts
 from services.chassis.errors import HandedBack, Rejected, Transient
 from services.chassis.events import follow
 from services.chassis.worker import Job
-from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
+from services.contracts import archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.engineer.claims import SERVICE, WORKER, Claims
 from services.engineer.data.corpus import TokenArray
@@ -112,10 +112,7 @@ class Engineer:
     async def _verify(self, job: Job) -> Sequence[events_pb2.Event]:
         """Train with new seeds, and score on a part of the data that no selection has used."""
         promotion = job.event.candidate_promoted
-        request = archive_pb2.GetCandidateRequest(
-            run=job.event.run, candidate=job.event.candidate, at_least=job.sequence
-        )
-        record = await self.archive.GetCandidate(request, timeout=30)
+        record = await self._claims.record(job, job.sequence)
         verified = [verification for verification in record.verifications if verification.rung == promotion.rung]
         # Controls are promoted once a round, with other seeds.
         if list(promotion.seeds) in [[seed.seed for seed in earlier.training.seeds] for earlier in verified]:

@@ -83,10 +83,6 @@ class Reading:
     scaled: bool  # reads are divided by the root of the features
     normalised: bool  # queries and keys are normalised inside
 
-    def sentence(self) -> str:
-        """The names of the function and its replacement."""
-        return f"{self.function} by {self.operator.module}.{self.operator.name}"
-
 
 @dataclass(frozen=True)
 class Substitution:
@@ -305,7 +301,8 @@ async def _main(path: Path, scale: Scale, out: Path | None) -> int:
     async with Sandbox() as sandbox:
         substitutions, refusals = await substitute(program, scale, sandbox, seed)
     for accepted in substitutions:
-        lengths, names = ", ".join(map(str, accepted.lengths)), accepted.reading.sentence()
+        reading, lengths = accepted.reading, ", ".join(map(str, accepted.lengths))
+        names = f"{reading.function} by {reading.operator.module}.{reading.operator.name}"
         sys.stdout.write(f"{names}: differs by {accepted.difference:.1e} at most, at lengths {lengths}\n")
     for refusal in refusals:
         sys.stdout.write(f"{refusal.function} stays as it is: {refusal.reason}\n")
