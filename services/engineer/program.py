@@ -3,9 +3,7 @@
 import hashlib
 import linecache
 import sys
-from collections.abc import Callable
 from types import ModuleType
-from typing import cast
 
 import einops._torch_specific
 import einops.layers.torch  # noqa: F401 - confined jobs cannot open files, so programs' imports are loaded beforehand
@@ -16,6 +14,7 @@ from torch import nn
 from services import fla_cpu
 from services.engineer.checks.screen import ABSENT
 from services.engineer.construction import MixerSizes, construct, mixer_of_layer
+from services.fla_cpu.names import no_op_decorator
 
 str(torch.zeros(1))  # torch imports parts of itself when a program prints its first tensor
 
@@ -30,10 +29,10 @@ def prepare_child(threads: int = 1, device: str = "cpu") -> None:
     torch.set_num_threads(threads)
     sys.modules.update(dict.fromkeys(ABSENT))  # type: ignore[arg-type]  # None makes an import raise ModuleNotFoundError
     for name in ("export", "ignore", "script", "unused"):
-        setattr(torch.jit, name, _uncompiled)
+        setattr(torch.jit, name, no_op_decorator)
     if device == "cpu":
         fla_cpu.install()
-        torch.compile = _uncompiled  # type: ignore[assignment]
+        torch.compile = no_op_decorator  # type: ignore[assignment]
 
 
 def load_mixer(source: str, sizes: MixerSizes) -> nn.Module:
@@ -66,8 +65,3 @@ def execute(source: str) -> ModuleType:
         del sys.modules[name]
         raise
     return module
-
-
-def _uncompiled(function: object = None, **_options: object) -> object:
-    """Replaces torch.compile and torch.jit.script, as a call or as a decorator with or without options."""
-    return function if function is not None else cast("Callable[[object], object]", _uncompiled)

@@ -24,7 +24,7 @@ F = TypeVar("F", bound=Callable[..., object])
 
 
 def no_op_decorator(function: F | None = None, **_options: object) -> F | Callable[[F], F]:
-    """Replaces decorators that only matter for GPU kernels."""
+    """Replaces compilers and decorators that only matter for GPUs, as a call or as a decorator, also with options."""
     return function if function is not None else lambda function: function
 
 

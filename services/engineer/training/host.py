@@ -15,7 +15,7 @@ from services.engineer.data import Corpus
 from services.engineer.evaluation.scoring import Examination, examine, loss_on, next_loss
 from services.engineer.scales import Scale
 from services.engineer.training.audit import audit
-from services.engineer.training.measurements import energy_meter, measurements_of, trained_elements
+from services.engineer.training.measurements import joules_of, measurements_of, trained_elements
 from services.engineer.training.protocol import limits_of
 from services.engineer.training.result import Metrics, TrainingFailed, TrainingResult
 from services.engineer.training.session import Job, Session, Supervision, Weights
@@ -69,17 +69,16 @@ async def optimise(job: Job, supervision: Supervision, sandbox: Sandbox) -> Trai
     async def loss_at(weights: Weights, step: int) -> float:
         return await next_loss(Examination(job, sandbox, weights), step)
 
-    start = monotonic()
-    with energy_meter(job.scale.device) as energy:
-        async with sandbox.child(JOB, limits_of(job.scale)) as child:
-            session = Session(job, supervision, child, loss_at)
-            await session.begin()
-            decision = await session.run()
-            if decision is not None and decision.broken:
-                raise _stopped(decision, session)
-            weights = await session.weights()
-            await session.store_compiled()
-    return Trained(session, weights, decision, monotonic() - start, energy.joules)
+    start, energy = monotonic(), joules_of(job.scale.device)
+    async with sandbox.child(JOB, limits_of(job.scale)) as child:
+        session = Session(job, supervision, child, loss_at)
+        await session.begin()
+        decision = await session.run()
+        if decision is not None and decision.broken:
+            raise _stopped(decision, session)
+        weights = await session.weights()
+        await session.store_compiled()
+    return Trained(session, weights, decision, monotonic() - start, joules_of(job.scale.device, energy))
 
 
 async def score(
@@ -95,21 +94,22 @@ async def score(
     source, on which the model is also scored.
     """
     session, job, start = trained.session, trained.job, monotonic()
+    energy = joules_of(job.scale.device)
     learnt = trained_elements(session.parameters, session.first, trained.weights)
     if parameter_limit is not None and learnt > parameter_limit:
         text = f"{learnt:,} parameters were trained; {parameter_limit:,.0f} are allowed."
         raise TrainingFailed("parameters", text, {"parameters": learnt, "limit": parameter_limit})
-    with energy_meter(job.scale.device) as energy:
-        if session.segment is not None:
-            await audit(job, sandbox, session.segment, session.parameters)
-        exam = Examination(job, sandbox, trained.weights)
-        scores = await examine(exam)
-        other_text_loss = None if other_text is None else await loss_on(exam, other_text)
+    if session.segment is not None:
+        await audit(job, sandbox, session.segment, session.parameters)
+    exam = Examination(job, sandbox, trained.weights)
+    scores = await examine(exam)
+    other_text_loss = None if other_text is None else await loss_on(exam, other_text)
+    scoring = joules_of(job.scale.device, energy)
     if keep is not None:
         await keep(trained.weights)
     if session.supervision.checkpoint is not None:
         await asyncio.to_thread(session.supervision.checkpoint.unlink, True)
-    joules = None if trained.joules is None or energy.joules is None else trained.joules + energy.joules
+    joules = None if trained.joules is None or scoring is None else trained.joules + scoring
     seconds = trained.seconds + monotonic() - start
     return TrainingResult(
         **vars(scores),

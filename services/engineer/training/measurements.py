@@ -1,9 +1,8 @@
 """Measurements of a training by the host; only FLOPs are reported by the child."""
 
 import platform
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -44,31 +43,21 @@ def device_name(device: str) -> str:
     return names[0] if names else platform.machine()
 
 
-@dataclass
-class Energy:
-    """The energy of the first GPU, including other work on it; None if it cannot be measured."""
+def joules_of(device: str, since: float | None = 0.0) -> float | None:
+    """The energy of the first GPU since an earlier value, by default since its driver was loaded; None if unknown.
 
-    joules: float | None = None
-
-
-@contextmanager
-def energy_meter(device: str) -> Iterator[Energy]:
-    """Measures the energy inside the context."""
-    energy, start = Energy(), _total_joules() if device == "cuda" else None
-    yield energy
-    if start is not None and (end := _total_joules()) is not None:
-        energy.joules = end - start
-
-
-def _total_joules() -> float | None:
-    """Joules since the driver was loaded, from NVML (package nvidia-ml-py), if available."""
+    Includes other work on it. From NVML (package nvidia-ml-py).
+    """
+    if device != "cuda" or since is None:
+        return None
     try:
         import pynvml  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         return None
     try:
         pynvml.nvmlInit()
-        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(0))) / 1000
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000 - since
     except pynvml.NVMLError:
         return None
 

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import torch
 
-from services.fla_cpu.names import FLA, TRANSFORMERS
+from services.fla_cpu.names import FLA, TRANSFORMERS, no_op_decorator
 
 
 def on_gpu() -> bool:
@@ -28,17 +28,12 @@ def execute(path: Path, name: str) -> ModuleType:
     module.__dict__["__builtins__"] = {**vars(builtins), "__import__": _importer(parts)}
     compiler = torch.compile
     if not on_gpu():
-        torch.compile = _unchanged  # type: ignore[assignment]
+        torch.compile = no_op_decorator  # type: ignore[assignment]
     try:
         exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), module.__dict__)  # noqa: S102 - the program
     finally:
         torch.compile = compiler
     return module
-
-
-def _unchanged(function: object = None, **_options: object) -> object:
-    """Replaces torch.compile on a CPU, as a call or as a decorator."""
-    return function if function is not None else _unchanged
 
 
 def _importer(parts: Mapping[str, ModuleType]) -> Callable[..., ModuleType]:
