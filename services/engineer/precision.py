@@ -7,7 +7,7 @@ Elsewhere it is emulated, up to forty times slower than float32.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import thread_time
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -63,9 +63,9 @@ def with_precision(scale: Scale, speed: PrecisionSpeed) -> Scale:
 
 def run(channel: Channel) -> None:
     """The child's job: time both precisions."""
-    header = channel.receive().header
-    torch.set_num_threads(int(cast("int", header["threads"])))
-    if header["device"] == "cuda":  # all GPUs that support bf16 have tensor cores for it
+    request = channel.receive()
+    torch.set_num_threads(request.integer("threads"))
+    if request.header["device"] == "cuda":  # all GPUs that support bf16 have tensor cores for it
         bf16 = 0.5 if torch.cuda.is_bf16_supported(including_emulation=False) else None
         channel.send("measured", {"fp32": 1.0, "bf16": bf16})
         return

@@ -117,12 +117,10 @@ async def measure_costs(sandbox: Sandbox, scale: Scale) -> FunctionCosts:
 
 def run_costs(channel: Channel) -> None:
     """The child's job: time every function, except those that fail at these sizes."""
-    header = channel.receive().header
-    rows, length, heads, width, threads = (
-        int(cast("int", header[name])) for name in ("rows", "length", "heads", "width", "threads")
-    )
-    precision = str(header["precision"])
-    torch.set_num_threads(threads)
+    request = channel.receive()
+    rows, length, heads, width = (request.integer(name) for name in ("rows", "length", "heads", "width"))
+    precision = str(request.header["precision"])
+    torch.set_num_threads(request.integer("threads"))
     torch.manual_seed(0)
     layer, x = nn.Linear(width, width, bias=False), torch.randn(rows, length, width, requires_grad=True)
     linear = pass_seconds(lambda: layer(x), precision, 4 * _COST_REPEATS)

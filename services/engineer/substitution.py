@@ -17,7 +17,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -265,9 +264,9 @@ def _inputs(reading: Reading, length: int, seed: int) -> dict[str, NDArray[np.fl
 
 def run(channel: Channel) -> None:
     """The child's job: call functions of programs with arrays from the host, and return outputs and gradients."""
-    begin = channel.receive().header
-    device = str(begin["device"])
-    prepare_child(int(cast("int", begin["threads"])), device)
+    begin = channel.receive()
+    device = str(begin.header["device"])
+    prepare_child(begin.integer("threads"), device)
     channel.send("ready", {}, {})
     while (request := channel.receive()).kind != "end":
         try:

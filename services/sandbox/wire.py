@@ -13,7 +13,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,10 @@ class Message:
     kind: str
     header: dict[str, JSON]
     arrays: dict[str, Array] = field(default_factory=dict)
+
+    def integer(self, name: str) -> int:
+        """A whole number in the header."""
+        return int(cast("int", self.header[name]))
 
 
 def printable(text: str, limit: int = TEXT_CHARACTERS) -> str:

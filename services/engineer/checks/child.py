@@ -66,15 +66,15 @@ def build(program: str, whole_model: bool, width: int, heads: int, layer: int) -
 
 
 def _probe(subject: Subject, request: Message) -> Answer:
-    layer = _number(request, "layer")
+    layer = request.integer("layer")
     of_layer = subject if layer == subject.layer else replace(subject, layer=layer)
     return "finding", run_probe(str(request.header["probe"]), of_layer).to_json(), {}
 
 
 def _parameters(subject: Subject, request: Message) -> Answer:
     # A list around the mixer finds parameters that its own overridden methods leave out.
-    model = nn.ModuleList([subject.at_scale(_number(request, "layer"))])
-    remaining = list(model.named_parameters())[_number(request, "offset") :]
+    model = nn.ModuleList([subject.at_scale(request.integer("layer"))])
+    remaining = list(model.named_parameters())[request.integer("offset") :]
     arrays: dict[str, NDArray[np.float32]] = {}
     for name, value in remaining:
         if arrays and sum(array.nbytes for array in arrays.values()) + value.numel() * 8 > MESSAGE_BYTES:
@@ -85,7 +85,7 @@ def _parameters(subject: Subject, request: Message) -> Answer:
 
 def _forward(subject: Subject, request: Message) -> Answer:
     """One forward of newly built mixers, with the host's seed."""
-    header, seed = request.header, _number(request, "seed")
+    header, seed = request.header, request.integer("seed")
     arithmetic = ARITHMETICS[str(header["arithmetic"])]
     state = State(header["randomised"] is True, header["training"] is True)
     mixers = [arithmetic.place(subject.at_scale(layer)) for layer in cast("list[int]", header["layers"])]
@@ -112,7 +112,3 @@ def _stacked(mixers: list[nn.Module], x: torch.Tensor) -> torch.Tensor:
         output = output_of(mixer(nn.functional.rms_norm(x, x.shape[-1:])))
         x = x + (output.to(x.dtype) if output.dtype == torch.float64 else output)  # as in training
     return x
-
-
-def _number(request: Message, name: str) -> int:
-    return int(cast("int", request.header[name]))

@@ -1,7 +1,5 @@
 """The scoring child: it receives trained weights and returns hidden states or gradients, but never sees targets."""
 
-from typing import cast
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,7 +23,7 @@ def run(channel: Channel) -> None:
 
 def _begin(begin: Message) -> tuple[dict[str, JSON], training.Handlers]:
     device = str(begin.header["device"])
-    prepare_child(int(cast("int", begin.header["threads"])), device)
+    prepare_child(begin.integer("threads"), device)
     model = training.build_model(str(begin.header["program"]), sizes_in(begin), seed=0, device=device)
     training.load_model_arrays(model, begin.arrays)
     return {}, {
@@ -51,7 +49,7 @@ def _gradients(model: LanguageModel, request: Message, begin: Message) -> dict[s
     training.load_random_arrays(request.arrays)
     model.train().zero_grad(set_to_none=True)
     rows = torch.from_numpy(request.arrays["tokens"].astype(np.int64)).to(device)
-    targets, size = rows[:, 1:], int(cast("int", request.header["micro_batch"]))
+    targets, size = rows[:, 1:], request.integer("micro_batch")
     if "answers" in request.arrays:
         answers = torch.from_numpy(request.arrays["answers"].astype(np.bool_)).to(device)
         targets = targets.masked_fill(~answers, NOT_COUNTED)

@@ -179,9 +179,9 @@ class Session:
         self.device = str(header["device"])
         if self.device == "cuda":  # several trainings share the device
             torch.cuda.set_per_process_memory_fraction(float(cast("float", header.get("memory_share", 1.0))))
-        prepare_child(int(cast("int", header["threads"])), self.device)
-        self.program, self.context = str(header["program"]), int(cast("int", header["context"]))
-        model = build_model(self.program, self.sizes, int(cast("int", header["seed"])), self.device)
+        prepare_child(begin.integer("threads"), self.device)
+        self.program, self.context = str(header["program"]), begin.integer("context")
+        model = build_model(self.program, self.sizes, begin.integer("seed"), self.device)
         self.trainer = Trainer(model, Plan(**header["plan"]), self.device)  # type: ignore[arg-type]
         self.step = 0
 
@@ -217,5 +217,5 @@ class Session:
 
     def _restore(self, request: Message) -> Answer:
         load_all_arrays(self.trainer.model, self.trainer.optimiser, request.arrays)
-        self.step = int(cast("int", request.header["step"]))
+        self.step = request.integer("step")
         return "restored", {"step": self.step}, {}
