@@ -7,9 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from services.chassis.errors import SettingsError
 from services.chassis.plugins import PROBES as PLUGINS
-from services.chassis.plugins import load_plugin, plugin_names
+from services.chassis.plugins import load_all
 from services.domain.zoo import baselines
 from services.engineer.checks.remote import ProgramRaised, ProtocolBroken, Remote
 from services.engineer.checks.report import JSON, CheckReport, CheckSettings, Finding, Verdict
@@ -64,24 +63,11 @@ class AddedProbe:
     measure: Callable[[Remote], Awaitable[Finding]]
 
 
-def _load_added() -> dict[str, AddedProbe]:
-    """Raises SettingsError for an entry point that is not an AddedProbe or whose name is taken."""
-    added: dict[str, AddedProbe] = {}
-    for entry in plugin_names(PLUGINS):
-        loaded = load_plugin(PLUGINS, entry)
-        if not isinstance(loaded, AddedProbe):
-            raise SettingsError(f"{entry!r} of {PLUGINS} must be an AddedProbe, not {loaded!r}")
-        if loaded.probe.name in {probe.name for probe in BUILT_IN} | set(added):
-            raise SettingsError(f"{entry!r} of {PLUGINS} has the name of another probe, {loaded.probe.name}: rename it")
-        added[loaded.probe.name] = loaded
-    return added
-
-
-ADDED = _load_added()
-PROBES = (*BUILT_IN, *(added.probe for added in ADDED.values()))
+ADDED = load_all(PLUGINS, AddedProbe, lambda added: added.probe.name, (probe.name for probe in BUILT_IN))
+PROBES = (*BUILT_IN, *(added.probe for added in ADDED))
 """All probes, in the order of their verdicts."""
 HOST_SIDE: Mapping[str, Callable[[Remote], Awaitable[Finding]]] = MappingProxyType(
-    {**HOST_PROBES, **{name: added.measure for name, added in ADDED.items()}}
+    {**HOST_PROBES, **{added.probe.name: added.measure for added in ADDED}}
 )
 """Probes that the host decides from arrays. The child reports on the others, which can only reject a program."""
 

@@ -12,12 +12,13 @@ import pytest
 import transformers  # noqa: F401 - datasets, in the harness, would use its stand-in for programs
 
 from services.chassis.errors import SettingsError
-from services.chassis.plugins import plugin_names
+from services.chassis.plugins import MOVES, load_all, plugin_names
 from services.domain.ladder import corpus_overrides, parse_scale_file
 from services.engineer.data import CorpusError, open_corpus
 from services.engineer.scales import ScaleError, load_scale
 from services.engineer.training.host import train
 from services.local.plan import RunOptions
+from services.mixers.moves import Move
 from tests.engineer.training.inline_sandbox import InlineSandbox
 from tests.engineer.training.programs import CONVOLUTION, SMALL, mixer
 
@@ -146,6 +147,20 @@ def test_a_plugged_in_probe_and_move_are_used(tmp_path: Path) -> None:
 
     assert {"probe": "scaling", "outcome": "pass"}.items() <= report["verdicts"][-1].items()
     assert finished.stdout.startswith("an ungated read")
+
+
+def test_a_plugged_in_object_of_another_kind_or_with_a_taken_name_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names the entry point, in which it has to be changed."""
+    plugin_names.cache_clear()
+    monkeypatch.syspath_prepend(str(installed(tmp_path)))
+
+    with pytest.raises(SettingsError, match=r"of asi_arch\.moves has the name of another Move, plain_read: rename it"):
+        load_all(MOVES, Move, lambda move: move.name, ["plain_read"])
+    with pytest.raises(SettingsError, match=r"of asi_arch\.moves must be Path or a tuple of it"):
+        load_all(MOVES, Path, lambda path: path.name, [])
+    plugin_names.cache_clear()
 
 
 @pytest.mark.slow
