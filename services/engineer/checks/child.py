@@ -14,7 +14,7 @@ An exception of the program is returned as `raised`; the child then waits for th
 
 import functools
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import cast
 
@@ -68,7 +68,7 @@ def build(program: str, whole_model: bool, width: int, heads: int, layer: int) -
 def _probe(subject: Subject, request: Message) -> Answer:
     layer = request.integer("layer")
     of_layer = subject if layer == subject.layer else replace(subject, layer=layer)
-    return "finding", run_probe(str(request.header["probe"]), of_layer).to_json(), {}
+    return "finding", asdict(run_probe(str(request.header["probe"]), of_layer)), {}
 
 
 def _parameters(subject: Subject, request: Message) -> Answer:

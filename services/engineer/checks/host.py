@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 
 from services.chassis.plugins import PROBES as PLUGINS
@@ -171,7 +171,7 @@ class _Probing:
         try:
             async with self.sandbox.child(JOB, limits) as child:
                 remote, precise = Remote(child, settings, seed), None
-                begin: dict[str, JSON] = {"program": self.program, "settings": settings.to_json()}
+                begin: dict[str, JSON] = {"program": self.program, "settings": asdict(settings)}
                 await remote.ask("begin", begin, {}, expect="ready")
                 self.cpu_seconds["loading"] = self.cpu_seconds.get("loading", 0.0) + child.processor_seconds()
                 if second:

@@ -1,7 +1,7 @@
 """Settings of a check, and its report: one verdict for each probe that ran."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from services.sandbox.wire import printable, printable_json
@@ -22,13 +22,9 @@ class Finding:
     message: str
     evidence: Mapping[str, JSON] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, JSON]:
-        """The fields as JSON, for the message from the child to the host."""
-        return {"violated": self.violated, "message": self.message, "evidence": dict(self.evidence)}
-
     @classmethod
     def from_json(cls, values: Mapping[str, JSON]) -> "Finding":
-        """Inverse of `to_json`. Raises ValueError."""
+        """From the fields, in a message from the child. Raises ValueError."""
         violated, message, evidence = values.get("violated"), values.get("message"), values.get("evidence")
         if not isinstance(violated, bool) or not isinstance(message, str) or not isinstance(evidence, Mapping):
             raise ValueError("a finding needs violated (a boolean), message (a string) and evidence (an object)")
@@ -122,11 +118,7 @@ class CheckSettings:
         """The limit on the whole language model's parameters; None without a baseline."""
         return None if self.baseline_parameters is None else self.parameter_limit * self.baseline_parameters
 
-    def to_json(self) -> dict[str, JSON]:
-        """The fields as the header of a message."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, values: Mapping[str, object]) -> "CheckSettings":
-        """Inverse of `to_json`."""
+        """From the fields, in a message from the host."""
         return cls(**{**values, "exempt": tuple(values["exempt"])})  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ It gives clear error messages. It is not a security boundary, which is the sandb
 
 import ast
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 
 from services.domain.syntax import MAX_BYTES, Unreadable, parse, require_shallow
 from services.engineer.checks.report import JSON, Finding
@@ -95,7 +96,7 @@ async def screen_apart(program: str, sandbox: Sandbox) -> Finding:
 
 def run(channel: Channel) -> None:
     """The child's job. It does not execute the program, so its answer can be trusted."""
-    channel.send("screened", screen(str(channel.receive().header["program"])).to_json())
+    channel.send("screened", asdict(screen(str(channel.receive().header["program"]))))
 
 
 def screen(program: str) -> Finding:
