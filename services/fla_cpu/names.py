@@ -51,42 +51,41 @@ def public(module: object) -> dict[str, object]:
     }
 
 
-_DEFINED = {name: value for part in (attention, decay, delta, delta_variants) for name, value in public(part).items()}
+_PARTS = (attention, convolution, decay, delta, delta_variants, features, gates, layers, norms)
+_DEFINED = {name: value for part in _PARTS for name, value in public(part).items()}
 
 
-def _operators(names: str) -> dict[str, object]:
-    """The operators of these names; a fused form that is not defined is the chunked one."""
+def named(names: str) -> dict[str, object]:
+    """The parts of these names; a fused form of an operator that is not defined is the chunked one."""
     chunked = {name: re.sub("^fused_(chunk|recurrent)_", "chunk_", name) for name in names.split()}
     return {name: _DEFINED[name if name in _DEFINED else form] for name, form in chunked.items()}
 
 
-DPLR = _operators("chunk_dplr_delta_rule fused_recurrent_dplr_delta_rule")
-IPLR = _operators("chunk_iplr_delta_rule fused_recurrent_iplr_delta_rule")
+DPLR = named("chunk_dplr_delta_rule fused_recurrent_dplr_delta_rule")
+IPLR = named("chunk_iplr_delta_rule fused_recurrent_iplr_delta_rule")
 
 OPERATORS: dict[str, Mapping[str, object]] = {
-    "abc": _operators("chunk_abc"),
-    "attn": _operators("parallel_attn"),
-    "based": _operators("fused_chunk_based parallel_based"),
-    "comba": _operators("chunk_comba fused_recurrent_comba"),
-    "delta_rule": _operators("chunk_delta_rule fused_chunk_delta_rule fused_recurrent_delta_rule"),
-    "forgetting_attn": _operators("parallel_forgetting_attn"),
-    "gated_delta_product": _operators("chunk_gated_delta_product"),
-    "gated_delta_rule": _operators(
-        "chunk_gated_delta_rule chunk_gdn fused_recurrent_gated_delta_rule fused_recurrent_gdn"
-    ),
-    "gdn2": _operators("chunk_gdn2 fused_recurrent_gdn2"),
+    "abc": named("chunk_abc"),
+    "attn": named("parallel_attn"),
+    "based": named("fused_chunk_based parallel_based"),
+    "comba": named("chunk_comba fused_recurrent_comba"),
+    "delta_rule": named("chunk_delta_rule fused_chunk_delta_rule fused_recurrent_delta_rule"),
+    "forgetting_attn": named("parallel_forgetting_attn"),
+    "gated_delta_product": named("chunk_gated_delta_product"),
+    "gated_delta_rule": named("chunk_gated_delta_rule chunk_gdn fused_recurrent_gated_delta_rule fused_recurrent_gdn"),
+    "gdn2": named("chunk_gdn2 fused_recurrent_gdn2"),
     "generalized_delta_rule": DPLR | IPLR,
-    "gla": _operators("chunk_gla fused_chunk_gla fused_recurrent_gla"),
-    "gsa": _operators("chunk_gsa fused_recurrent_gsa"),
-    "hgrn": _operators("chunk_hgrn fused_recurrent_hgrn"),
-    "kda": _operators("chunk_kda fused_recurrent_kda"),
-    "lightnet": _operators("chunk_lightnet fused_recurrent_lightnet"),
-    "linear_attn": _operators("chunk_linear_attn fused_chunk_linear_attn fused_recurrent_linear_attn"),
-    "rebased": _operators("parallel_rebased"),
-    "retention": _operators("chunk_retention fused_chunk_retention fused_recurrent_retention parallel_retention"),
-    "rwkv6": _operators("chunk_rwkv6 fused_recurrent_rwkv6"),
-    "rwkv7": _operators("chunk_rwkv7 fused_mul_recurrent_rwkv7 fused_recurrent_rwkv7"),
-    "simple_gla": _operators("chunk_simple_gla fused_chunk_simple_gla fused_recurrent_simple_gla parallel_simple_gla"),
+    "gla": named("chunk_gla fused_chunk_gla fused_recurrent_gla"),
+    "gsa": named("chunk_gsa fused_recurrent_gsa"),
+    "hgrn": named("chunk_hgrn fused_recurrent_hgrn"),
+    "kda": named("chunk_kda fused_recurrent_kda"),
+    "lightnet": named("chunk_lightnet fused_recurrent_lightnet"),
+    "linear_attn": named("chunk_linear_attn fused_chunk_linear_attn fused_recurrent_linear_attn"),
+    "rebased": named("parallel_rebased"),
+    "retention": named("chunk_retention fused_chunk_retention fused_recurrent_retention parallel_retention"),
+    "rwkv6": named("chunk_rwkv6 fused_recurrent_rwkv6"),
+    "rwkv7": named("chunk_rwkv7 fused_mul_recurrent_rwkv7 fused_recurrent_rwkv7"),
+    "simple_gla": named("chunk_simple_gla fused_chunk_simple_gla fused_recurrent_simple_gla parallel_simple_gla"),
     "utils": {name: value for name, value in public(shapes).items() if name.startswith("prepare_")},
 }
 """Operators by subpackage of fla.ops; they are also in fla.ops itself, and in each subpackage's submodules."""
@@ -95,27 +94,18 @@ _SUBMODULES = ("", ".chunk", ".fused_recurrent", ".fused_chunk", ".parallel", ".
 
 NORMS = {name: value for name, value in public(norms).items() if "orm" in name and "l2" not in name.lower()}
 del NORMS["Norm"]
-LAYERNORM_GATED = {
-    "LayerNormGated": gates.LayerNormGated,
-    "RMSNormGated": gates.RMSNormGated,
-    "layernorm_fn": gates.layernorm_fn,
-    "rmsnorm_fn": gates.rmsnorm_fn,
-}
+LAYERNORM_GATED = named("LayerNormGated RMSNormGated layernorm_fn rmsnorm_fn")
 GATED_NORMS: dict[str, object] = {
     name: value
     for name, value in public(gates).items()
     if "norm" in name.lower() and "gate" in name.lower() and name not in LAYERNORM_GATED
 }
-L2NORMS = {"L2Norm": norms.L2Norm, "l2_norm": norms.l2norm, "l2norm": norms.l2norm}
-CONVOLUTIONS = {
-    "ShortConvolution": convolution.ShortConvolution,
-    "causal_conv1d": convolution.causal_conv1d,
-    "causal_conv1d_update": convolution.causal_conv1d_update,
-}
-ROTARY = {"RotaryEmbedding": features.RotaryEmbedding, "rotary_embedding": features.rotary_embedding}
+L2NORMS = named("L2Norm l2_norm l2norm")
+CONVOLUTIONS = named("ShortConvolution causal_conv1d causal_conv1d_update")
+ROTARY = named("RotaryEmbedding rotary_embedding")
 
 FEATURE_MAPS = {name: value for name, value in public(features).items() if name.endswith("FeatureMap")}
-MLP: dict[str, object] = {"GatedMLP": gates.GatedMLP}
+MLP = named("GatedMLP")
 ACTIVATIONS = {name: value for name, value in public(gates).items() if name not in GATED_NORMS | LAYERNORM_GATED | MLP}
 
 MODULES: dict[str, Mapping[str, object]] = {
@@ -135,7 +125,7 @@ MODULES: dict[str, Mapping[str, object]] = {
     "norm.layernorm": NORMS,
     "norm.layernorm_gated": LAYERNORM_GATED,
     "rotary": ROTARY,
-    "token_shift": {"token_shift": convolution.token_shift},
+    "token_shift": named("token_shift"),
 }
 """Names by module of fla.modules."""
 
@@ -146,13 +136,13 @@ TOP: dict[str, object] = {
 }
 """The names in fla.modules itself: classes only, as functions have the names of submodules."""
 
-RWKV7: dict[tuple[str, str], Callable[..., object]] = {
-    ("channel_mixing", "channel_mixing_rwkv7"): layers.channel_mixing_rwkv7,
-    ("fused_addcmul", "fused_addcmul_rwkv7"): layers.fused_addcmul_rwkv7,
-    ("fused_k_update", "fused_k_rwkv7"): layers.fused_k_rwkv7,
-    ("gate_output_correction", "gate_output_correction"): layers.gate_output_correction,
+RWKV7 = {
+    "channel_mixing": "channel_mixing_rwkv7",
+    "fused_addcmul": "fused_addcmul_rwkv7",
+    "fused_k_update": "fused_k_rwkv7",
+    "gate_output_correction": "gate_output_correction",
 }
-"""RWKV-7's element-wise functions by module of fla.ops.rwkv7 and name."""
+"""The names of RWKV-7's element-wise functions by module of fla.ops.rwkv7."""
 
 FLA: dict[str, Mapping[str, object]] = {
     "fla": {},
@@ -162,16 +152,16 @@ FLA: dict[str, Mapping[str, object]] = {
     **{f"fla.modules.{module}": names for module, names in MODULES.items()},
     "fla.ops.generalized_delta_rule.dplr": DPLR,
     "fla.ops.generalized_delta_rule.iplr": IPLR,
-    "fla.ops.gsa.gate": {"fused_additive_gate": attention.fused_additive_gate},
-    "fla.ops.kda.gate": {"fused_kda_gate": delta_variants.fused_kda_gate},
-    **{f"fla.ops.rwkv7.{module}": {name: function} for (module, name), function in RWKV7.items()},
+    "fla.ops.gsa.gate": named("fused_additive_gate"),
+    "fla.ops.kda.gate": named("fused_kda_gate"),
+    **{f"fla.ops.rwkv7.{module}": named(name) for module, name in RWKV7.items()},
     "fla.models": {"Cache": layers.Cache},
     "fla.models.cache_utils": {"Cache": layers.Cache},
     "fla.models.utils": {"Cache": layers.Cache, "FLACache": layers.Cache, "LegacyFLACache": layers.Cache},
     "fla.layers": {},
-    "fla.layers.rwkv6": {"DDLerpLinear": layers.DDLerpLinear, "LerpLinear": layers.LerpLinear, "LoRA": layers.LoRA},
+    "fla.layers.rwkv6": named("DDLerpLinear LerpLinear LoRA"),
     "fla.layers.utils": {
-        name: value for name, value in public(layers).items() if name[0].islower() and value not in RWKV7.values()
+        name: value for name, value in public(layers).items() if name[0].islower() and name not in RWKV7.values()
     },
     "fla.utils": dict.fromkeys(
         ("contiguous", "input_guard", "tensor_cache", "autocast_custom_fwd", "autocast_custom_bwd", "checkpoint"),
