@@ -90,7 +90,7 @@ class TrainedModel:
 
 
 async def train_on(
-    task: Task, program: str, seed: int, sandbox: Sandbox, *, steps: int = 200, evaluations: int = 5, rate: float = 4e-3
+    task: Task, program: str, seed: int, sandbox: Sandbox, *, steps: int = 200, evaluations: int = 5
 ) -> tuple[TaskResult, TrainedModel]:
     """Train from `seed` on newly sampled rows, and measure the accuracy on test rows. Raises TrainingFailed.
 
@@ -99,7 +99,7 @@ async def train_on(
     """
     overrides = {
         "context": str(task.length), "batch": "32", "micro_batch": "32", "steps": str(steps), "tasks": "",
-        "averaged": "", "learning_rate": str(rate),
+        "averaged": "", "learning_rate": "0.004",
     }  # fmt: skip
     scale = load_scale("mini", overrides)
     nothing = np.zeros(0, dtype=np.uint16)

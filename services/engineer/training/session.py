@@ -55,6 +55,7 @@ def read_checkpoint(path: Path, identity: str) -> tuple[dict[str, Any], Weights]
 
 Rows = tuple[NDArray[np.int64], ...]
 LossAt = Callable[[Weights, int], Awaitable[float]]
+CHECKPOINT_SECONDS = 60.0
 STATE_BYTES = 64 << 20
 SAVING_SHARE = 0.02
 """States up to STATE_BYTES, or whose saving takes at most SAVING_SHARE of a chunk's time, are saved after every chunk,
@@ -103,7 +104,6 @@ class Supervision:
     on_progress: Callable[[Metrics], None] | None = None
     stop: asyncio.Event | None = None
     checkpoint: Path | None = None
-    checkpoint_seconds: float = 60.0
     watch: WatchSettings = field(default_factory=WatchSettings)
     peers: Peers = field(default_factory=Peers)
     finished: Sequence[Curve] = ()
@@ -287,7 +287,7 @@ class Session:
         supervision, path = self.supervision, self.supervision.checkpoint
         ended = self.step == self.job.scale.steps
         stopped = supervision.stop is not None and supervision.stop.is_set() and not ended
-        if path is not None and (stopped or ended or monotonic() - self._saved_at >= supervision.checkpoint_seconds):
+        if path is not None and (stopped or ended or monotonic() - self._saved_at >= CHECKPOINT_SECONDS):
             await self._save()
             about = {"identity": self.job.identity, "step": self.step, "seconds": self.spent}
             about["curve"] = [asdict(point) for point in self.curve]
