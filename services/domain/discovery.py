@@ -11,13 +11,12 @@ from enum import StrEnum
 
 from services.domain import lineage
 from services.domain.statistics import (
-    CORRECTIONS,
     Interval,
     PairedTest,
+    benjamini_hochberg,
     differences,
-    estimate,
+    mean,
     paired_test,
-    pooled_noise,
     power,
     student_quantile,
 )
@@ -38,27 +37,19 @@ class Outcome(StrEnum):
 class DiscoveryPolicy:
     """The evidence that a run requires.
 
-    ``level`` is the accepted rate of false discoveries, divided by ``looks``, the number of tests of one candidate as
-    seeds are added. ``seeds`` is the number of fresh seeds that a verdict needs. A candidate whose interval lies below
-    ``worthwhile`` (nats) is refuted. ``pool_noise`` pools the deviation of all verified candidates.
+    ``level`` is the accepted rate of false discoveries. ``seeds`` is the number of fresh seeds that a verdict needs. A
+    candidate whose interval lies below ``worthwhile`` (nats) is refuted.
     """
 
     level: float = 0.05
     seeds: int = 5
-    looks: int = 1
     worthwhile: float = 0.0
-    correction: str = "benjamini-hochberg"
-    pool_noise: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.level < 1:
             raise ValueError(f"discovery.level must be between 0 and 1, not {self.level!r}")
-        if self.seeds < 2 or self.looks < 1 or self.worthwhile < 0:
-            raise ValueError(
-                "discovery needs seeds of at least 2, looks of at least 1 and a worthwhile gain of 0 or more"
-            )
-        if self.correction not in CORRECTIONS:
-            raise ValueError(f"discovery.correction {self.correction!r} is none of {', '.join(CORRECTIONS)}")
+        if self.seeds < 2 or self.worthwhile < 0:
+            raise ValueError("discovery needs seeds of at least 2 and a worthwhile gain of 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,26 +84,23 @@ def findings(
     if not controls:
         raise ValueError("controls is empty: a discovery is a comparison; verify the baselines with the same seeds")
     drafts = [_draft(name, losses, controls, tried) for name, losses in candidates.items()]
-    ready = [draft for draft in drafts if len(draft.seeds) >= policy.seeds]
-    losses = [{seed: candidates[draft.candidate][seed] for seed in draft.seeds} for draft in ready]
-    gains = [differences(own, controls[str(draft.control)]) for own, draft in zip(losses, ready, strict=True)]
-    pooled = pooled_noise(gains) if policy.pool_noise and gains else None
-    tests = [paired_test(gain, pooled) for gain in gains]
-    adjusted = CORRECTIONS[policy.correction]([test.p for test in tests], tried)
-    judged = {
-        draft.candidate: _judged(draft, test, share, policy)
-        for draft, test, share in zip(ready, tests, adjusted, strict=True)
-    }
+    tests: dict[str, PairedTest] = {}
+    for draft in drafts:
+        if len(draft.seeds) >= policy.seeds:
+            losses = {seed: candidates[draft.candidate][seed] for seed in draft.seeds}
+            tests[draft.candidate] = paired_test(differences(losses, controls[str(draft.control)]))
+    adjusted = dict(zip(tests, benjamini_hochberg([test.p for test in tests.values()], tried), strict=True))
     return tuple(
-        judged.get(draft.candidate)
-        or replace(draft, reason=f"{len(draft.seeds)} of {policy.seeds} seeds are there for it and for every control")
+        _judged(draft, tests[draft.candidate], adjusted[draft.candidate], policy)
+        if draft.candidate in tests
+        else replace(draft, reason=f"{len(draft.seeds)} of {policy.seeds} seeds are there for it and for every control")
         for draft in drafts
     )
 
 
 def strongest(controls: Mapping[str, Losses], seeds: Sequence[int]) -> str:
     """The control with the lowest mean loss over ``seeds``; ties go to the first by name."""
-    return min(sorted(controls), key=lambda name: estimate([controls[name][seed] for seed in seeds]).mean)
+    return min(sorted(controls), key=lambda name: mean([controls[name][seed] for seed in seeds]))
 
 
 def detectable(claims: Sequence[Finding], level: float = 0.05, chance: float = 0.8) -> float | None:
@@ -152,16 +140,17 @@ def _draft(name: str, losses: Losses, controls: Mapping[str, Losses], tried: int
 
 
 def _judged(draft: Finding, test: PairedTest, adjusted: float, policy: DiscoveryPolicy) -> Finding:
-    interval, level = test.interval(), policy.level / policy.looks
+    interval = test.interval()
     outcome, reason = Outcome.UNDECIDED, f"a gain is neither shown (adjusted p {adjusted:.3g}) nor ruled out"
-    if adjusted <= level and test.effect > 0:
-        outcome, reason = Outcome.CONFIRMED, f"better than {draft.control} at adjusted p {adjusted:.3g} ≤ {level:.3g}"
+    if adjusted <= policy.level and test.effect > 0:
+        reason = f"better than {draft.control} at adjusted p {adjusted:.3g} ≤ {policy.level:.3g}"
+        outcome = Outcome.CONFIRMED
     elif test.effect <= 0:
         outcome, reason = Outcome.REFUTED, f"no better than {draft.control} on fresh seeds"
     elif interval.high < policy.worthwhile:
         outcome, reason = Outcome.REFUTED, f"the gain over {draft.control} is below {policy.worthwhile:g} nats"
-    numbers = {"effect": test.effect, "interval": interval, "p": test.p, "adjusted_p": adjusted}
-    return replace(draft, outcome=outcome, reason=reason, **numbers)  # type: ignore[arg-type]
+    numbers = replace(draft, effect=test.effect, interval=interval, p=test.p, adjusted_p=adjusted)
+    return replace(numbers, outcome=outcome, reason=reason)
 
 
 @dataclass(frozen=True, slots=True)

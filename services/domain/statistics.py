@@ -5,9 +5,8 @@ A positive difference means that the candidate is better. What one seed cannot t
 
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 
@@ -46,57 +45,37 @@ def chi_square_quantile(share: float, freedom: float) -> float:
     return 2.0 * float(_special().gammaincinv(freedom / 2, share)) if freedom > 0 else 0.0
 
 
-def benjamini_hochberg(ps: Sequence[float], tried: int | None = None) -> list[float]:
+def benjamini_hochberg(ps: Sequence[float], tried: int) -> list[float]:
     """Adjusted p-values, in the order given, that control the false discovery rate (Benjamini & Hochberg 1995).
 
     ``tried`` counts all hypotheses; those that were not tested count with p = 1. Raises ``ValueError`` for a p outside
     [0, 1] or fewer tried than tested.
     """
-    total = _total(ps, tried)
-    order = sorted(range(len(ps)), key=lambda index: ps[index], reverse=True)
+    _check_probabilities(ps)
+    if tried < len(ps):
+        raise ValueError(f"tried ({tried}) is fewer than the {len(ps)} that were tested; count every candidate")
     adjusted, smallest = [0.0] * len(ps), 1.0
-    for rank, index in enumerate(order):
-        smallest = min(smallest, ps[index] * total / (len(ps) - rank))
-        adjusted[index] = smallest
+    for rank, index in enumerate(sorted(range(len(ps)), key=lambda index: ps[index], reverse=True)):
+        adjusted[index] = smallest = min(smallest, ps[index] * tried / (len(ps) - rank))
     return adjusted
 
 
-def holm(ps: Sequence[float], tried: int | None = None) -> list[float]:
-    """Adjusted p-values that control the chance of even one false discovery (Holm 1979); arguments as above."""
-    total = _total(ps, tried)
-    order = sorted(range(len(ps)), key=lambda index: ps[index])
+def holm(ps: Sequence[float]) -> list[float]:
+    """Adjusted p-values, in the order given, that control the chance of even one false discovery (Holm 1979)."""
+    _check_probabilities(ps)
     adjusted, largest = [0.0] * len(ps), 0.0
-    for rank, index in enumerate(order):
-        largest = min(1.0, max(largest, ps[index] * (total - rank)))
-        adjusted[index] = largest
+    for rank, index in enumerate(sorted(range(len(ps)), key=lambda index: ps[index])):
+        adjusted[index] = largest = min(1.0, max(largest, ps[index] * (len(ps) - rank)))
     return adjusted
 
 
-CORRECTIONS: Mapping[str, Callable[[Sequence[float], int | None], list[float]]] = MappingProxyType(
-    {"benjamini-hochberg": benjamini_hochberg, "holm": holm}
-)
-"""The corrections by the name that a run's settings use."""
-
-
-def _total(ps: Sequence[float], tried: int | None) -> int:
+def _check_probabilities(ps: Sequence[float]) -> None:
     if not all(0 <= p <= 1 for p in ps):
         raise ValueError("p-values must lie between 0 and 1")
-    if tried is not None and tried < len(ps):
-        raise ValueError(f"tried ({tried}) is fewer than the {len(ps)} that were tested; count every candidate")
-    return len(ps) if tried is None else tried
 
 
 LEVEL = 0.95
 RESAMPLES = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean with its standard error, which is ``None`` for a single value."""
-
-    mean: float
-    standard_error: float | None
-    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,31 +116,27 @@ class PairedTest:
     p: float
     count: int
 
-    def interval(self, level: float = LEVEL) -> Interval:
+    def interval(self) -> Interval:
         """The two-sided interval around the effect."""
-        reach = student_quantile((1 + level) / 2, self.freedom) * self.standard_error
-        return Interval(self.effect - reach, self.effect + reach, level)
+        reach = student_quantile((1 + LEVEL) / 2, self.freedom) * self.standard_error
+        return Interval(self.effect - reach, self.effect + reach, LEVEL)
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and standard error. Raises ``ValueError`` for no values or one that is not finite."""
-    mean = _mean(values)
-    if len(values) < 2:
-        return Estimate(mean, None, 1)
-    return Estimate(mean, noise(values).deviation / math.sqrt(len(values)), len(values))
-
-
-def noise(values: Sequence[float]) -> Noise:
-    """The sample deviation of at least two values."""
-    return pooled_noise([values])
+def mean(values: Sequence[float]) -> float:
+    """The mean. Raises ``ValueError`` for no values or one that is not finite."""
+    if not values:
+        raise ValueError("values is empty: there is nothing to average")
+    if not all(math.isfinite(value) for value in values):
+        raise ValueError("values holds a number that is not finite; leave out what was not measured")
+    return math.fsum(values) / len(values)
 
 
 def pooled_noise(groups: Iterable[Sequence[float]]) -> Noise:
     """The deviation within groups whose true deviations are alike. Raises ``ValueError`` if none has two values."""
     squares, freedom = 0.0, 0
     for group in groups:
-        mean = _mean(group)
-        squares += math.fsum((value - mean) ** 2 for value in group)
+        centre = mean(group)
+        squares += math.fsum((value - centre) ** 2 for value in group)
         freedom += len(group) - 1
     if freedom < 1:
         raise ValueError("values: a deviation needs at least two values under the same conditions; add seeds")
@@ -176,18 +151,19 @@ def differences(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[
     return [theirs[seed] - ours[seed] for seed in shared]
 
 
-def paired_test(gains: Sequence[float], pooled: Noise | None = None) -> PairedTest:
-    """Test that the mean of paired differences is positive. ``pooled`` replaces the sample's own deviation.
+def paired_test(gains: Sequence[float]) -> PairedTest:
+    """Test that the mean of paired differences is positive.
 
     Without any scatter t is infinite, or 0 with p = 1 for no difference.
     """
-    mean, spread = _mean(gains), pooled or noise(gains)
-    error = spread.deviation / math.sqrt(len(gains))
+    effect, noise = mean(gains), pooled_noise([gains])
+    error = noise.deviation / math.sqrt(len(gains))
     if error == 0:
-        t = math.copysign(math.inf, mean) if mean else 0.0
-        return PairedTest(mean, 0.0, t, spread.freedom, 0.0 if mean > 0 else 1.0, len(gains))
-    t = mean / error
-    return PairedTest(mean, error, t, spread.freedom, student_survival(t, spread.freedom), len(gains))
+        t, p = math.copysign(math.inf, effect) if effect else 0.0, 0.0 if effect > 0 else 1.0
+    else:
+        t = effect / error
+        p = student_survival(t, noise.freedom)
+    return PairedTest(effect, error, t, noise.freedom, p, len(gains))
 
 
 def with_seed_noise(items: Interval, between: Noise, seeds: int) -> Interval:
@@ -199,29 +175,20 @@ def with_seed_noise(items: Interval, between: Noise, seeds: int) -> Interval:
     return items.widened(quantile * between.deviation * math.sqrt(2 / seeds))
 
 
-def bootstrap(
-    gains: Sequence[Sequence[float]],
-    rng: random.Random,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-    shared_items: bool = True,
-) -> Interval:
-    """The paired bootstrap interval of the mean difference, over seeds and, within them, items.
+def bootstrap(gains: Sequence[Sequence[float]], rng: random.Random, resamples: int = RESAMPLES) -> Interval:
+    """The paired bootstrap interval of the mean difference, over seeds and items; all seeds share a draw of items.
 
-    ``gains[seed][item]`` is one paired difference. With ``shared_items`` all seeds share one draw of items. Percentiles
-    are expanded for few seeds (Hesterberg 2015); with one seed the interval is over items only. Raises ``ValueError``
-    for empty or uneven rows, a bad level or number of resamples.
+    ``gains[seed][item]`` is one paired difference. Percentiles are expanded for few seeds (Hesterberg 2015); with one
+    seed the interval is over items only. Raises ``ValueError`` for empty or uneven rows.
     """
-    _mean([_mean(row) for row in gains])
-    if shared_items and len({len(row) for row in gains}) > 1:
-        raise ValueError("gains: the seeds have different numbers of items; pair them, or say shared_items=False")
-    if not 0 < level < 1 or resamples < 2:
-        raise ValueError(f"level must be in (0, 1) and resamples at least 2, not {level!r} and {resamples!r}")
-    means = sorted(_resample(gains, rng, shared_items) for _ in range(resamples))
-    tail, count = (1 - level) / 2, len(gains)
+    mean([mean(row) for row in gains])
+    if len({len(row) for row in gains}) > 1:
+        raise ValueError("gains: the seeds have different numbers of items; pair them")
+    means = sorted(_resample(gains, rng) for _ in range(resamples))
+    tail, count = (1 - LEVEL) / 2, len(gains)
     if count > 1:
         tail = normal_survival(math.sqrt(count / (count - 1)) * student_quantile(1 - tail, count - 1))
-    return Interval(_percentile(means, tail), _percentile(means, 1 - tail), level)
+    return Interval(_percentile(means, tail), _percentile(means, 1 - tail), LEVEL)
 
 
 def power(effect: float, deviation: float, count: int, alpha: float = 0.05) -> float:
@@ -235,20 +202,10 @@ def power(effect: float, deviation: float, count: int, alpha: float = 0.05) -> f
     return 1.0 - float(_special().nctdtr(count - 1, effect / deviation * math.sqrt(count), critical))
 
 
-def _mean(values: Sequence[float]) -> float:
-    if not values:
-        raise ValueError("values is empty: there is nothing to average")
-    if not all(math.isfinite(value) for value in values):
-        raise ValueError("values holds a number that is not finite; leave out what was not measured")
-    return math.fsum(values) / len(values)
-
-
-def _resample(rows: Sequence[Sequence[float]], rng: random.Random, shared: bool) -> float:
+def _resample(rows: Sequence[Sequence[float]], rng: random.Random) -> float:
     drawn = rng.choices(rows, k=len(rows))
-    if shared:
-        items = rng.choices(range(len(rows[0])), k=len(rows[0]))
-        return sum(sum(map(row.__getitem__, items)) for row in drawn) / (len(items) * len(drawn))
-    return sum(sum(rng.choices(row, k=len(row))) / len(row) for row in drawn) / len(drawn)
+    items = rng.choices(range(len(rows[0])), k=len(rows[0]))
+    return sum(sum(map(row.__getitem__, items)) for row in drawn) / (len(items) * len(drawn))
 
 
 def _percentile(ordered: Sequence[float], share: float) -> float:
@@ -283,13 +240,13 @@ class Line:
         """The line's value at ``x``."""
         return self.intercept + self.slope * x
 
-    def band(self, x: float, level: float = LEVEL) -> Interval | None:
+    def band(self, x: float) -> Interval | None:
         """The confidence interval of the line (not of a new point) at ``x``; ``None`` for two points."""
         if self.deviation is None:
             return None
         error = self.deviation * math.sqrt(1 / self.count + (x - self.centre) ** 2 / self.spread)
-        reach = student_quantile((1 + level) / 2, self.count - 2) * error
-        return Interval(self.at(x) - reach, self.at(x) + reach, level)
+        reach = student_quantile((1 + LEVEL) / 2, self.count - 2) * error
+        return Interval(self.at(x) - reach, self.at(x) + reach, LEVEL)
 
 
 def spearman(xs: Sequence[float], ys: Sequence[float]) -> Correlation:
