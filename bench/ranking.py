@@ -33,7 +33,7 @@ from services.domain.fitness import (
     scale_of,
     standardised_gain,
 )
-from services.domain.statistics import noise, spearman
+from services.domain.statistics import pooled_noise, spearman
 from services.judge.rubric import SubScores, combine
 
 HERE = Conditions("simulated", "tiny", "simulated")
@@ -162,7 +162,7 @@ def rank_recorded(exchanges: Path) -> None:
     ]
     scale = scale_of(
         {
-            LOSS: Replicates([{1: loss} for loss, _ in baselines], [noise(FRESH_SEED_GAINS).deviation] * 3),
+            LOSS: Replicates([{1: loss} for loss, _ in baselines], [pooled_noise([FRESH_SEED_GAINS]).deviation] * 3),
             BENCHMARK: Replicates([{1: accuracy} for _, accuracy in baselines], [items] * 3),
         }
     )

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
-_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
-
-
-class UnknownComponentError(ValueError):
-    """A tag that is neither a component's name nor one of its aliases."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +15,7 @@ class Component:
 
     name: str
     description: str
-    aliases: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise ValueError(f"component name {self.name!r} must be kebab-case, for example 'forget-gate'")
+    aliases: tuple[str, ...]
 
 
 def _spelling(tag: str) -> str:
@@ -33,42 +23,32 @@ def _spelling(tag: str) -> str:
     return _SEPARATORS.sub("-", tag.lower()).strip("-")
 
 
-@dataclass(frozen=True)
 class Vocabulary:
-    """Components in a fixed order, found by name or alias whatever their case and separators.
+    """Components in a fixed order, found by name or alias whatever their case and separators."""
 
-    Raises ValueError when two components claim the same spelling.
-    """
-
-    components: tuple[Component, ...]
-
-    def __post_init__(self) -> None:
-        _ = self._index  # raises for a clash
-
-    @cached_property
-    def _index(self) -> dict[str, str]:
-        index: dict[str, str] = {}
-        for component in self.components:
+    def __init__(self, components: Sequence[Component]) -> None:
+        self._components = components
+        self._index: dict[str, str] = {}
+        for component in components:
             for spelling in {_spelling(word) for word in (component.name, *component.aliases)}:
-                if spelling in index:
-                    raise ValueError(f"{spelling!r} names both {index[spelling]!r} and {component.name!r}; rename one")
-                index[spelling] = component.name
-        return index
+                if other := self._index.get(spelling):
+                    raise ValueError(f"{spelling!r} names both {other!r} and {component.name!r}; rename one")
+                self._index[spelling] = component.name
 
     def __iter__(self) -> Iterator[Component]:
         """The components in their order."""
-        return iter(self.components)
+        return iter(self._components)
 
     def __contains__(self, tag: object) -> bool:
         """Whether the tag is a component's name or alias."""
         return isinstance(tag, str) and _spelling(tag) in self._index
 
     def normalise(self, tag: str) -> str:
-        """The canonical name of a tag; raises UnknownComponentError when there is none."""
+        """The canonical name of a tag; raises ValueError when there is none."""
         name = self._index.get(_spelling(tag))
         if name is None:
-            names = ", ".join(component.name for component in self.components)
-            raise UnknownComponentError(f"unknown component {tag!r}: use one of {names}")
+            names = ", ".join(component.name for component in self)
+            raise ValueError(f"unknown component {tag!r}: use one of {names}")
         return name
 
     def tag(self, text: str) -> str:
@@ -148,7 +128,7 @@ def _component(line: str) -> Component:
     return Component(name, description, tuple(aliases.split(", ")) if aliases else ())
 
 
-VOCABULARY = Vocabulary(tuple(_component(line) for line in _KINDS.strip().splitlines() if not line.startswith("#")))
+VOCABULARY = Vocabulary([_component(line) for line in _KINDS.strip().splitlines() if not line.startswith("#")])
 
 FORM = frozenset({"chunkwise-form", "parallel-scan", "hardware-kernel"})
 """Components of the implementation, which have no effect on the function and cannot be ablated."""

@@ -7,7 +7,7 @@ loss there, and its fall since half that fraction. `asi-arch table info` measure
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from services.domain.statistics import least_squares
@@ -72,7 +72,7 @@ class Extrapolation:
     final: float
     centre: tuple[float, float]
     weights: tuple[float, float]
-    deviation: float
+    deviation: float = 0.0
 
     def predict(self, curve: Curve) -> float:
         """The predicted final loss (nats)."""
@@ -227,9 +227,9 @@ def _fit(points: Sequence[tuple[float, float]], ends: Sequence[float], fraction:
     final = math.fsum(ends) / count
     rows = [(level - centre[0], fall - centre[1]) for level, fall in points]
     first, second = least_squares(rows, [end - final for end in ends], _RIDGE)
-    model = Extrapolation(fraction, final, centre, (first, second), 0.0)
+    model = Extrapolation(fraction, final, centre, (first, second))
     squares = math.fsum((end - model.predict_from(point)) ** 2 for point, end in zip(points, ends, strict=True))
-    return Extrapolation(fraction, final, centre, (first, second), math.sqrt(squares / (count - 3)))
+    return replace(model, deviation=math.sqrt(squares / (count - 3)))
 
 
 def _check_fraction(fraction: float) -> None:

@@ -204,14 +204,6 @@ def reliability(values: Sequence[Mapping[int, float]], error: float | None = Non
     return max(0.0, 1.0 - error**2 / variance) if variance > 0 else None
 
 
-def difference_term(gain: float, baseline: float) -> float:
-    """``σ(6 · clip(gain / (0.1 · baseline), −1, 1))``. Raises ``ValueError`` for a baseline that is not positive."""
-    if not baseline > 0:
-        raise ValueError(f"baseline must be positive to measure a relative difference, not {baseline!r}")
-    clipped = max(-1.0, min(1.0, gain / (WINDOW * baseline)))
-    return 1.0 / (1.0 + math.exp(-STEEPNESS * clipped))
-
-
 def refuse_impossible(field: str, value: float | None) -> None:
     """Raise ``ValueError`` naming ``field`` where ``value`` is NaN, infinite or negative; ``None`` passes."""
     if value is None:
@@ -257,7 +249,9 @@ def _part(term: str, measured: Measured, baseline: Measured) -> float | None:
         raise ValueError(f"baseline.{term} is zero: a relative difference to it means nothing; switch the term off")
     if value is None or reference is None:
         return None
-    return difference_term(reference - value if term == LOSS else value - reference, reference)
+    gain = reference - value if term == LOSS else value - reference
+    clipped = max(-1.0, min(1.0, gain / (WINDOW * reference)))
+    return 1.0 / (1.0 + math.exp(-STEEPNESS * clipped))
 
 
 def check_conditions(candidate: Conditions, baseline: Conditions) -> None:
@@ -265,11 +259,10 @@ def check_conditions(candidate: Conditions, baseline: Conditions) -> None:
     for field in ("run", "stage", "data_fingerprint", "precision"):
         ours, theirs = getattr(candidate, field), getattr(baseline, field)
         if ours != theirs:
-            advice = _ADVICE.get(field, "measure the baseline there")
+            advice = "measure the baseline there"
+            if field == "data_fingerprint":
+                advice = "engineers need the same corpus and the same ASI_ENGINEER_TEXT_SEED"
             raise ValueError(f"{field} differs: candidate {ours!r}, baseline {theirs!r}; {advice}")
-
-
-_ADVICE = {"data_fingerprint": "engineers need the same corpus and the same ASI_ENGINEER_TEXT_SEED"}
 
 
 THRESHOLD = 0.10
@@ -310,20 +303,18 @@ def leakage_policy(name: str) -> str:
     return name or INVESTIGATE
 
 
-def suspicion(loss: float, baseline_loss: float, controls: Sequence[float], threshold: float = THRESHOLD) -> Suspicion:
+def suspicion(loss: float, baseline_loss: float, controls: Sequence[float]) -> Suspicion:
     """Compare ``loss`` (nats) with the floor set by the baseline and the run's ``controls``.
 
-    Raises ``ValueError`` for an impossible loss, a baseline of zero, or a threshold not in (0, 1).
+    Raises ``ValueError`` for an impossible loss or a baseline of zero.
     """
     for field, value in (("loss", loss), ("baseline_loss", baseline_loss), *(("controls", loss) for loss in controls)):
         refuse_impossible(field, value)
     if baseline_loss == 0:
         raise ValueError("baseline_loss is zero: nothing can be below it; measure the baseline again")
-    if not 0 < threshold < 1:
-        raise ValueError(f"threshold must be a share between 0 and 1, not {threshold!r}")
     best = min(controls, default=baseline_loss)
-    reference = best if best < (1 - threshold) * baseline_loss else baseline_loss
-    floor = (1 - threshold) * reference
+    reference = best if best < (1 - THRESHOLD) * baseline_loss else baseline_loss
+    floor = (1 - THRESHOLD) * reference
     return Suspicion(loss < floor, loss, reference, floor)
 
 
@@ -333,18 +324,17 @@ def fault(policy: str, investigation: Investigation) -> str | None:
         return f"the thorough check fails ({investigation.failed_probes[0]})"
     if policy == PAPER:
         return "no probe explains it, but the run's policy leakage=paper rejects every such loss"
-    if (
-        policy == INVESTIGATE
-        and investigation.repeated_gain is not None
-        and investigation.repeated_gain < REPEATED_SHARE * investigation.gain
-    ):
+    if policy != INVESTIGATE:
+        return None
+    gain, repeated, elsewhere = investigation.gain, investigation.repeated_gain, investigation.other_text_gain
+    if repeated is not None and repeated < REPEATED_SHARE * gain:
         return (
             f"trained again with another seed and shifted data and scored on other text, it gains "
-            f"{investigation.repeated_gain:.4f} nats over the root instead of {investigation.gain:.4f}"
+            f"{repeated:.4f} nats over the root instead of {gain:.4f}"
         )
-    if policy == INVESTIGATE and investigation.other_text_gain is not None and investigation.other_text_gain <= 0:
+    if elsewhere is not None and elsewhere <= 0:
         return (
-            f"on text from another source it gains {investigation.other_text_gain:.4f} nats over the root, "
-            f"but {investigation.gain:.4f} on what it was selected by"
+            f"on text from another source it gains {elsewhere:.4f} nats over the root, "
+            f"but {gain:.4f} on what it was selected by"
         )
     return None

@@ -79,9 +79,9 @@ class Control:
     seeds: int
     noise: Noise
 
-    def reach(self, seeds: int = 1, level: float = LEVEL) -> float:
+    def reach(self, seeds: int = 1) -> float:
         """How far below the control the mean of ``seeds`` trainings must lie to differ significantly."""
-        quantile = student_quantile((1 + level) / 2, self.noise.freedom)
+        quantile = student_quantile((1 + LEVEL) / 2, self.noise.freedom)
         return quantile * self.noise.deviation * math.sqrt(1 / self.seeds + 1 / seeds)
 
     def is_beaten(self, loss: float, seeds: int = 1) -> bool:
@@ -127,7 +127,7 @@ class DiscoveryScaling:
         return self.successes / runs * math.pow(compute * runs / math.fsum(self.totals), power)
 
 
-def discovery_scaling(runs: Sequence[Sequence[tuple[float, bool]]], level: float = LEVEL) -> DiscoveryScaling:
+def discovery_scaling(runs: Sequence[Sequence[tuple[float, bool]]]) -> DiscoveryScaling:
     """From the cost and success of each run's trainings, in order. Raises ``ValueError`` if nothing was spent."""
     points, totals, logs = list[tuple[tuple[float, int], ...]](), list[float](), list[float]()
     for run in runs:
@@ -142,19 +142,19 @@ def discovery_scaling(runs: Sequence[Sequence[tuple[float, bool]]], level: float
         points.append(tuple(reached))
         totals.append(spent)
         logs += [math.log(spent / at) for at in middles]
-    count, total, tail = len(logs), math.fsum(totals), (1 - level) / 2
+    count, total, tail = len(logs), math.fsum(totals), (1 - LEVEL) / 2
     low = chi_square_quantile(tail, 2 * count) / 2
     high = chi_square_quantile(1 - tail, 2 * count + 2) / 2
     exponent, interval = None, None
     if count >= MIN_FITTED and math.fsum(logs) > 0:
         exponent = count / math.fsum(logs)
         lower, upper = (chi_square_quantile(share, 2 * count) / (2 * count) for share in (tail, 1 - tail))
-        interval = Interval(exponent * lower, exponent * upper, level)
-    rate_interval = Interval(low / total, high / total, level)
+        interval = Interval(exponent * lower, exponent * upper, LEVEL)
+    rate_interval = Interval(low / total, high / total, LEVEL)
     return DiscoveryScaling(tuple(points), tuple(totals), count, count / total, rate_interval, exponent, interval)
 
 
-def stage_relation(earlier: Sequence[float], later: Sequence[float], level: float = LEVEL) -> StageRelation:
+def stage_relation(earlier: Sequence[float], later: Sequence[float]) -> StageRelation:
     """Spearman's correlation of the same candidates at two stages, with Bonett & Wright's (2000) interval.
 
     Raises ``ValueError`` for fewer than four candidates or a stage without variation.
@@ -163,9 +163,9 @@ def stage_relation(earlier: Sequence[float], later: Sequence[float], level: floa
         raise ValueError(f"{len(earlier)} candidates were trained at both stages; {MIN_CORRELATED} are needed")
     correlation = spearman(earlier, later)
     rho = max(-1 + 1e-12, min(1 - 1e-12, correlation.rho))
-    reach = normal_quantile((1 + level) / 2) * math.sqrt((1 + rho * rho / 2) / (correlation.count - 3))
+    reach = normal_quantile((1 + LEVEL) / 2) * math.sqrt((1 + rho * rho / 2) / (correlation.count - 3))
     centre = math.atanh(rho)
-    return StageRelation(correlation, Interval(math.tanh(centre - reach), math.tanh(centre + reach), level))
+    return StageRelation(correlation, Interval(math.tanh(centre - reach), math.tanh(centre + reach), LEVEL))
 
 
 def partial_rank_correlation(values: Sequence[float], later: Sequence[float], control: Sequence[float]) -> float | None:

@@ -151,12 +151,12 @@ def differences(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[
     return [theirs[seed] - ours[seed] for seed in shared]
 
 
-def paired_test(gains: Sequence[float]) -> PairedTest:
-    """Test that the mean of paired differences is positive.
+def paired_test(gains: Sequence[float], pooled: Noise | None = None) -> PairedTest:
+    """Test that the mean of paired differences is positive. ``pooled`` replaces the sample's own deviation.
 
     Without any scatter t is infinite, or 0 with p = 1 for no difference.
     """
-    effect, noise = mean(gains), pooled_noise([gains])
+    effect, noise = mean(gains), pooled or pooled_noise([gains])
     error = noise.deviation / math.sqrt(len(gains))
     if error == 0:
         t, p = math.copysign(math.inf, effect) if effect else 0.0, 0.0 if effect > 0 else 1.0

@@ -21,7 +21,7 @@ from services.domain.fitness import (
     scale_of,
     standardised_gain,
 )
-from services.domain.statistics import Interval, noise
+from services.domain.statistics import Interval, pooled_noise
 
 HERE = Conditions("r1", "tiny", "f00d")
 FRESH_SEED_GAINS = [1.6983 - 1.4763, 1.6842 - 1.4831, 1.6766 - 1.4823]
@@ -41,7 +41,7 @@ PROPOSALS = {
 
 def recorded_scale() -> Scale:
     """One seed of each baseline; the noise of a gain from the fresh seeds."""
-    error = noise(FRESH_SEED_GAINS).deviation
+    error = pooled_noise([FRESH_SEED_GAINS]).deviation
     measured = {
         LOSS: Replicates([{1: loss} for loss, _ in BASELINES.values()], [error] * 3),
         BENCHMARK: Replicates([{1: score} for _, score in BASELINES.values()], [0.01] * 3),

@@ -72,11 +72,12 @@ def test_differences_without_scatter_are_certain_only_upwards() -> None:
 
 
 def test_a_pooled_deviation_brings_its_degrees_of_freedom() -> None:
-    """A group of one value adds none."""
+    """Two seeds alone prove little; the scatter known from other pairs helps."""
     known = pooled_noise([[0.0, 2.0], [5.0, 7.0], [1.0]])
 
     assert known.deviation == pytest.approx(math.sqrt(2))
     assert known.freedom == 2
+    assert paired_test([3.0], known).p == pytest.approx(student_survival(3 / math.sqrt(2), 2))
 
 
 def test_pairs_are_made_by_seed() -> None:

@@ -4,7 +4,6 @@ Each program in `programs/` is text like any candidate's: nothing here imports i
 """
 
 from dataclasses import dataclass
-from functools import cache
 from importlib.resources import files
 from typing import Literal
 
@@ -138,13 +137,9 @@ def baselines() -> tuple[Baseline, ...]:
     return _ZOO
 
 
-@cache
-def _by_name() -> dict[str, Baseline]:
-    return {baseline.name: baseline for baseline in _ZOO}
-
-
 def baseline(name: str) -> Baseline:
     """One of the zoo. Raises ``ValueError`` listing the names there are."""
-    if name not in _by_name():
-        raise ValueError(f"no baseline is called {name!r}; choose one of {', '.join(_by_name())}")
-    return _by_name()[name]
+    for known in _ZOO:
+        if known.name == name:
+            return known
+    raise ValueError(f"no baseline is called {name!r}; choose one of {', '.join(known.name for known in _ZOO)}")
