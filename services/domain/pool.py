@@ -6,13 +6,11 @@ first update seeds are drawn from all entries so far; a pool without ranks below
 candidates other than the parent.
 """
 
-import itertools
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Protocol
 
 from services.domain import lineage
 from services.domain.objectives import Costs, nsga_order
@@ -140,118 +138,80 @@ def draw(members: Sequence[Entry], policy: PoolPolicy, rng: random.Random, paren
     return Draw(parent, rank(rng.sample(others, min(policy.references, len(others)))))
 
 
-class ParentStrategy(Protocol):
-    """Chooses a parent. Equal entries and an equal state of ``rng`` give an equal choice.
+ParentStrategy = Callable[[Sequence[Entry], random.Random], str]
+"""Chooses the id of the entry to modify next. Equal entries and an equal state of the generator give an equal choice.
 
-    Raises ``ValueError`` where there are no entries.
-    """
-
-    def choose(self, entries: Sequence[Entry], rng: random.Random) -> str:
-        """The id of the entry to modify next."""
+Raises ``ValueError`` where there are no entries.
+"""
 
 
-@dataclass(frozen=True, slots=True)
-class Paper:
+def paper(entries: Sequence[Entry], rng: random.Random, top: int = 10) -> str:
     """Uniform over the best ``top`` ranks."""
-
-    top: int = 10
-
-    def choose(self, entries: Sequence[Entry], rng: random.Random) -> str:
-        """One of the best."""
-        return rng.choice(_ranked(entries)[: self.top]).id
+    return rng.choice(_ranked(entries)[:top]).id
 
 
-@dataclass(frozen=True, slots=True)
-class Uniform:
+def uniform(entries: Sequence[Entry], rng: random.Random) -> str:
     """Uniform over all entries: the ablation of selection."""
-
-    def choose(self, entries: Sequence[Entry], rng: random.Random) -> str:
-        """Anyone."""
-        return rng.choice(_ranked(entries)).id
+    return rng.choice(_ranked(entries)).id
 
 
-@dataclass(frozen=True, slots=True)
-class PowerLaw:
+def power_law(entries: Sequence[Entry], rng: random.Random, exponent: float = 1.5) -> str:
     """Rank r with weight r^−exponent. The default is ahead of 0.7 and 1 on the table of mixers (README.md)."""
-
-    exponent: float = 1.5
-
-    def choose(self, entries: Sequence[Entry], rng: random.Random) -> str:
-        """By the weight of its rank."""
-        ranked = _ranked(entries)
-        return rng.choices(ranked, [position**-self.exponent for position in range(1, len(ranked) + 1)])[0].id
+    ranked = _ranked(entries)
+    return rng.choices(ranked, [position**-exponent for position in range(1, len(ranked) + 1)])[0].id
 
 
-@dataclass(frozen=True, slots=True)
-class Uct:
+def uct(entries: Sequence[Entry], rng: random.Random, exploration: float = 0.7) -> str:
     """Upper confidence bounds over the tree (Kocsis & Szepesvári 2006).
 
     The descent from a virtual root takes the child with the highest mean fitness rank of its subtree plus
     ``exploration · √(ln visits of the node / visits of the child)``. It stops at a node that, as an arm of its own with
-    its rank and number of children, has the highest bound. Ranks are scaled to [0, 1].
+    its rank and number of children, has the highest bound. Ranks are scaled to [0, 1]; ties are broken at random.
     """
 
-    exploration: float = 0.7
+    def bound(mean: float, visits: int, total: int) -> float:
+        return mean + exploration * math.sqrt(math.log(total + 1) / visits)
 
-    def choose(self, entries: Sequence[Entry], rng: random.Random) -> str:
-        """The node where the descent stops; ties are broken at random."""
-        ranked = _ranked(entries)
-        scores = {entry.id: 1 - position / len(ranked) for position, entry in enumerate(ranked)}
-        parents = {entry.id: entry.parent if entry.parent in scores else None for entry in ranked}
-        index = lineage.children(parents)
-        sums, visits = _subtree_sums(parents, scores)
-        here: str | None = None
-        arms = lineage.roots(parents)
-        while True:
-            total = sum(visits[arm] for arm in arms) + (here is not None)
-            bounds = {arm: self._bound(sums[arm] / visits[arm], visits[arm], total) for arm in arms}
-            if here is not None:
-                bounds[here] = self._bound(scores[here], 1 + len(arms), total)
-            best = max(bounds.values())
-            chosen = rng.choice([arm for arm, bound in bounds.items() if bound == best])
-            if chosen == here or not index[chosen]:
-                return chosen
-            here, arms = chosen, index[chosen]
-
-    def _bound(self, mean: float, visits: int, total: int) -> float:
-        return mean + self.exploration * math.sqrt(math.log(total + 1) / visits)
+    ranked = _ranked(entries)
+    scores = {entry.id: 1 - position / len(ranked) for position, entry in enumerate(ranked)}
+    parents = _parents(ranked)
+    index = lineage.children(parents)
+    sums, visits = _subtree_sums(parents, scores)
+    here: str | None = None
+    arms = lineage.roots(parents)
+    while True:
+        total = sum(visits[arm] for arm in arms) + (here is not None)
+        bounds = {arm: bound(sums[arm] / visits[arm], visits[arm], total) for arm in arms}
+        if here is not None:
+            bounds[here] = bound(scores[here], 1 + len(arms), total)
+        best = max(bounds.values())
+        chosen = rng.choice([arm for arm, value in bounds.items() if value == best])
+        if chosen == here or not index[chosen]:
+            return chosen
+        here, arms = chosen, index[chosen]
 
 
-@dataclass(frozen=True, slots=True)
-class Islands:
+def islands(entries: Sequence[Entry], rng: random.Random, count: int = 4, top: int = 5) -> str:
     """Families in ``count`` islands, by the root that they descend from, so that one success does not crowd out others.
 
     An island is chosen uniformly, then one of its ``top``. If there are fewer roots than islands, the roots' children
     found islands too.
     """
-
-    count: int = 4
-    top: int = 5
-
-    def choose(self, entries: Sequence[Entry], rng: random.Random) -> str:
-        """One of the best of one island."""
-        ranked = _ranked(entries)
-        ids = {entry.id for entry in ranked}
-        parents = {entry.id: entry.parent if entry.parent in ids else None for entry in ranked}
-        founders = self._founders(parents, {entry.id: entry.sequence for entry in ranked})
-        islands: list[list[Entry]] = [[] for _ in range(self.count)]
-        depth = lineage.depths(parents)
-        home: dict[str | None, int] = {None: 0}
-        for entry in sorted(ranked, key=lambda entry: depth[entry.id]):
-            home[entry.id] = founders.get(entry.id, home[parents[entry.id]])
-        for entry in ranked:
-            islands[home[entry.id] % self.count].append(entry)
-        occupied = [island for island in islands if island]
-        return rng.choice(occupied[rng.randrange(len(occupied))][: self.top]).id
-
-    def _founders(self, parents: lineage.Parents, born: Mapping[str, int]) -> dict[str, int]:
-        """Every founder with its number, in order of birth."""
-        founders = lineage.roots(parents)
-        if len(founders) < self.count:
-            index = lineage.children(parents)
-            founders = [*founders, *itertools.chain.from_iterable(index[founder] for founder in founders)]
-        ordered = sorted(founders, key=lambda founder: (born[founder], founder))
-        return {founder: number for number, founder in enumerate(ordered)}
+    ranked = _ranked(entries)
+    parents, depth = _parents(ranked), lineage.depths(_parents(ranked))
+    founders = lineage.roots(parents)
+    if len(founders) < count:
+        index = lineage.children(parents)
+        founders += [child for founder in founders for child in index[founder]]
+    born = {entry.id: (entry.sequence, entry.id) for entry in ranked}
+    numbers = {founder: number for number, founder in enumerate(sorted(founders, key=born.__getitem__))}
+    home: dict[str | None, int] = {None: 0}
+    for entry in sorted(ranked, key=lambda entry: depth[entry.id]):
+        home[entry.id] = numbers.get(entry.id, home[parents[entry.id]])
+    families: list[list[Entry]] = [[] for _ in range(count)]
+    for entry in ranked:
+        families[home[entry.id] % count].append(entry)
+    return rng.choice(rng.choice([family for family in families if family])[:top]).id
 
 
 BEYOND_THE_POOL = frozenset({"uniform", "uct", "islands"})
@@ -259,17 +219,17 @@ BEYOND_THE_POOL = frozenset({"uniform", "uct", "islands"})
 BY_FITNESS = frozenset({"uct", "islands"})
 """Those of them that rank by fitness alone."""
 
-STRATEGIES: Mapping[str, Callable[[], ParentStrategy]] = MappingProxyType(
-    {"paper": Paper, "uniform": Uniform, "power-law": PowerLaw, "uct": Uct, "islands": Islands}
+STRATEGIES: Mapping[str, ParentStrategy] = MappingProxyType(
+    {"paper": paper, "uniform": uniform, "power-law": power_law, "uct": uct, "islands": islands}
 )
 """Every strategy by the name that a run's settings use."""
 
 
 def strategy(name: str) -> ParentStrategy:
-    """The strategy of that name with its default numbers. Raises ``ValueError`` listing the names there are."""
+    """The strategy of that name. Raises ``ValueError`` listing the names there are."""
     if name not in STRATEGIES:
         raise ValueError(f"parent strategy {name!r} is not known; choose one of {', '.join(STRATEGIES)}")
-    return STRATEGIES[name]()
+    return STRATEGIES[name]
 
 
 def _ranked(entries: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -277,6 +237,12 @@ def _ranked(entries: Sequence[Entry]) -> tuple[Entry, ...]:
     if not ranked:
         raise ValueError("entries is empty: the baselines have to be scored before a parent can be chosen")
     return ranked
+
+
+def _parents(entries: Sequence[Entry]) -> dict[str, str | None]:
+    """Parents among the entries; the others are roots."""
+    ids = {entry.id for entry in entries}
+    return {entry.id: entry.parent if entry.parent in ids else None for entry in entries}
 
 
 def _subtree_sums(parents: lineage.Parents, scores: Mapping[str, float]) -> tuple[dict[str, float], dict[str, int]]:

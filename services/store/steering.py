@@ -93,7 +93,7 @@ def draw_seeds(row: RunRow, tree: Sequence[archive_pb2.TreeNode], candidate: str
     if name == "paper":
         return pools.draw(members, policy, rng)
     by_id = {entry.id: entry for entry in entries}
-    return pools.draw(members, policy, rng, by_id[pools.strategy(name).choose(entries, rng)])
+    return pools.draw(members, policy, rng, by_id[pools.strategy(name)(entries, rng)])
 
 
 FACTS = ("run.paused", "run.resumed", "run.stopped", "run.forked")

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from services.domain.pool import Entry, PowerLaw, Uct
+from services.domain import pool
+from services.domain.pool import Entry
 from services.table.table import Choice, Observation, Policy, Search
 
 BASELINES = 5
@@ -58,7 +59,7 @@ def power_law(search: Search) -> Choice:
     entries = _entries(search)
     if len(entries) < BASELINES:
         return random_search(search)
-    return _child(search, PowerLaw().choose(entries, search.rng), search.rng.choice(MOVES))
+    return _child(search, pool.power_law(entries, search.rng), search.rng.choice(MOVES))
 
 
 def uct(search: Search) -> Choice:
@@ -66,7 +67,7 @@ def uct(search: Search) -> Choice:
     entries = _entries(search)
     if len(entries) < BASELINES:
         return random_search(search)
-    return _child(search, Uct().choose(entries, search.rng), 1)
+    return _child(search, pool.uct(entries, search.rng), 1)
 
 
 def bandit(search: Search, parents: int = 10, spread: float = 0.05) -> Choice:
