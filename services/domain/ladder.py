@@ -76,9 +76,13 @@ class Ladder:
         return any(name == candidate for name, _ in self.climbing)
 
 
-def searched(ladder: Ladder, result: Result, root: bool) -> Ladder:
-    """The ladder after one more result of the search."""
-    return _measured(ladder, 0, result, root)
+def measured(ladder: Ladder, rung: int, result: Result, root: bool) -> Ladder:
+    """The ladder after one more result of a rung; that of the root is what others are compared with."""
+    if root:
+        return replace(ladder, roots=_with(ladder.roots, rung, result, None))
+    state = _at(ladder.rungs, rung, Rung())
+    state = replace(state, waiting=(*state.waiting, result))
+    return replace(ladder, rungs=_with(ladder.rungs, rung, state, Rung()))
 
 
 def rescored(ladder: Ladder, candidate: str, fitness: float) -> Ladder:
@@ -97,7 +101,7 @@ def rescored(ladder: Ladder, candidate: str, fitness: float) -> Ladder:
 def arrived(ladder: Ladder, rung: int, candidate: str, result: Result | None, root: bool) -> Ladder:
     """The ladder after a training above the search ended; ``result`` is None where it failed."""
     ladder = replace(ladder, climbing=ladder.climbing - {(candidate, rung)})
-    return ladder if result is None else _measured(ladder, rung, result, root)
+    return ladder if result is None else measured(ladder, rung, result, root)
 
 
 def verified(ladder: Ladder, candidate: str, losses: Losses, conditions: frozenset[str]) -> Ladder:
@@ -154,19 +158,6 @@ def reopened(ladder: Ladder) -> Ladder:
     return Ladder(ladder.rounds, False, rungs, ladder.roots[:1], accompanied=ladder.accompanied, earlier=earlier)
 
 
-def closed(ladder: Ladder) -> Ladder:
-    """The ladder after the verdicts of its round."""
-    return replace(ladder, open=False)
-
-
-def _measured(ladder: Ladder, rung: int, result: Result, root: bool) -> Ladder:
-    if root:
-        return replace(ladder, roots=_with(ladder.roots, rung, result, None))
-    state = _at(ladder.rungs, rung, Rung())
-    state = replace(state, waiting=(*state.waiting, result))
-    return replace(ladder, rungs=_with(ladder.rungs, rung, state, Rung()))
-
-
 def _promoted(
     ladder: Ladder, rung: int, stage: Stage, reasons: Mapping[str, str], controls: Sequence[str]
 ) -> tuple[Ladder, list[Promote]]:
@@ -219,8 +210,6 @@ def climb_of(promotion: str, policies: Policies, scale: str, overrides: Mapping[
     if promotion and promotion not in PROMOTIONS:
         raise ValueError(f"promotion is {promotion!r}; choose one of {', '.join(PROMOTIONS)}")
     ablations = _integer(policies, "ablations", 0)
-    if not 0 < _number(policies, "prune_from", 0.5) < 1:
-        raise ValueError(f"policy prune_from must be between 0 and 1, not {policies['prune_from']!r}")
     if promotion in ("", "none"):
         return Climb(None, (), DiscoveryPolicy(), ablations)
     default = DiscoveryPolicy()
@@ -233,7 +222,7 @@ def climb_of(promotion: str, policies: Policies, scale: str, overrides: Mapping[
     return Climb(_promotion(promotion, policies), stages, discovery, ablations)
 
 
-def _promotion(name: str, policies: Policies) -> PromotionPolicy | None:
+def _promotion(name: str, policies: Policies) -> PromotionPolicy:
     match = policies.get("match", "none")
     if match not in ("none", "width"):
         raise ValueError(f"policy match must be width or none, not {match!r}")
@@ -241,9 +230,7 @@ def _promotion(name: str, policies: Policies) -> PromotionPolicy | None:
     if name == "paper":
         usual = PaperPromotion()
         return PaperPromotion(_integer(policies, "block", usual.block), _integer(policies, "verify", usual.top), budget)
-    if name == "halving":
-        return SuccessiveHalving(_integer(policies, "eta", SuccessiveHalving().eta), budget)
-    return None
+    return SuccessiveHalving(_integer(policies, "eta", SuccessiveHalving().eta), budget)
 
 
 def _stages(policies: Policies, scale: str, overrides: Mapping[str, str], seeds: int) -> tuple[Stage, ...]:
@@ -306,7 +293,18 @@ def parse_scale_file(content: str, name: str) -> tuple[str, dict[str, str]]:
     if base not in SCALES:
         raise ValueError(f'{name} has the base {base!r}; begin it with base = "NAME", one of {", ".join(SCALES)}')
     values.pop("name", None)
-    return base, {field: _text(name, field, value) for field, value in values.items()}
+    overrides: dict[str, str] = {}
+    for field, value in values.items():
+        match value:
+            case bool():
+                overrides[field] = str(value).lower()
+            case list():
+                overrides[field] = ",".join(map(str, value))
+            case str() | int() | float():
+                overrides[field] = str(value)
+            case _:
+                raise ValueError(f"{name}: {field} must be a text, a number, true or false, or a list of texts")
+    return base, overrides
 
 
 def corpus_overrides(corpus: str) -> Mapping[str, str]:
@@ -315,15 +313,3 @@ def corpus_overrides(corpus: str) -> Mapping[str, str]:
         return {"corpus": "files", "dataset": corpus, "dataset_config": ""}
     dataset, _, config = corpus.removeprefix(HUB).partition("@")
     return {"corpus": "hub", "dataset": dataset, "dataset_config": config}
-
-
-def _text(name: str, field: str, value: object) -> str:
-    match value:
-        case bool():
-            return str(value).lower()
-        case list():
-            return ",".join(str(item) for item in value)
-        case str() | int() | float():
-            return str(value)
-        case _:
-            raise ValueError(f"{name}: {field} must be a text, a number, true or false, or a list of texts")

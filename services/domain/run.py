@@ -139,7 +139,7 @@ def _end(state: RunState, ended: facts.Ended, policy: RunPolicy) -> tuple[RunSta
     # Without promotion no results are stored, which keeps the state small in long runs.
     climbs = policy.promotion is not None and ended.fitness is not None and ended.proposal and not ended.baseline
     if ended.result is not None and (ended.root or climbs):
-        state = replace(state, ladder=rungs.searched(state.ladder, ended.result, ended.root))
+        state = replace(state, ladder=rungs.measured(state.ladder, 0, ended.result, ended.root))
     if ended.fitness is None:
         return state, ()
     entry = Entry(ended.candidate, ended.fitness, ended.sequence, ended.parent, ended.costs)
@@ -236,7 +236,7 @@ def _verdicts(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Findi
     """The verdicts on all finalists of a round, corrected for every candidate tried."""
     if not state.ladder.open:
         return state, ()
-    state = replace(state, ladder=rungs.closed(state.ladder))
+    state = replace(state, ladder=replace(state.ladder, open=False))
     losses = {name: dict(measured) for name, measured in state.ladder.verified}
     measured = {name: losses[name] for name in controls(state, policy) if losses.get(name)}
     # Baselines are requested first, so their ids are known.

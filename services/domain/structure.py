@@ -258,11 +258,6 @@ def fingerprint(program: str) -> Fingerprint:
     return Fingerprint(hashlib.sha256(encoded).hexdigest(), runs)
 
 
-def same_structure(first: str, second: str) -> bool:
-    """Whether two programs differ at most in names and layout."""
-    return fingerprint(first) == fingerprint(second)
-
-
 def similarity(first: Fingerprint, second: Fingerprint) -> float:
     """1 for equal structure, 0 for nothing in common; symmetric."""
     if first.digest == second.digest:
@@ -270,9 +265,3 @@ def similarity(first: Fingerprint, second: Fingerprint) -> float:
     shared = len(first.runs.keys() & second.runs.keys())  # once each; most runs occur once
     shared += sum(min(count, second.runs.get(run, 1)) - 1 for run, count in first.runs.items() if count > 1)
     return shared / (sum(first.runs.values()) + sum(second.runs.values()) - shared)
-
-
-def nearest(target: Fingerprint, others: Mapping[str, Fingerprint], count: int) -> list[tuple[str, float]]:
-    """The ids of the ``count`` most similar programs with their similarity, best first, ties by id."""
-    scored = [(name, similarity(target, other)) for name, other in others.items()]
-    return sorted(scored, key=lambda pair: (-pair[1], pair[0]))[:count]

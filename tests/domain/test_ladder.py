@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.domain.ladder import Ladder, Stage, arrived, climb, climb_of, limited, reopened, searched, under_way
+from services.domain.ladder import Ladder, Stage, arrived, climb, climb_of, limited, measured, reopened, under_way
 from services.domain.promotion import Budget, Limit, PaperPromotion, Result, SuccessiveHalving
 from services.domain.run_state import RunState
 from services.store.backends.rows import state_from_json, state_to_json
@@ -23,9 +23,9 @@ def stored(ladder: Ladder) -> Ladder:
 
 def ladder_of(*losses: float) -> Ladder:
     """A ladder at whose foot the root has loss 2 and candidates c000003, c000004, … have these."""
-    ladder = searched(Ladder(), loss("c000001", 2.0), root=True)
+    ladder = measured(Ladder(), 0, loss("c000001", 2.0), root=True)
     for number, value in enumerate(losses, 3):
-        ladder = searched(ladder, loss(f"c{number:06d}", value), root=False)
+        ladder = measured(ladder, 0, loss(f"c{number:06d}", value), root=False)
     return ladder
 
 
@@ -36,7 +36,8 @@ def test_controls_are_promoted_with_the_first_candidate_and_share_its_seeds() ->
     assert [promotion.candidate for promotion in promoted] == ["c000001", "c000002", "c000004"]
     assert {promotion.seeds for promotion in promoted} == {(1001, 1002)}
     assert {(promotion.rung, promotion.stage) for promotion in promoted} == {(1, STAGES[0])}
-    ladder = searched(searched(ladder, loss("c000005", 1.0), root=False), loss("c000006", 2.5), root=False)
+    for name, value in (("c000005", 1.0), ("c000006", 2.5)):
+        ladder = measured(ladder, 0, loss(name, value), root=False)
     _, more = climb(ladder, HALF, STAGES, CONTROLS, over=False)
     assert [(promotion.candidate, promotion.seeds) for promotion in more] == [("c000005", (1001, 1002))]
 
@@ -57,12 +58,12 @@ def test_the_second_rung_uses_seeds_of_its_own() -> None:
 
 def test_a_candidate_of_another_size_is_promoted_with_matched_parameters() -> None:
     """The controls are trained as they are."""
-    ladder = searched(Ladder(), Result("c000001", 0.5, 2.0, None, 1000), root=True)
+    ladder = measured(Ladder(), 0, Result("c000001", 0.5, 2.0, None, 1000), root=True)
     for name, size in (("c000003", 1020), ("c000004", 1500)):
-        ladder = searched(ladder, Result(name, 0.6, 1.5, None, size), root=False)
+        ladder = measured(ladder, 0, Result(name, 0.6, 1.5, None, size), root=False)
     promote_all = SuccessiveHalving(eta=2, budget=Budget(flops=None, match=True))
     _, promoted = climb(ladder, promote_all, STAGES[:1], CONTROLS, over=False)
-    big = searched(ladder, Result("c000005", 0.9, 1.4, None, 1500), root=False)
+    big = measured(ladder, 0, Result("c000005", 0.9, 1.4, None, 1500), root=False)
     _, later = climb(big, promote_all, STAGES[:1], CONTROLS, over=True)
 
     assert [(promotion.candidate, promotion.match) for promotion in promoted] == [
@@ -107,7 +108,6 @@ def test_settings_name_policy_stages_and_budgets() -> None:
         ({"stages": "tiny:seeds=0"}, "seeds"),
         ({"level": "2"}, "level"),
         ({"match": "height"}, "match"),
-        ({"prune_from": "50"}, "prune_from"),
     ],
 )
 def test_impossible_policies_are_refused_by_name(policies: dict[str, object], named: str) -> None:
@@ -118,9 +118,9 @@ def test_impossible_policies_are_refused_by_name(policies: dict[str, object], na
 
 def test_a_fork_with_another_budget_reconsiders_excluded_candidates() -> None:
     """The best of a run may be too large for the run's own limit: the next one need not search for it again."""
-    ladder = searched(Ladder(), Result("c000001", 0.5, 2.0, None, 1000), root=True)
+    ladder = measured(Ladder(), 0, Result("c000001", 0.5, 2.0, None, 1000), root=True)
     for name, value, size in (("c000003", 1.6, 1000), ("c000004", 1.5, 1150), ("c000005", 1.7, 1000)):
-        ladder = searched(ladder, Result(name, -value, value, None, size), root=False)
+        ladder = measured(ladder, 0, Result(name, -value, value, None, size), root=False)
     strict, wide = (SuccessiveHalving(eta=3, budget=Budget(Limit(share), None)) for share in (0.1, 0.2))
     ladder, first = climb(ladder, strict, STAGES[:1], ("c000001",), over=True)
     forked = stored(reopened(stored(ladder)))

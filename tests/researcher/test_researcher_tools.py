@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from services.domain.structure import same_structure
+from services.domain.structure import fingerprint
 from services.researcher.tools import run
 from tests.researcher.researcher_fixtures import PARENT_PROGRAM, Archive, Neighbours, settings_of
 
@@ -30,7 +30,7 @@ async def test_propose_shows_a_new_child(monkeypatch: pytest.MonkeyPatch, capsys
 
     assert shown[0] == shown[1] != shown[2]
     assert shown[0]["parent"] == "c000001"
-    assert not same_structure(shown[0]["program"], PARENT_PROGRAM)
+    assert fingerprint(shown[0]["program"]) != fingerprint(PARENT_PROGRAM)
     assert neighbours.cognition.queries
 
 
