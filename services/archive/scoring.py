@@ -84,12 +84,8 @@ def conditions_of(record: pb.Candidate) -> Conditions:
     """The conditions under which a record was measured."""
     seeds = record.training.seeds
     fingerprint = seeds[0].measurements.data_fingerprint if seeds else ""
-    return Conditions(record.run, record.stage, fingerprint, precision_of(record))
-
-
-def precision_of(record: pb.Candidate) -> str:
-    """The precision of a record's training, comma-separated if its seeds differ; empty if it was not trained."""
-    return ", ".join(sorted({seed.measurements.precision for seed in record.training.seeds}))
+    precisions = ", ".join(sorted({seed.measurements.precision for seed in seeds}))
+    return Conditions(record.run, record.stage, fingerprint, precisions)
 
 
 def loss_of(record: pb.Candidate) -> float | None:
@@ -160,10 +156,7 @@ def _standardised(
         LOSS: _difference(loss_of(root), loss_of(record)),
         BENCHMARK: _difference(benchmark_of(record), benchmark_of(root)),
     }
-    intervals = {}
-    for name in scale.weights if record.id != root.id else ():
-        if (interval := _GAINS[name](record, root)) is not None:
-            intervals[name] = interval
+    intervals = {name: _GAINS[name](record, root) for name in scale.weights} if record.id != root.id else {}
     value = standardised_gain(gains, scale, intervals, len(record.training.seeds))
     if value is None:
         return None
@@ -316,17 +309,13 @@ def measured_on(seed: pb.SeedResult) -> tuple[str, str]:
 
 
 def curves_of(records: Sequence[pb.Candidate]) -> list[Curve]:
-    """One curve per seed, in order. Trainings that stopped early have no final loss."""
+    """One curve per seed that has one, in order. Trainings that stopped early have no final loss."""
     seeds = [seed for record in records for seed in record.training.seeds]
     steps = max((point.step for seed in seeds for point in seed.curve), default=1)
-    return [curve for seed in seeds if (curve := curve_of(seed, steps)) is not None]
-
-
-def curve_of(seed: pb.SeedResult, steps: int) -> Curve | None:
-    """The curve of a training of `steps` steps; None if it was not recorded."""
-    points = {p.step: p.train_loss for p in seed.curve if p.HasField("train_loss") and 0 < p.step <= steps}
-    if not points:
-        return None
-    order = sorted(points)
-    final = None if seed.HasField("stopped") else seed.loss
-    return Curve(tuple(order), tuple(points[step] for step in order), steps, final)
+    curves = []
+    for seed in seeds:
+        points = {point.step: point.train_loss for point in seed.curve if point.HasField("train_loss") and point.step}
+        if points:
+            final = None if seed.HasField("stopped") else seed.loss
+            curves.append(Curve(tuple(sorted(points)), tuple(points[step] for step in sorted(points)), steps, final))
+    return curves
