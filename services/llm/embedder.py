@@ -75,10 +75,6 @@ class Embedder(Protocol):
     @property
     def name(self) -> str: ...
 
-    @property
-    def dimension(self) -> int | None:
-        """The length of a vector; None if it is unknown before the first reply of an endpoint."""
-
     async def embed(self, texts: Sequence[str]) -> list[Vector]: ...
 
 
@@ -137,10 +133,6 @@ class LocalEmbedder:
     @property
     def name(self) -> str:
         return f"hashed-{self._dimension}-v1"
-
-    @property
-    def dimension(self) -> int:
-        return self._dimension
 
     async def embed(self, texts: Sequence[str]) -> list[Vector]:
         """See the port. Computed in a thread."""

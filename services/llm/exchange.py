@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Protocol, cast
 from urllib.parse import quote, urlsplit
@@ -152,7 +152,6 @@ class EndpointClient:
     client: openai.AsyncOpenAI
     timeout: float
     scrubber: Scrubber
-    now: Callable[[], datetime]
 
     async def exchange(self, body: Mapping[str, JSON]) -> Outcome:
         """Send one chat completion. Failures of the endpoint are outcomes, not exceptions."""
@@ -180,7 +179,7 @@ class EndpointClient:
         except openai.APIStatusError as error:
             status = error.status_code
             message = self.scrubber.text(f"HTTP {status}: {error.message}")[:_LONGEST_MESSAGE]
-            wait = retry_after(error.response.headers, self.now())
+            wait = retry_after(error.response.headers, datetime.now(UTC))
             return Outcome(_fault_of(status), message=message, retry_after=wait, billed=status in _GAVE_UP_WAITING)
         except openai.APIConnectionError as error:
             cause = type(error.__cause__).__name__

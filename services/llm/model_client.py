@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import math
+import time
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from services.llm.answers import JSON, RequestFormat, Unreadable, body, read
 from services.llm.budget import BudgetLedger, Price, Reservation, Spend, spend
 from services.llm.exchange import EndpointClient, Outcome, Scrubber, connect
 from services.llm.port import A, Call, Fault, Journal, Message, MindUnavailable, Request
-from services.llm.retry import Circuit, Clock
+from services.llm.retry import Circuit
 from services.llm.settings import MindSettings, Model, RoleSettings
 
 DOWN = frozenset({Fault.SERVER_ERROR, Fault.TIMEOUT, Fault.DISCONNECTED, Fault.MALFORMED, Fault.UNAUTHORISED})
@@ -83,7 +84,6 @@ class CallAccounting:
 
     ledger: BudgetLedger
     journal: Journal | None
-    clock: Clock
 
     @asynccontextmanager
     async def account(self, planned: PlannedCall, worst: Spend, calls: list[Call]) -> AsyncIterator[PendingCall]:
@@ -94,11 +94,11 @@ class CallAccounting:
         """
         reservation = await self.ledger.reserve(planned.run, worst)
         pending = PendingCall(Outcome(Fault.CANCELLED, message="the caller was cancelled"))
-        started = self.clock.monotonic()
+        started = time.monotonic()
         try:
             yield pending
         finally:
-            call = planned.call(pending.outcome, self.clock.monotonic() - started, worst)
+            call = planned.call(pending.outcome, time.monotonic() - started, worst)
             calls.append(call)
             await _shielded(self._close(reservation, pending.outcome.spent(planned.price), planned, call))
 
@@ -164,10 +164,6 @@ class ModelClient:
             if self.format == format_ and (weaker := format_.after(attempt.outcome.message)):
                 self.format = weaker
 
-    async def close(self) -> None:
-        """Close the connections of the endpoint; idempotent."""
-        await self.client.close()
-
     async def _exchange(
         self, request: Request[A], content: Mapping[str, JSON], max_tokens: int, format_: RequestFormat,
         calls: list[Call],
@@ -189,7 +185,7 @@ class ModelClient:
         worst = spend(model.price, tokens + _TEMPLATE_TOKENS, max_tokens)
         answer = None
         async with self.slots:
-            wait = self.circuit.wait(self.accounting.clock.monotonic())
+            wait = self.circuit.wait(time.monotonic())
             if wait > 0.0:
                 rest = f"{model.name} is not called for {wait:.0f} s after repeated failures"
                 raise MindUnavailable(f"{rest}, the last: {self.last_failure}", delay=wait)
@@ -203,7 +199,7 @@ class ModelClient:
 
     def _update_circuit(self, outcome: Outcome) -> None:
         if outcome.fault in DOWN:
-            self.circuit.failed(self.accounting.clock.monotonic())
+            self.circuit.failed(time.monotonic())
             self.last_failure = f"{outcome.fault}: {outcome.message[:200]}"
         elif outcome.fault in (Fault.CANCELLED, Fault.RATE_LIMITED):
             self.circuit.abandoned()
@@ -246,7 +242,7 @@ def model_clients(settings: MindSettings, accounting: CallAccounting, scrubber: 
     clients: dict[str, EndpointClient] = {}
     for name, endpoint in settings.endpoints.items():
         client = connect(settings.addresses[name], settings.keys[name])
-        clients[name] = EndpointClient(client, endpoint.timeout_seconds, scrubber, accounting.clock.now)
+        clients[name] = EndpointClient(client, endpoint.timeout_seconds, scrubber)
     slots = {name: asyncio.Semaphore(endpoint.concurrency) for name, endpoint in settings.endpoints.items()}
     models: dict[str, ModelClient] = {}
     for key, model in settings.models.items():
@@ -257,7 +253,7 @@ def model_clients(settings: MindSettings, accounting: CallAccounting, scrubber: 
             slots[model.endpoint],
             RequestFormat() if endpoint.structured == "auto" else RequestFormat(endpoint.structured, adaptable=False),
             endpoint.bytes_per_token,
-            Circuit(settings.retry.circuit),
+            Circuit(settings.retry.circuit_failures, settings.retry.circuit_seconds),
             accounting,
         )
     return models

@@ -17,7 +17,6 @@ from services.llm.exchange import EndpointClient, Outcome, connect
 from services.llm.minds import Minds
 from services.llm.model_client import BilledCandidate, CallAccounting, PlannedCall, guard_logs, release_logs
 from services.llm.port import EMBED, Fault, embedding_hash
-from services.llm.retry import Clock
 from services.llm.settings import MindSettings, load_embedding
 
 _BATCH = 64
@@ -31,7 +30,7 @@ class OpenAIEmbedder:
     returns another dimension than the settings name.
     """
 
-    def __init__(self, settings: MindSettings, clock: Clock | None = None, rng: random.Random | None = None) -> None:
+    def __init__(self, settings: MindSettings, rng: random.Random | None = None) -> None:
         if settings.embedding is None:
             raise SettingsError("no [embedding] section in the mind file, and ASI_EMBEDDING_MODEL is not set.")
         self._settings = settings.embedding
@@ -39,20 +38,15 @@ class OpenAIEmbedder:
         self._dimension = self._settings.dimension
         self._bytes_per_token = endpoint.bytes_per_token
         self._slots = asyncio.Semaphore(endpoint.concurrency)
-        self._clock = clock or Clock()
         self._scrubber = guard_logs(settings)
         client = connect(settings.addresses[self._settings.endpoint], settings.keys[self._settings.endpoint])
-        self._client = EndpointClient(client, endpoint.timeout_seconds, self._scrubber, self._clock.now)
-        self._back_off = settings.retry.back_off
+        self._client = EndpointClient(client, endpoint.timeout_seconds, self._scrubber)
+        self._retry = settings.retry
         self._rng = rng or random.Random()
 
     @property
     def name(self) -> str:
         return space_of(self._settings.model)
-
-    @property
-    def dimension(self) -> int | None:
-        return self._dimension
 
     async def close(self) -> None:
         """Close the connections."""
@@ -68,12 +62,12 @@ class OpenAIEmbedder:
         validate_not_empty(texts)
         vectors: list[Vector] = []
         for start in range(0, len(texts), _BATCH):
-            vectors += await self._retry(texts[start : start + _BATCH], billed)
+            vectors += await self._embed(texts[start : start + _BATCH], billed)
         return vectors
 
-    async def _retry(self, texts: Sequence[str], billed: BilledCandidate | None) -> list[Vector]:
+    async def _embed(self, texts: Sequence[str], billed: BilledCandidate | None) -> list[Vector]:
         clean = [self._scrubber.text(text) for text in texts]
-        for repetition in range(1, self._back_off.attempts + 1):
+        for repetition in range(1, self._retry.attempts + 1):
             async with self._slots:
                 if billed is None:
                     outcome, vectors = await self._send(clean)
@@ -84,8 +78,8 @@ class OpenAIEmbedder:
                 return vectors
             if outcome.fault in _WRONG:
                 raise SettingsError(f"{self._settings.model}: {outcome.message}")
-            if repetition < self._back_off.attempts:
-                await self._clock.sleep(self._back_off.wait(repetition, self._rng, outcome.retry_after))
+            if repetition < self._retry.attempts:
+                await asyncio.sleep(self._retry.wait(repetition, self._rng, outcome.retry_after))
         raise Transient(f"the endpoint returned no embeddings: {outcome.message}", outcome.retry_after)
 
     async def _send_billed(
@@ -98,7 +92,7 @@ class OpenAIEmbedder:
             billed.run, billed.candidate, EMBED, settings.model, settings.endpoint, price, prompt, "", prompt_hash
         )
         worst = spend(price, math.ceil(len(prompt.encode("utf-8", "surrogatepass")) / self._bytes_per_token), 0)
-        async with CallAccounting(billed.ledger, billed.journal, self._clock).account(planned, worst, []) as pending:
+        async with CallAccounting(billed.ledger, billed.journal).account(planned, worst, []) as pending:
             pending.outcome, vectors = await self._send(texts)
         return pending.outcome, vectors
 

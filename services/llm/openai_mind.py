@@ -11,6 +11,7 @@ import asyncio
 import json
 import math
 import random
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -32,7 +33,6 @@ from services.llm.port import (
     Request,
     Role,
 )
-from services.llm.retry import Clock
 from services.llm.settings import MindSettings, RoleSettings, load_mind
 
 _CHEAPEST_SHARE = 0.01  # the cost of a free model, relative to the most expensive one
@@ -103,14 +103,12 @@ class OpenAIMind:
         settings: MindSettings,
         ledger: BudgetLedger,
         journal: Journal | None = None,
-        clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self._settings = settings
-        self._clock = clock or Clock()
         self._rng = rng or random.Random()
         self._scrubber = guard_logs(settings)
-        self._models = model_clients(settings, CallAccounting(ledger, journal, self._clock), self._scrubber)
+        self._models = model_clients(settings, CallAccounting(ledger, journal), self._scrubber)
         self._bandits = {role: Bandit(chosen.models) for role, chosen in settings.roles.items()}
         self._rewarded: set[tuple[Role, str]] = set()
 
@@ -144,18 +142,19 @@ class OpenAIMind:
     async def close(self) -> None:
         """Close all connections."""
         for model in self._models.values():
-            await model.close()
+            await model.client.close()
         release_logs(self._scrubber)
 
     async def ask(self, request: Request[A]) -> Answered[A]:
         settings = self._settings.roles[request.role]
-        question = _Question(settings, [], self._clock.monotonic() + settings.total_seconds)
+        question = _Question(settings, [], time.monotonic() + settings.total_seconds)
         try:
             async with asyncio.timeout(settings.total_seconds):
                 answer = await self._first_that_answers(self._clean(request), question)
         except TimeoutError:
-            reason = f"no answer for {request.role} within {settings.total_seconds:g} s"
-            raise MindUnavailable(reason, tuple(question.calls)) from None
+            unavailable = MindUnavailable(f"no answer for {request.role} within {settings.total_seconds:g} s")
+            unavailable.calls = tuple(question.calls)
+            raise unavailable from None
         except MindError as error:
             error.calls = tuple(question.calls)
             raise
@@ -219,7 +218,7 @@ class OpenAIMind:
         self, key: str, request: Request[A], turns: tuple[Message, ...], question: _Question
     ) -> Attempt[A]:
         """Retry until there is an answer, possibly invalid, and report the last failure as progress."""
-        model, back_off = self._models[key], self._settings.retry.back_off
+        model, retry = self._models[key], self._settings.retry
         progress, repetition = "the model", 0
         while True:
             repetition += 1
@@ -234,14 +233,14 @@ class OpenAIMind:
                 raise MindUnavailable(f"{reason}; {advice}", delay=_SETTINGS_WRONG_SECONDS)
             if fault not in _AGAIN:
                 raise MindRefused(request.role, reason)
-            if repetition == back_off.attempts:
+            if repetition == retry.attempts:
                 raise MindUnavailable(reason, delay=attempt.outcome.retry_after)
-            wait = back_off.wait(repetition, self._rng, attempt.outcome.retry_after)
-            if self._clock.monotonic() + wait >= question.ends:
+            wait = retry.wait(repetition, self._rng, attempt.outcome.retry_after)
+            if time.monotonic() + wait >= question.ends:
                 raise MindUnavailable(reason, delay=wait)
             progress = f"the model ({fault}: {attempt.outcome.message[:_LONGEST_REASON]})"
             with waiting_for(progress, repetition):
-                await self._clock.sleep(wait)
+                await asyncio.sleep(wait)
 
     def _cost(self, role: Role, calls: list[Call]) -> float:
         """The cost of calls: dollars if every model of the role has prices, else millions of tokens."""

@@ -196,17 +196,12 @@ class MindError(Exception):
 class MindUnavailable(MindError, Transient):  # noqa: N818 - an outcome
     """No model of the role answers now. Retry after `delay` seconds (None: the caller's own back-off)."""
 
-    def __init__(self, reason: str, calls: tuple[Call, ...] = (), delay: float | None = None) -> None:
-        Transient.__init__(self, reason, delay)
-        self.calls = calls
-
 
 class BudgetExhausted(MindError, Rejected):  # noqa: N818 - an outcome
     """Another call could exceed the run's budget, so it was not made."""
 
-    def __init__(self, reason: str, calls: tuple[Call, ...] = ()) -> None:
-        Rejected.__init__(self, "policy", reason, {UNPAID: True})
-        self.calls = calls
+    def __init__(self, reason: str) -> None:
+        super().__init__("policy", reason, {UNPAID: True})
 
 
 class PriceUnknown(BudgetExhausted):
@@ -216,9 +211,8 @@ class PriceUnknown(BudgetExhausted):
 class _Unusable(MindError, Rejected):  # noqa: N818 - an outcome
     """The question has no usable answer, and a retry does not help: the candidate is rejected at the role's stage."""
 
-    def __init__(self, role: Role, reason: str, calls: tuple[Call, ...] = ()) -> None:
-        Rejected.__init__(self, STAGES[role], reason, {"role": role.value})
-        self.calls = calls
+    def __init__(self, role: Role, reason: str) -> None:
+        super().__init__(STAGES[role], reason, {"role": role.value})
 
 
 class AnswerInvalid(_Unusable):

@@ -274,7 +274,8 @@ class ExchangeFileMind:
         try:
             return Answered(read(exchange.answer, request.answer), (call,))
         except Unreadable as unreadable:
-            error = AnswerInvalid(request.role, f"the recorded answer does not validate: {unreadable}", (call,))
+            error = AnswerInvalid(request.role, f"the recorded answer does not validate: {unreadable}")
+            error.calls = (call,)
             raise error from None
 
 

@@ -1,31 +1,9 @@
-"""Back-off, Retry-After and circuit breaking. Pure: randomness and time are arguments.
+"""Retry-After (RFC 9110, 10.2.3) and circuit breaking. Pure: time is an argument."""
 
-Source: "full jitter", Brooker 2015, Exponential Backoff and Jitter; Retry-After, RFC 9110, 10.2.3.
-"""
-
-import asyncio
 import math
-import random
-import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-
-
-@dataclass(frozen=True, slots=True)
-class BackOff:
-    """`attempts` in all; before the n-th repetition a random wait of up to `base` · 2ⁿ⁻¹ seconds, at most `longest`."""
-
-    attempts: int = 5
-    base: float = 1.0
-    longest: float = 60.0
-
-    def wait(self, repetition: int, rng: random.Random, retry_after: float | None) -> float:
-        """Seconds to wait before repetition 1, 2, …; at least what the endpoint requested."""
-        ceiling = min(self.base * 2.0 ** (repetition - 1), self.longest)
-        jittered = rng.uniform(0.1 * ceiling, ceiling)
-        return jittered if retry_after is None else retry_after + 0.1 * jittered
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
@@ -53,22 +31,16 @@ def _number(text: str | None) -> float | None:
     return value if math.isfinite(value) and value >= 0.0 else None
 
 
-@dataclass(frozen=True, slots=True)
-class CircuitPolicy:
-    """Opens after `failures` in a row, for `seconds`, doubled at each failed trial up to `longest`."""
-
-    failures: int = 3
-    seconds: float = 15.0
-    longest: float = 300.0
-
-
 class Circuit:
-    """A circuit breaker: closed, open or half-open. Times are seconds of one monotonic clock."""
+    """A circuit breaker: closed, open or half-open. Times are seconds of one monotonic clock.
 
-    def __init__(self, policy: CircuitPolicy) -> None:
-        self._policy = policy
+    Opens after `failures` in a row, for `seconds`, doubled at each failed trial up to `longest`.
+    """
+
+    def __init__(self, failures: int, seconds: float, longest: float = 300.0) -> None:
+        self._failures, self._seconds, self._longest = failures, seconds, longest
         self._in_row = 0
-        self._pause = policy.seconds
+        self._pause = seconds
         self._until: float | None = None  # None: closed
         self._trying = False
 
@@ -86,25 +58,16 @@ class Circuit:
 
     def succeeded(self) -> None:
         """A call succeeded: the circuit closes."""
-        self._in_row, self._pause, self._until, self._trying = 0, self._policy.seconds, None, False
+        self._in_row, self._pause, self._until, self._trying = 0, self._seconds, None, False
 
     def failed(self, now: float) -> None:
         """A call failed because of the endpoint."""
         self._in_row += 1
         if self._trying:
-            self._pause = min(2.0 * self._pause, self._policy.longest)
-        if self._trying or self._in_row >= self._policy.failures:
+            self._pause = min(2.0 * self._pause, self._longest)
+        if self._trying or self._in_row >= self._failures:
             self._until, self._trying = now + self._pause, False
 
     def abandoned(self) -> None:
         """A call ended without information about the endpoint, as when it was cancelled."""
         self._trying = False
-
-
-@dataclass(frozen=True, slots=True)
-class Clock:
-    """`monotonic` measures seconds, `now` reads dates, `sleep` waits seconds."""
-
-    monotonic: Callable[[], float] = time.monotonic
-    now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep

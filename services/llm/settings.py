@@ -5,6 +5,7 @@ contains no secrets, but the names of variables. deploy/mind.example.toml shows 
 """
 
 import os
+import random
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 from services.chassis.errors import SettingsError
 from services.llm.budget import Price
 from services.llm.port import Role
-from services.llm.retry import BackOff, CircuitPolicy
 
 Structured = Literal["json_schema", "json_object", "text"]
 OPENAI_URL = "https://api.openai.com/v1"
@@ -71,7 +71,10 @@ class RoleSettings(_Frozen):
 
 
 class Retry(_Frozen):
-    """Attempts per model, the waits between them in seconds, and the circuit breaker."""
+    """Attempts per model, the waits between them in seconds, and the circuit breaker.
+
+    Waits have "full jitter": Brooker 2015, Exponential Backoff and Jitter.
+    """
 
     attempts: int = Field(default=5, ge=1, le=100)
     base_seconds: float = Field(default=1.0, gt=0)
@@ -79,13 +82,11 @@ class Retry(_Frozen):
     circuit_failures: int = Field(default=8, ge=1)
     circuit_seconds: float = Field(default=15.0, gt=0)
 
-    @property
-    def back_off(self) -> BackOff:
-        return BackOff(self.attempts, self.base_seconds, self.longest_seconds)
-
-    @property
-    def circuit(self) -> CircuitPolicy:
-        return CircuitPolicy(self.circuit_failures, self.circuit_seconds)
+    def wait(self, repetition: int, rng: random.Random, retry_after: float | None) -> float:
+        """Seconds to wait before repetition 1, 2, …; at least what the endpoint requested."""
+        ceiling = min(self.base_seconds * 2.0 ** (repetition - 1), self.longest_seconds)
+        jittered = rng.uniform(0.1 * ceiling, ceiling)
+        return jittered if retry_after is None else retry_after + 0.1 * jittered
 
 
 class EmbeddingSettings(_Frozen):

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 import pytest
 
 from services.llm.openai_mind import Bandit
-from services.llm.retry import BackOff, Circuit, CircuitPolicy, retry_after
+from services.llm.retry import Circuit, retry_after
+from services.llm.settings import Retry
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -60,7 +61,7 @@ def test_a_gain_that_is_not_a_number_is_refused() -> None:
 
 def test_a_circuit_opens_after_failures_in_a_row_and_tries_once() -> None:
     """Half-open: a single trial, which closes it or doubles the rest."""
-    circuit = Circuit(CircuitPolicy(failures=2, seconds=10, longest=15))
+    circuit = Circuit(failures=2, seconds=10, longest=15)
     circuit.failed(0.0)
     closed = circuit.wait(0.0)
     circuit.failed(0.0)
@@ -79,7 +80,7 @@ def test_a_circuit_opens_after_failures_in_a_row_and_tries_once() -> None:
 
 def test_waits_grow_with_jitter_up_to_a_limit() -> None:
     """So that concurrent callers do not retry together."""
-    rng, rule = random.Random(0), BackOff(base=1.0, longest=8.0)
+    rng, rule = random.Random(0), Retry(base_seconds=1.0, longest_seconds=8.0)
     waits = [[rule.wait(repetition, rng, None) for _ in range(200)] for repetition in (1, 3, 9)]
 
     assert [max(each) <= limit for each, limit in zip(waits, (1.0, 4.0, 8.0), strict=True)] == [True] * 3
@@ -105,4 +106,4 @@ def test_retry_after_is_read_in_every_form(headers: dict[str, str], seconds: flo
 
 def test_the_wait_is_never_shorter_than_the_endpoint_asks() -> None:
     """Whatever our own back-off says."""
-    assert BackOff(base=0.1).wait(1, random.Random(0), 30.0) >= 30.0
+    assert Retry(base_seconds=0.1).wait(1, random.Random(0), 30.0) >= 30.0

@@ -26,7 +26,7 @@ async def test_texts_become_named_unit_vectors_in_order_and_in_batches() -> None
         (again,) = await embedder.embed([texts[69]])
         await embedder.close()
 
-    assert (embedder.name, embedder.dimension, len(server.received)) == ("openai:m", 26, 3)
+    assert (embedder.name, again.values.size, len(server.received)) == ("openai:m", 26, 3)
     assert cosine(vectors[69], again) == pytest.approx(1.0)
 
 

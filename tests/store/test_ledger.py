@@ -16,7 +16,6 @@ from services.llm.exchange import Outcome
 from services.llm.minds import ArchiveLedger, EventJournal
 from services.llm.model_client import CallAccounting, PlannedCall
 from services.llm.port import BudgetExhausted, Fault
-from services.llm.retry import Clock
 from tests.archive_server import Store, propose, start_run, store
 
 PLANNED = PlannedCall("r1", "c000001", "propose", "m", "http://e", None, "{}", "1", "0" * 64)
@@ -31,7 +30,7 @@ async def _accounting(bus: Bus, known: Store, folder: Path, tokens: int) -> Call
     journal = EventJournal("researcher", bus, FsspecArtifacts(folder.as_uri()))
     journal.follow(Job(Cause.of(await bus.body_at(sequence)), 1, sequence, bus, "researcher"))
     assert cause.event.candidate == "c000001"
-    return CallAccounting(ArchiveLedger(known.stub), journal, Clock())
+    return CallAccounting(ArchiveLedger(known.stub), journal)
 
 
 async def _status(bus: Bus, known: Store) -> archive_pb2.RunStatus:
