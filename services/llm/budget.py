@@ -66,9 +66,8 @@ class Limits:
 
     def hold(self, total: Spend) -> bool:
         """Whether `total` stays within the budget."""
-        money = None if self.dollars is None else math.floor(Fraction(self.dollars) * NANO)
         return (self.tokens is None or total.tokens <= self.tokens) and (
-            money is None or (total.nanodollars or 0) <= money
+            self.dollars is None or (total.nanodollars or 0) <= round(self.dollars * NANO)
         )
 
 

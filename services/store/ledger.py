@@ -7,22 +7,20 @@ spent: its caller is gone, and the endpoint may have charged for it.
 
 import asyncio
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from services.chassis.errors import Busy, NotPossible
-from services.domain.run_state import Budget
+from services.llm.budget import NANO, Limits, Spend
 from services.store.port import Archive
+from services.store.steering import policy_of
 
 LAPSE_SECONDS = 600.0
-NANO = 1_000_000_000
 
 
 @dataclass
 class _OpenReservation:
     run: str
-    tokens: int
-    nanodollars: int
+    worst: Spend
     lapses: float  # time.monotonic()
     booked_at: int | None = None  # the sequence at which the log books it; 0: never; None: not settled yet
 
@@ -50,23 +48,23 @@ class RunLedger:
             reservations = await self._open()
             # Read after the reservations: a call may be double-counted briefly, never missed.
             row = await self._archive.run(run)
-            budget = Budget(**{field.name: value for field, value in row.settings.budget.ListFields()})
+            budget = policy_of(row.settings).budget
             if budget.money is not None and nanodollars is None:
                 raise NotPossible(f"run {run} has a budget in money, so every model needs prices in the mind file")
             own = [reservation for reservation in reservations.values() if reservation.run == run]
             now = time.monotonic()
-            lost = _sum(reservation for reservation in own if reservation.is_spent(now))
-            booked = row.state.spent.tokens + lost[0], round(row.state.spent.money * NANO) + lost[1]
-            worst = tokens, nanodollars or 0
-            if not _fits(budget, booked, worst):
+            limits, worst = Limits(budget.tokens, budget.money), Spend(tokens, nanodollars)
+            booked = Spend(row.state.spent.tokens, round(row.state.spent.money * NANO))
+            spent = sum((reservation.worst for reservation in own if reservation.is_spent(now)), booked)
+            if not limits.hold(spent + worst):
                 raise NotPossible(
                     f"the budget of run {run} does not cover another call of up to {tokens} tokens: "
-                    f"{booked[0]} tokens and {booked[1] / NANO:g} dollars are spent"
+                    f"{spent.tokens} tokens and {spent.dollars or 0:g} dollars are spent"
                 )
-            if not _fits(budget, _sum(own), (booked[0] - lost[0], booked[1] - lost[1]), worst):
+            if not limits.hold(sum((reservation.worst for reservation in own), booked) + worst):
                 raise Busy(f"calls in flight have reserved the rest of the budget of run {run}")
             number = await self._archive.reserve(run, tokens, nanodollars)
-            reservations[number] = _OpenReservation(run, *worst, now + LAPSE_SECONDS)
+            reservations[number] = _OpenReservation(run, worst, now + LAPSE_SECONDS)
             return number
 
     async def settle(self, number: int, tokens: int | None, nanodollars: int | None, booked_at: int) -> None:
@@ -75,8 +73,10 @@ class RunLedger:
             reservation = (await self._open()).get(number)
             if reservation is None or reservation.booked_at is not None:
                 return  # released or settled already
-            reservation.tokens = reservation.tokens if tokens is None else tokens
-            reservation.nanodollars = reservation.nanodollars if nanodollars is None else nanodollars
+            worst = reservation.worst
+            reservation.worst = Spend(
+                worst.tokens if tokens is None else tokens, worst.nanodollars if nanodollars is None else nanodollars
+            )
             reservation.booked_at = booked_at
             await self._open()
 
@@ -85,7 +85,7 @@ class RunLedger:
         if self._reservations is None:
             lapses = time.monotonic() + LAPSE_SECONDS
             self._reservations = {
-                stored.number: _OpenReservation(stored.run, stored.tokens, stored.nanodollars or 0, lapses)
+                stored.number: _OpenReservation(stored.run, Spend(stored.tokens, stored.nanodollars), lapses)
                 for stored in await self._archive.reservations()
             }
         applied = await self._archive.applied()
@@ -93,15 +93,3 @@ class RunLedger:
             await self._archive.unreserve(number)
             del self._reservations[number]
         return self._reservations
-
-
-def _sum(reservations: Iterable[_OpenReservation]) -> tuple[int, int]:
-    amounts = [(reservation.tokens, reservation.nanodollars) for reservation in reservations]
-    return sum(tokens for tokens, _ in amounts), sum(money for _, money in amounts)
-
-
-def _fits(budget: Budget, *parts: tuple[int, int]) -> bool:
-    tokens, nanodollars = sum(part[0] for part in parts), sum(part[1] for part in parts)
-    return (budget.tokens is None or tokens <= budget.tokens) and (
-        budget.money is None or nanodollars <= round(budget.money * NANO)
-    )
