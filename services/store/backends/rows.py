@@ -9,19 +9,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import TypeAdapter
 
-from services.contracts import archive_pb2, candidate_pb2
+from services.contracts import archive_pb2, candidate_pb2, events_pb2
 from services.domain.run_state import RunState
-from services.store.port import SORTS, CandidateRow, Near, Query
+from services.store.port import SORTS, CandidateRow, LogRow, Near, PoolRow, Query, RunRow
 
 if TYPE_CHECKING:  # numpy, which only a search for neighbours needs
     from services.store.backends.indices import Scored
     from services.store.backends.neighbours import Neighbours, Source
 
 Value = str | int | float | bytes | None
+
+
+class Columns(Protocol):
+    """A row or document of a database."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
+
 
 MAX_INTEGER = 2**63 - 1
 """The largest integer that both databases can store."""
@@ -87,21 +94,59 @@ def columns(row: CandidateRow) -> dict[str, Value]:
     }
 
 
-def candidate_row(record: bytes, values: Mapping[str, Value]) -> CandidateRow:
+def candidate_row(record: bytes, values: Columns) -> CandidateRow:
     """The inverse of `record_bytes` and `columns`."""
-    requested, ended = values["requested"], values["ended"]
-    assert isinstance(requested, int)  # noqa: S101 - as written above
-    assert ended is None or isinstance(ended, int)  # noqa: S101
-    return CandidateRow(candidate_pb2.Candidate.FromString(record), requested, ended)
+    return CandidateRow(candidate_pb2.Candidate.FromString(record), values["requested"], values["ended"])
+
+
+_RUN = ("started", "changed", "dead_letters", "origin")
+_LOG = ("run", "candidate", "sha256", "refused_because")
+
+
+def run_columns(row: RunRow) -> dict[str, Value]:
+    """The columns of a run besides its name."""
+    settings = row.settings.SerializeToString(deterministic=True)
+    return {name: getattr(row, name) for name in _RUN} | {"settings": settings, "state": _STATES.write(row.state)}
+
+
+def run_row(run: str, values: Columns) -> RunRow:
+    """The inverse of `run_columns`."""
+    settings = events_pb2.RunSettings.FromString(values["settings"])
+    return RunRow(run, settings, _STATES.read(values["state"]), *(values[name] for name in _RUN))
+
+
+def log_columns(row: LogRow) -> dict[str, Value]:
+    """The columns of an event besides its sequence."""
+    event = row.event.SerializeToString(deterministic=True)
+    own: dict[str, Value] = {"event_id": row.event.id, "accepted": row.accepted, "event": event}
+    return {name: getattr(row, name) for name in _LOG} | own
+
+
+def log_row(sequence: int, values: Columns) -> LogRow:
+    """The inverse of `log_columns`."""
+    event, accepted = events_pb2.Event.FromString(values["event"]), bool(values["accepted"])
+    return LogRow(sequence=sequence, event=event, accepted=accepted, **{name: values[name] for name in _LOG})
+
+
+def pool_columns(row: PoolRow) -> dict[str, Value]:
+    """The columns of a snapshot besides its sequence."""
+    members = events_pb2.PoolUpdated(members=row.members).SerializeToString(deterministic=True)
+    return {"run": row.run, "entries": row.entries, "members": members}
+
+
+def pool_row(sequence: int, values: Columns) -> PoolRow:
+    """The inverse of `pool_columns`."""
+    members = tuple(events_pb2.PoolUpdated.FromString(values["members"]).members)
+    return PoolRow(values["run"], sequence, members, values["entries"])
 
 
 NODE = ("id", "parent", "name", "fitness", "loss", "state", "stage", "kind", "number", "benchmark", "parameters")
 """The columns of a tree node, named as in `TreeNode`."""
 
 
-def tree_node(values: Mapping[str, Value]) -> archive_pb2.TreeNode:
+def tree_node(values: Columns) -> archive_pb2.TreeNode:
     """A node from its columns; absent values stay absent."""
-    return archive_pb2.TreeNode(**{name: values[name] for name in NODE if values[name] is not None})  # type: ignore[arg-type]
+    return archive_pb2.TreeNode(**{name: values[name] for name in NODE})
 
 
 @lru_cache(maxsize=1024)
@@ -223,6 +268,9 @@ class StateTexts:
             if len(self._states) > self._most:
                 del self._states[next(iter(self._states))]
         return state
+
+
+_STATES = StateTexts()
 
 
 def _plain(value: object) -> object:

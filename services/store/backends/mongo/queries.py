@@ -14,7 +14,7 @@ from services.store.backends.indices import Sketched
 from services.store.backends.mongo import schema
 from services.store.backends.mongo.connection import Collection, Database, Document, aggregated, snapshot
 from services.store.backends.neighbours import StoredProgram, StoredVector, sketch_from
-from services.store.backends.rows import Order, candidate_row, move_outcome, tree_node
+from services.store.backends.rows import Order, candidate_row, log_row, move_outcome, pool_row, run_row, tree_node
 from services.store.port import CandidateRow, LogRow, Outgoing, Page, PoolRow, Query, Reservation, RunRow
 
 T = TypeVar("T")
@@ -32,7 +32,8 @@ async def _find_run(database: Database, run: str, fields: Document | None = None
 
 
 async def run(database: Database, run: str) -> RunRow:
-    return schema.run_row(await _find_run(database, run))
+    row = await _find_run(database, run)
+    return run_row(row["_id"], row)
 
 
 async def resolve_run(database: Database, run: str) -> str:
@@ -40,7 +41,7 @@ async def resolve_run(database: Database, run: str) -> str:
 
 
 async def runs(database: Database) -> list[RunRow]:
-    return [schema.run_row(row) async for row in database.runs.find().sort("started", DESCENDING)]
+    return [run_row(row["_id"], row) async for row in database.runs.find().sort("started", DESCENDING)]
 
 
 async def candidate(database: Database, run: str, candidate: str) -> CandidateRow:
@@ -124,7 +125,7 @@ async def pool(database: Database, run: str, at_sequence: int = 0) -> PoolRow | 
     if at_sequence:
         criteria["_id"] = {"$lte": at_sequence}
     pool = await database.pools.find_one(criteria, sort=[("_id", DESCENDING)])
-    return schema.pool_row(pool) if pool else None
+    return pool_row(pool["_id"], pool) if pool else None
 
 
 async def baselines(database: Database, run: str) -> list[candidate_pb2.Candidate]:
@@ -226,7 +227,7 @@ async def outbox(database: Database, limit: int = 200) -> list[Outgoing]:
 async def chain(database: Database, run: str, candidate: str) -> list[LogRow]:
     run = await require_candidate(database, run, candidate)
     cursor = database.log.find({"run": run, "candidate": candidate}).sort("_id", ASCENDING)
-    return [schema.log_row(row) async for row in cursor]
+    return [log_row(row["_id"], row) async for row in cursor]
 
 
 async def bodies_page(database: Database, after: int, limit: int) -> list[Logged]:
@@ -238,7 +239,7 @@ async def bodies_page(database: Database, after: int, limit: int) -> list[Logged
 async def log_page(database: Database, run: str, after: int, limit: int) -> list[LogRow]:
     """Events of a run after a sequence, in order."""
     cursor = database.log.find({"run": run, "_id": {"$gt": after}}).sort("_id", ASCENDING).limit(limit)
-    return [schema.log_row(row) async for row in cursor]
+    return [log_row(row["_id"], row) async for row in cursor]
 
 
 async def digest(database: Database, run: str) -> tuple[str, int]:
@@ -248,7 +249,7 @@ async def digest(database: Database, run: str) -> tuple[str, int]:
         async for row in records.sort("_id", ASCENDING):
             digest.candidate(row["record"])
         async for row in database.pools.find({"run": run}, session=session).sort("_id", ASCENDING):
-            digest.pool(schema.pool_row(row))
+            digest.pool(pool_row(row["_id"], row))
         accepted = database.log.find({"run": run, "accepted": True}, {"sha256": 1, "event_id": 1}, session=session)
         async for row in accepted.sort("event_id", ASCENDING).allow_disk_use(True):
             digest.event(row["sha256"])

@@ -13,18 +13,15 @@ A candidate's key is `run/id`: names of runs contain no slash, so a run's keys a
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from bson.binary import Binary
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
 from services.chassis.errors import SettingsError
-from services.contracts import events_pb2
 from services.store.backends.folding import Key
 from services.store.backends.mongo.connection import Database, Document
-from services.store.backends.rows import SORT_COLUMNS, StateTexts, columns
-from services.store.port import CandidateRow, LogRow, PoolRow, RunRow
+from services.store.backends.rows import SORT_COLUMNS, columns
+from services.store.port import CandidateRow
 
 Step = Callable[[Database], Awaitable[None]]
-_STATES = StateTexts()
 
 
 def _by(*columns: str, last: int = ASCENDING) -> IndexModel:
@@ -139,55 +136,8 @@ def keys_of_run(run: str) -> Document:
     return {"$gte": f"{run}/", "$lt": f"{run}0"}
 
 
-def run_document(row: RunRow) -> Document:
-    return {
-        "_id": row.run,
-        "started": row.started,
-        "changed": row.changed,
-        "dead_letters": row.dead_letters,
-        "origin": row.origin,
-        "settings": Binary(row.settings.SerializeToString(deterministic=True)),
-        "state": _STATES.write(row.state),
-    }
-
-
-def run_row(document: Document) -> RunRow:
-    settings = events_pb2.RunSettings.FromString(document["settings"])
-    others = (document[name] for name in ("started", "changed", "dead_letters", "origin"))
-    return RunRow(document["_id"], settings, _STATES.read(document["state"]), *others)
-
-
 def slim_document(key: Key, row: CandidateRow) -> Document:
     """A candidate's columns, and for each sort whether its number is absent."""
     slim: Document = columns(row) | {"run": key[0], "id": key[1]}
     absent = {f"no_{column}": slim[column] is None for column, _ in SORT_COLUMNS.values()}
     return {"_id": key_of(*key), **slim, **absent, "moves": list(row.record.proposal.moves)}
-
-
-def log_document(row: LogRow) -> Document:
-    return {
-        "_id": row.sequence,
-        "run": row.run,
-        "candidate": row.candidate,
-        "event_id": row.event.id,
-        "sha256": Binary(row.sha256),
-        "accepted": row.accepted,
-        "refused_because": row.refused_because,
-        "event": Binary(row.event.SerializeToString(deterministic=True)),
-    }
-
-
-def log_row(document: Document) -> LogRow:
-    key, sha256 = (document["_id"], document["run"], document["candidate"]), bytes(document["sha256"])
-    event = events_pb2.Event.FromString(document["event"])
-    return LogRow(*key, sha256, event, document["accepted"], document["refused_because"])
-
-
-def pool_document(row: PoolRow) -> Document:
-    members = events_pb2.PoolUpdated(members=row.members).SerializeToString(deterministic=True)
-    return {"_id": row.sequence, "run": row.run, "entries": row.entries, "members": Binary(members)}
-
-
-def pool_row(document: Document) -> PoolRow:
-    members = tuple(events_pb2.PoolUpdated.FromString(document["members"]).members)
-    return PoolRow(document["run"], document["_id"], members, document["entries"])

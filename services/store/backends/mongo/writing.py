@@ -5,7 +5,6 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
-from bson.binary import Binary
 from pymongo import DeleteMany, InsertOne, ReplaceOne, UpdateOne
 
 from services.chassis.bus import Logged
@@ -14,7 +13,7 @@ from services.store.backends.folding import Effects, Key, Loaded, Needs, fold, n
 from services.store.backends.indices import Sketched
 from services.store.backends.mongo import schema
 from services.store.backends.mongo.connection import Database, Document, Session, transaction
-from services.store.backends.rows import candidate_row, record_bytes
+from services.store.backends.rows import candidate_row, log_columns, pool_columns, record_bytes, run_columns, run_row
 from services.store.port import ArchiveUnavailable, Change, Position, React
 
 LEAP = 32
@@ -53,7 +52,7 @@ async def applied(database: Database) -> int:
 async def position(database: Database) -> Position:
     sequence = await applied(database)
     row = await database.log.find_one({"_id": sequence}, {"sha256": 1})
-    return Position(sequence, bytes(row["sha256"]) if row else None)
+    return Position(sequence, row["sha256"] if row else None)
 
 
 async def sent(database: Database, numbers: Sequence[int]) -> None:
@@ -73,10 +72,8 @@ async def unreserve(database: Database, number: int) -> None:
 async def save_fingerprints(database: Database, sketches: Sequence[tuple[int, Sketched]]) -> None:
     changes = []
     for sequence, sketched in sketches:
-        sketch, runs = Binary(sketched.sketch.astype("<u4").tobytes()), Binary(sketched.runs)
-        changes.append(
-            UpdateOne({"_id": sequence}, {"$set": {"digest": sketched.digest, "sketch": sketch, "runs": runs}})
-        )
+        stored = {"digest": sketched.digest, "sketch": sketched.sketch.astype("<u4").tobytes(), "runs": sketched.runs}
+        changes.append(UpdateOne({"_id": sequence}, {"$set": stored}))
     await database.programs.bulk_write(changes, ordered=False)
 
 
@@ -91,7 +88,7 @@ async def _load(database: Database, required: Needs) -> Loaded:
     )
     bodies = {row["_id"]: row["record"] for row in records}
     return Loaded(
-        runs={row["_id"]: schema.run_row(row) for row in runs},
+        runs={row["_id"]: run_row(row["_id"], row) for row in runs},
         rows={(row["run"], row["id"]): candidate_row(bodies[row["_id"]], row) for row in slims},
         accepted={row["event_id"]: row["_id"] for row in events},
     )
@@ -118,20 +115,18 @@ def _parent(key: Key, effects: Effects) -> str | None:
 
 async def _write(database: Database, effects: Effects, ancestors: list[Document], session: Session) -> None:
     changes: dict[str, list[Operation]] = {
-        "log": [InsertOne(schema.log_document(row)) for row in effects.logs],
+        "log": [InsertOne({"_id": row.sequence, **log_columns(row)}) for row in effects.logs],
         "bodies": [
-            InsertOne(
-                {"_id": message.sequence, "subject": message.subject, "body": Binary(zlib.compress(message.body, 1))}
-            )
+            InsertOne({"_id": message.sequence, "subject": message.subject, "body": zlib.compress(message.body, 1)})
             for message in effects.messages
         ],
-        "runs": [ReplaceOne({"_id": row.run}, schema.run_document(row), True) for row in effects.runs.values()],
+        "runs": [_replace({"_id": row.run, **run_columns(row)}) for row in effects.runs.values()],
         "candidates": [_replace(schema.slim_document(key, row)) for key, row in effects.rows.items()],
         "records": [
-            _replace({"_id": schema.key_of(*key), "run": key[0], "record": Binary(record_bytes(row.record))})
+            _replace({"_id": schema.key_of(*key), "run": key[0], "record": record_bytes(row.record)})
             for key, row in effects.rows.items()
         ],
-        "pools": [InsertOne(schema.pool_document(row)) for row in effects.pools],
+        "pools": [InsertOne({"_id": row.sequence, **pool_columns(row)}) for row in effects.pools],
         "outbox": await _outbox(database, effects, session),
         "ancestors": [_replace(ancestor) for ancestor in ancestors],
         "lineage": [
@@ -151,7 +146,7 @@ async def _outbox(database: Database, effects: Effects, session: Session) -> lis
     return [
         DeleteMany({"event_id": {"$in": effects.stored}}),
         *(
-            InsertOne({"_id": last - len(reactions) + number, "event_id": event.id, "body": Binary(body_of(event))})
+            InsertOne({"_id": last - len(reactions) + number, "event_id": event.id, "body": body_of(event)})
             for number, event in enumerate(reactions, start=1)
         ),
     ]
@@ -165,7 +160,7 @@ def _proposals(effects: Effects) -> dict[str, list[Operation]]:
         proposal = effects.rows[key].record.proposal
         document: dict[str, object] = {"_id": sequence, "run": run, "id": candidate}
         if proposal.motivation_embedding:
-            vector = Binary(np.array(proposal.motivation_embedding, dtype="<f4").tobytes())
+            vector = np.array(proposal.motivation_embedding, dtype="<f4").tobytes()
             operations["motivations"].append(InsertOne({**document, "embedder": proposal.embedder, "vector": vector}))
         if proposal.program:
             operations["programs"].append(InsertOne({**document, "sketch": None}))

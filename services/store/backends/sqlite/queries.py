@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from services.chassis.bus import Logged
 from services.chassis.errors import NotFound
-from services.contracts import archive_pb2, candidate_pb2, events_pb2
+from services.contracts import archive_pb2, candidate_pb2
 from services.domain.lineage import path_to_root
 from services.store.backends.folding import Digest
-from services.store.backends.rows import NODE, Order, move_outcome, tree_node
+from services.store.backends.rows import NODE, Order, log_row, move_outcome, pool_row, run_row, tree_node
 from services.store.backends.sqlite.connection import transaction
-from services.store.backends.sqlite.writing import read_candidate, read_run
+from services.store.backends.sqlite.writing import read_candidate
 from services.store.port import CandidateRow, LogRow, Page, PoolRow, Query, Reservation, RunRow
 
 if TYPE_CHECKING:  # numpy, which only a search for neighbours needs
@@ -37,7 +37,8 @@ def _select_run(connection: Connection, columns: str, run: str) -> sqlite3.Row:
 
 
 def run(connection: Connection, run: str) -> RunRow:
-    return read_run(_select_run(connection, "*", run))
+    row = _select_run(connection, "*", run)
+    return run_row(row["run"], row)
 
 
 def resolve_run(connection: Connection, run: str) -> str:
@@ -45,7 +46,7 @@ def resolve_run(connection: Connection, run: str) -> str:
 
 
 def runs(connection: Connection) -> list[RunRow]:
-    return [read_run(row) for row in connection.execute("SELECT * FROM runs ORDER BY started DESC")]
+    return [run_row(row["run"], row) for row in connection.execute("SELECT * FROM runs ORDER BY started DESC")]
 
 
 def candidate(connection: Connection, run: str, candidate: str) -> CandidateRow:
@@ -103,7 +104,7 @@ def tree(connection: Connection, run: str) -> list[archive_pb2.TreeNode]:
         f"SELECT {_NODE} FROM candidates c WHERE c.run = ? ORDER BY c.requested",  # noqa: S608
         (resolve_run(connection, run),),
     )
-    return [tree_node(dict(row)) for row in rows]
+    return [tree_node(row) for row in rows]
 
 
 def subtree(connection: Connection, run: str, candidate: str) -> list[archive_pb2.TreeNode]:
@@ -114,7 +115,7 @@ def subtree(connection: Connection, run: str, candidate: str) -> list[archive_pb
         ) SELECT {_NODE} FROM below JOIN candidates c ON c.run = ? AND c.id = below.id ORDER BY c.requested""",  # noqa: S608
         (candidate, run, run),
     )
-    return [tree_node(dict(row)) for row in rows]
+    return [tree_node(row) for row in rows]
 
 
 def children(connection: Connection, run: str, candidate: str) -> list[str]:
@@ -143,13 +144,7 @@ def pool(connection: Connection, run: str, at_sequence: int = 0) -> PoolRow | No
         "SELECT * FROM pools WHERE run = ? AND sequence <= ? ORDER BY sequence DESC LIMIT 1",
         (resolve_run(connection, run), at_sequence or 2**63 - 1),
     ).fetchone()
-    return read_pool(row) if row else None
-
-
-def read_pool(row: sqlite3.Row) -> PoolRow:
-    """A snapshot from its columns."""
-    members = tuple(events_pb2.PoolUpdated.FromString(row["members"]).members)
-    return PoolRow(row["run"], row["sequence"], members, row["entries"])
+    return pool_row(row["sequence"], row) if row else None
 
 
 def baselines(connection: Connection, run: str) -> list[candidate_pb2.Candidate]:
@@ -216,7 +211,7 @@ def _ids(connection: Connection, query: str, *values: str | int) -> list[str]:
 def chain(connection: Connection, run: str, candidate: str) -> list[LogRow]:
     run = require_candidate(connection, run, candidate)
     query = "SELECT * FROM log WHERE run = ? AND candidate = ? ORDER BY sequence"
-    return [_log_row(row) for row in connection.execute(query, (run, candidate))]
+    return [log_row(row["sequence"], row) for row in connection.execute(query, (run, candidate))]
 
 
 def bodies_page(connection: Connection, after: int, limit: int) -> list[Logged]:
@@ -229,7 +224,7 @@ def bodies_page(connection: Connection, after: int, limit: int) -> list[Logged]:
 def log_page(connection: Connection, run: str, after: int, limit: int) -> list[LogRow]:
     """Events of a run after a sequence, in order."""
     query = "SELECT * FROM log WHERE run = ? AND sequence > ? ORDER BY sequence LIMIT ?"
-    return [_log_row(row) for row in connection.execute(query, (run, after, limit))]
+    return [log_row(row["sequence"], row) for row in connection.execute(query, (run, after, limit))]
 
 
 def digest(connection: Connection, run: str) -> tuple[str, int]:
@@ -239,7 +234,7 @@ def digest(connection: Connection, run: str) -> tuple[str, int]:
         for row in connection.execute("SELECT record FROM records WHERE run = ? ORDER BY id", (run,)):
             digest.candidate(row["record"])
         for row in connection.execute("SELECT * FROM pools WHERE run = ? ORDER BY sequence", (run,)):
-            digest.pool(read_pool(row))
+            digest.pool(pool_row(row["sequence"], row))
         query = "SELECT sha256 FROM log WHERE run = ? AND accepted = 1 ORDER BY event_id"
         for row in connection.execute(query, (run,)):
             digest.event(row["sha256"])
@@ -287,8 +282,3 @@ def program_runs(connection: Connection, run: str, ids: Sequence[str]) -> dict[s
 
     rows = connection.execute(query, (run, json.dumps(list(ids))))
     return {name: sketch_from(*stored) for name, *stored in rows}
-
-
-def _log_row(row: sqlite3.Row) -> LogRow:
-    sequence, run, candidate, _, sha256, accepted, refused_because, event = row
-    return LogRow(sequence, run, candidate, sha256, events_pb2.Event.FromString(event), bool(accepted), refused_because)

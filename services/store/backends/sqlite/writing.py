@@ -11,11 +11,17 @@ from services.chassis.bus import Logged
 from services.chassis.events import body_of
 from services.contracts import events_pb2
 from services.store.backends.folding import Effects, Key, Loaded, Needs, fold, needs, unapplied
-from services.store.backends.rows import StateTexts, candidate_row, columns, record_bytes
+from services.store.backends.rows import (
+    candidate_row,
+    columns,
+    log_columns,
+    pool_columns,
+    record_bytes,
+    run_columns,
+    run_row,
+)
 from services.store.backends.sqlite.connection import transaction
-from services.store.port import CandidateRow, Change, LogRow, Outgoing, PoolRow, Position, React, RunRow
-
-_STATES = StateTexts()
+from services.store.port import CandidateRow, Change, Outgoing, Position, React
 
 
 def apply(connection: sqlite3.Connection, messages: Sequence[Logged], react: React | None = None) -> list[Change]:
@@ -66,13 +72,6 @@ def save_fingerprints(connection: sqlite3.Connection, rows: Iterable[tuple[str, 
         connection.executemany("UPDATE programs SET digest = ?, sketch = ?, runs = ? WHERE sequence = ?", rows)
 
 
-def read_run(row: sqlite3.Row) -> RunRow:
-    """A run from its columns."""
-    settings = events_pb2.RunSettings.FromString(row["settings"])
-    state = _STATES.read(row["state"])
-    return RunRow(row["run"], settings, state, row["started"], row["changed"], row["dead_letters"], row["origin"])
-
-
 def read_candidate(connection: sqlite3.Connection, run: str, candidate: str) -> CandidateRow | None:
     """A candidate by id."""
     row = connection.execute(
@@ -80,14 +79,14 @@ def read_candidate(connection: sqlite3.Connection, run: str, candidate: str) -> 
         "JOIN records r ON r.run = c.run AND r.id = c.id WHERE c.run = ? AND c.id = ?",
         (run, candidate),
     ).fetchone()
-    return candidate_row(row["record"], dict(row)) if row else None
+    return candidate_row(row["record"], row) if row else None
 
 
 def _load(connection: sqlite3.Connection, required: Needs) -> Loaded:
     loaded = Loaded()
     for run in required.runs:
         if row := connection.execute("SELECT * FROM runs WHERE run = ?", (run,)).fetchone():
-            loaded.runs[run] = read_run(row)
+            loaded.runs[run] = run_row(run, row)
     for run, candidate in required.candidates:
         if candidate_row := read_candidate(connection, run, candidate):
             loaded.rows[run, candidate] = candidate_row
@@ -99,17 +98,26 @@ def _load(connection: sqlite3.Connection, required: Needs) -> Loaded:
 
 
 def _write(connection: sqlite3.Connection, effects: Effects) -> None:
-    connection.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?)", map(_log, effects.logs))
+    connection.executemany(
+        "INSERT INTO log VALUES (:sequence, :run, :candidate, :event_id, :sha256, :accepted, :refused_because, :event)",
+        [{"sequence": row.sequence, **log_columns(row)} for row in effects.logs],
+    )
     bodies = [(message.sequence, message.subject, zlib.compress(message.body, 1)) for message in effects.messages]
     connection.executemany("INSERT INTO bodies VALUES (?, ?, ?)", bodies)
-    connection.executemany("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?)", map(_run, effects.runs.values()))
+    connection.executemany(
+        "INSERT OR REPLACE INTO runs VALUES (:run, :started, :changed, :dead_letters, :origin, :settings, :state)",
+        [{"run": row.run, **run_columns(row)} for row in effects.runs.values()],
+    )
     for key, row in effects.rows.items():
         slim = columns(row) | {"run": key[0], "id": key[1], "moves": json.dumps(list(row.record.proposal.moves))}
         connection.execute(_upsert(tuple(slim)), tuple(slim.values()))
         connection.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (*key, record_bytes(row.record)))
     for key, sequence in effects.proposed.items():
         _put_proposal(connection, key, sequence, effects.rows[key])
-    connection.executemany("INSERT INTO pools VALUES (?, ?, ?, ?)", map(_pool, effects.pools))
+    connection.executemany(
+        "INSERT INTO pools VALUES (:run, :sequence, :entries, :members)",
+        [{"sequence": row.sequence, **pool_columns(row)} for row in effects.pools],
+    )
     connection.executemany("DELETE FROM outbox WHERE event_id = ?", [(event_id,) for event_id in effects.stored])
     outgoing = [(event.id, body_of(event)) for event in effects.reactions.values()]
     connection.executemany("INSERT INTO outbox (event_id, body) VALUES (?, ?)", outgoing)
@@ -135,21 +143,3 @@ def _put_proposal(connection: sqlite3.Connection, key: Key, sequence: int, row: 
         )
     if proposal.program:
         connection.execute("INSERT INTO programs (sequence, run, id) VALUES (?, ?, ?)", (sequence, *key))
-
-
-def _log(row: LogRow) -> tuple[int, str, str, str, bytes, int, str, bytes]:
-    body = row.event.SerializeToString(deterministic=True)
-    return (
-        row.sequence, row.run, row.candidate, row.event.id, row.sha256, int(row.accepted), row.refused_because, body,
-    )  # fmt: skip
-
-
-def _run(row: RunRow) -> tuple[str, int, int, int, str, bytes, str]:
-    settings = row.settings.SerializeToString(deterministic=True)
-    state = _STATES.write(row.state)
-    return row.run, row.started, row.changed, row.dead_letters, row.origin, settings, state
-
-
-def _pool(row: PoolRow) -> tuple[str, int, int, bytes]:
-    members = events_pb2.PoolUpdated(members=row.members).SerializeToString(deterministic=True)
-    return row.run, row.sequence, row.entries, members
