@@ -4,9 +4,11 @@ It uses plain dictionaries and sorting, and is the reference that the databases 
 """
 
 import pickle
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +22,6 @@ from services.store.backends.neighbours import StoredProgram, StoredVector
 from services.store.backends.rows import (
     Backend,
     Order,
-    Value,
     candidate_row,
     columns,
     move_outcome,
@@ -42,7 +43,7 @@ from services.store.port import (
 )
 from services.store.projection import read
 
-Slim = dict[str, Value]
+Slim = dict[str, Any]  # columns of a candidate
 
 
 class MemoryArchive(Backend):
@@ -144,9 +145,9 @@ class MemoryArchive(Backend):
     async def position(self) -> Position:
         return Position(self._applied, read(self._messages[-1]).log.sha256 if self._messages else None)
 
-    async def bodies(self) -> AsyncIterator[Logged]:
-        for message in self._messages:
-            yield message
+    async def bodies_page(self, after: int, limit: int) -> list[Logged]:
+        start = bisect_right(self._messages, after, key=lambda message: message.sequence)
+        return self._messages[start : start + limit]
 
     async def outbox(self, limit: int = 200) -> list[Outgoing]:
         return list(self._outbox.values())[:limit]
@@ -179,16 +180,11 @@ class MemoryArchive(Backend):
     async def runs(self) -> list[RunRow]:
         return sorted(self._runs.values(), key=lambda row: -row.started)
 
-    async def candidate(self, run: str, candidate: str) -> CandidateRow:
-        run = await self.resolve_run(run)
-        if (run, candidate) in self._records:
-            return self._row((run, candidate))
-        ids = sorted(name for name, slim in self._of(run).items() if slim["name"] == candidate) if candidate else []
-        if not ids:
-            raise NotFound(f"run {run} has no candidate {candidate!r}")
-        if len(ids) > 1:
-            raise ValueError(f"candidate {candidate!r} is ambiguous in run {run}: ask for one of {', '.join(ids[:5])}")
-        return self._row((run, ids[0]))
+    async def candidate_of_id(self, run: str, candidate: str) -> CandidateRow | None:
+        return self._row((run, candidate)) if (run, candidate) in self._records else None
+
+    async def ids_of_name(self, run: str, name: str) -> list[str]:
+        return sorted(candidate for candidate, slim in self._of(run).items() if slim["name"] == name)[:5]
 
     async def candidates(self, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
         run = await self.resolve_run(run)
@@ -208,8 +204,7 @@ class MemoryArchive(Backend):
         return Page(tuple(await self.candidates(run, page)), len(matching))
 
     async def state_counts(self, run: str) -> dict[int, int]:
-        states = (slim["state"] for slim in self._of(await self.resolve_run(run)).values())
-        return dict(Counter(state for state in states if isinstance(state, int)))
+        return dict(Counter(slim["state"] for slim in self._of(await self.resolve_run(run)).values()))
 
     async def event_count(self, run: str) -> int:
         return len(self._log.get(await self.resolve_run(run), ()))
@@ -221,7 +216,7 @@ class MemoryArchive(Backend):
         run = await self._require_candidate(run, candidate)
         below, reached = {candidate}, {candidate}
         while reached:
-            reached = {str(name) for name, slim in self._of(run).items() if slim["parent"] in reached} - below
+            reached = {name for name, slim in self._of(run).items() if slim["parent"] in reached} - below
             below |= reached
         return [tree_node(slim) for name, slim in self._of(run).items() if name in below]
 
@@ -233,7 +228,7 @@ class MemoryArchive(Backend):
     async def path(self, run: str, candidate: str) -> list[str]:
         run = await self._require_candidate(run, candidate)
         slims = self._of(run)
-        parents = {name: str(slim["parent"]) if slim["parent"] in slims else None for name, slim in slims.items()}
+        parents = {name: slim["parent"] if slim["parent"] in slims else None for name, slim in slims.items()}
         return path_to_root(parents, candidate)[::-1]
 
     async def pool(self, run: str, at_sequence: int = 0) -> PoolRow | None:
@@ -253,11 +248,11 @@ class MemoryArchive(Backend):
         ]
         return [
             move_outcome(
-                self._moves[run, str(slim["id"])],
-                _number(slim["fitness"]),
-                _number(slims.get(str(slim["parent"]), {}).get("fitness")),
-                int(slim["state"] or 0),
-                str(slim["structure"]),
+                self._moves[run, slim["id"]],
+                slim["fitness"],
+                slims.get(slim["parent"], {}).get("fitness"),
+                slim["state"],
+                slim["structure"],
             )
             for slim in (proposals[-limit:] if limit > 0 else [])
         ]
@@ -271,9 +266,10 @@ class MemoryArchive(Backend):
         run = await self._require_candidate(run, candidate)
         return [row for row in self._log.get(run, ()) if row.candidate == candidate]
 
-    async def log(self, run: str) -> AsyncIterator[LogRow]:
-        for row in self._log.get(await self.resolve_run(run), ()):
-            yield row
+    async def log_page(self, run: str, after: int, limit: int) -> list[LogRow]:
+        rows = self._log.get(run, [])
+        start = bisect_right(rows, after, key=lambda row: row.sequence)
+        return rows[start : start + limit]
 
     async def digest(self, run: str) -> tuple[str, int]:
         run, digest = await self.resolve_run(run), Digest()
@@ -335,16 +331,7 @@ class MemoryArchive(Backend):
 
 def _sorted(slims: Iterable[Slim], order: Order) -> list[str]:
     """Ids by a column; absent numbers last in either direction, ties by id."""
-    sign = -1 if order.descending else 1
-    by_id = sorted(slims, key=lambda slim: str(slim["id"]))
+    by_id = sorted(slims, key=lambda slim: slim["id"])
     present = [slim for slim in by_id if slim[order.column] is not None]
-    absent = [slim for slim in by_id if slim[order.column] is None]
-    if order.column == "stage":
-        present.sort(key=lambda slim: str(slim["stage"]), reverse=order.descending)
-    else:
-        present.sort(key=lambda slim: sign * float(slim[order.column] or 0))
-    return [str(slim["id"]) for slim in (*present, *absent)]
-
-
-def _number(value: Value) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    present.sort(key=lambda slim: slim[order.column], reverse=order.descending)
+    return [slim["id"] for slim in (*present, *(slim for slim in by_id if slim[order.column] is None))]

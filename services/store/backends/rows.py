@@ -6,13 +6,15 @@ import json
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache, cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import TypeAdapter
 
+from services.chassis.bus import Logged
+from services.chassis.errors import NotFound
 from services.contracts import archive_pb2, candidate_pb2, events_pb2
 from services.domain.run_state import RunState
 from services.store.port import SORTS, CandidateRow, LogRow, Near, PoolRow, Query, RunRow
@@ -175,6 +177,10 @@ def _parameters(record: candidate_pb2.Candidate) -> int | None:
     return min(check.parameters, MAX_INTEGER) if check.HasField("parameters") else None
 
 
+LOG_PAGE = 1000
+BODIES_PAGE = 100
+
+
 class Backend(ABC):
     """The queries of `services.store.port.Archive` that combine other queries of it."""
 
@@ -188,14 +194,53 @@ class Backend(ABC):
         return Neighbours(self._source)
 
     @abstractmethod
-    async def candidate(self, run: str, candidate: str) -> CandidateRow: ...
-
-    @abstractmethod
     async def candidates(self, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]: ...
 
     @abstractmethod
     async def resolve_run(self, run: str) -> str:
         """The name of a run, the newest for an empty name. Raises NotFound."""
+
+    @abstractmethod
+    async def candidate_of_id(self, run: str, candidate: str) -> CandidateRow | None:
+        """None if the run or the candidate does not exist."""
+
+    @abstractmethod
+    async def ids_of_name(self, run: str, name: str) -> list[str]:
+        """The first five ids of the candidates of a name."""
+
+    @abstractmethod
+    async def bodies_page(self, after: int, limit: int) -> list[Logged]:
+        """Messages after a sequence, as published, in order."""
+
+    @abstractmethod
+    async def log_page(self, run: str, after: int, limit: int) -> list[LogRow]:
+        """Events of a run after a sequence, in order."""
+
+    async def bodies(self) -> AsyncIterator[Logged]:
+        after = 0
+        while page := await self.bodies_page(after, BODIES_PAGE):
+            for message in page:
+                yield message
+            after = page[-1].sequence
+
+    async def log(self, run: str) -> AsyncIterator[LogRow]:
+        run, after = await self.resolve_run(run), 0
+        while page := await self.log_page(run, after, LOG_PAGE):
+            for row in page:
+                yield row
+            after = page[-1].sequence
+
+    async def candidate(self, run: str, candidate: str) -> CandidateRow:
+        run = run or await self.resolve_run(run)
+        if row := await self.candidate_of_id(run, candidate):
+            return row
+        await self.resolve_run(run)
+        ids = await self.ids_of_name(run, candidate) if candidate else []
+        if len(ids) > 1:
+            raise ValueError(f"candidate {candidate!r} is ambiguous in run {run}: ask for one of {', '.join(ids)}")
+        if not ids or not (row := await self.candidate_of_id(run, ids[0])):
+            raise NotFound(f"run {run} has no candidate {candidate!r}")
+        return row
 
     async def record(self, run: str, candidate: str) -> candidate_pb2.Candidate:
         return (await self.candidate(run, candidate)).record

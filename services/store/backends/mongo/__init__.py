@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Concatenate, ParamSpec, TypeVar, cast
 
 import bson
 
-from services.chassis.bus import Logged
 from services.store.backends.mongo import queries, schema, writing
 from services.store.backends.mongo.connection import (
     Client,
@@ -23,15 +22,11 @@ from services.store.backends.mongo.connection import (
     translate_errors,
 )
 from services.store.backends.rows import Backend
-from services.store.port import ArchiveUnavailable, LogRow
+from services.store.port import ArchiveUnavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Method = Callable[Concatenate["MongoArchive", P], Coroutine[Any, Any, T]]
-
-LOG_PAGE = 1000
-BODIES_PAGE = 100
-
 
 COLLECTIONS = (
     "runs", "candidates", "lineage", "ancestors", "records", "pools", "log", "bodies", "motivations", "programs",
@@ -119,7 +114,8 @@ class MongoArchive(Backend):
     resolve_run = _query(queries.resolve_run)
     run = _query(queries.run)
     runs = _query(queries.runs)
-    candidate = _query(queries.candidate)
+    candidate_of_id = _query(queries.candidate_of_id)
+    ids_of_name = _query(queries.ids_of_name)
     candidates = _query(queries.candidates)
     list_candidates = _query(queries.list_candidates)
     state_counts = _query(queries.state_counts)
@@ -140,23 +136,9 @@ class MongoArchive(Backend):
     program_runs = _query(queries.program_runs)
     save_fingerprints = _query(writing.save_fingerprints)
     backup = _query(_backup)
-    _bodies_page = _query(queries.bodies_page)
-    _log_page = _query(queries.log_page)
+    bodies_page = _query(queries.bodies_page)
+    log_page = _query(queries.log_page)
     _restore = _query(_restore)
-
-    async def bodies(self) -> AsyncIterator[Logged]:
-        after = 0
-        while page := await self._bodies_page(after, BODIES_PAGE):
-            for message in page:
-                yield message
-            after = page[-1].sequence
-
-    async def log(self, run: str) -> AsyncIterator[LogRow]:
-        run, after = await self.resolve_run(run), 0
-        while page := await self._log_page(run, after, LOG_PAGE):
-            for row in page:
-                yield row
-            after = page[-1].sequence
 
     async def restore(self, path: Path) -> None:
         """Fill this archive, which must be empty, from a file that `backup` wrote. Raises FileExistsError."""

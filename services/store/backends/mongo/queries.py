@@ -44,17 +44,14 @@ async def runs(database: Database) -> list[RunRow]:
     return [run_row(row["_id"], row) async for row in database.runs.find().sort("started", DESCENDING)]
 
 
-async def candidate(database: Database, run: str, candidate: str) -> CandidateRow:
-    run = await resolve_run(database, run)
-    if row := await _row(database, run, candidate):
-        return row
-    criteria = {"run": run, "name": candidate}
-    ids = await _ids(database.candidates.find(criteria, ID).sort("id", ASCENDING).limit(5)) if candidate else []
-    if len(ids) > 1:
-        raise ValueError(f"candidate {candidate!r} is ambiguous in run {run}: ask for one of {', '.join(ids)}")
-    if not ids or not (row := await _row(database, run, ids[0])):
-        raise NotFound(f"run {run} has no candidate {candidate!r}")
-    return row
+async def candidate_of_id(database: Database, run: str, candidate: str) -> CandidateRow | None:
+    key = {"_id": schema.key_of(run, candidate)}
+    slim, record = await database.candidates.find_one(key), await database.records.find_one(key)
+    return candidate_row(record["record"], slim) if slim and record else None
+
+
+async def ids_of_name(database: Database, run: str, name: str) -> list[str]:
+    return await _ids(database.candidates.find({"run": run, "name": name}, ID).sort("id", ASCENDING).limit(5))
 
 
 async def candidates(database: Database, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
@@ -177,12 +174,6 @@ async def _ids(cursor: Any) -> list[str]:
     return [row["id"] for row in await cursor.to_list(None)]
 
 
-async def _row(database: Database, run: str, candidate: str) -> CandidateRow | None:
-    key = {"_id": schema.key_of(run, candidate)}
-    slim, record = await database.candidates.find_one(key), await database.records.find_one(key)
-    return candidate_row(record["record"], slim) if slim and record else None
-
-
 async def _walk(edges: Collection, key: str, onwards: str, to: str) -> list[Document]:
     """All documents that the edges reach from a candidate, unwound so that no document exceeds the size limit."""
     walk = {"from": edges.name, "startWith": "$_id", "connectFromField": onwards, "connectToField": to}
@@ -231,13 +222,11 @@ async def chain(database: Database, run: str, candidate: str) -> list[LogRow]:
 
 
 async def bodies_page(database: Database, after: int, limit: int) -> list[Logged]:
-    """Messages after a sequence, as published, in order."""
     rows = database.bodies.find({"_id": {"$gt": after}}).sort("_id", ASCENDING).limit(limit)
     return [Logged(row["_id"], row["subject"], zlib.decompress(row["body"])) async for row in rows]
 
 
 async def log_page(database: Database, run: str, after: int, limit: int) -> list[LogRow]:
-    """Events of a run after a sequence, in order."""
     cursor = database.log.find({"run": run, "_id": {"$gt": after}}).sort("_id", ASCENDING).limit(limit)
     return [log_row(row["_id"], row) async for row in cursor]
 

@@ -7,13 +7,12 @@ rows, one runs long scans (digests, logs, backups). Readers never wait for the w
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import closing
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from services.chassis.bus import Logged
 from services.chassis.errors import SettingsError
 from services.store.backends.rows import Backend
 from services.store.backends.sqlite import queries, writing
@@ -25,7 +24,7 @@ from services.store.backends.sqlite.connection import (
     translate_errors,
 )
 from services.store.backends.sqlite.schema import damage, drift, migrate, require_own
-from services.store.port import ArchiveDamaged, ArchiveUnavailable, LogRow
+from services.store.port import ArchiveDamaged, ArchiveUnavailable
 
 if TYPE_CHECKING:  # numpy, which only a search for neighbours needs
     from services.store.backends.indices import Sketched
@@ -34,9 +33,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Query = Callable[Concatenate[sqlite3.Connection, P], T]
 Method = Callable[Concatenate["SqliteArchive", P], Coroutine[Any, Any, T]]
-
-LOG_PAGE = 1000
-BODIES_PAGE = 100
 
 
 def _inline(query: Query[P, T]) -> Method[P, T]:
@@ -119,7 +115,8 @@ class SqliteArchive(Backend):
     resolve_run = _inline(queries.resolve_run)
     run = _inline(queries.run)
     runs = _threaded("read", queries.runs)
-    candidate = _inline(queries.candidate)
+    candidate_of_id = _inline(writing.read_candidate)
+    ids_of_name = _inline(queries.ids_of_name)
     candidates = _inline(queries.candidates)
     list_candidates = _threaded("read", queries.list_candidates)
     state_counts = _threaded("read", queries.state_counts)
@@ -136,24 +133,12 @@ class SqliteArchive(Backend):
     digest = _threaded("scan", queries.digest)
     drift = _threaded("read", drift)
     damage = _threaded("scan", damage)
+    bodies_page = _threaded("scan", queries.bodies_page)
+    log_page = _threaded("scan", queries.log_page)
     vectors = _inline(queries.vectors)
     programs = _inline(queries.programs)
     program_texts = _inline(queries.program_texts)
     program_runs = _inline(queries.program_runs)
-
-    async def bodies(self) -> AsyncIterator[Logged]:
-        after = 0
-        while page := await self.threads["scan"].run(queries.bodies_page, after, BODIES_PAGE):
-            for message in page:
-                yield message
-            after = page[-1].sequence
-
-    async def log(self, run: str) -> AsyncIterator[LogRow]:
-        run, after = await self.resolve_run(run), 0
-        while page := await self.threads["scan"].run(queries.log_page, run, after, LOG_PAGE):
-            for row in page:
-                yield row
-            after = page[-1].sequence
 
     async def save_fingerprints(self, sketches: Sequence[tuple[int, Sketched]]) -> None:
         rows = [

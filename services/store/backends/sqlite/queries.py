@@ -16,8 +16,7 @@ from services.domain.lineage import path_to_root
 from services.store.backends.folding import Digest
 from services.store.backends.rows import NODE, Order, log_row, move_outcome, pool_row, run_row, tree_node
 from services.store.backends.sqlite.connection import transaction
-from services.store.backends.sqlite.writing import read_candidate
-from services.store.port import CandidateRow, LogRow, Page, PoolRow, Query, Reservation, RunRow
+from services.store.port import LogRow, Page, PoolRow, Query, Reservation, RunRow
 
 if TYPE_CHECKING:  # numpy, which only a search for neighbours needs
     from services.store.backends.indices import Sketched
@@ -49,18 +48,8 @@ def runs(connection: Connection) -> list[RunRow]:
     return [run_row(row["run"], row) for row in connection.execute("SELECT * FROM runs ORDER BY started DESC")]
 
 
-def candidate(connection: Connection, run: str, candidate: str) -> CandidateRow:
-    run = run or resolve_run(connection, run)
-    if row := read_candidate(connection, run, candidate):
-        return row
-    resolve_run(connection, run)
-    query = "SELECT id FROM candidates WHERE run = ? AND name = ? ORDER BY id LIMIT 5"
-    ids = _ids(connection, query, run, candidate) if candidate else []
-    if len(ids) > 1:
-        raise ValueError(f"candidate {candidate!r} is ambiguous in run {run}: ask for one of {', '.join(ids)}")
-    if not ids or not (row := read_candidate(connection, run, ids[0])):
-        raise NotFound(f"run {run} has no candidate {candidate!r}")
-    return row
+def ids_of_name(connection: Connection, run: str, name: str) -> list[str]:
+    return _ids(connection, "SELECT id FROM candidates WHERE run = ? AND name = ? ORDER BY id LIMIT 5", run, name)
 
 
 def candidates(connection: Connection, run: str, ids: Sequence[str]) -> list[candidate_pb2.Candidate]:
@@ -215,14 +204,12 @@ def chain(connection: Connection, run: str, candidate: str) -> list[LogRow]:
 
 
 def bodies_page(connection: Connection, after: int, limit: int) -> list[Logged]:
-    """Messages after a sequence, as published, in order."""
     query = "SELECT sequence, subject, body FROM bodies WHERE sequence > ? ORDER BY sequence LIMIT ?"
     rows = connection.execute(query, (after, limit))
     return [Logged(row["sequence"], row["subject"], zlib.decompress(row["body"])) for row in rows]
 
 
 def log_page(connection: Connection, run: str, after: int, limit: int) -> list[LogRow]:
-    """Events of a run after a sequence, in order."""
     query = "SELECT * FROM log WHERE run = ? AND sequence > ? ORDER BY sequence LIMIT ?"
     return [log_row(row["sequence"], row) for row in connection.execute(query, (run, after, limit))]
 
