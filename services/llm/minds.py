@@ -20,8 +20,8 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
+from prometheus_client import Counter
 
-from services.chassis import metrics
 from services.chassis.artifacts import FsspecArtifacts
 from services.chassis.bus import Bus
 from services.chassis.errors import Transient
@@ -49,6 +49,8 @@ from services.llm.port import (
 )
 from services.llm.recorded import CallRecord, ExchangeFileMind, LoggedCalls, RecordedMind, rewarded_model, to_message
 
+TOKENS = Counter("asi_mind_tokens_total", "Language-model tokens", ["role", "model", "kind"])
+MONEY = Counter("asi_mind_dollars_total", "Language-model cost in US dollars", ["role", "model"])
 BUSY_SECONDS = 0.5
 MAX_CAUSES = 256
 """Candidates whose causes are remembered; many more than a process handles at once."""
@@ -158,9 +160,9 @@ class EventJournal:
         event = follow(cause, "answered", self._service, attempt, candidate, suffix)
         event.mind_answered.call.CopyFrom(await to_message(call, self._artifacts))
         sequence = await self._bus.publish(event)
-        metrics.MIND_TOKENS.labels(call.role, call.model, "prompt").inc(call.prompt_tokens or 0)
-        metrics.MIND_TOKENS.labels(call.role, call.model, "completion").inc(call.completion_tokens or 0)
-        metrics.MIND_MONEY.labels(call.role, call.model).inc(call.price or 0.0)
+        TOKENS.labels(call.role, call.model, "prompt").inc(call.prompt_tokens or 0)
+        TOKENS.labels(call.role, call.model, "completion").inc(call.completion_tokens or 0)
+        MONEY.labels(call.role, call.model).inc(call.price or 0.0)
         return sequence
 
 

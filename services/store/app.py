@@ -10,9 +10,9 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from prometheus_client import Gauge
 from pydantic import Field
 
-from services.chassis import metrics
 from services.chassis.bus import Bus, Consumer, Delivery
 from services.chassis.bus.subjects import fact_of, is_forged
 from services.chassis.bus.topology import topology
@@ -45,76 +45,64 @@ class StoreSettings(ServiceSettings):
         return self.archive_url or f"sqlite:///{(self.data_dir / 'archive.db').absolute()}"
 
 
+CANDIDATES = Gauge("asi_candidates", "Candidates of a run by state", ["run", "state"])
+QUEUE = Gauge("asi_queue_messages", "Messages of a durable consumer, waiting or in hand", ["durable", "state"])
 GAUGE_SECONDS = 5.0
 NEWEST_RUNS = 20
 """Runs whose candidates are counted, since Prometheus stores a series per run and state."""
 
 
-class Gauges:
-    """Updates the gauges of candidates and queues."""
+async def update_gauges(archive: Archive, bus: Bus) -> None:
+    """Update the gauges of candidates and queues without end.
 
-    def __init__(self, archive: Archive, bus: Bus) -> None:
-        self._archive = archive
-        self._bus = bus
-
-    async def run(self) -> None:
-        """Update every few seconds. While the database or the broker is unreachable, the last values remain."""
-        while True:
-            try:
-                await self.measure()
-            except (ArchiveUnavailable, Transient) as error:
-                get_logger().warning("not measured", error=str(error))
-            await asyncio.sleep(GAUGE_SECONDS)
-
-    async def measure(self) -> None:
-        """Update once. Raises ArchiveUnavailable or Transient."""
-        for run in (await self._archive.runs())[:NEWEST_RUNS]:
-            counts = await self._archive.state_counts(run.run)
-            for name, number in State.items():
-                if number:
-                    state = name.removeprefix("STATE_").lower()
-                    metrics.CANDIDATES.labels(run.run, state).set(counts.get(number, 0))
-        for spec in topology()[1]:
-            for state, messages in (await self._bus.depth(spec.durable))._asdict().items():
-                metrics.QUEUE.labels(spec.durable, state).set(messages)
+    While the database or the broker is unreachable, the last values remain.
+    """
+    while True:
+        try:
+            for run in (await archive.runs())[:NEWEST_RUNS]:
+                counts = await archive.state_counts(run.run)
+                for name, number in State.items():
+                    if number:
+                        state = name.removeprefix("STATE_").lower()
+                        CANDIDATES.labels(run.run, state).set(counts.get(number, 0))
+            for spec in topology()[1]:
+                for state, messages in (await bus.depth(spec.durable))._asdict().items():
+                    QUEUE.labels(spec.durable, state).set(messages)
+        except Transient as error:
+            get_logger().warning("not measured", error=str(error))
+        await asyncio.sleep(GAUGE_SECONDS)
 
 
 SERVICE = "store"
 
 
-class DeadLetterRecorder:
-    """Turns advisories into `*.dead` events."""
+async def record_dead_letters(bus: Bus, consumer: Consumer) -> None:
+    """Turn advisories into `*.dead` events without end. Raises BusLost if the durable consumer is deleted."""
+    while True:
+        for delivery in await consumer.fetch(20):
+            try:
+                await _record_dead_letter(bus, delivery)
+            except Transient:
+                await delivery.redeliver(5)
+                continue
+            except (KeyError, ValueError) as error:
+                get_logger().error("an invalid advisory", error=str(error), sequence=delivery.sequence)
+            await delivery.acknowledge_soon()
 
-    def __init__(self, bus: Bus, consumer: Consumer) -> None:
-        self._bus = bus
-        self._consumer = consumer
 
-    async def run(self) -> None:
-        """Raises BusLost if the durable consumer is deleted."""
-        while True:
-            for delivery in await self._consumer.fetch(20):
-                try:
-                    await self._record(delivery)
-                except Transient:
-                    await delivery.redeliver(5)
-                    continue
-                except (KeyError, ValueError) as error:
-                    get_logger().error("an invalid advisory", error=str(error), sequence=delivery.sequence)
-                await delivery.acknowledge_soon()
-
-    async def _record(self, delivery: Delivery) -> None:
-        advisory = json.loads(delivery.body)
-        sequence, consumer = int(advisory["stream_seq"]), str(advisory["consumer"])
-        message = await self._bus.message_at(sequence)
-        cause = Cause.of(message.body)
-        fact_of(cause.event)  # skip facts that this version does not know
-        if is_forged(message.subject, cause.event):
-            raise ValueError(f"message {sequence} on {message.subject} does not belong to its subject")
-        reason = str(advisory.get("reason") or "no reason given")
-        deliveries = int(advisory.get("deliveries", 0))
-        dead = dead_letter(cause, SERVICE, consumer, sequence, deliveries, reason)
-        get_logger().error("dead letter", durable=consumer, sequence=sequence, reason=reason, run=cause.event.run)
-        await self._bus.publish(dead)
+async def _record_dead_letter(bus: Bus, delivery: Delivery) -> None:
+    advisory = json.loads(delivery.body)
+    sequence, consumer = int(advisory["stream_seq"]), str(advisory["consumer"])
+    message = await bus.message_at(sequence)
+    cause = Cause.of(message.body)
+    fact_of(cause.event)  # skip facts that this version does not know
+    if is_forged(message.subject, cause.event):
+        raise ValueError(f"message {sequence} on {message.subject} does not belong to its subject")
+    reason = str(advisory.get("reason") or "no reason given")
+    deliveries = int(advisory.get("deliveries", 0))
+    dead = dead_letter(cause, SERVICE, consumer, sequence, deliveries, reason)
+    get_logger().error("dead letter", durable=consumer, sequence=sequence, reason=reason, run=cause.event.run)
+    await bus.publish(dead)
 
 
 OPEN_SECONDS = 1.0
@@ -151,12 +139,11 @@ async def build(service: Service, settings: StoreSettings) -> AsyncIterator[None
     await _open_when_reachable(archive)
     try:
         applier = Applier(service.bus, archive, await service.bus.consumer("store"), settings.batch)
-        dead_letters = DeadLetterRecorder(service.bus, await service.bus.consumer("dead-letters"))
+        dead_letters = record_dead_letters(service.bus, await service.bus.consumer("dead-letters"))
         answers = ArchiveService(archive, RunLedger(archive), applier.state)
         archive_pb2_grpc.add_ArchiveServicer_to_server(answers, service.server.grpc)
         service.rpc_names.append(archive_pb2.DESCRIPTOR.services_by_name["Archive"].full_name)
-        gauges = Gauges(archive, service.bus)
-        service.tasks += [applier.run(), dead_letters.run(), gauges.run()]
+        service.tasks += [applier.run(), dead_letters, update_gauges(archive, service.bus)]
         service.healthy = lambda: not applier.state.outage
         yield
     finally:

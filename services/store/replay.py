@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
-from types import TracebackType
 
 from services.chassis.bus import Bus, Logged
 from services.chassis.bus.subjects import subject_of
@@ -49,7 +48,7 @@ class Rebuilt:
     def __enter__(self) -> "Rebuilt":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     def apply(self, incoming: Sequence[Incoming]) -> None:

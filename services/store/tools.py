@@ -8,8 +8,9 @@ import asyncio
 import json
 import sys
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from google.protobuf.json_format import Parse, ParseError
 
@@ -30,8 +31,7 @@ from services.store.recovery import recover, require_same_log
 from services.store.replay import BATCH, batched, refusals, replay
 
 
-@dataclass(frozen=True)
-class SetUp:
+class SetUp(NamedTuple):
     """What was created, and the remaining differences, one sentence each."""
 
     created: tuple[str, ...]
@@ -71,7 +71,7 @@ async def main(arguments: argparse.Namespace, settings: StoreSettings) -> int:
 async def _set_up(arguments: argparse.Namespace, settings: StoreSettings) -> int:
     setup = await set_up(settings, not arguments.check, arguments.replicas)
     if arguments.json:
-        _say(json.dumps({"created": setup.created, "differences": setup.differences}, indent=2))
+        _say(json.dumps(setup._asdict(), indent=2))
         return 1 if setup.differences else 0
     for line in setup.created:
         _say(f"created {line}")

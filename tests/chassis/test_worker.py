@@ -21,7 +21,7 @@ from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job, Worker
 from services.contracts import events_pb2 as pb
 from services.local.processes import Broker
-from services.store.app import DeadLetterRecorder
+from services.store.app import record_dead_letters
 from services.store.projection import read
 from tests.chassis.nats_server import NatsServer
 
@@ -72,7 +72,7 @@ def counted(counter: str, **labels: str) -> float:
 async def keeping(guarded: NatsServer) -> AsyncIterator[None]:
     """The store's keeper of dead letters, at work."""
     async with Bus(guarded.settings("store"), "store") as store:
-        keeper = asyncio.create_task(DeadLetterRecorder(store, await store.consumer("dead-letters")).run())
+        keeper = asyncio.create_task(record_dead_letters(store, await store.consumer("dead-letters")))
         yield
         assert not keeper.done()
         keeper.cancel()

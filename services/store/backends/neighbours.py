@@ -156,7 +156,14 @@ class Neighbours:
 
 
 def _sketched_rows(rows: Sequence[StoredProgram], texts: Mapping[str, str]) -> dict[int, Sketched]:
-    return {row.sequence: _sketched_or_none(texts[row.candidate]) for row in rows}
+    """The fingerprints by sequence; `Sketched.none()` for a program that cannot be parsed."""
+    sketches: dict[int, Sketched] = {}
+    for row in rows:
+        try:
+            sketches[row.sequence] = _sketched(texts[row.candidate])
+        except ValueError:
+            sketches[row.sequence] = Sketched.none()
+    return sketches
 
 
 async def _computed(task: Callable[[], T], small: bool) -> T:
@@ -174,14 +181,6 @@ def _keep(indices: "OrderedDict[K, V]", key: K, index: V) -> None:
 def _sketched(program: str) -> Sketched:
     """Cached, since it is needed for the novelty query and again for the candidate. Raises ValueError."""
     return Sketched.of(fingerprint(program))
-
-
-def _sketched_or_none(program: str) -> Sketched:
-    """As `_sketched`; `Sketched.none()` for a program that cannot be parsed."""
-    try:
-        return _sketched(program)
-    except ValueError:
-        return Sketched.none()
 
 
 def sketch_from(digest: str, sketch: bytes, runs: bytes = b"") -> Sketched:
