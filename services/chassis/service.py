@@ -13,8 +13,7 @@ from prometheus_client import start_http_server
 
 from services.chassis import logs, metrics, tasks, telemetry
 from services.chassis.bus import Bus
-from services.chassis.bus.access import RIGHTS
-from services.chassis.bus.topology import require_durability
+from services.chassis.bus.topology import durables_of, require_durability
 from services.chassis.errors import BusLost, Denied, SettingsError, Transient
 from services.chassis.logs import get_logger
 from services.chassis.poison import CrashNotes
@@ -92,8 +91,7 @@ async def wired(name: str, settings: S, build: Build[S]) -> AsyncIterator[Servic
         await require_durability(settings, bus.server_version)
         if settings.create_streams:
             await bus.set_up()
-        durables = RIGHTS[name].durables if name in RIGHTS else ()
-        if differences := await bus.compare(durables or None):
+        if differences := await bus.compare(durables_of(name) or None):
             raise BusLost(f"{differences[0]}; run `asi-arch setup` (differences: {len(differences)})")
         service = Service(name, settings, bus, Server(settings))
         await stack.enter_async_context(build(service, settings))

@@ -40,11 +40,9 @@ class Activity:
     def __init__(
         self, run: str, candidate: str, service: str, attempt: int, send: Callable[[pb.Progress], Awaitable[None]]
     ) -> None:
-        self._attempt = attempt
-        self._send = send
-        self._state = pb.Progress(run=run, candidate=candidate, service=service, attempt=attempt)
-        self._state.since.FromNanoseconds(time.time_ns())
-        self._changed = asyncio.Event()
+        self._attempt, self._send, self._changed = attempt, send, asyncio.Event()
+        self._state = pb.Progress(run=run, candidate=candidate, service=service)
+        self.wait("", attempt)
 
     @contextlib.asynccontextmanager
     async def announcing(self) -> AsyncIterator[None]:
@@ -68,9 +66,9 @@ class Activity:
 
     def train(self, training: pb.TrainingProgress) -> None:
         """Set the progress of the training of a seed."""
-        others = [other for other in self._state.trainings if other.seed != training.seed]
+        by_seed = {other.seed: other for other in self._state.trainings} | {training.seed: training}
         del self._state.trainings[:]
-        self._state.trainings.extend(sorted([*others, training], key=lambda progress: progress.seed))
+        self._state.trainings.extend(by_seed[seed] for seed in sorted(by_seed))
         self._changed.set()
 
     def wait(self, for_: str, attempt: int) -> None:
@@ -90,15 +88,13 @@ def training(progress: pb.TrainingProgress) -> None:
 @contextlib.contextmanager
 def waiting_for(what: str, attempt: int) -> Iterator[None]:
     """Report within the context that the work waits for something, such as "the model"."""
-    activity = _current.get()
-    if activity is None:
-        yield
-        return
-    activity.wait(what, attempt)
+    if (activity := _current.get()) is not None:
+        activity.wait(what, attempt)
     try:
         yield
     finally:
-        activity.wait("", 0)
+        if activity is not None:
+            activity.wait("", 0)
 
 
 @dataclass(frozen=True)
@@ -176,7 +172,7 @@ class Worker:
             pausing.cancel()
         if not self._running:
             return
-        _, late = await asyncio.wait(set(self._running), timeout=grace)
+        _, late = await asyncio.wait(self._running, timeout=grace)
         await tasks.end(*late, within=10, again=6)  # ending a sandboxed program takes seconds
 
     async def _fetch(self) -> Delivery | None:
@@ -251,27 +247,20 @@ class Worker:
 
     async def _retry_later(self, job: Job, delivery: Delivery, error: Transient | grpc.aio.AioRpcError) -> None:
         telemetry.fail(error)
-        wait = error.delay if isinstance(error, Transient) else None
+        wait, reason = error.delay if isinstance(error, Transient) else None, _reason(error)
         if wait is None:
             wait = BACK_OFF_SECONDS[min(delivery.deliveries, len(BACK_OFF_SECONDS)) - 1]
-        get_logger().warning("again later", reason=_reason(error), seconds=wait, deliveries=delivery.deliveries)
+        get_logger().warning("again later", reason=reason, seconds=wait, deliveries=delivery.deliveries)
         await delivery.redeliver(wait)
-        pausing = asyncio.create_task(self._announce_pause(job, _reason(error), wait))
+        pausing = asyncio.create_task(_announce_pause(job.activity(), reason, wait))
         self._pausing.add(pausing)
         pausing.add_done_callback(self._pausing.discard)
-
-    async def _announce_pause(self, job: Job, reason: str, seconds: float) -> None:
-        activity = job.activity()
-        activity.wait(f"another attempt: {reason}", job.attempt)
-        async with activity.announcing():
-            await asyncio.sleep(seconds)
 
     async def _publish_dead_letter(self, job: Job, delivery: Delivery, error: Exception) -> None:
         telemetry.fail(error)
         get_logger().error("dead letter", durable=self.durable, sequence=delivery.sequence, exc_info=error)
-        dead = dead_letter(
-            job.cause, self.service, self.durable, delivery.sequence, delivery.deliveries, _reason(error)
-        )
+        numbers = delivery.sequence, delivery.deliveries
+        dead = dead_letter(job.cause, self.service, self.durable, *numbers, _reason(error))
         dead.dead.traceback = "".join(traceback.format_exception(error))[-8000:]
         dead.dead.subject = delivery.subject
         await self.bus.publish(dead)
@@ -287,6 +276,12 @@ def dead_letter(
     letter = events_pb2.DeadLetter(consumer=durable, sequence=sequence, deliveries=deliveries, reason=reason[:2000])
     dead.dead.CopyFrom(letter)
     return dead
+
+
+async def _announce_pause(activity: Activity, reason: str, seconds: float) -> None:
+    activity.wait(f"another attempt: {reason}", 0)
+    async with activity.announcing():
+        await asyncio.sleep(seconds)
 
 
 def _reason(error: Exception) -> str:

@@ -183,9 +183,9 @@ def _is_of(process: int, folder: Path) -> bool:
 
 def _inherited(name: str) -> dict[str, str]:
     """The caller's environment without variables of other processes; of the seeds only the service's own."""
-    from services.chassis.bus.access import RIGHTS, seed_variable
+    from services.chassis.bus.access import USERS, seed_variable
 
-    seeds = {seed_variable(user): os.environ.get(seed_variable(user)) for user in RIGHTS}
+    seeds = {seed_variable(user): os.environ.get(seed_variable(user)) for user in USERS}
     excluded = {"ASI_LISTEN", "ASI_METRICS_LISTEN", *seeds}
     own = seeds.get(seed_variable(name))
     environment = {key: value for key, value in os.environ.items() if key not in excluded}

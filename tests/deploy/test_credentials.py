@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deploy.make_env import write
-from services.chassis.bus.access import RIGHTS, public_key, seed_variable
+from services.chassis.bus.access import USERS, public_key, seed_variable
 from services.chassis.errors import SettingsError
 
 
@@ -20,7 +20,7 @@ def test_every_user_gets_a_secret_and_the_server_only_public_keys(tmp_path: Path
     write(tmp_path, tls=False)
     config = (tmp_path / "nats.conf").read_text()
 
-    assert seeds(tmp_path).keys() == {seed_variable(user) for user in RIGHTS}
+    assert seeds(tmp_path).keys() == {seed_variable(user) for user in USERS}
     assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
     assert set(re.findall(r"nkey: (\w+)", config)) == {public_key(seed) for seed in seeds(tmp_path).values()}
     assert not [seed for seed in seeds(tmp_path).values() if seed in config]

@@ -65,6 +65,7 @@ class ConsumerSpec:
     """
 
     durable: str
+    service: str
     filter: str
     ack_wait: float
     max_ack_pending: int
@@ -97,17 +98,24 @@ def topology(silence_seconds: float = 60.0) -> tuple[tuple[StreamSpec, ...], tup
         StreamSpec(HANDLING, (f"{HANDLING_SUBJECTS}.>",), newest_only=True),
     )
     engineers = tuple(
-        ConsumerSpec(engineer_durable(stage), f"asi.v1.*.candidate.*.{stage}", silence_seconds, 2 * MAX_REPLICAS)
+        ConsumerSpec(
+            engineer_durable(stage), "engineer", f"asi.v1.*.candidate.*.{stage}", silence_seconds, 2 * MAX_REPLICAS
+        )
         for stage in STAGES
     )
     return streams, (
-        ConsumerSpec("researcher", "asi.v1.*.candidate.requested", silence_seconds, 64),
+        ConsumerSpec("researcher", "researcher", "asi.v1.*.candidate.requested", silence_seconds, 64),
         *engineers,
-        ConsumerSpec("judge", "asi.v1.*.candidate.trained", silence_seconds, 64),
-        ConsumerSpec("analyst", "asi.v1.*.candidate.judged", silence_seconds, 64),
-        ConsumerSpec("store", "asi.v1.>", silence_seconds / 2, 1000),
-        ConsumerSpec("dead-letters", "$JS.EVENT.ADVISORY.>", silence_seconds / 2, 100, stream=ADVISORIES),
+        ConsumerSpec("judge", "judge", "asi.v1.*.candidate.trained", silence_seconds, 64),
+        ConsumerSpec("analyst", "analyst", "asi.v1.*.candidate.judged", silence_seconds, 64),
+        ConsumerSpec("store", "store", "asi.v1.>", silence_seconds / 2, 1000),
+        ConsumerSpec("dead-letters", "store", "$JS.EVENT.ADVISORY.>", silence_seconds / 2, 100, stream=ADVISORIES),
     )
+
+
+def durables_of(service: str) -> tuple[str, ...]:
+    """The durable consumers that a service pulls from."""
+    return tuple(spec.durable for spec in topology()[1] if spec.service == service)
 
 
 Config = api.StreamConfig | api.ConsumerConfig

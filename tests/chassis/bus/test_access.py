@@ -8,15 +8,17 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
+from deploy.make_env import RIGHTS
 from services.chassis.bus import Bus
-from services.chassis.bus.access import ADMINISTRATOR, RIGHTS, inbox_of, public_key
+from services.chassis.bus.access import ADMINISTRATOR, USERS, inbox_of, public_key
 from services.chassis.bus.subjects import fact_of
+from services.chassis.bus.topology import durables_of, topology
 from services.chassis.errors import Denied, SettingsError
 from services.chassis.events import Cause, first, follow
 from services.contracts import events_pb2 as pb
 from tests.chassis.nats_server import NatsServer
 
-HANDLERS = {name: rights for name, rights in RIGHTS.items() if rights.durables}
+HANDLERS = [user for user in USERS if durables_of(user)]
 
 
 @pytest_asyncio.fixture
@@ -70,7 +72,7 @@ async def test_a_service_publishes_its_own_facts_and_no_others(guarded: NatsServ
 @pytest.mark.parametrize("user", HANDLERS)
 async def test_a_service_reads_its_own_durables_and_no_others(guarded: NatsServer, admin: Bus, user: str) -> None:
     """Pull, acknowledge, wait for the acknowledgement's answer; another's work stays out of sight."""
-    mine = RIGHTS[user].durables
+    mine = durables_of(user)
     for event in every_fact():
         await admin.publish(event)
     async with Bus(guarded.settings(user), user) as bus:
@@ -81,7 +83,7 @@ async def test_a_service_reads_its_own_durables_and_no_others(guarded: NatsServe
                 await delivery.heartbeat()
                 await delivery.acknowledge()
             await bus.depth(durable)
-        for durable in {name for rights in HANDLERS.values() for name in rights.durables} - set(mine):
+        for durable in {spec.durable for spec in topology()[1]} - set(mine):
             with pytest.raises(Denied, match="publish to"):
                 await (await bus.consumer(durable)).fetch(1, wait=0.3)
 
