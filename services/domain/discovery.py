@@ -160,8 +160,7 @@ class Cost:
     tokens_trained: int | None = None
     gpu_hours: float | None = None
     wall_hours: float | None = None
-    money: float | None = None
-    currency: str = "USD"
+    money: float | None = None  # in US dollars
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +178,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """One confirmed discovery in sentences, with its finding and facts."""
+    """One confirmed discovery in sentences, with its facts."""
 
     candidate: str
     claim: str
@@ -188,7 +187,6 @@ class ModelCard:
     lineage: tuple[str, ...]
     """Names from the root to the candidate."""
     compared: str
-    finding: Finding
     facts: ModelFacts
 
 
@@ -218,7 +216,6 @@ def card(
         cost=_cost(own),
         lineage=tuple(facts[name].name if name in facts else name for name in path),
         compared=f"Strongest of {len(controls)} controls ({', '.join(controls)}): {finding.control}.",
-        finding=finding,
         facts=own,
     )
 
@@ -248,6 +245,6 @@ def _cost(facts: ModelFacts) -> tuple[str, ...]:
         (cost.tokens_trained, "{:,} tokens trained on, all seeds and stages."),
         (cost.gpu_hours, "{:.3g} GPU-hours."),
         (cost.wall_hours, "{:.3g} hours of wall time."),
-        (cost.money, f"{{:.2f}} {cost.currency} for language models."),
+        (cost.money, "{:.2f} USD for language models."),
     ]
     return tuple(text.format(value) for value, text in lines if value is not None)

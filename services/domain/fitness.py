@@ -130,12 +130,10 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class StandardisedGain:
-    """A value in units of noise with its interval; ``gains`` holds the raw gain of each weighted term."""
+    """A value in units of noise with its interval."""
 
     value: float
-    gains: Mapping[str, float]
     interval: Interval | None
-    scale: Scale
 
 
 def scale_of(replicates: Mapping[str, Replicates]) -> Scale | None:
@@ -168,12 +166,11 @@ def standardised_gain(
     factors = {name: weight / total / scale.terms[name].noise for name, weight in scale.weights.items()}
     value = math.fsum(factors[name] * gain for name, gain in weighted.items())
     ends = {name: _widened(items, scale.terms[name], seeds) for name in factors if (items := intervals.get(name))}
-    interval = None
-    if len(ends) == len(factors):
-        low = math.fsum(factors[name] * end.low for name, end in ends.items())
-        high = math.fsum(factors[name] * end.high for name, end in ends.items())
-        interval = Interval(low, high, next(iter(ends.values())).level)
-    return StandardisedGain(value, MappingProxyType(weighted), interval, scale)
+    if len(ends) < len(factors):
+        return StandardisedGain(value, None)
+    low = math.fsum(factors[name] * end.low for name, end in ends.items())
+    high = math.fsum(factors[name] * end.high for name, end in ends.items())
+    return StandardisedGain(value, Interval(low, high, ends[LOSS].level))
 
 
 def reliability(values: Sequence[Mapping[int, float]], error: float | None = None) -> float | None:

@@ -88,7 +88,7 @@ def _ablate(state: RunState, fact: facts.AblationRequested, policy: RunPolicy) -
     if not fact.by_hand and (state.phase not in GOING_ON or state.ablations_asked >= policy.ablations):
         return state, ()
     number = state.numbers + 1
-    name = facts.ablation_id(number)
+    name = f"a{number:06d}"
     state = replace(
         state,
         numbers=number,
@@ -150,6 +150,8 @@ def _end(state: RunState, ended: facts.Ended, policy: RunPolicy) -> tuple[RunSta
 def _fill(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
     """Request candidates for free seats; detect the end of the run."""
     seats: list[Decision] = []
+    # If the run works ahead, candidates that wait for verdict and analysis take no seat.
+    waiting = min(len(state.trained), policy.seats) if policy.ahead else 0
     while state.phase in ("baselines", "searching"):
         if state.phase == "baselines" and not _baselines_missing(state, policy):
             state = replace(state, phase="searching")
@@ -158,7 +160,7 @@ def _fill(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Decision,
             state = replace(state, phase="draining", reason=reason)
         elif state.phase == "searching" and (used_up := exhausted(state, policy)):
             state = replace(state, phase="draining", reason=used_up)
-        elif _seats_taken(state, policy) >= policy.seats or not (seat := _next(state, policy)):
+        elif len(state.in_flight) - waiting >= policy.seats or not (seat := _next(state, policy)):
             break
         else:
             state = _with_seat(state, seat)
@@ -170,12 +172,6 @@ def _fill(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Decision,
         return replace(state, phase="verifying"), (*seats, *promoted)
     state, verdicts = _verdicts(state, policy)
     return replace(state, phase="draining"), (*seats, *promoted, *verdicts, facts.Finish(state.reason))
-
-
-def _seats_taken(state: RunState, policy: RunPolicy) -> int:
-    """Candidates in flight; if the run works ahead, without those that wait for verdict and analysis."""
-    waiting = min(len(state.trained), policy.seats) if policy.ahead else 0
-    return len(state.in_flight) - waiting
 
 
 def _baselines_missing(state: RunState, policy: RunPolicy) -> bool:

@@ -128,11 +128,6 @@ def candidate_id(number: int) -> str:
     return f"c{number:06d}"
 
 
-def ablation_id(number: int) -> str:
-    """The id of an ablation."""
-    return f"a{number:06d}"
-
-
 @dataclass(frozen=True, slots=True)
 class Started:
     time: float
