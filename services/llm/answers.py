@@ -1,15 +1,7 @@
 """Answers as text: the schema to enforce, instructions for endpoints that do not, parsing, validation.
 
-The fallback form, for endpoints without structured output:
-
-    ```json
-    {"name": "…", "motivation": "…"}
-    ```
-    ```python
-    the field marked Block("python"), unescaped
-    ```
-
-One parser reads all forms.
+Endpoints without structured output get a fallback form: the object in a ```json fence, and each field marked
+`Block("python")` unescaped in a ```python fence of its own. One parser reads all forms.
 """
 
 import json

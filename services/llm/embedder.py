@@ -1,18 +1,13 @@
 """Embedders: from texts to unit vectors that name their embedder.
 
-    embedder = LocalEmbedder()                      # no network, no model, the same vector on every machine
-    first, second = await embedder.embed([a, b])    # or embedder.vector(a) without awaiting
-    cosine(first, second)                           # −1 to 1; raises EmbedderMismatch for two embedders
-    Vector(embedder="hashed-1024-v1", values=np.array(floats_from_the_wire))   # back from a message or database
-    similarities(query, many)                       # one product for a whole base, float64 of shape [len(many)]
-
 `services.llm.openai_embedder.OpenAIEmbedder` implements the port with an endpoint.
 
-The local embedder hashes words, pairs of neighbouring words and the character n-grams inside words (so that "gate",
-"gated" and "gating" are near) into a fixed number of signed buckets. Sources: feature hashing, Weinberger et al. 2009,
-arXiv:0902.2206; sub-word n-grams, Bojanowski et al. 2017, arXiv:1607.04606; sublinear term frequency, Manning et al.,
-Introduction to Information Retrieval, 6.4.1. It knows spelling, not meaning: paraphrases without common words
-score near 0, unrelated English texts 0.0–0.1, texts on one mechanism 0.2–0.6.
+The local embedder needs no network and no model, and gives the same vector on every machine. It hashes words,
+pairs of neighbouring words and the character n-grams inside words (so that "gate", "gated" and "gating" are near) into
+a fixed number of signed buckets. Sources: feature hashing, Weinberger et al. 2009, arXiv:0902.2206; sub-word n-grams,
+Bojanowski et al. 2017, arXiv:1607.04606; sublinear term frequency, Manning et al., Introduction to Information
+Retrieval, 6.4.1. It knows spelling, not meaning: paraphrases without common words score near 0, unrelated English
+texts 0.0–0.1, texts on one mechanism 0.2–0.6.
 """
 
 import asyncio

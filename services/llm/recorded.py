@@ -1,11 +1,5 @@
 """Minds that answer from recorded calls, without an endpoint.
 
-    record = CallRecord(artifacts)                     # of the recorded run
-    record.add(candidate.id, call)                     # for each call of each archived candidate
-    mind = RecordedMind(record, run="r7")              # strict: raises NotRecorded for other questions
-    calls = LoggedCalls(archive, artifacts, run="r7", until=120)   # the calls up to that event of its log
-    mind = RecordedMind(calls, run="r7@120", fallback=openai_mind) # a fork: other questions go to the endpoint
-
 A question is found by candidate and prompt hash (role, messages, answer schema, ordinal). Prompts contain measurements
 that differ between runs (speed, memory), so a question without an exact match takes the candidate's next unused answer
 in the same role. Embedded texts need an exact match, since any other vector would be wrong.
@@ -19,7 +13,6 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import grpc
 import grpc.aio
@@ -60,13 +53,6 @@ class Recorded:
     error: Fault | None
 
 
-class Lookup(Protocol):
-    """Finds recorded questions."""
-
-    async def find(self, candidate: str, role: str, prompt_hash: str) -> Recorded | None:
-        """The result of a question; None if it is not recorded or was not finished."""
-
-
 class CallRecord:
     """The calls of a run by candidate and prompt hash; answers are read from the artifacts on demand."""
 
@@ -82,6 +68,7 @@ class CallRecord:
             self._calls[candidate, call.prompt_hash] = call
 
     async def find(self, candidate: str, role: str, prompt_hash: str) -> Recorded | None:
+        """The result of a question; None if it is not recorded or was not finished."""
         used = self._used.setdefault((candidate, role), set())
         call = self._calls.get((candidate, prompt_hash))
         if call is None and role != EMBED:
@@ -105,7 +92,7 @@ class LoggedCalls:
     _records: dict[str, CallRecord] = field(default_factory=dict)
 
     async def find(self, candidate: str, role: str, prompt_hash: str) -> Recorded | None:
-        """Raises Transient if the archive is unreachable."""
+        """As `CallRecord.find`. Raises Transient if the archive is unreachable."""
         if candidate not in self._records:
             self._records[candidate] = await self._read(candidate)
         return await self._records[candidate].find(candidate, role, prompt_hash)
@@ -129,7 +116,7 @@ class LoggedCalls:
 class RecordedMind:
     """Answers from the record; other questions go to `fallback`, if any."""
 
-    def __init__(self, lookup: Lookup, run: str, fallback: Mind | None = None) -> None:
+    def __init__(self, lookup: CallRecord | LoggedCalls, run: str, fallback: Mind | None = None) -> None:
         self._lookup = lookup
         self._run = run
         self._fallback = fallback
