@@ -55,9 +55,6 @@ class Vector:
             return NotImplemented
         return self.embedder == other.embedder and np.array_equal(self.values, other.values)
 
-    def __hash__(self) -> int:
-        return hash((self.embedder, self.values.tobytes()))
-
 
 class Embedder(Protocol):
     """Embeds texts.
@@ -71,20 +68,6 @@ class Embedder(Protocol):
     def name(self) -> str: ...
 
     async def embed(self, texts: Sequence[str]) -> list[Vector]: ...
-
-
-def cosine(a: Vector, b: Vector) -> float:
-    """Cosine of the angle between two vectors, −1 to 1. Raises EmbedderMismatch when two embedders made them."""
-    return float(similarities(a, [b])[0])
-
-
-def similarities(query: Vector, others: Sequence[Vector]) -> NDArray[np.float64]:
-    """Cosines of `query` with each of `others`, shape [len(others)]. Raises EmbedderMismatch as `cosine` does."""
-    validate_same_embedder(query, others)
-    if not others:
-        return np.zeros(0)
-    matrix = np.stack([other.values for other in others]).astype(np.float64)
-    return np.clip(matrix @ query.values.astype(np.float64), -1.0, 1.0)
 
 
 def validate_same_embedder(query: Vector, others: Sequence[Vector]) -> None:

@@ -5,7 +5,6 @@ import logging
 import pytest
 
 from services.chassis.errors import SettingsError, Transient
-from services.llm.embedder import cosine
 from services.llm.openai_embedder import OpenAIEmbedder
 from services.llm.scripted import ScriptedEndpoint
 from services.llm.settings import EmbeddingSettings, MindSettings
@@ -27,7 +26,7 @@ async def test_texts_become_named_unit_vectors_in_order_and_in_batches() -> None
         await embedder.close()
 
     assert (embedder.name, again.values.size, len(server.received)) == ("openai:m", 26, 3)
-    assert cosine(vectors[69], again) == pytest.approx(1.0)
+    assert vectors[69].values @ again.values == pytest.approx(1.0)
 
 
 async def test_another_dimension_than_promised_is_a_mistake_in_the_settings() -> None:
