@@ -9,10 +9,12 @@ import asyncio
 import base64
 import json
 import logging
+import math
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Protocol, cast
 from urllib.parse import quote, urlsplit
@@ -23,7 +25,6 @@ from services.chassis.errors import SettingsError
 from services.llm.answers import JSON
 from services.llm.budget import Price, Spend, spend
 from services.llm.port import Fault
-from services.llm.retry import retry_after
 
 if TYPE_CHECKING:  # the import takes a second
     import openai
@@ -238,6 +239,31 @@ def _classify(completion: _Completion) -> tuple[Fault | None, str, str]:
     if not text.strip():
         return Fault.EMPTY, text, f"the answer is empty (finish_reason {choice.finish_reason!r})"
     return None, text, ""
+
+
+def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+    """The wait in seconds that a response requests by retry-after-ms or Retry-After (RFC 9110, 10.2.3)."""
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000.0
+    text = headers.get("retry-after")
+    seconds = _number(text)
+    if seconds is not None or text is None:
+        return seconds
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    aware = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
+    return max((aware - now).total_seconds(), 0.0)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text) if text is not None else math.nan
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value >= 0.0 else None
 
 
 def _fault_of(status: int) -> Fault:

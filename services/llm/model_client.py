@@ -15,7 +15,6 @@ from services.llm.answers import JSON, RequestFormat, Unreadable, body, read
 from services.llm.budget import BudgetLedger, Price, Reservation, Spend, spend
 from services.llm.exchange import EndpointClient, Outcome, Scrubber, connect
 from services.llm.port import A, Call, Fault, Journal, Message, MindUnavailable, Request
-from services.llm.retry import Circuit
 from services.llm.settings import MindSettings, Model, RoleSettings
 
 DOWN = frozenset({Fault.SERVER_ERROR, Fault.TIMEOUT, Fault.DISCONNECTED, Fault.MALFORMED, Fault.UNAUTHORISED})
@@ -128,6 +127,48 @@ class Attempt(Generic[A]):
     outcome: Outcome
     call: Call
     answer: A | None
+
+
+class Circuit:
+    """A circuit breaker: closed, open or half-open. Times are seconds of one monotonic clock.
+
+    Opens after `failures` in a row, for `seconds`, doubled at each failed trial up to `longest`.
+    """
+
+    def __init__(self, failures: int, seconds: float, longest: float = 300.0) -> None:
+        self._failures, self._seconds, self._longest = failures, seconds, longest
+        self._in_row = 0
+        self._pause = seconds
+        self._until: float | None = None  # None: closed
+        self._trying = False
+
+    def wait(self, now: float) -> float:
+        """Seconds until a call may be made; 0 for now."""
+        if self._until is None:
+            return 0.0
+        if self._trying:
+            return max(self._until - now, self._pause)
+        return max(self._until - now, 0.0)
+
+    def enter(self) -> None:
+        """A call begins; if the circuit is open, it is the trial call."""
+        self._trying = self._until is not None
+
+    def succeeded(self) -> None:
+        """A call succeeded: the circuit closes."""
+        self._in_row, self._pause, self._until, self._trying = 0, self._seconds, None, False
+
+    def failed(self, now: float) -> None:
+        """A call failed because of the endpoint."""
+        self._in_row += 1
+        if self._trying:
+            self._pause = min(2.0 * self._pause, self._longest)
+        if self._trying or self._in_row >= self._failures:
+            self._until, self._trying = now + self._pause, False
+
+    def abandoned(self) -> None:
+        """A call ended without information about the endpoint, as when it was cancelled."""
+        self._trying = False
 
 
 @dataclass(eq=False, slots=True)

@@ -187,21 +187,15 @@ def _free_call(request: Request[A], result: Recorded) -> Call:
 
 async def to_message(call: Call, artifacts: FsspecArtifacts) -> pb.Call:
     """The message of a call; prompt and answer are stored as artifacts. Unknown numbers stay unset."""
+    same = ("role", "model", "endpoint", "seconds", "price", "prompt_version", "prompt_hash", "reserved_tokens",
+            "reserved_price")  # fmt: skip
     return pb.Call(
-        role=call.role,
-        model=call.model,
-        endpoint=call.endpoint,
+        **{name: getattr(call, name) for name in same},
         prompt_tokens=call.prompt_tokens or 0,
         completion_tokens=call.completion_tokens or 0,
-        seconds=call.seconds,
-        price=call.price,
         prompt=await artifacts.put(call.prompt, "prompts"),
         answer=await artifacts.put(call.answer, "answers"),
         error=call.error.value if call.error else "",
-        prompt_version=call.prompt_version,
-        prompt_hash=call.prompt_hash,
-        reserved_tokens=call.reserved_tokens,
-        reserved_price=call.reserved_price,
     )
 
 

@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 
 import pytest
 
+from services.llm.exchange import retry_after
+from services.llm.model_client import Circuit
 from services.llm.openai_mind import Bandit
-from services.llm.retry import Circuit, retry_after
 from services.llm.settings import Retry
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)

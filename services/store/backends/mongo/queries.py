@@ -58,10 +58,10 @@ async def candidates(database: Database, run: str, ids: Sequence[str]) -> list[c
     run = run or await resolve_run(database, run)
     keys = [schema.key_of(run, name) for name in ids]
     records = await database.records.find({"_id": {"$in": keys}}).to_list(None)
+    if not records:
+        await resolve_run(database, run)
     by_key = {row["_id"]: row["record"] for row in records}
-    return await _rows_of_known_run(
-        database, run, [candidate_pb2.Candidate.FromString(by_key[key]) for key in keys if key in by_key]
-    )
+    return [candidate_pb2.Candidate.FromString(by_key[key]) for key in keys if key in by_key]
 
 
 async def list_candidates(database: Database, query: Query) -> Page:
@@ -137,7 +137,9 @@ async def moves(database: Database, run: str, limit: int) -> list[archive_pb2.Mo
     criteria = {"run": run, "kind": int(candidate_pb2.KIND_PROPOSAL), "proposed": 1}
     read = {"_id": 0, "moves": 1, "fitness": 1, "state": 1, "structure": 1, "parent": 1}
     cursor = database.candidates.find(criteria, read, batch_size=limit).sort("requested", DESCENDING).limit(limit)
-    newest = await _rows_of_known_run(database, run, await cursor.to_list(None) if limit > 0 else [])
+    newest = await cursor.to_list(None) if limit > 0 else []
+    if not newest:
+        await resolve_run(database, run)
     keys = list({schema.key_of(run, row["parent"]) for row in newest if row["parent"]})
     read = {"_id": 0, "id": 1, "fitness": 1}
     parents = await database.candidates.find({"_id": {"$in": keys}}, read, batch_size=limit).to_list(None)
@@ -190,13 +192,6 @@ def _climb(key: str, above: dict[str, list[str]]) -> list[str]:
         path += stretch
         visited.update(stretch)
     return path if path[-1] in above else path[:-1]
-
-
-async def _rows_of_known_run(database: Database, run: str, rows: list[T]) -> list[T]:
-    """The rows. Raises NotFound if there are none and the run does not exist."""
-    if not rows:
-        await resolve_run(database, run)
-    return rows
 
 
 def _selection(query: Query, run: str) -> Document:

@@ -96,16 +96,15 @@ async def _load(database: Database, required: Needs) -> Loaded:
 
 async def _ancestors(database: Database, effects: Effects) -> list[Document]:
     """The nearest ancestors of each new proposal, and the farthest of those."""
-    rows: dict[str, Document] = {}
+    rows: list[Document] = []
     parents = {key: _parent(key, effects) for key in effects.proposed}
     cursor = database.ancestors.find({"_id": {"$in": [parent for parent in parents.values() if parent]}})
     above: dict[str, list[str]] = {row["_id"]: row["above"] for row in await cursor.to_list(None)} if parents else {}
     for key, parent in parents.items():
         name = schema.key_of(*key)
         above[name] = [parent, *above.get(parent, [])][:LEAP] if parent else []
-        leap = above[name][-1] if parent else None
-        rows[name] = {"_id": name, "above": above[name], "leap": leap}
-    return list(rows.values())
+        rows.append({"_id": name, "above": above[name], "leap": above[name][-1] if parent else None})
+    return rows
 
 
 def _parent(key: Key, effects: Effects) -> str | None:
