@@ -129,91 +129,85 @@ def candidate_id(number: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
-    time: float
+class _Timed:
+    time: float  # since the epoch
 
 
 @dataclass(frozen=True, slots=True)
-class Paused:
-    time: float
+class _OfCandidate(_Timed):
+    candidate: str
+
+
+@dataclass(frozen=True, slots=True)
+class Started(_Timed):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Paused(_Timed):
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Resumed:
-    time: float
+class Resumed(_Timed):
+    pass
 
 
 @dataclass(frozen=True, slots=True)
-class Forked:
+class Forked(_Timed):
     """The end of the history shared with another run; candidates in flight begin again.
 
     With ``other_rules`` the fork promotes by other rules than its source.
     """
 
-    time: float
     other_rules: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Stopped:
-    time: float
+class Stopped(_Timed):
     reason: str
     finished: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Spending:
+class Spending(_Timed):
     """Compute, tokens or money that were spent."""
 
-    time: float
     spent: Spent
 
 
 @dataclass(frozen=True, slots=True)
-class AblationSeat:
+class AblationSeat(_OfCandidate):
     """A seat for an ablation, outside the budget of proposals."""
 
-    time: float
-    candidate: str
-
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class Trained(_OfCandidate):
     """A candidate was trained; verdict and analysis are pending."""
 
-    time: float
-    candidate: str
-
 
 @dataclass(frozen=True, slots=True)
-class Retried:
+class Retried(_OfCandidate):
     """A candidate that ended by a dead letter is retried; its seat may exceed the run's number."""
 
-    time: float
-    candidate: str
     baseline: bool
     root: bool
     proposal: bool
 
 
 @dataclass(frozen=True, slots=True)
-class AblationRequested:
+class AblationRequested(_OfCandidate):
     """A request to train a candidate without one of its components, with the same seeds."""
 
-    time: float
-    candidate: str
     component: str
     seeds: tuple[int, ...]
     by_hand: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(_OfCandidate):
     """A candidate was archived; ``fitness`` is None if it was rejected or not scored."""
 
-    time: float
-    candidate: str
     sequence: int
     fitness: float | None
     parent: str | None
@@ -227,23 +221,19 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Rescored:
+class Rescored(_OfCandidate):
     """The fitness of a candidate was recomputed."""
 
-    time: float
-    candidate: str
     fitness: float
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class Verified(_OfCandidate):
     """A candidate or control was trained again; without ``losses`` and ``result`` if that failed.
 
     ``rung`` None stands for every rung at which it is being trained, after a dead letter.
     """
 
-    time: float
-    candidate: str
     rung: int | None = None
     losses: Losses = ()
     result: Result | None = None
