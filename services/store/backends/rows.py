@@ -102,7 +102,6 @@ def candidate_row(record: bytes, values: Columns) -> CandidateRow:
 
 
 _RUN = ("started", "changed", "dead_letters", "origin")
-_LOG = ("run", "candidate", "sha256", "refused_because")
 
 
 def run_columns(row: RunRow) -> dict[str, Value]:
@@ -113,21 +112,28 @@ def run_columns(row: RunRow) -> dict[str, Value]:
 
 def run_row(run: str, values: Columns) -> RunRow:
     """The inverse of `run_columns`."""
-    settings = events_pb2.RunSettings.FromString(values["settings"])
-    return RunRow(run, settings, _STATES.read(values["state"]), *(values[name] for name in _RUN))
+    settings, state = events_pb2.RunSettings.FromString(values["settings"]), _STATES.read(values["state"])
+    sequences = values["started"], values["changed"]
+    return RunRow(run, settings, state, *sequences, values["dead_letters"], values["origin"])
 
 
 def log_columns(row: LogRow) -> dict[str, Value]:
-    """The columns of an event besides its sequence."""
-    event = row.event.SerializeToString(deterministic=True)
-    own: dict[str, Value] = {"event_id": row.event.id, "accepted": row.accepted, "event": event}
-    return {name: getattr(row, name) for name in _LOG} | own
+    """The columns of an event besides its sequence, in the order of `log_row`."""
+    return {
+        "run": row.run, "candidate": row.candidate, "event_id": row.event.id, "sha256": row.sha256,
+        "accepted": row.accepted, "refused_because": row.refused_because,
+        "event": row.event.SerializeToString(deterministic=True),
+    }  # fmt: skip
 
 
-def log_row(sequence: int, values: Columns) -> LogRow:
+def log_row(
+    sequence: int, run: str, candidate: str, event_id: str, sha256: bytes, accepted: bool, refused_because: str,
+    event: bytes,
+) -> LogRow:  # fmt: skip
     """The inverse of `log_columns`."""
-    event, accepted = events_pb2.Event.FromString(values["event"]), bool(values["accepted"])
-    return LogRow(sequence=sequence, event=event, accepted=accepted, **{name: values[name] for name in _LOG})
+    del event_id
+    stored = events_pb2.Event.FromString(event)
+    return LogRow(sequence, run, candidate, sha256, stored, bool(accepted), refused_because)
 
 
 def pool_columns(row: PoolRow) -> dict[str, Value]:

@@ -213,7 +213,7 @@ async def outbox(database: Database, limit: int = 200) -> list[Outgoing]:
 async def chain(database: Database, run: str, candidate: str) -> list[LogRow]:
     run = await require_candidate(database, run, candidate)
     cursor = database.log.find({"run": run, "candidate": candidate}).sort("_id", ASCENDING)
-    return [log_row(row["_id"], row) async for row in cursor]
+    return [log_row(row.pop("_id"), **row) async for row in cursor]
 
 
 async def bodies_page(database: Database, after: int, limit: int) -> list[Logged]:
@@ -223,7 +223,7 @@ async def bodies_page(database: Database, after: int, limit: int) -> list[Logged
 
 async def log_page(database: Database, run: str, after: int, limit: int) -> list[LogRow]:
     cursor = database.log.find({"run": run, "_id": {"$gt": after}}).sort("_id", ASCENDING).limit(limit)
-    return [log_row(row["_id"], row) async for row in cursor]
+    return [log_row(row.pop("_id"), **row) async for row in cursor]
 
 
 async def digest(database: Database, run: str) -> tuple[str, int]:

@@ -200,7 +200,7 @@ def _ids(connection: Connection, query: str, *values: str | int) -> list[str]:
 def chain(connection: Connection, run: str, candidate: str) -> list[LogRow]:
     run = require_candidate(connection, run, candidate)
     query = "SELECT * FROM log WHERE run = ? AND candidate = ? ORDER BY sequence"
-    return [log_row(row["sequence"], row) for row in connection.execute(query, (run, candidate))]
+    return [log_row(*row) for row in connection.execute(query, (run, candidate))]
 
 
 def bodies_page(connection: Connection, after: int, limit: int) -> list[Logged]:
@@ -211,7 +211,7 @@ def bodies_page(connection: Connection, after: int, limit: int) -> list[Logged]:
 
 def log_page(connection: Connection, run: str, after: int, limit: int) -> list[LogRow]:
     query = "SELECT * FROM log WHERE run = ? AND sequence > ? ORDER BY sequence LIMIT ?"
-    return [log_row(row["sequence"], row) for row in connection.execute(query, (run, after, limit))]
+    return [log_row(*row) for row in connection.execute(query, (run, after, limit))]
 
 
 def digest(connection: Connection, run: str) -> tuple[str, int]:
