@@ -247,9 +247,10 @@ class Worker:
 
     async def _retry_later(self, job: Job, delivery: Delivery, error: Transient | grpc.aio.AioRpcError) -> None:
         telemetry.fail(error)
-        wait, reason = error.delay if isinstance(error, Transient) else None, _reason(error)
+        wait = error.delay if isinstance(error, Transient) else None
         if wait is None:
             wait = BACK_OFF_SECONDS[min(delivery.deliveries, len(BACK_OFF_SECONDS)) - 1]
+        reason = _reason(error)
         get_logger().warning("again later", reason=reason, seconds=wait, deliveries=delivery.deliveries)
         await delivery.redeliver(wait)
         pausing = asyncio.create_task(_announce_pause(job.activity(), reason, wait))
