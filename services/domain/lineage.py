@@ -23,8 +23,20 @@ class Flaws:
 
 def flaws(parents: Parents) -> Flaws:
     """All orphans and members of cycles, in linear time."""
+    settled: set[str] = set()
+    cyclic: set[str] = set()
+    for start in parents:
+        path: dict[str, None] = {}
+        step: str | None = start
+        while step is not None and step in parents and step not in settled and step not in path:
+            path[step] = None
+            step = parents[step]
+        if step is not None and step in path:
+            walked = list(path)
+            cyclic.update(walked[walked.index(step) :])
+        settled.update(path)
     orphans = tuple(candidate for candidate, parent in parents.items() if parent is not None and parent not in parents)
-    return Flaws(orphans, _cyclic(parents))
+    return Flaws(orphans, tuple(candidate for candidate in parents if candidate in cyclic))
 
 
 def path_to_root(parents: Parents, candidate: str) -> list[str]:
@@ -88,19 +100,3 @@ def depths(parents: Parents) -> dict[str, int]:
         base = -1 if step is None else depth[step]
         depth.update({climbed: base + height for height, climbed in enumerate(reversed(path), start=1)})
     return depth
-
-
-def _cyclic(parents: Parents) -> tuple[str, ...]:
-    settled: set[str] = set()
-    cyclic: set[str] = set()
-    for start in parents:
-        path: dict[str, None] = {}
-        step: str | None = start
-        while step is not None and step in parents and step not in settled and step not in path:
-            path[step] = None
-            step = parents[step]
-        if step is not None and step in path:
-            walked = list(path)
-            cyclic.update(walked[walked.index(step) :])
-        settled.update(path)
-    return tuple(parent for parent in parents if parent in cyclic)

@@ -45,13 +45,6 @@ def _visitor(kind: Any) -> Callable[["_Normaliser", ast.AST], None]:
     return visitor
 
 
-def normalised_tokens(tree: ast.Module) -> list[str]:
-    """The token stream of a parsed program."""
-    normaliser = _Normaliser(tree)
-    normaliser.visit(tree)
-    return normaliser.tokens
-
-
 class _Scope:
     """Names bound in one scope, numbered in order of use."""
 
@@ -248,10 +241,12 @@ class Fingerprint:
 def fingerprint(program: str) -> Fingerprint:
     """The fingerprint of a program. Raises ``ValueError`` with the line if it is not Python."""
     try:
-        tokens = normalised_tokens(parse(program))
+        tree = parse(program)
+        normaliser = _Normaliser(tree)
+        normaliser.visit(tree)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"program is not Python that can be parsed: {error}") from error
-    encoded = "\0".join(tokens).encode()
+    encoded = "\0".join(normaliser.tokens).encode()
     starts = [0, *accumulate(len(token) + 1 for token in encoded.split(b"\0"))]
     ends = [start - 1 for start in starts[RUN:]] or [len(encoded)]
     runs = Counter(map(zlib.crc32, map(encoded.__getitem__, map(slice, starts, ends))))

@@ -42,8 +42,12 @@ async def history(archive: Archive, run: str, at: str) -> History:
     Raises NotFound if the run has no such event.
     """
     rows = [row async for row in archive.log(run) if row.accepted]
-    until = _sequence(rows, run, at)
-    return History(run, until, {row.sequence: row.sha256 for row in _until(rows, until)})
+    sequences = [row.sequence for row in rows if at in ("", str(row.sequence), row.event.id)]
+    if not sequences:
+        raise NotFound(
+            f"run {run} has no accepted event {at!r}: name a sequence or an event id as `asi-arch audit` prints them"
+        )
+    return History(run, sequences[-1], {row.sequence: row.sha256 for row in _until(rows, sequences[-1])})
 
 
 async def fork(bus: Bus, source: History, run: str, settings: events_pb2.RunSettings) -> int:
@@ -99,15 +103,6 @@ def _identity(body: bytes) -> bytes:
 
 def _taken(run: str) -> SettingsError:
     return SettingsError(f"a run called {run} exists already: choose another --run.")
-
-
-def _sequence(rows: Iterable[LogRow], run: str, at: str) -> int:
-    sequences = [row.sequence for row in rows if at in ("", str(row.sequence), row.event.id)]
-    if not sequences:
-        raise NotFound(
-            f"run {run} has no accepted event {at!r}: name a sequence or an event id as `asi-arch audit` prints them"
-        )
-    return sequences[-1]
 
 
 def _until(rows: Iterable[LogRow], until: int) -> list[LogRow]:
