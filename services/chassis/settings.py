@@ -83,11 +83,7 @@ MIND_NAMES = frozenset(
 
 
 def load(kind: type[S], service: str, environment: Mapping[str, str] | None = None) -> S:
-    """Read `kind` from the environment.
-
-    Raises:
-        SettingsError: an ASI_ variable is unknown or its value invalid; the message names it and the fix.
-    """
+    """Read `kind` from the environment. Raises SettingsError naming an unknown or invalid ASI_ variable and the fix."""
     environment = os.environ if environment is None else environment
     names = {_variable(field, service): field for field in kind.model_fields}
     others = tuple(f"{PREFIX}{name.upper()}_" for name in SERVICES if name != service)

@@ -33,8 +33,7 @@ class EmbedderMismatch(ValueError):  # noqa: N818
 class Vector:
     """A direction in the space of one embedder; `values` is float32 of shape [dimension], of length 1, read-only.
 
-    Raises:
-        ValueError: `values` is not one-dimensional, not finite or all zero.
+    Raises ValueError for `values` that are not one-dimensional, not finite or all zero.
     """
 
     embedder: str

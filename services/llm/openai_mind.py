@@ -118,8 +118,7 @@ class OpenAIMind:
     ) -> "OpenAIMind":
         """The mind that ASI_MIND_FILE, or else OPENAI_BASE_URL, OPENAI_API_KEY and ASI_MODEL, describe.
 
-        Raises:
-            SettingsError: a setting is missing, unknown or invalid.
+        Raises SettingsError for a missing, unknown or invalid one.
         """
         return cls(load_mind(environment), ledger, journal)
 

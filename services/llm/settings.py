@@ -126,11 +126,7 @@ class MindSettings(_Frozen):
 
 
 def load_mind(environment: Mapping[str, str] | None = None) -> MindSettings:
-    """The settings that the environment names.
-
-    Raises:
-        SettingsError: one sentence that names the key or variable and the fix.
-    """
+    """The settings that the environment names. Raises SettingsError naming the key or variable and the fix."""
     environment = os.environ if environment is None else environment
     path = environment.get("ASI_MIND_FILE")
     source = path or "the environment"
@@ -163,10 +159,8 @@ def load_embedding(environment: Mapping[str, str] | None = None) -> MindSettings
 def validate_prices(environment: Mapping[str, str], mind: bool, money: bool) -> None:
     """Raises SettingsError if a run could not use its endpoint: invalid settings, or missing prices.
 
-    Args:
-        environment: of the services.
-        mind: whether the run's mind uses an endpoint; all runs use embedders.
-        money: whether the run has a budget in money, which needs the prices of all models.
+    `mind`: the run's mind uses an endpoint; all runs use embedders. `money`: the run has a budget in money, which needs
+    the prices of all models.
     """
     models = load_mind(environment) if mind else None
     embedding = None if environment.get("ASI_EMBEDDER") == "local" else load_embedding(environment)

@@ -53,10 +53,8 @@ async def history(archive: Archive, run: str, at: str) -> History:
 async def fork(bus: Bus, source: History, run: str, settings: events_pb2.RunSettings) -> int:
     """Publish a fork named `run`; returns the sequence of its run.forked. An interrupted fork continues where it ended.
 
-    Raises:
-        SettingsError: the log has another run of this name.
-        NotPossible: the log differs from the archive.
-        Transient: the broker is unreachable.
+    Raises SettingsError if the log has another run of this name, NotPossible if it differs from the archive, and
+    Transient if the broker is unreachable.
     """
     published = [_identity(message.body) async for message in bus.read_log(f"asi.v1.{run}.>")]
     pending: list[events_pb2.Event] = []

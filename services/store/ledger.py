@@ -40,9 +40,8 @@ class RunLedger:
     async def reserve(self, run: str, tokens: int, nanodollars: int | None) -> int:
         """The number of the reservation.
 
-        Raises:
-            NotPossible: the unbooked budget is too small, or money is limited and the price is unknown.
-            Busy: only reservations of calls in flight exceed the budget.
+        Raises NotPossible if the unbooked budget is too small, or money is limited and the price is unknown, and Busy
+        if only reservations of calls in flight exceed the budget.
         """
         async with self._lock:
             reservations = await self._open()

@@ -127,9 +127,7 @@ class Replay:
 async def replay(bus: Bus, run: str, into: Archive | None, live: Archive | None) -> Replay:
     """Rebuild `run` from its log, in memory or in the empty archive `into`, and compare. Archives are open.
 
-    Raises:
-        SettingsError: `into` is not empty.
-        NotFound: the log holds no event of this run.
+    Raises SettingsError if `into` is not empty, and NotFound if the log holds no event of this run.
     """
     started = time.perf_counter()
     log = _numbered(bus, run)

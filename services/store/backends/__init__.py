@@ -22,14 +22,10 @@ _MONGO = ("mongodb://", "mongodb+srv://")
 
 
 def open_archive(url: str) -> Archive:
-    """The archive that a URL names; `open` it before use.
+    """The archive that a URL names; `open` it before use. Raises SettingsError for an unknown scheme or invalid path.
 
-    Args:
-        url: `sqlite:///relative/path.db`, `sqlite:////absolute/path.db` or `mongodb://host/database`; `memory://NAME`
-            lasts as long as this process.
-
-    Raises:
-        SettingsError: an unknown scheme, or an invalid path.
+    URLs are `sqlite:///relative/path.db`, `sqlite:////absolute/path.db` or `mongodb://host/database`; `memory://NAME`
+    lasts as long as this process.
     """
     if url.startswith(_SQLITE):
         path = url.removeprefix(_SQLITE)
@@ -68,11 +64,8 @@ def _in_memory(url: str) -> MemoryArchive:  # noqa: ARG001 - the cache's key
 async def restore_archive(path: Path, url: str) -> None:
     """Restore an archive from a copy that `Archive.backup` wrote with the same backend.
 
-    Raises:
-        FileNotFoundError: there is no copy at `path`.
-        FileExistsError: the URL holds an archive already.
-        SettingsError: an unknown scheme, or an invalid path.
-        ArchiveUnavailable: the database is unreachable.
+    Raises FileNotFoundError without a copy at `path`, FileExistsError if the URL holds an archive already, and the
+    errors of `open_archive` and `Archive.open`.
     """
     if not await asyncio.to_thread(path.is_file):
         raise FileNotFoundError(f"there is no copy of an archive at {path}")

@@ -113,8 +113,7 @@ async def snapshot(client: Client) -> AsyncIterator[Session]:
 async def translate_errors(running: bool = False) -> AsyncIterator[None]:
     """Translate errors of the server to those of the port; programming errors in queries pass through.
 
-    Args:
-        running: whether missing rights are an outage, which ends when they are granted again, not a SettingsError.
+    While `running`, missing rights are an outage, which ends when they are granted again, not a SettingsError.
     """
     try:
         yield

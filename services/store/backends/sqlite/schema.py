@@ -99,11 +99,7 @@ def require_own(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def migrate(connection: sqlite3.Connection, path: str, steps: tuple[str, ...] = MIGRATIONS) -> None:
-    """Bring the schema up to date, in one transaction.
-
-    Raises:
-        SettingsError: the file was written by a newer version of this program.
-    """
+    """Bring the schema up to date, in one transaction. Raises SettingsError for a file of a newer version."""
     if connection.execute("PRAGMA user_version").fetchone()[0] == len(steps):
         return  # without a write lock, which may be held by the store
     with transaction(connection, "BEGIN IMMEDIATE"):
