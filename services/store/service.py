@@ -90,15 +90,13 @@ class ArchiveService(ArchiveServicer):
         self._lessons: tuple[tuple[str, int], pb.LessonsReply] | None = None  # by run and its last change
 
     async def GetCandidate(self, request: pb.GetCandidateRequest, context: Context) -> candidate_pb2.Candidate:
-        await self._wait_for(request.at_least)
-        run = await self._name(request.run)
+        run = await self._name(request.run, request.at_least)
         return (await self._archive.candidate(run, request.candidate)).record
 
     async def GetCandidates(self, request: pb.GetCandidatesRequest, context: Context) -> pb.GetCandidatesReply:
         if len(request.candidates) > MAX_PER_PAGE:
             raise ValueError(f"candidates has {len(request.candidates)} ids; at most {MAX_PER_PAGE} are allowed")
-        await self._wait_for(request.at_least)
-        run = await self._name(request.run)
+        run = await self._name(request.run, request.at_least)
         candidates = await self._archive.candidates(run, request.candidates)
         if request.sources and candidates:
             proposal = candidates[0].proposal
@@ -133,16 +131,13 @@ class ArchiveService(ArchiveServicer):
         )
 
     async def NearestMotivations(self, request: pb.NearestMotivationsRequest, context: Context) -> pb.NearestReply:
-        run = await self._name(request.run)
-        near = await self._archive.nearest_motivations(
-            run, request.embedding, request.embedder, request.count or 5, getattr(request, "except")
-        )
+        run, count, except_id = await self._name(request.run), request.count or 5, getattr(request, "except")
+        near = await self._archive.nearest_motivations(run, request.embedding, request.embedder, count, except_id)
         return pb.NearestReply(near=_near(near))
 
     async def NearestPrograms(self, request: pb.NearestProgramsRequest, context: Context) -> pb.NearestReply:
-        run = await self._name(request.run)
-        except_id = getattr(request, "except")
-        near = await self._archive.nearest_programs(run, request.program, request.count or 5, except_id)
+        run, count, except_id = await self._name(request.run), request.count or 5, getattr(request, "except")
+        near = await self._archive.nearest_programs(run, request.program, count, except_id)
         return pb.NearestReply(near=_near(near))
 
     async def GetNeighbours(self, request: pb.NeighboursRequest, context: Context) -> pb.NeighboursReply:
@@ -158,8 +153,7 @@ class ArchiveService(ArchiveServicer):
         return pb.NeighboursReply(structure=structure, motivations=_near(motivations), programs=_near(programs))
 
     async def GetRelatives(self, request: pb.GetRelativesRequest, context: Context) -> pb.RelativesReply:
-        await self._wait_for(request.at_least)
-        run = await self._name(request.run)
+        run = await self._name(request.run, request.at_least)
         record = (await self._archive.candidate(run, request.candidate)).record
         path = await self._archive.path(run, record.id)
         ancestors = await self._archive.candidates(run, path[:-1][-2:])
@@ -193,11 +187,9 @@ class ArchiveService(ArchiveServicer):
 
     async def GetBaselines(self, request: pb.GetBaselinesRequest, context: Context) -> pb.GetBaselinesReply:
         run = await self._run(request.run)
-        baselines = [
-            baseline
-            for baseline in await self._archive.baselines(run.run)
-            if not request.stage or baseline.stage == request.stage
-        ]
+        baselines = await self._archive.baselines(run.run)
+        if request.stage:
+            baselines = [baseline for baseline in baselines if baseline.stage == request.stage]
         complete = len(baselines) == len(run.settings.baselines) and not run.state.baselines_open
         return pb.GetBaselinesReply(baselines=baselines, complete=complete)
 
@@ -261,7 +253,7 @@ class ArchiveService(ArchiveServicer):
     async def _wait_for(self, sequence: int) -> None:
         """Wait until the log is applied up to a sequence. Raises Transient after APPLIED_SECONDS."""
         self._require_caught_up()
-        if await self._archive.applied() >= sequence:
+        if not sequence or await self._archive.applied() >= sequence:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(APPLIED_SECONDS):
@@ -286,9 +278,9 @@ class ArchiveService(ArchiveServicer):
         self._require_caught_up()
         return await self._archive.run(run)
 
-    async def _name(self, run: str) -> str:
-        """The run's name, by default the newest; the callee checks that it exists."""
-        self._require_caught_up()
+    async def _name(self, run: str, at_least: int = 0) -> str:
+        """The run's name, by default the newest; the callee checks that it exists. Waits as `_wait_for`."""
+        await self._wait_for(at_least)
         return run or (await self._run("")).run
 
     async def _status(self, row: RunRow) -> pb.RunStatus:
