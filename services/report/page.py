@@ -46,9 +46,10 @@ def methods(data: Dataset) -> str:
     """The methods: configuration, hardware, selection, scoring and verification of candidates."""
     status, settings = data.status, data.status.settings
     if status.origin.startswith("imported"):
+        form = " in the sum form of the published code (0 to 3)" if settings.fitness == "code" else ""
         return (
             f"The {len(data.records)} records of run {status.run} were {status.origin}; none of them was measured "
-            f"here. {len(data.scored)} hold a score in the sum form of the published code (0 to 3), "
+            f"here. {len(data.scored)} hold a score{form}, "
             f"{len(data.measured)} also hold a training curve, benchmark scores or a parameter count. The mean "
             "accuracy is that of ARC-Challenge, ARC-Easy, BoolQ, HellaSwag, PIQA, Social IQA and WinoGrande if "
             "all seven are known."

@@ -1,13 +1,12 @@
-"""Exports a run as its log, as tables, or in the format of the published archive, and reads exported logs again."""
+"""Writes a run as its log or as tables, and reads files of logs, tables and records."""
 
 import base64
 import contextlib
-import csv
 import gzip
-import io
 import json
+import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC
 from pathlib import Path
 from types import ModuleType
@@ -15,8 +14,8 @@ from types import ModuleType
 from google.protobuf.json_format import MessageToDict, SerializeToJsonError
 from google.protobuf.message import DecodeError
 
-from services.chassis.bus import Bus, Logged
-from services.chassis.bus.subjects import fact_of, subject_of
+from services.chassis.bus import Logged
+from services.chassis.bus.subjects import fact_of
 from services.chassis.errors import NotPossible, SettingsError, sentence
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
@@ -48,12 +47,10 @@ def write_log(logged: Sequence[Logged], path: Path) -> None:
 
 def _bodies(path: Path) -> list[str]:
     """The bodies in the lines of a file, as far as they are those of a log."""
-    content = path.read_bytes()
-    if content and path.suffix == ".gz":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error):
-            content = b"no log"
+    try:
+        content = unpacked(path)
+    except ValueError:
+        content = b"no log"
     return [_end_of(line) for line in content.decode(errors="replace").splitlines()]
 
 
@@ -99,57 +96,6 @@ def log_path(path: Path) -> Path:
     return path.with_suffix(f".events{path.suffix}")
 
 
-_PUBLISHED = {"tree.json", "106.json"}
-
-
-def write_published(records: Sequence[pb.Candidate], folder: Path) -> None:
-    """Write `tree.json` and `106.json` as in the published archive; the index is the candidate's number.
-
-    Raises SettingsError for a folder with other files.
-    """
-    if folder.exists() and not (folder.is_dir() and {file.name for file in folder.iterdir()} <= _PUBLISHED):
-        raise SettingsError(f"{folder} exists already and holds other files: choose another --out.")
-    folder.mkdir(parents=True, exist_ok=True)
-    index = {record.id: record.request.number for record in records}
-    tree = [_node(record, index) for record in records]
-    (folder / "tree.json").write_text(json.dumps({"total_records": len(tree), "results": tree}, ensure_ascii=False))
-    details = [_details(record, index) for record in records]
-    (folder / "106.json").write_text(json.dumps(details, ensure_ascii=False))
-
-
-def _node(record: pb.Candidate, index: dict[str, int]) -> dict[str, object]:
-    return {
-        "index": record.request.number,
-        "name": record.proposal.name,
-        "parent": index.get(record.proposal.parent),
-        "score": record.verdict.fitness.value if record.verdict.HasField("fitness") else None,
-    }
-
-
-def _details(record: pb.Candidate, index: dict[str, int]) -> dict[str, object]:
-    seed = record.training.seeds[0] if record.training.seeds else pb.SeedResult()
-    parameters = seed.measurements.parameters
-    return {
-        **_node(record, index),
-        "program": record.proposal.program,
-        "motivation": record.proposal.motivation,
-        "summary": record.analysis.results,
-        "parameters": f"{parameters / 1e6:.6f}M" if parameters else "",
-        "result": {
-            "train": _csv(record.proposal.name, [(str(point.step), point.train_loss) for point in seed.curve]),
-            "test": _csv(record.proposal.name, [(score.task, score.value) for score in seed.scores]),
-        },
-    }
-
-
-def _csv(name: str, cells: Sequence[tuple[str, float]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["", *(title for title, _ in cells)])
-    writer.writerow([name, *(repr(value) for _, value in cells)])
-    return text.getvalue()
-
-
 def _event_row(logged: Logged) -> dict[str, object]:
     try:
         event = events_pb2.Event.FromString(logged.body)
@@ -189,62 +135,66 @@ def _row(record: pb.Candidate) -> dict[str, object]:
     }
 
 
-def exported_bodies(path: Path, kind: str, skip_bad: bool) -> tuple[str, list[bytes], tuple[str, ...]]:
-    """The run, its events' bodies, and the problems of skipped ones, of a file that `export --format` wrote as `kind`.
-
-    Raises SettingsError naming an unreadable line or row, unless `skip_bad`, and NotPossible for a table without
-    pyarrow.
-    """
-    bodies: list[bytes] = []
-    skipped: list[str] = []
-    run = ""
-    for location, encoded in _table(path) if kind == "parquet" else _lines(path):
-        try:
-            body = encoded if isinstance(encoded, bytes) else _body(encoded)
-            event = events_pb2.Event.FromString(body)
-            subject_of(event)
-        except (DecodeError, ValueError, TypeError, RecursionError) as error:
-            if not skip_bad:
-                raise SettingsError(
-                    f"{path}, {location} is not an exported event: {error}. --skip-bad skips it."
-                ) from None
-            skipped.append(f"{location}: {error}")
-            continue
-        run = run or event.run
-        if event.run != run:
-            raise SettingsError(f"{path}, {location} belongs to run {event.run}, but the events before it to {run}.")
-        bodies.append(body)
-    if not bodies:
-        raise SettingsError(f"{path} holds no event.")
-    return run, bodies, tuple(skipped)
-
-
 def lines_of(path: Path) -> list[str]:
-    """The lines of an exported log, compressed (.gz) or not; none of an empty one. Raises SettingsError if it is not
-    text."""
+    """The lines of an exported log, compressed or not; none of an empty one. Raises SettingsError if it is not text."""
     try:
-        content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
+        text = unpacked(path).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
         raise SettingsError(f"{path} is not a log that `export --format jsonl` wrote: {sentence(error)}.") from None
     # Not splitlines: JSON strings may contain U+2028 and similar characters.
     return text.rstrip("\n").split("\n") if text.strip() else []
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(lines_of(path), 1):
-        yield f"line {number}", line
+def unpacked(path: Path) -> bytes:
+    """The content of a file, decompressed if it was packed with gzip. Raises OSError, ValueError if it is damaged."""
+    content = path.read_bytes()
+    try:
+        return gzip.decompress(content) if content.startswith(_GZIP) else content
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"its compression is damaged: {error}") from None
 
 
-def _body(line: str) -> bytes:
-    """The bytes of the event in a line. Raises ValueError if there are none, RecursionError for deep nesting."""
-    content = json.loads(line)
-    if not isinstance(content, dict) or not isinstance(content.get("body"), str):
-        raise ValueError("it has no field `body` with text")
-    return base64.b64decode(content["body"], validate=True)
+_GZIP = b"\x1f\x8b"
+_NUMBERS = {"$numberInt": int, "$numberLong": int, "$numberDouble": float}
+"""How MongoDB's Extended JSON writes numbers, as in {"$numberDouble": "NaN"}."""
 
 
-def _table(path: Path) -> Iterator[tuple[str, bytes]]:
+def values_of(path: Path) -> Iterator[tuple[str, object]]:
+    """The values of a file of JSON or BSON, compressed or not, each with its place, such as "line 3".
+
+    Reads what mongoexport (a list, or one value after the other) and mongodump (.bson) write, in the Unicode encoding
+    that the first bytes show. Raises OSError, and ValueError or RecursionError after the values before the fault.
+    """
+    content = unpacked(path)
+    if path.name.removesuffix(".gz").endswith(".bson"):
+        import bson  # installed with motor
+
+        # Dates beyond the year 9999 are valid in BSON, but not in Python.
+        dates = bson.DatetimeConversion.DATETIME_AUTO
+        options: bson.CodecOptions[dict[str, object]] = bson.CodecOptions(datetime_conversion=dates)
+        try:
+            for number, document in enumerate(bson.decode_iter(content, options), 1):
+                yield f"document {number}", document
+        except bson.InvalidBSON as error:
+            raise ValueError(f"its BSON is damaged: {error}") from None
+        return
+    text = content.decode(json.detect_encoding(content))
+    decoder = json.JSONDecoder(object_hook=_plain)
+    line, end = 1, 0
+    while match := re.compile(r"\S").search(text, end):
+        line += text.count("\n", end, match.start())
+        value, end = decoder.raw_decode(text, match.start())
+        yield f"line {line}", value
+        line += text.count("\n", match.start(), end)
+
+
+def _plain(fields: dict[str, object]) -> object:
+    """An object of JSON, or the number that Extended JSON writes as this object. Raises ValueError for another text."""
+    name, value = next(iter(fields.items()), ("", None))
+    return _NUMBERS[name](value) if len(fields) == 1 and name in _NUMBERS and isinstance(value, str) else fields
+
+
+def table_of(path: Path) -> Iterator[tuple[str, bytes]]:
     """The rows of a table of events, or of the table of events that belongs to a table of candidates."""
     pyarrow = with_parquet()
     events = log_path(path)
@@ -258,12 +208,3 @@ def _table(path: Path) -> Iterator[tuple[str, bytes]]:
         raise SettingsError(f"{events} is not a table of events of `export --format parquet`: {error}") from None
     for row, body in enumerate(bodies.to_pylist(), 1):
         yield f"row {row}", body
-
-
-async def publish_bodies(bus: Bus, bodies: Iterable[bytes]) -> int:
-    """Publish exported events unchanged, in order; returns the last sequence."""
-    last = 0
-    for body in bodies:
-        event = events_pb2.Event.FromString(body)
-        last = await bus.publish_body(subject_of(event), event.id, body)
-    return last

@@ -1,40 +1,37 @@
 """Imports published records and exported logs as a new run.
 
-The published archive of ASI-Arch is `tree.json` and `106.json` (any .json list of records). Records are identified by
-index, since names repeat; nan cells are not measured and are skipped. An unknown parent, a cycle or a duplicate index
-is refused before anything is imported.
+The published archive of ASI-Arch is `tree.json` and `106.json`; its code writes the collection `data_elements` of
+MongoDB, as mongoexport or mongodump write it to files, and `candidate_storage.json`. Records are identified by index,
+since names repeat; nan cells are not measured and are skipped. An unknown parent, a cycle or a duplicate index is
+refused before anything is imported.
 """
 
 import ast
 import asyncio
-import csv
+import base64
 import json
-import math
-import re
 import reprlib
-import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
+
 from services.chassis.bus import Bus
+from services.chassis.bus.subjects import subject_of
 from services.chassis.bus.topology import MAX_EVENT_BYTES
-from services.chassis.events import Cause, first, fit, follow
-from services.contracts import candidate_pb2 as pb
+from services.chassis.errors import SettingsError, Transient
+from services.chassis.events import Cause, body_of, first, fit, follow
 from services.contracts import events_pb2
 from services.domain import lineage
-from services.domain.run_state import candidate_id
-from services.domain.structure import fingerprint
 from services.domain.syntax import parse
+from services.store.exporting import lines_of, table_of, values_of
+from services.store.published import FIELDS, STAGE, Published, candidate_of, is_absent, parsed_record
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
-_STEP = re.compile(r"\d{1,9}(\.\d*)?")
-_MAX_INDEX = 2**32 - 1
 _ENVELOPE_BYTES = 1024
 """Space for an event's id, cause, run and trace."""
-_AVERAGED = ("arc_challenge", "arc_easy", "boolq", "hellaswag", "piqa", "social_iqa", "winogrande")
-"""The tasks whose accuracies the paper's tables average."""
+_SUFFIXES = (".json", ".jsonl", ".bson", ".json.gz", ".jsonl.gz", ".bson.gz")
 
 
 class BadArchive(ValueError):  # noqa: N818
@@ -42,44 +39,22 @@ class BadArchive(ValueError):  # noqa: N818
 
 
 @dataclass(frozen=True)
-class Published:
-    """A published record. `curve` is (step, training loss), `benchmarks` maps tasks to values."""
-
-    index: int
-    name: str
-    parent: int | None
-    score: float | None
-    program: str = ""
-    motivation: str = ""
-    summary: str = ""
-    parameters: int | None = None
-    curve: tuple[tuple[int, float], ...] = ()
-    benchmarks: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def mean_accuracy(self) -> float | None:
-        """The paper's average; None unless all its tasks have an accuracy from 0 to 1."""
-        values = [self.benchmarks.get(task) for task in _AVERAGED]
-        accuracies = [value for value in values if value is not None and 0 <= value <= 1]
-        return math.fsum(accuracies) / len(accuracies) if len(accuracies) == len(_AVERAGED) else None
-
-
-@dataclass(frozen=True)
 class PublishedArchive:
-    """Records, parents before children, and the problems of skipped ones, one sentence each."""
+    """Records, parents before children, the problems of skipped ones, one sentence each, and fields not imported."""
 
     records: tuple[Published, ...]
     left_out: tuple[str, ...]
+    other_fields: tuple[str, ...] = ()
 
 
 def read_published(path: Path, skip_bad: bool = False, detach: bool = False) -> PublishedArchive:
-    """Read a folder with `tree.json` and a file of details, or one of the two files.
+    """Read a folder with `tree.json` and a file of details, an export of the collection, or a file of either.
 
     With `detach` a record whose parent is in neither becomes a root: the published details alone lack most parents.
     Raises BadArchive for an invalid record; with `skip_bad` such records are skipped and listed.
     """
-    raw = _raw_records(path)
     problems: list[str] = []
+    raw = _raw_records(path, problems)
     parsed = _parsed(raw, problems)
     if detach:
         parsed = {
@@ -90,10 +65,11 @@ def read_published(path: Path, skip_bad: bool = False, detach: bool = False) -> 
     missing = any(record.parent not in (None, *parsed) for record in parsed.values())
     _refuse(problems, skip_bad, "--detach makes roots of records with an unknown parent, " if missing else "")
     if not sound:
-        raise BadArchive(f"{path} holds no record that can be imported.")
+        raise BadArchive("; ".join([f"{path} holds no record that can be imported", *problems[:10]]) + ".")
     depth = lineage.depths(_parents(sound))
     order = sorted(sound, key=lambda index: (depth[str(index)], index))
-    return PublishedArchive(tuple(sound[index] for index in order), tuple(problems))
+    other = {name for _, fields in raw for name, value in fields.items() if not is_absent(value)} - FIELDS
+    return PublishedArchive(tuple(sound[index] for index in order), tuple(problems), tuple(sorted(other)))
 
 
 def read_programs(folder: Path, skip_bad: bool = False) -> PublishedArchive:
@@ -128,75 +104,65 @@ def _parents(records: Mapping[int, Published]) -> dict[str, str | None]:
     return {str(index): None if record.parent is None else str(record.parent) for index, record in records.items()}
 
 
-def _raw_records(path: Path) -> list[dict[str, object]]:
-    """All records of the files; those of the details file replace the tree's."""
+_Raw = tuple[str, Mapping[str, object]]
+"""A record's place in its file, and its fields."""
+
+
+def _raw_records(path: Path, problems: list[str]) -> list[_Raw]:
+    """All records of the files; those of other files replace the records of a tree, which have fewer fields."""
     if not path.exists():
         raise BadArchive(f"there is no file or folder {path}")
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = [file for file in sorted(path.iterdir()) if file.name.endswith(_SUFFIXES) and file.is_file()]
+        files = [file for file in files if ".metadata." not in file.name]  # the indexes that mongodump writes
     if not files:
-        raise BadArchive(f"{path} holds no .json file: it needs tree.json and the file of details")
-    slim: list[dict[str, object]] = []
-    detailed: list[dict[str, object]] = []
+        raise BadArchive(
+            f"{path} holds no file of records: it needs tree.json and a file of details, or an export of MongoDB"
+        )
+    tree, detailed = list[_Raw](), list[_Raw]()
     for file in files:
+        name = file.name if file.name.isprintable() else ascii(file.name)[1:-1]
         try:
-            content = json.loads(file.read_text(encoding="utf-8-sig"))
+            for place, value in values_of(file):
+                records = tree if isinstance(value, dict) and "results" in value else detailed
+                records += _records_in(value, name, place)
         except (OSError, ValueError, RecursionError) as error:
-            raise BadArchive(f"{file} cannot be read as JSON: {error}") from None
-        results = content.get("results") if isinstance(content, dict) else content
-        if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
-            raise BadArchive(f'{file} is neither {{"results": [...]}} nor a list of records')
-        (slim if isinstance(content, dict) else detailed).extend(results)
-    indices = {json.dumps(record.get("index")) for record in detailed}
-    return [*(record for record in slim if json.dumps(record.get("index")) not in indices), *detailed]
+            reason = error.strerror if isinstance(error, OSError) else error
+            problems.append(f"{name} cannot be read: {reason}")
+    indices = {_key(fields) for _, fields in detailed}
+    return [*(raw for raw in tree if _key(raw[1]) not in indices), *detailed]
 
 
-def _parsed(raw: Iterable[dict[str, object]], problems: list[str]) -> dict[int, Published]:
-    records: dict[int, Published] = {}
-    for number, fields in enumerate(raw, 1):
+def _records_in(value: object, name: str, place: str) -> Iterator[_Raw]:
+    """The records of a list, or of an object with a list of `results` or `candidates`; or the object as a record."""
+    listed = value.get("results", value.get("candidates", value)) if isinstance(value, dict) else value
+    for number, record in enumerate(listed if isinstance(listed, list) else [listed], 1):
+        place = f"record {number}" if listed is not record else place
+        if not isinstance(record, dict) or not FIELDS & record.keys():
+            raise ValueError(f"{place} is none, since it has no index, name or program: {reprlib.repr(record)}")
+        yield f"{name}, {place}", record
+
+
+def _key(fields: Mapping[str, object]) -> object:
+    index = fields.get("index")
+    return index if isinstance(index, int | float) else repr(index)
+
+
+def _parsed(raw: Iterable[_Raw], problems: list[str]) -> dict[int, Published]:
+    records: dict[int, tuple[str, Published]] = {}
+    for place, fields in raw:
         try:
-            record = _record(fields)
+            record = parsed_record(fields)
             _require_storable(record)
         except ValueError as error:
-            problems.append(f"record {fields.get('index', f'number {number}')}: {error}")
+            index = reprlib.repr(fields["index"]) if "index" in fields else "none"
+            problems.append(f"{place} (index {index}): {error}")
             continue
-        if other := records.get(record.index):
-            problems.append(f"index {record.index} occurs twice ({other.name} and {record.name})")
-        records.setdefault(record.index, record)
-    return records
-
-
-def _record(raw: Mapping[str, object]) -> Published:
-    index = raw.get("index")
-    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index <= _MAX_INDEX:
-        raise ValueError(f"index must be a whole number from 0 to {_MAX_INDEX}, not {index!r}")
-    parent = raw.get("parent")
-    if parent is not None and (isinstance(parent, bool) or not isinstance(parent, int)):
-        raise ValueError(f"parent must be an index or null, not {parent!r}")
-    tables = raw.get("result") or {}
-    if not isinstance(tables, Mapping):
-        raise ValueError(f"result must be an object with the tables train and test, not {reprlib.repr(tables)}")
-    return Published(
-        index=index,
-        name=_text(raw, "name_new") or _text(raw, "name") or f"record {index}",
-        parent=parent,
-        score=_finite(raw.get("score"), "score"),
-        program=_text(raw, "program"),
-        motivation=_text(raw, "motivation"),
-        summary=_text(raw, "summary"),
-        parameters=_parameters(raw.get("parameters")),
-        curve=tuple((int(float(step)), loss) for step, loss in _cells(tables, "train") if _STEP.fullmatch(step)),
-        benchmarks=dict(_cells(tables, "test")),
-    )
-
-
-def _text(raw: Mapping[str, object], name: str) -> str:
-    """The text of a field, empty if it is absent or null."""
-    value = "" if raw.get(name) is None else raw[name]
-    if not isinstance(value, str):
-        raise ValueError(f"{name} must be text, not {reprlib.repr(value)}")
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError(f"{name} holds half of a surrogate pair, which is no character")
-    return value
+        first_place, first_record = records.setdefault(record.index, (place, record))
+        if first_record != record:
+            problems.append(f"{place}: index {record.index} occurs twice, with other content in {first_place}")
+    return {index: record for index, (_, record) in records.items()}
 
 
 def _require_storable(record: Published) -> None:
@@ -208,47 +174,6 @@ def _require_storable(record: Published) -> None:
     fit(event, MAX_EVENT_BYTES - size)
     if size + event.ByteSize() > MAX_EVENT_BYTES:
         raise ValueError(f"program has {size} bytes; an event of {MAX_EVENT_BYTES} bytes cannot hold it")
-
-
-def _finite(value: object, field_name: str) -> float | None:
-    """A number, None for nan and null."""
-    if value is None:
-        return None
-    too_large = isinstance(value, int) and abs(value) > sys.float_info.max
-    if too_large or isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{field_name} must be a number, not {reprlib.repr(value)}")
-    return float(value) if math.isfinite(value) else None
-
-
-def _parameters(value: object) -> int | None:
-    """A count as in "495.73M"; None if it is absent."""
-    if value in (None, ""):
-        return None
-    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d*)?)\s*([KMB]?)\s*", str(value), re.IGNORECASE | re.ASCII)
-    if match is None or float(match[1]) * _UNITS[match[2].upper()] >= 2**63:
-        raise ValueError(f"parameters must look like 495.73M, not {reprlib.repr(value)}")
-    return round(float(match[1]) * _UNITS[match[2].upper()])
-
-
-def _cells(tables: Mapping[str, object], name: str) -> list[tuple[str, float]]:
-    """The columns of a one-row CSV table; nan and empty cells are skipped."""
-    try:
-        rows = [row for row in csv.reader(_text(tables, name).splitlines()) if any(cell.strip() for cell in row)]
-    except csv.Error as error:
-        raise ValueError(f"{name} is not a CSV table: {error}") from None
-    if len(rows) < 2:
-        return []
-    cells = []
-    for title, cell in zip(rows[0][1:], rows[1][1:], strict=False):
-        try:
-            value = float(cell)
-        except ValueError:
-            if cell.strip():
-                raise ValueError(f"{name}: the cell {cell!r} under {title!r} is not a number") from None
-            continue
-        if math.isfinite(value):
-            cells.append((title.strip(), value))
-    return cells
 
 
 def _sound(records: Mapping[int, Published], problems: list[str]) -> dict[int, Published]:
@@ -266,7 +191,6 @@ def _sound(records: Mapping[int, Published], problems: list[str]) -> dict[int, P
 
 SERVICE = "store"
 MAX_CONCURRENT = 64
-STAGE = "explore"
 MOMENT = datetime(2025, 7, 1, tzinfo=UTC)  # fixed, so that the same files always give the same events
 
 
@@ -274,8 +198,10 @@ def events_of(run: str, records: Sequence[Published], source: str) -> list[event
     """run.started of a run without seats, and candidate.imported for each record."""
     started = first(run, "started", "console")
     started.time.FromDatetime(MOMENT)
+    versions = {record.score_version for record in records if record.score is not None}
+    fitness = versions.pop() if len(versions) == 1 else "code"
     started.run_started.settings.CopyFrom(
-        events_pb2.RunSettings(scale=STAGE, mind="imported", seats=0, baselines=["imported"], fitness="code")
+        events_pb2.RunSettings(scale=STAGE, mind="imported", seats=0, baselines=["imported"], fitness=fitness)
     )
     started.run_started.note = f"imported from {source}"
     cause, events = Cause.published(started), [started]
@@ -285,61 +211,78 @@ def events_of(run: str, records: Sequence[Published], source: str) -> list[event
         event.time.FromDatetime(MOMENT)
         imported = events_pb2.CandidateImported(source=source, index=published.index, record=record)
         event.candidate_imported.CopyFrom(imported)
+        fit(event, MAX_EVENT_BYTES)
         events.append(event)
     return events
 
 
-def candidate_of(run: str, published: Published) -> pb.Candidate:
-    """A published record as a candidate; absent fields stay unset."""
-    record = pb.Candidate(
-        id=candidate_id(published.index), run=run, kind=pb.KIND_IMPORTED, state=pb.STATE_ARCHIVED, stage=STAGE,
-        request=pb.Request(number=published.index, mind="imported"),
-    )  # fmt: skip
-    record.proposal.CopyFrom(
-        pb.Proposal(
-            name=published.name,
-            motivation=published.motivation,
-            program=published.program,
-            parent="" if published.parent is None else candidate_id(published.parent),
-            structure=_structure(published.program),
-            mind="imported",
-        )
-    )
-    if published.curve or published.benchmarks or published.parameters is not None:
-        record.training.CopyFrom(_training(published))
-    if published.score is not None:
-        record.verdict.fitness.CopyFrom(pb.Fitness(version="code", value=published.score))
-    if published.summary:
-        record.analysis.results = published.summary
-    return record
+def exported_bodies(path: Path, kind: str, skip_bad: bool) -> tuple[str, list[bytes], tuple[str, ...]]:
+    """The run, its events' bodies, and the problems of skipped ones, of a file that `export --format` wrote as `kind`.
+
+    Raises SettingsError naming an unreadable line or row, unless `skip_bad`, and NotPossible for a table without
+    pyarrow.
+    """
+    bodies: list[bytes] = []
+    skipped: list[str] = []
+    run = ""
+    rows: Iterable[tuple[str, bytes | str]] = table_of(path) if kind == "parquet" else _lines(path)
+    for location, encoded in rows:
+        try:
+            body = encoded if isinstance(encoded, bytes) else _body(encoded)
+            event = events_pb2.Event.FromString(body)
+            subject_of(event)
+        except (DecodeError, ValueError, TypeError, RecursionError) as error:
+            if not skip_bad:
+                raise SettingsError(
+                    f"{path}, {location} is not an exported event: {error}. --skip-bad skips it."
+                ) from None
+            skipped.append(f"{location}: {error}")
+            continue
+        run = run or event.run
+        if event.run != run:
+            raise SettingsError(f"{path}, {location} belongs to run {event.run}, but the events before it to {run}.")
+        bodies.append(body)
+    if not bodies:
+        raise SettingsError(f"{path} holds no event.")
+    return run, bodies, tuple(skipped)
 
 
-async def publish_all(bus: Bus, events: Sequence[events_pb2.Event]) -> int:
-    """Publish the first event, then the others concurrently; returns the last sequence."""
-    last = await bus.publish(events[0])
-    for start in range(1, len(events), MAX_CONCURRENT):
-        sequences = await asyncio.gather(*(bus.publish(event) for event in events[start : start + MAX_CONCURRENT]))
-        last = max(last, *sequences)
-    return last
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(lines_of(path), 1):
+        yield f"line {number}", line
 
 
-def _training(published: Published) -> pb.Training:
-    seed = pb.SeedResult(
-        curve=[pb.CurvePoint(step=step, train_loss=loss) for step, loss in published.curve],
-        scores=[
-            pb.TaskScore(
-                task=task, metric="perplexity" if "ppl" in task or "perplexity" in task else "acc", value=value
-            )
-            for task, value in published.benchmarks.items()
-        ],
-        measurements=pb.Measurements(parameters=published.parameters or 0),
-    )
-    # The published curve is the training loss; held-out losses were not published.
-    return pb.Training(seeds=[seed], benchmark=published.mean_accuracy)
+def _body(line: str) -> bytes:
+    """The bytes of the event in a line. Raises ValueError if there are none, RecursionError for deep nesting."""
+    content = json.loads(line)
+    if not isinstance(content, dict) or not isinstance(content.get("body"), str):
+        raise ValueError("it has no field `body` with text")
+    return base64.b64decode(content["body"], validate=True)
 
 
-def _structure(program: str) -> str:
-    try:
-        return fingerprint(program).digest if program else ""
-    except ValueError:
-        return ""
+async def publish(bus: Bus, run: str, bodies: Iterable[bytes], if_taken: str) -> int:
+    """Publish those of a run's events that the log lacks, in order, and return their number.
+
+    An interrupted import thus continues, and a repeated one changes nothing. Raises SettingsError if the log has other
+    events of the run; `if_taken` says what to do then.
+    """
+    missing = dict.fromkeys(bodies)
+    known = frozenset(missing)
+    async for message in bus.read_log(f"asi.v1.{run}.>"):
+        if message.body not in known:
+            raise SettingsError(f"another run called {run} exists already: {if_taken}.")
+        missing.pop(message.body, None)
+    pending = list(missing)
+    for start in range(0, len(pending), MAX_CONCURRENT):
+        # One connection keeps their order.
+        window = [(events_pb2.Event.FromString(body), body) for body in pending[start : start + MAX_CONCURRENT]]
+        messages = (bus.publish_body(subject_of(event), event.id, body) for event, body in window)
+        sequences = await asyncio.gather(*messages)
+        if sequences != sorted(sequences):
+            raise Transient("the broker did not keep the order of the events: import them into another ASI_DATA_DIR")
+    return len(pending)
+
+
+def bodies_of(events: Iterable[events_pb2.Event]) -> list[bytes]:
+    """The events as they are published."""
+    return [body_of(event) for event in events]

@@ -24,8 +24,9 @@ from services.store import auditing, exporting, importing
 from services.store.app import StoreSettings
 from services.store.backends import open_archive, opened, restore_archive
 from services.store.forking import fork, history
-from services.store.importing import BadArchive, read_programs, read_published
+from services.store.importing import BadArchive
 from services.store.port import Archive, ArchiveUnavailable, Query
+from services.store.published import write_published
 from services.store.reactions import react
 from services.store.recovery import recover, require_same_log
 from services.store.replay import BATCH, batched, refusals, replay
@@ -103,33 +104,36 @@ async def _replay(arguments: argparse.Namespace, settings: StoreSettings) -> int
 
 
 async def _import(arguments: argparse.Namespace, settings: StoreSettings) -> int:
+    other_fields: tuple[str, ...] = ()
+    if arguments.format in ("jsonl", "parquet"):
+        run, bodies, left_out = importing.exported_bodies(arguments.path, arguments.format, arguments.skip_bad)
+        left_out += await asyncio.to_thread(refusals, run, bodies)
+        taken, kind, count = "a log keeps its run's name, so import it into another ASI_DATA_DIR", "events", len(bodies)
+    else:
+        programs = arguments.format == "programs"
+        published = (
+            importing.read_programs(arguments.path, arguments.skip_bad)
+            if programs
+            else importing.read_published(arguments.path, arguments.skip_bad, arguments.detach)
+        )
+        run = run_name(arguments.run or ("programs" if programs else "imported"))
+        bodies = importing.bodies_of(importing.events_of(run, published.records, arguments.format))
+        left_out, other_fields, count = published.left_out, published.other_fields, len(published.records)
+        taken, kind = "choose another --run", "programs" if programs else "records"
     async with opened(settings.archive) as archive, Bus(settings, "asi-import") as bus:
         await bus.set_up()
-        if arguments.format in ("jsonl", "parquet"):
-            run, bodies, left_out = exporting.exported_bodies(arguments.path, arguments.format, arguments.skip_bad)
-            await _require_new_run(archive, run, "a log keeps its run's name, so import it into another ASI_DATA_DIR")
-            left_out += await asyncio.to_thread(refusals, run, bodies)
-            await exporting.publish_bodies(bus, bodies)
-            count = len(bodies)
-        else:
-            programs = arguments.format == "programs"
-            published = (
-                read_programs(arguments.path, arguments.skip_bad)
-                if programs
-                else read_published(arguments.path, arguments.skip_bad, arguments.detach)
-            )
-            run = run_name(arguments.run or ("programs" if programs else "imported"))
-            await _require_new_run(archive, run)
-            await importing.publish_all(bus, importing.events_of(run, published.records, arguments.format))
-            left_out, count = published.left_out, len(published.records)
+        await require_same_log(bus, archive)
+        new = await importing.publish(bus, run, bodies, taken)
         await _catch_up(archive, bus)
     if arguments.json:
-        _say(json.dumps({"run": run, "imported": count, "left_out": list(left_out)}, indent=2))
+        numbers = {"run": run, "imported": count if new else 0, "left_out": left_out, "other_fields": other_fields}
+        _say(json.dumps(numbers, indent=2))
         return 0
     for line in left_out:
         _say(f"  left out: {line}")
-    kind = {"asi-arch": "records", "programs": "programs"}.get(arguments.format, "events")
-    _say(f"imported {count} {kind} as run {run}")
+    if other_fields:
+        _say(f"  not imported: the fields {', '.join(other_fields)}")
+    _say(f"imported {count} {kind} as run {run}" if new else f"run {run} holds these {count} {kind} already")
     return 0
 
 
@@ -203,7 +207,7 @@ async def _export(arguments: argparse.Namespace, settings: StoreSettings) -> int
             if arguments.format == "parquet":
                 exporting.write_parquet(records, await _logged(settings, run), target)
             else:
-                exporting.write_published(records, target)
+                write_published(records, target)
     _say(json.dumps({"run": run, "path": str(target)}) if arguments.json else f"run {run} is in {target}")
     return 0
 

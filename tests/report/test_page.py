@@ -14,7 +14,8 @@ from services.report.dataset import Dataset, benchmarks, components, holdings, o
 from services.report.figures import count_against_compute, curves, front, pool_over_time, trends
 from services.report.lineage import radial_tree, tree
 from services.report.page import bibtex, methods, write_report
-from services.store.importing import candidate_of, read_published
+from services.store.importing import read_published
+from services.store.published import candidate_of
 from tests.report.example_run import finished_run, status
 
 

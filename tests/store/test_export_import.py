@@ -18,6 +18,8 @@ from services.local.processes import Broker
 from services.store import exporting, tools
 from services.store.app import StoreSettings
 from services.store.backends import open_archive
+from services.store.importing import bodies_of, events_of, publish, read_published
+from services.store.published import write_published
 from services.store.reactions import react
 from tests.store.simulation import Simulation
 
@@ -81,7 +83,7 @@ def test_an_export_replaces_only_an_earlier_one_of_the_same_log(
     assert path.read_bytes() == longer
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(SettingsError, match="holds other files"):
-        exporting.write_published([], tmp_path)
+        write_published([], tmp_path)
 
 
 def test_a_failed_export_names_its_file_and_leaves_no_part(tmp_path: Path, finished: Simulation) -> None:
@@ -195,5 +197,30 @@ async def test_events_that_the_archive_refuses_are_listed(
 
     assert await command(here, "import", "jsonl", str(path)) == 0
     assert " is refused: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["asi-arch", "jsonl"])
+async def test_an_interrupted_import_continues_and_a_repeated_one_changes_nothing(
+    bus: Bus, settings: ServiceSettings, finished: Simulation, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """A run of which a part is in the log cannot be removed; other events of its name are refused."""
+    here = StoreSettings(nats_url=settings.nats_url, data_dir=settings.data_dir)
+    records = [{"index": index, "name": f"m{index}", "program": "why " * 100_000 * (index == 2)} for index in (1, 2, 3)]
+    path = settings.data_dir / "records.json"
+    path.write_text(json.dumps([{**record, "program": "", "motivation": record["program"]} for record in records]))
+    bodies = bodies_of(events_of("r1", read_published(path).records, "asi-arch"))
+    if kind == "jsonl":
+        bodies = list(dict.fromkeys(message.body for message in finished.log))
+        path = write_log(settings.data_dir / "log", bodies)
+    await publish(bus, "r1", bodies[:3], "")
+    arguments = ["import", kind, str(path), *(["--run", "r1"] if kind == "asi-arch" else [])]
+
+    assert await command(here, *arguments) == 0
+    assert [message.body async for message in bus.read_log()] == bodies
+    before = await digest(here)
+    assert await command(here, *arguments) == 0
+    assert "holds these" in capsys.readouterr().out
+    assert (await bus.last_sequence(), await digest(here)) == (len(bodies), before)
+    other = write_log(settings.data_dir / "other", [*bodies[:2], bodies[2] + b"\x0a\x00"])
     with pytest.raises(SettingsError, match="import it into another ASI_DATA_DIR"):
-        await command(here, "import", "jsonl", str(path))
+        await command(here, "import", "jsonl", str(other))

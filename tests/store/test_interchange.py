@@ -1,19 +1,23 @@
 """Published archives and exported logs: in, out, and in again."""
 
+import gzip
 import json
 from pathlib import Path
 
+import bson
+import bson.json_util
 import pytest
 
-from services.store.exporting import write_published
-from services.store.importing import BadArchive, candidate_of, events_of, read_programs, read_published
+from services.store.importing import BadArchive, events_of, read_programs, read_published
+from services.store.published import candidate_of, write_published
 
 
-def record(index: int, parent: int | None = None, **more: object) -> dict[str, object]:
+def record(index: object, parent: object = None, **more: object) -> dict[str, object]:
     return {"index": index, "name": f"delta_net_{index}", "parent": parent, "score": 1.5, **more}
 
 
 def archive(tmp_path: Path, *records: dict[str, object]) -> Path:
+    tmp_path.mkdir(exist_ok=True)
     (tmp_path / "106.json").write_text(json.dumps(list(records)))
     return tmp_path
 
@@ -72,7 +76,7 @@ def test_tree_and_details_are_joined_by_index(tmp_path: Path) -> None:
     ("records", "named"),
     [
         ([record(1), record(2, 8)], "record 2: its parent 8 is unknown"),
-        ([record(1), record(1)], "index 1 occurs twice"),
+        ([record(1), record(1, score=2)], "index 1 occurs twice"),
         ([record(1, 2), record(2, 1)], "record 1 descends from itself"),
         ([record(1), {"name": "x"}], "index must be a whole number"),
         ([record(1, score="good")], "score must be a number"),
@@ -89,6 +93,14 @@ def test_tree_and_details_are_joined_by_index(tmp_path: Path) -> None:
         ([record(1, result={"train": [1]})], "train must be text, not"),
         ([record(1, result={"train": f",1\nm,{'1' * 200_000}\n"})], "train is not a CSV table"),
         ([record(1, program="x = 1\n" * 50_000)], "program has 300000 bytes"),
+        ([record(1, score=float("inf"))], "score must be a number"),
+        ([record(1), record(2, 1.5)], r"106\.json, record 2 \(index 2\): parent must be an index or null, not 1\.5"),
+        ([record("1")], r"record 1 \(index '1'\): index must be a whole number"),
+        ([record(1, result={"train": ",100,200,300\nm,3,2\n"})], "train has 3 titles, but 2 values"),
+        ([record(1, result={"test": ",boolq\nm,0.5,0.4\n"})], "test has 1 titles, but 2 values"),
+        ([record(1, result={"test": ",boolq,boolq\nm,0.5,0.4\n"})], "test: 2 columns have the title 'boolq'"),
+        ([record(1, result={"test": ",boolq\nm,0.5\nn,0.4\n"})], "test has 2 rows of values"),
+        ([record(1, score_version="best")], "score_version must be one of"),
     ],
 )
 def test_a_broken_record_is_refused_with_its_index(
@@ -118,12 +130,124 @@ def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     assert [published.index for published in read_published(tmp_path).records] == [1]
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, "", "{}"])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "", "{}", '["x"]', '{"id": "a", "code": "x = 1", "parent_id": null}', "x"]
+)
 def test_a_file_that_is_no_archive_is_named(tmp_path: Path, text: str) -> None:
-    """However deeply it is nested."""
+    """However deeply it is nested, and also where bad records are skipped."""
     (tmp_path / "106.json").write_text(text)
-    with pytest.raises(BadArchive, match=r"106\.json"):
+    for skip_bad in (False, True):
+        with pytest.raises(BadArchive, match="106.json" if text else "holds no record"):
+            read_published(tmp_path, skip_bad)
+
+
+RELAXED, CANONICAL = bson.json_util.RELAXED_JSON_OPTIONS, bson.json_util.CANONICAL_JSON_OPTIONS
+
+
+def documents() -> list[dict[str, object]]:
+    """Two records as ASI-Arch's code stores them in MongoDB."""
+    tables = {"train": "step,100,200\nloss,3.1,nan", "test": "Model,ARC Easy,Social IQA\nm,0.5,0.4"}
+    extra = {"_id": bson.ObjectId("6" * 24), "time": "2025-06-01 10:00:00", "cognition": "papers", "log": "none"}
+    return [
+        record(1, result=tables, program="x = 1", motivation="none", analysis="It gains.", **extra),
+        record(2, 1, result=tables, score=float("nan"), summary="what"),
+    ]
+
+
+def lines(options: bson.json_util.JSONOptions) -> str:
+    return "\r\n".join(bson.json_util.dumps(document, json_options=options) for document in documents())
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("lines.json", lines(RELAXED).encode()),
+        ("lines.jsonl", lines(CANONICAL).encode()),
+        ("utf16.json", lines(CANONICAL).encode("utf-16")),
+        ("list.json", bson.json_util.dumps(documents(), json_options=RELAXED).encode()),
+        ("list.json.gz", gzip.compress(bson.json_util.dumps(documents(), json_options=CANONICAL).encode())),
+        ("data_elements.bson", b"".join(map(bson.encode, documents()))),
+        ("data_elements.bson.gz", gzip.compress(b"".join(map(bson.encode, documents())))),
+    ],
+)
+def test_what_mongoexport_and_mongodump_write_of_the_database_is_read(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    """All forms give the same records; "none" is how ASI-Arch writes that a text is missing."""
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "data_elements.metadata.json").write_text('{"indexes": []}')
+    for path in (tmp_path, tmp_path / name):
+        archive = read_published(path)
+        first, second = archive.records
+
+        assert (first.parent, second.parent, first.score, second.score) == (None, 1, 1.5, None)
+        assert (first.curve, dict(first.benchmarks)) == (((100, 3.1),), {"ARC Easy": 0.5, "Social IQA": 0.4})
+        assert (first.motivation, candidate_of("r", first).analysis.explanation) == ("", "It gains.")
+        assert archive.other_fields == ("_id", "cognition", "time")
+
+
+def test_a_candidate_storage_and_numbers_of_pandas_are_read(tmp_path: Path) -> None:
+    """A column of parents with an absent one becomes one of floats."""
+    candidates = [record(1, float("nan")), record(2.0, 1.0, motivation=float("nan"))]
+    (tmp_path / "candidate_storage.json").write_text(json.dumps({"candidates": candidates, "new_data_count": 0}))
+
+    assert [(one.index, one.parent, one.motivation) for one in read_published(tmp_path).records] == [
+        (1, None, ""),
+        (2, 1, ""),
+    ]
+
+
+def test_equal_records_of_two_files_are_one_and_others_are_refused_with_both_places(tmp_path: Path) -> None:
+    """Such as the collection and the candidate storage of one database."""
+    (tmp_path / "b.json").write_text(json.dumps([record(1), record(2, 1)]))
+    archive(tmp_path, record(1))
+    assert len(read_published(tmp_path).records) == 2
+
+    (tmp_path / "b.json").write_text(json.dumps([record(3), record(1, score=2)]))
+    with pytest.raises(BadArchive, match=r"b\.json, record 2: index 1 occurs twice, .* in 106\.json, record 1\."):
         read_published(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["json", "bson", "gz"])
+def test_a_truncated_file_is_refused_or_read_up_to_the_fault(tmp_path: Path, damage: str) -> None:
+    """The rest is reported as left out, with its place."""
+    content = lines(RELAXED).encode() if damage == "json" else b"".join(map(bson.encode, documents()))
+    path = tmp_path / f"data_elements.{damage}"
+    path.write_bytes(content[:-9] if damage != "gz" else gzip.compress(content)[:-9])
+    with pytest.raises(BadArchive, match=rf"data_elements\.{damage} cannot be read: "):
+        read_published(path)
+    if damage == "gz":
+        return
+    archive = read_published(path, skip_bad=True)
+
+    assert [published.index for published in archive.records] == [1]
+    assert len(archive.left_out) == 1
+
+
+def test_names_with_separators_of_lines_do_not_divide_tables(tmp_path: Path) -> None:
+    """The name is the first cell of each table."""
+    path = archive(tmp_path, record(1, name="a\u2028b", program="x = 1", result={"test": ",a\na\u2028b,0.25\n"}))
+    (published,) = read_published(path).records
+
+    assert published.benchmarks == {"a": 0.25}
+
+
+def test_a_mean_accuracy_is_found_under_the_titles_of_the_code(tmp_path: Path) -> None:
+    """Which writes tasks in words."""
+    titles = "Model,ARC Challenge,ARC Easy,BoolQ,HellaSwag,PIQA,Social IQA,WinoGrande,Average"
+    path = archive(tmp_path, record(1, result={"test": f"{titles}\nm,0.2,0.4,0.6,0.3,0.6,0.4,0.3,0.9"}))
+
+    assert read_published(path).records[0].mean_accuracy == pytest.approx(0.4)
+
+
+def test_a_fitness_that_is_no_score_of_the_code_keeps_its_version(tmp_path: Path) -> None:
+    """Else a standardised gain would be shown as a score of the paper."""
+    path = archive(tmp_path / "in", record(1, score=21.5, score_version="standardised-gain-1"))
+    events = events_of("pub", read_published(path).records, "asi-arch")
+    write_published([event.candidate_imported.record for event in events[1:]], tmp_path / "out")
+
+    assert events[0].run_started.settings.fitness == "standardised-gain-1"
+    assert events_of("pub", read_published(tmp_path / "out").records, "asi-arch") == events
 
 
 def test_a_folder_named_like_a_program_and_a_program_too_large_are_named(tmp_path: Path) -> None:
@@ -163,7 +287,11 @@ def test_details_without_the_tree_are_imported_as_roots_when_asked(tmp_path: Pat
 def test_an_export_imports_to_the_same_events(tmp_path: Path) -> None:
     """Round and round, nothing is lost or added."""
     tables = {"train": ",1,2\nm,3.0,2.0\n", "test": ",a\nm,0.25\n"}
-    path = archive(tmp_path, record(1, program="x = 1", motivation="why", summary="what", result=tables), record(5, 1))
+    path = archive(
+        tmp_path,
+        record(1, program="x = 1", motivation="why", analysis="as", summary="what", result=tables),
+        record(5, 1),
+    )
     events = events_of("pub", read_published(path).records, "asi-arch")
     write_published([event.candidate_imported.record for event in events[1:]], tmp_path / "out")
 
