@@ -309,8 +309,11 @@ def measured_on(seed: pb.SeedResult) -> tuple[str, str]:
 
 
 def curves_of(records: Sequence[pb.Candidate]) -> list[Curve]:
-    """One curve per seed that has one, in order. Trainings that stopped early have no final loss."""
-    seeds = [seed for record in records for seed in record.training.seeds]
+    """One curve per seed, in order, without those of imported records, which have no held-out loss.
+
+    Trainings that stopped early have no final loss.
+    """
+    seeds = [seed for record in records if record.kind != pb.KIND_IMPORTED for seed in record.training.seeds]
     steps = max((point.step for seed in seeds for point in seed.curve), default=1)
     curves = []
     for seed in seeds:

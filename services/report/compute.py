@@ -164,6 +164,8 @@ def of_run(run: str, records: Sequence[pb.Candidate], against: str = "") -> Scal
         for record in ordered
         if record.kind == pb.KIND_BASELINE and record.training.seeds and record.request.baseline not in references
     }
+    if not controls:
+        raise ValueError(f"no baseline of run {run} was trained, with which candidates could be compared")
     control = strongest_control(controls, against or None)
     trained = [
         record for record in ordered if record.training.seeds and record.kind in (pb.KIND_PROPOSAL, pb.KIND_BASELINE)

@@ -10,10 +10,12 @@ import pytest
 from bench import published_archive
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
+from services.report.compute import of_run, replays
 from services.report.dataset import Dataset, benchmarks, components, holdings, origins
 from services.report.figures import count_against_compute, curves, front, pool_over_time, trends
 from services.report.lineage import radial_tree, tree
 from services.report.page import bibtex, methods, write_report
+from services.report.rows import row
 from services.store.importing import read_published
 from services.store.published import candidate_of
 from tests.report.example_run import finished_run, status
@@ -57,6 +59,14 @@ def test_a_published_archive_is_drawn_with_all_its_candidates(published: Dataset
     assert "loss" not in benchmarks(published).header
     assert radial_tree(published).figure is not None
     assert "hold no compute" in count_against_compute(published).caption
+
+
+def test_an_imported_record_has_no_held_out_loss_and_no_time_of_training(published: Dataset) -> None:
+    """Their fields of a seed are zero, which is no measurement."""
+    assert replays(published.records) == []
+    assert {row(record)["seconds"] for record in published.records} == {None}
+    with pytest.raises(ValueError, match="no baseline of run imported was trained"):
+        of_run("imported", published.records)
 
 
 def test_figure_1_counts_those_better_than_the_root_against_hours() -> None:

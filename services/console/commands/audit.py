@@ -236,15 +236,18 @@ def _facts(record: candidate_pb2.Candidate) -> list[tuple[str, str]]:
     proposal = record.proposal
     verdicts, outcome = proposal.check.verdicts, "passed" if proposal.check.passed else "failed"
     warned = [verdict.probe for verdict in verdicts if verdict.outcome != "pass"]
+    checked = f"{outcome} {len(verdicts)} probes" + (f", not passed: {', '.join(warned)}" if warned else "")
+    measured = record.training.seeds if record.kind != candidate_pb2.KIND_IMPORTED else ()
+    judge = f" by {record.verdict.judge}" if record.verdict.judge else ""
     facts = [
         ("parent", proposal.parent or ABSENT),
         ("references", ", ".join(proposal.references) or ABSENT),
         ("mind", f"{proposal.mind} {proposal.prompt_version}".strip()),
         ("moves", ", ".join(proposal.moves) or ABSENT),
         ("cognition", ", ".join(hit.entry for hit in proposal.cognition) or ABSENT),
-        ("check", f"{outcome} {len(verdicts)} probes" + (f", not passed: {', '.join(warned)}" if warned else "")),
+        ("check", checked if proposal.HasField("check") else ABSENT),
     ]
-    for seed in record.training.seeds:
+    for seed in measured:
         on = seed.measurements
         versions = ", ".join(f"{name} {version}" for name, version in sorted(on.versions.items()))
         facts += [
@@ -254,5 +257,5 @@ def _facts(record: candidate_pb2.Candidate) -> list[tuple[str, str]]:
     for call in record.calls:
         facts.append(("call", f"{call.role} {call.model} prompt {call.prompt.path} answer {call.answer.path}"))
     facts.append(("verdict", f"judge {number(record.verdict.raw if record.verdict.HasField('raw') else None, '.2f')}, "
-                  f"fitness {number(row(record)['fitness'])} by {record.verdict.judge}"))  # fmt: skip
+                  f"fitness {number(row(record)['fitness'])}{judge}"))  # fmt: skip
     return facts
