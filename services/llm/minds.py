@@ -14,7 +14,7 @@ import math
 import os
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import grpc
 import grpc.aio
 from prometheus_client import Counter
 
+from services.chassis import tasks
 from services.chassis.artifacts import FsspecArtifacts
 from services.chassis.bus import Bus
 from services.chassis.errors import Transient
@@ -114,23 +115,12 @@ class Minds:
             calls = LoggedCalls(self._archive, self._artifacts, run, until)
             return RecordedMind(calls, f"{run}@{until}", await self._open_openai(job))
         record = CallRecord(self._artifacts)
-        async for candidate in _candidates(self._archive, archive_pb2.ListCandidatesRequest(run=run, page_size=PAGE)):
-            for call in candidate.calls:
-                record.add(candidate.id, call)
+        request = archive_pb2.ListCandidatesRequest(run=run, page_size=PAGE)
+        async for page in tasks.pages(self._archive.ListCandidates, request, LIST_SECONDS):
+            for candidate in page.candidates:
+                for call in candidate.calls:
+                    record.add(candidate.id, call)
         return RecordedMind(record, run)
-
-
-async def _candidates(
-    archive: archive_pb2_grpc.ArchiveAsyncStub, request: archive_pb2.ListCandidatesRequest
-) -> AsyncIterator[pb.Candidate]:
-    """The candidates of all pages."""
-    while True:
-        reply = await archive.ListCandidates(request, timeout=60)
-        for candidate in reply.candidates:
-            yield candidate
-        if not reply.next_page_token:
-            return
-        request.page_token = reply.next_page_token
 
 
 class EventJournal:
@@ -204,6 +194,7 @@ class ArchiveLedger:
 
 FRESH_SECONDS = 60.0
 PAGE = 200
+LIST_SECONDS = 60.0
 
 
 class RewardFeed:
@@ -223,7 +214,8 @@ class RewardFeed:
         self._updated[run] = time.monotonic()
         try:
             request = archive_pb2.ListCandidatesRequest(run=run, states=[pb.STATE_ARCHIVED], page_size=PAGE)
-            records = {record.id: record async for record in _candidates(self._archive, request)}
+            replies = tasks.pages(self._archive.ListCandidates, request, LIST_SECONDS)
+            records = {record.id: record async for page in replies for record in page.candidates}
         except grpc.aio.AioRpcError as error:
             get_logger().warning("cannot update the choice of models: no reply of the archive", reason=error.details())
             return

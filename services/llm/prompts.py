@@ -7,7 +7,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -18,7 +18,7 @@ import grpc
 import grpc.aio
 from pydantic import BaseModel, JsonValue
 
-from services.chassis.errors import NotPossible, SettingsError
+from services.chassis.errors import NotPossible, Rejected, SettingsError, Transient
 from services.chassis.rpc import channel
 from services.chassis.settings import ServiceSettings, load
 from services.contracts import archive_pb2, archive_pb2_grpc
@@ -120,24 +120,33 @@ def main(
 ) -> int:
     """Run the command line; returns its exit status. Errors are one sentence on standard error."""
     arguments = _parser(roles).parse_args(argv)
-    try:
-        settings = load(kind, service)
-        request = asyncio.run(_request(settings, arguments, question))
+
+    async def text() -> str:
+        request = await _request(load(kind, service), arguments, question)
         if arguments.parts:
-            text = parts_table(request)
-        elif arguments.json:
-            text = json.dumps(asyncio.run(shown(request, os.environ)), indent=2, ensure_ascii=False)
-        else:
-            text = as_text(request)
-        sys.stdout.write(f"{text}\n")
+            return parts_table(request)
+        if arguments.json:
+            return json.dumps(await shown(request, os.environ), indent=2, ensure_ascii=False)
+        return as_text(request)
+
+    return print_result(text())
+
+
+def print_result(text: Coroutine[None, None, str]) -> int:
+    """Print what a command of a service's tool returns, or its error as one sentence; returns the exit status."""
+    try:
+        sys.stdout.write(f"{asyncio.run(text)}\n")
     except (SettingsError, ValueError) as error:
-        return _refused(str(error), 2)
-    except NotPossible as error:
-        return _refused(str(error), 1)
+        reason, status = str(error), 2
+    except (NotPossible, Rejected, Transient) as error:
+        reason, status = str(error), 1
     except grpc.aio.AioRpcError as error:
-        bad = error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
-        return _refused(f"the archive: {error.details()}", 2 if bad else 1)
-    return 0
+        reason = f"the archive: {error.details()}"
+        status = 2 if error.code() is grpc.StatusCode.INVALID_ARGUMENT else 1
+    else:
+        return 0
+    sys.stderr.write(f"asi-arch: {reason}\n")
+    return status
 
 
 async def _request(settings: S, arguments: argparse.Namespace, question: Question[S]) -> Request[BaseModel]:
@@ -156,8 +165,3 @@ def _parser(roles: Sequence[Role]) -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="with the answer's schema and the body of the request")
     parser.add_argument("--parts", action="store_true", help="only the number of tokens of each part of the prompt")
     return parser
-
-
-def _refused(sentence: str, status: int) -> int:
-    sys.stderr.write(f"asi-arch: {sentence}\n")
-    return status

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from services.chassis import tasks
 from services.chassis.errors import NotFound, NotPossible, Transient
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
@@ -57,14 +58,18 @@ async def all_candidates(
 ) -> list[candidate_pb2.Candidate]:
     """Every page of a list, or its first `limit` candidates."""
     candidates: list[candidate_pb2.Candidate] = []
-    while limit is None or len(candidates) < limit:
-        request.page_size = PAGE if limit is None else min(PAGE, limit - len(candidates))
-        reply = await archive.ListCandidates(request, timeout=30)
-        candidates += reply.candidates
-        if not reply.next_page_token:
+    request.page_size = PAGE if limit is None else min(PAGE, limit)
+    async for page in tasks.pages(archive.ListCandidates, request, 30):
+        candidates += page.candidates
+        if limit is not None and len(candidates) >= limit:
             break
-        request.page_token = reply.next_page_token
-    return candidates
+    return candidates[:limit]
+
+
+async def find_candidate(settings: ClientSettings, run: str, candidate: str) -> candidate_pb2.Candidate:
+    """A candidate by its id or name. Raises NotFound with similar names."""
+    async with open_archive(settings) as archive:
+        return await archive.GetCandidate(pb.GetCandidateRequest(run=run, candidate=candidate), timeout=30)
 
 
 async def run_and_candidates(settings: ClientSettings, run: str) -> tuple[pb.RunStatus, list[candidate_pb2.Candidate]]:

@@ -12,7 +12,6 @@ Exit status: 0 for success, 1 for no result, 2 for invalid input.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import sys
@@ -25,7 +24,7 @@ import grpc.aio
 from pydantic import BaseModel
 
 from services.chassis import logs
-from services.chassis.errors import NotPossible, Rejected, SettingsError, Transient
+from services.chassis.errors import NotPossible, Rejected
 from services.chassis.rpc import channel
 from services.chassis.settings import load
 from services.contracts import archive_pb2, archive_pb2_grpc, checker_pb2_grpc, cognition_pb2, cognition_pb2_grpc
@@ -134,8 +133,9 @@ async def _services(
         )
 
 
-async def main(arguments: argparse.Namespace, settings: ResearcherSettings) -> int:
-    """Run a command; returns its exit status."""
+async def main(arguments: argparse.Namespace) -> str:
+    """The proposal, as text or JSON."""
+    settings = load(ResearcherSettings, "researcher")
     async with (
         channel(settings.archive_address, settings) as archive,
         _services(settings, archive_pb2_grpc.ArchiveStub(archive)) as services,
@@ -143,20 +143,18 @@ async def main(arguments: argparse.Namespace, settings: ResearcherSettings) -> i
         parent = await services.candidate(arguments.run, arguments.parent)
         context = await services.context(parent, arguments.seed)
         async with _proposer(arguments.mind) as proposer:
-            _say_draft(await proposed(services, proposer, context), parent, arguments.json)
-    return 0
+            return _shown(await proposed(services, proposer, context), parent, arguments.json)
 
 
-def _say_draft(draft: Draft, parent: pb.Candidate, as_json: bool) -> None:
+def _shown(draft: Draft, parent: pb.Candidate, as_json: bool) -> str:
     fields = {
         "name": draft.name, "parent": parent.id, "motivation": draft.motivation, "moves": list(draft.moves),
         "components": list(draft.components), "mind": draft.mind, "program": draft.program,
     }  # fmt: skip
     if as_json:
-        _say(json.dumps(fields, indent=2, ensure_ascii=False))
-        return
-    _say(f"{draft.name}, a child of {parent.proposal.name} ({parent.id}), by {draft.mind}\n")
-    _say(f"{draft.motivation}\n\n{draft.program.rstrip()}")
+        return json.dumps(fields, indent=2, ensure_ascii=False)
+    title = f"{draft.name}, a child of {parent.proposal.name} ({parent.id}), by {draft.mind}"
+    return f"{title}\n\n{draft.motivation}\n\n{draft.program.rstrip()}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -171,27 +169,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-
-
 def run(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns its exit status. Errors are one sentence on standard error."""
-    arguments = _parser().parse_args(argv)
-    try:
-        return asyncio.run(main(arguments, load(ResearcherSettings, "researcher")))
-    except (SettingsError, ValueError) as error:
-        return _refused(str(error), 2)
-    except (Rejected, Transient) as error:
-        return _refused(str(error), 1)
-    except grpc.aio.AioRpcError as error:
-        bad = error.code() in (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
-        return _refused(f"the archive: {error.details()}", 2 if bad else 1)
-
-
-def _refused(sentence: str, status: int) -> int:
-    sys.stderr.write(f"asi-arch: {sentence}\n")
-    return status
+    return prompts.print_result(main(_parser().parse_args(argv)))
 
 
 async def question(

@@ -67,6 +67,26 @@ async def test_a_missing_judge_service_is_reported_at_once(environment: Environm
     assert "no judge answers at 127.0.0.1:1" in err
 
 
+@pytest.mark.parametrize("command", ["judge", "propose --parent", "prompt propose --candidate"])
+async def test_an_unknown_candidate_is_refused_before_a_service_is_asked(
+    environment: Environment, command: str
+) -> None:
+    """Starting services takes seconds; here none of them answers."""
+    environment |= {"ASI_JUDGE_ADDRESS": "127.0.0.1:1", "ASI_COGNITION_ADDRESS": "127.0.0.1:1"}
+    status, out, err = await asi_arch(environment, *command.split(), "nosuch")
+
+    assert (status, out) == (1, "")
+    assert err.startswith("asi-arch: run ")
+    assert "no candidate 'nosuch'" in err
+
+
+async def test_an_unknown_mind_is_refused_with_the_choices(environment: Environment) -> None:
+    """By the command, not by its tool."""
+    status, _, err = await asi_arch(environment, "propose", "--parent", ROOT.id, "--mind", "ofline")
+
+    assert (status, err) == (2, "asi-arch: --mind is 'ofline'; did you mean offline?\n")
+
+
 @pytest.mark.slow
 async def test_a_proposal_is_shown_with_its_cognition_entries(environment: Environment) -> None:
     """As in a run, although no analyst runs."""

@@ -47,5 +47,5 @@ async def test_an_unknown_candidate_gives_one_message(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not a traceback."""
-    assert await run_command(Neighbours(Archive(settings_of())), monkeypatch, "propose", "--parent", "nobody") == 2
+    assert await run_command(Neighbours(Archive(settings_of())), monkeypatch, "propose", "--parent", "nobody") == 1
     assert capsys.readouterr().err == "asi-arch: the archive: run r1 has no candidate 'nobody'\n"

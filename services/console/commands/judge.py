@@ -19,9 +19,9 @@ from services.chassis.rpc import channel
 from services.console.options import Json, Run, RunArgument, chosen_run, print_json, run_async
 from services.console.tables import Column, paragraph, say, table
 from services.contracts import archive_pb2 as pb
-from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2, judge_pb2, judge_pb2_grpc
+from services.contracts import candidate_pb2, events_pb2, judge_pb2, judge_pb2_grpc
 from services.domain.fitness import STANDARDISED_GAIN, VERSIONS
-from services.local.archive import catch_up, run_and_candidates
+from services.local.archive import catch_up, find_candidate, open_archive, run_and_candidates
 from services.local.log import SERVICE, now, publish
 from services.local.settings import ClientSettings, client_settings, require_choice
 from services.local.system import service_addresses
@@ -80,19 +80,22 @@ async def _repeated(settings: ClientSettings, run: str, candidate: str) -> list[
 
     Raises NotFound where no baseline is measured, NotPossible where the run's judge cannot be asked.
     """
-    async with _judges(settings) as (archive, judge):
-        if candidate:
-            request = pb.GetCandidateRequest(run=run, candidate=candidate)
-            return [await _judge_again(judge, await archive.GetCandidate(request, timeout=30))]
+    records = [await find_candidate(settings, run, candidate)] if candidate else await _baselines(settings, run)
+    async with _judge(settings) as judge:
+        return list(await asyncio.gather(*(_judge_again(judge, record) for record in records)))
+
+
+async def _baselines(settings: ClientSettings, run: str) -> list[candidate_pb2.Candidate]:
+    async with open_archive(settings) as archive:
         status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
         if status.settings.ablations.without_judge:
             raise NotPossible(f"run {status.run} is without judge: there is nothing to calibrate")
         of_scale = pb.GetBaselinesRequest(run=status.run, stage=status.settings.scale)
         baselines = (await archive.GetBaselines(of_scale, timeout=30)).baselines
-        measured = [record for record in baselines if record.training.HasField("loss")]
-        if not measured:
-            raise NotFound(f"no baseline of run {status.run} is measured yet")
-        return list(await asyncio.gather(*(_judge_again(judge, record) for record in measured)))
+    measured = [record for record in baselines if record.training.HasField("loss")]
+    if not measured:
+        raise NotFound(f"no baseline of run {status.run} is measured yet")
+    return measured
 
 
 async def _judge_again(judge: judge_pb2_grpc.JudgeAsyncStub, record: candidate_pb2.Candidate) -> Drift:
@@ -111,12 +114,9 @@ async def _judge_again(judge: judge_pb2_grpc.JudgeAsyncStub, record: candidate_p
 
 
 @asynccontextmanager
-async def _judges(
-    settings: ClientSettings,
-) -> AsyncIterator[tuple[archive_pb2_grpc.ArchiveAsyncStub, judge_pb2_grpc.JudgeAsyncStub]]:
+async def _judge(settings: ClientSettings) -> AsyncIterator[judge_pb2_grpc.JudgeAsyncStub]:
     async with (
         service_addresses(settings, "archive", "judge") as address,
-        channel(address["ASI_ARCHIVE_ADDRESS"], settings) as archive,
         channel(address["ASI_JUDGE_ADDRESS"], settings) as judge,
     ):
         check = health_pb2_grpc.HealthStub(judge).Check  # type: ignore[attr-defined]
@@ -126,7 +126,7 @@ async def _judges(
             raise NotPossible(
                 f"no judge answers at {address['ASI_JUDGE_ADDRESS']}; set ASI_JUDGE_ADDRESS, or unset it to start one"
             ) from None
-        yield archive_pb2_grpc.ArchiveStub(archive), judge_pb2_grpc.JudgeStub(judge)
+        yield judge_pb2_grpc.JudgeStub(judge)
 
 
 def _print(rows: Sequence[Drift], largest_drift: float | None) -> None:

@@ -19,14 +19,14 @@ from typing import Annotated
 
 import typer
 
-from services.chassis.errors import NotPossible, SettingsError
+from services.chassis.errors import NotFound, NotPossible, SettingsError
 from services.console.options import Candidate, Json, Run, print_json
 from services.console.tables import Column, paragraph, say, table
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 from services.local.archive import run_and_candidates
 from services.local.processes import engineer_tool, scale_values
-from services.local.settings import client_settings, split_names
+from services.local.settings import client_settings, did_you_mean, split_names
 from services.report.comparisons import SIZES_FILE, SizeGain, Trained, Trend, gains, read_sizes, sizes_text, trends
 from services.report.rows import bounds, interval_text, program_of
 
@@ -75,12 +75,13 @@ def sizes(
 
 
 def record_named(records: Sequence[pb.Candidate], name: str) -> pb.Candidate:
-    """By id, name or baseline. Raises NotPossible for none or several, and for one without a program."""
+    """By id, name or baseline. Raises NotFound for none, NotPossible for several and for one without a program."""
     matches = [record for record in records if name in (record.id, record.proposal.name, record.request.baseline)]
-    if len(matches) != 1:
-        raise NotPossible(
-            f"{len(matches)} candidates are called {name}: give an id" if matches else f"no candidate is called {name}"
-        )
+    if not matches:
+        names = [text for record in records for text in (record.id, record.proposal.name) if text]
+        raise NotFound(f"no candidate is called {name!r}{did_you_mean(name, names)}")
+    if len(matches) > 1:
+        raise NotPossible(f"{len(matches)} candidates are called {name}: give an id")
     if not program_of(matches[0]):
         raise NotPossible(f"{name} has no program")
     return matches[0]

@@ -163,6 +163,10 @@ def propose(
     as_json: Json = False,
 ) -> None:
     """Show one proposal from a parent, without a run. Nothing is stored or trained."""
+    from services.local.settings import require_choice
+
+    require_choice("--mind", mind, ("offline", "openai"))
+    _require_candidate(run, parent)
     arguments = ["propose", "--parent", parent, "--mind", mind, "--run", run]
     arguments += [] if seed is None else ["--seed", str(seed)]
     _run_tool("services.researcher.tools", arguments, as_json, "archive", "cognition")
@@ -183,9 +187,17 @@ def prompt(
     if role not in ASKED_BY:
         also = "; a paper is read by `asi-arch cognition ingest`" if role == "extract" else ""
         raise SettingsError(f"ROLE is {role!r}; choose one of {', '.join(ASKED_BY)}{also}.")
+    _require_candidate(run, candidate)
     needed = ("archive", "cognition") if role == "propose" else ("archive",)
     arguments = ["prompt", role, "--candidate", candidate, "--run", run, *(["--parts"] if parts else [])]
     _run_tool(f"services.{ASKED_BY[role]}.tools", arguments, as_json, *needed)
+
+
+def _require_candidate(run: str, candidate: str) -> None:
+    """Raises NotFound for an unknown candidate, before the services of a tool are started."""
+    from services.local.archive import find_candidate
+
+    asyncio.run(find_candidate(_settings_and_system()[0], run, candidate))
 
 
 def _run_tool(module: str, arguments: list[str], as_json: bool, *needed: str) -> None:
