@@ -71,5 +71,15 @@ class NotPossible(Exception):  # noqa: N818
 def sentence(error: Exception) -> str:
     """An error message for users: for an OSError its reason and file, without its number."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error)
+        return printable(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+    return printable(str(error))
+
+
+_DIRECTIONS = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_CONTROLS = {*range(0x20), *range(0x7F, 0xA0), *_DIRECTIONS} - {ord("\t"), ord("\n")}
+_REPLACED = dict.fromkeys(_CONTROLS, "\N{REPLACEMENT CHARACTER}")
+
+
+def printable(text: str) -> str:
+    """Text of unknown origin for a terminal or a page, without what controls a terminal or the direction of text."""
+    return text.replace("\r\n", "\n").translate(_REPLACED)

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import typer
 import typer.core
 
-from services.chassis.errors import BusLost, Denied, NotFound, NotPossible, SettingsError, Transient, sentence
+from services.chassis.errors import (
+    BusLost,
+    Denied,
+    NotFound,
+    NotPossible,
+    SettingsError,
+    Transient,
+    printable,
+    sentence,
+)
 from services.console.options import INTERRUPTED, PASS_ON
 
 if TYPE_CHECKING:
@@ -157,7 +166,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except SettingsError as error:
-        _fail(str(error), 2)
+        _fail(sentence(error), 2)
     except (Denied, NotFound, NotPossible, BusLost, Transient, OSError) as error:
         _fail(sentence(error), 1)
     except Exception as error:
@@ -178,5 +187,5 @@ def refusal(error: "grpc.aio.AioRpcError") -> str:
 
 
 def _fail(reason: str, status: int) -> None:
-    sys.stderr.write(f"asi-arch: {reason}\n")
+    sys.stderr.write(f"asi-arch: {printable(reason)}\n")
     sys.exit(status)

@@ -4,6 +4,7 @@ Tables are plain lines instead of rich's: two thousand candidates take 20 ms, an
 """
 
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -13,11 +14,14 @@ from dataclasses import dataclass
 
 import typer
 
+from services.chassis.errors import printable
 from services.report.rows import ABSENT, Node, Row, interval_text, number
 
 MIN_NAME = 24
 MIN_SHORTENED_NAME = 8
 GAP = "  "
+_STYLES = re.compile(r"(\x1b\[(?:[0-2]|3[0-7])m)")
+"""What `styled` adds to a text."""
 
 
 def width() -> int:
@@ -32,12 +36,13 @@ def in_colour() -> bool:
 
 def styled(text: str, **style: bool | str) -> str:
     """The text in bold=True, dim=True or fg="red", if the terminal has colours."""
-    return typer.style(text, **style) if in_colour() else text  # type: ignore[arg-type]
+    return typer.style(printable(text), **style) if in_colour() else text  # type: ignore[arg-type]
 
 
 def say(text: str = "") -> None:
-    """Print lines on standard output."""
-    typer.echo(text)
+    """Print lines on standard output, without control characters that names and prose of candidates may hold."""
+    styled_parts = _STYLES.split(text) if in_colour() else [text]
+    typer.echo("".join(part if index % 2 else printable(part) for index, part in enumerate(styled_parts)))
 
 
 def paragraph(text: str, indent: int = 0, first: str = "") -> str:
@@ -59,9 +64,11 @@ def print_code(text: str, language: str, wrap: bool = False) -> None:
         from rich.console import Console
         from rich.syntax import Syntax
 
-        Console(highlight=False).print(Syntax(text, language, background_color="default", word_wrap=wrap))
-    else:
+        Console(highlight=False).print(Syntax(printable(text), language, background_color="default", word_wrap=wrap))
+    elif sys.stdout.isatty():
         say(text.removesuffix("\n"))
+    else:
+        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
 
 
 def print_markdown(text: str, plain: str) -> None:
@@ -70,7 +77,7 @@ def print_markdown(text: str, plain: str) -> None:
         from rich.console import Console
         from rich.markdown import Markdown
 
-        Console(highlight=False, width=width()).print(Markdown(text))
+        Console(highlight=False, width=width()).print(Markdown(printable(text)))
     else:
         say(plain)
 
@@ -125,9 +132,15 @@ def _excess(columns: Sequence[Column], min_name: int, full_size: bool = False) -
 
 
 def _cell(text: str, column: Column, size: int) -> str:
+    text = _one_line(text)
     if len(text) > size:
         text = text[: size - 1] + "…"
     return text.rjust(size) if column.right else text.ljust(size)
+
+
+def _one_line(text: str) -> str:
+    """The text as it is printed, with a space for each line break and tab."""
+    return "".join(" " if character.isspace() else character for character in printable(text))
 
 
 def listing(rows: Sequence[Row], objectives: Collection[str] = ()) -> str:
@@ -194,12 +207,12 @@ def _branch(node: Node, head: str, room: int, ids: int) -> str:
     if len(head) > max_width:
         depth = f"{len(head) // 2}"
         head = f"{head[: max_width - len(depth) - 3]}…{depth} "
-    name = node["name"] or ABSENT
+    name = _one_line(node["name"] or ABSENT)
     if len(head) + len(name) > room:
         name = name[: room - len(head) - 1] + "…"
     numbers = node["state"].rjust(16)
     if node["fitness"] is not None:
-        numbers = f"{node['fitness']:7.3f}{GAP}{number(node['loss']):>7}"
+        numbers = f"{number(node['fitness'], '.3f'):>7}{GAP}{number(node['loss']):>7}"
     line = f"{styled(head, dim=True)}{name}{' ' * (room - len(head) - len(name))}{GAP}{node['id'].ljust(ids)}{GAP}"
     return line + (styled(numbers, dim=True) if node["fitness"] is None else numbers)
 

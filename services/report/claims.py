@@ -107,7 +107,7 @@ def _claim(record: pb.Candidate) -> dict[str, object]:
 
 def _sentence(record: pb.Candidate, by_id: dict[str, pb.Candidate]) -> str:
     finding = finding_of(record)
-    head = f"  {finding.outcome.value:<10} {record.proposal.name} ({record.id})"
+    head = f"  {finding.outcome.value:<10} {name_of(record)} ({record.id})"
     if finding.effect is None or finding.interval is None or finding.adjusted_p is None:
         return f"{head}: {finding.reason}"
     side = "below" if finding.effect >= 0 else "above"
@@ -175,7 +175,7 @@ def _facts(record: pb.Candidate, status: archive_pb2.RunStatus) -> ModelFacts:
     gpu = [measurement.gpu_seconds for measurement in measured if measurement.HasField("gpu_seconds")]
     first = measured[0] if measured else None
     return ModelFacts(
-        name=record.proposal.name or record.id,
+        name=name_of(record),
         motivation=record.proposal.motivation,
         stage=record.discovery.stage or status.settings.scale,
         data_fingerprint=first.data_fingerprint[:16] if first else "unknown",

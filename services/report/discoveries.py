@@ -26,7 +26,7 @@ from services.report.dataset import (
     style_axes,
     style_counts,
 )
-from services.report.rows import bounds, name_of, seconds_of
+from services.report.rows import bounds, label_of, name_of, seconds_of
 
 MAX_NAMES = 8
 LEVELS = (5, -12, 17)  # points above or below, so that names of neighbours do not meet
@@ -57,7 +57,7 @@ def verdicts(data: Dataset) -> Drawing:
     for record in sorted(judged, key=by_effect):
         finding = finding_of(record)
         cells.append((
-            record.id, record.proposal.name, finding.outcome.value, name_in(records, finding.control or ""),
+            record.id, name_of(record), finding.outcome.value, name_in(records, finding.control or ""),
             finding.effect, *bounds(finding.interval), len(finding.seeds), finding.p, finding.adjusted_p,
             finding.reason,
         ))  # fmt: skip
@@ -193,7 +193,7 @@ def _finalists(axes: Axes, data: Dataset) -> None:
         filled = outcome_of(record.discovery) == "confirmed"
         axes.errorbar([finding.effect], [index], xerr=reach, color=ACCENT, marker="o", capsize=3,
                       markerfacecolor=ACCENT if filled else "white")  # fmt: skip
-        axes.annotate(record.proposal.name, (0.03, index + 0.12), xycoords=("axes fraction", "data"), fontsize=8,
+        axes.annotate(label_of(record), (0.03, index + 0.12), xycoords=("axes fraction", "data"), fontsize=8,
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
     axes.axvline(0, color=INK, lw=0.8)
     axes.set(yticks=[], ylim=(-0.4, max(0.6, len(tested) - 0.4)))
@@ -250,7 +250,7 @@ def relation(data: Dataset, rung: int) -> Drawing:
         if rung - 1 in losses and rung in losses:
             pairs.append((record, losses[rung - 1], losses[rung]))
     earlier, later = [before for _, before, _ in pairs], [after for _, _, after in pairs]
-    cells = tuple((record.id, record.proposal.name, before, after) for record, before, after in pairs)
+    cells = tuple((record.id, name_of(record), before, after) for record, before, after in pairs)
     if len(pairs) < 2:
         return missing(name, title, f"too few candidates ({len(pairs)}) were trained at both stages")
     try:
@@ -271,7 +271,7 @@ def relation(data: Dataset, rung: int) -> Drawing:
         if group:
             axes.scatter(*zip(*group, strict=True), s=28, color=colour, label=label, zorder=3)  # type: ignore[misc]
     for index, (record, before, after) in enumerate(sorted(pairs, key=lambda pair: pair[1])):
-        label = record.id if len(pairs) > MAX_NAMES else record.proposal.name or record.id
+        label = record.id if len(pairs) > MAX_NAMES else label_of(record)
         axes.annotate(label, (before, after), xytext=(6, LEVELS[index % 3]), textcoords="offset points",
                       fontsize=8, color=INK)  # fmt: skip
     axes.margins(x=0.25, y=0.12)

@@ -28,7 +28,7 @@ from services.report.dataset import (
     style_axes,
     style_counts,
 )
-from services.report.rows import final_train_loss, mean_curves, name_of, progress_of, seconds_of
+from services.report.rows import final_train_loss, label_of, mean_curves, name_of, progress_of, seconds_of
 
 BLOCK = 50
 MIN_COUNTED, MIN_FITTED = 10, 5
@@ -261,7 +261,7 @@ def parameter_counts(data: Dataset) -> Drawing:
     axes.boxplot([[count / scale for count in block] for block in blocks], widths=0.5,
                  medianprops={"color": GOOD, "lw": 1.5}, flierprops={"markersize": 3})  # fmt: skip
     if data.root is not None and (own := data.root.training.seeds[0].measurements.parameters):
-        axes.axhline(own / scale, color=THIRD, lw=1, ls="--", label=f"{name_of(data.root)}, the root")
+        axes.axhline(own / scale, color=THIRD, lw=1, ls="--", label=f"{label_of(data.root)}, the root")
         axes.legend(frameon=False, fontsize=8)
     labels = [f"{start + 1}–{min(start + size, len(counted))}" for start in starts]
     axes.set_xticks(range(1, len(blocks) + 1), labels)
@@ -285,10 +285,10 @@ def curves(data: Dataset) -> Drawing:
     ]
     for index, record in enumerate(strong):
         steps, losses = zip(*drawn[record.id][1], strict=True)
-        axes.plot(steps, losses, lw=1.8, color=CATEGORIES[index], label=name_of(record))
+        axes.plot(steps, losses, lw=1.8, color=CATEGORIES[index], label=label_of(record))
     for index, record in enumerate(controls):
         steps, losses = zip(*drawn[record.id][1], strict=True)
-        axes.plot(steps, losses, lw=1.3, ls=("--", ":", "-.", (0, (1, 3)))[index], color=INK, label=name_of(record))
+        axes.plot(steps, losses, lw=1.3, ls=("--", ":", "-.", (0, (1, 3)))[index], color=INK, label=label_of(record))
     every = [loss for _, points in drawn.values() for _, loss in points[len(points) // 5 :]]
     low, high = min(every), max(every)
     axes.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low))

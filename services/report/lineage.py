@@ -17,7 +17,7 @@ from services.domain.statistics import LEVEL, Interval
 from services.mixers.moves import BY_NAME, LIBRARY
 from services.report.comparisons import LUCK, MoveEffect, move_effects, part_row, parts
 from services.report.dataset import ACCENT, GOOD, INK, MAP, SOFT, WIDTH, Dataset, Drawing, missing, style_axes
-from services.report.rows import bounds, name_of
+from services.report.rows import bounds, label_of, name_of
 from services.table import Table
 from services.table.analysis import effects
 
@@ -48,7 +48,7 @@ def tree(data: Dataset) -> Drawing:
     _dots(figure, axes, data, points, 36)
     room = max(6, int(CHARACTERS / (max(depth.values()) + 1.8)))
     for record in data.records:
-        label, inner = name_of(record), bool(children[record.id])
+        label, inner = label_of(record), bool(children[record.id])
         if inner and len(label) > room:
             label = f"{label[: room - 1]}…"  # a child may stand to the right
         over_edges = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.5} if inner else None

@@ -4,13 +4,14 @@ All content comes from the archive, including the methods paragraph and the cita
 """
 
 import csv
+import html
 import io
 import json
 import re
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC
-from html import escape
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -20,7 +21,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from services.archive.policies import parent_policy
 from services.archive.scoring import objectives_of
-from services.chassis.errors import NotPossible
+from services.chassis.errors import NotPossible, printable
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 from services.contracts.events_pb2 import RunSettings
@@ -193,15 +194,23 @@ def _write(data: Dataset, folder: Path) -> Path:
     return page
 
 
+def escape(text: str) -> str:
+    """The text as HTML."""
+    return html.escape(printable(text))
+
+
 def _section(drawing: Drawing, folder: Path) -> str:
     with (folder / f"{drawing.name}.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([drawing.header, *drawing.cells])
     files = [f"{drawing.name}.csv"]
     if drawing.figure is not None:
-        FigureCanvasAgg(drawing.figure).print_figure(folder / f"{drawing.name}.png", dpi=200)
-        FigureCanvasPdf(drawing.figure).print_figure(folder / f"{drawing.name}.pdf")
         text = io.StringIO()
-        with rc_context({"svg.fonttype": "none", "svg.hashsalt": drawing.name}):  # text stays text, for screen readers
+        with (
+            warnings.catch_warnings(action="ignore", category=UserWarning),  # the font lacks letters of some names
+            rc_context({"svg.fonttype": "none", "svg.hashsalt": drawing.name}),  # text stays text, for screen readers
+        ):
+            FigureCanvasAgg(drawing.figure).print_figure(folder / f"{drawing.name}.png", dpi=200)
+            FigureCanvasPdf(drawing.figure).print_figure(folder / f"{drawing.name}.pdf")
             FigureCanvasSVG(drawing.figure).print_svg(text)  # type: ignore[no-untyped-call]
         svg = re.sub(r'\bid="([^"]+)"', rf'id="{drawing.name}-\1"', text.getvalue())  # unique ids within the page
         svg = re.sub(r'(url\(#|href="#)', rf"\1{drawing.name}-", svg)

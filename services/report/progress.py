@@ -196,7 +196,7 @@ class Progress:
     """Shows a run: a live block on a terminal, a line every 15 seconds elsewhere, nothing if `quiet`."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self._console = Console(highlight=False)
+        self._console = Console(highlight=False, markup=False, emoji=False)
         self.view = View()
         self.quiet = quiet
         self._live: Live | None = None

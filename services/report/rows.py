@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 from google.protobuf.message import Message
 
 from services.archive.scoring import benchmark_of, costs_of_record, loss_gain, loss_of, measures_of, shared_seeds
+from services.chassis.errors import printable
 from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.objectives import Progress, progress
@@ -82,7 +83,7 @@ def row(record: pb.Candidate, loss_of_root: float | None = None) -> Row:
         fitness=verdict.fitness.value if verdict.HasField("fitness") else None,
         fitness_low=interval.low if interval else None,
         fitness_high=interval.high if interval else None,
-        parameters=training.seeds[0].measurements.parameters if training.seeds else None,
+        parameters=training.seeds[0].measurements.parameters or None if training.seeds else None,
         seconds=seconds_of(record) or None,
         precision=training.seeds[0].measurements.precision or None if training.seeds else None,
         reason=record.rejection.reason if record.HasField("rejection") else None,
@@ -114,8 +115,18 @@ def seconds_of(record: pb.Candidate) -> float:
 
 
 def name_of(record: pb.Candidate) -> str:
-    """The name, or the id if there is none."""
-    return record.proposal.name or record.request.baseline or record.id
+    """The name for a page or figure, or the id if there is none."""
+    name = record.proposal.name or record.request.baseline or record.id
+    return printable(" ".join(name.split()) or record.id)
+
+
+LABEL = 40
+
+
+def label_of(record: pb.Candidate) -> str:
+    """The name for a figure, cut to 40 characters."""
+    name = name_of(record)
+    return name if len(name) <= LABEL else f"{name[: LABEL - 1]}…"
 
 
 def final_train_loss(record: pb.Candidate) -> float | None:
@@ -237,8 +248,10 @@ def interval_text(low: float | None, high: float | None, pattern: str = "+.4f") 
 
 
 def number(value: float | None, pattern: str = ".4f") -> str:
-    """A number, or a dash if it is absent."""
-    return ABSENT if value is None else format(value, pattern)
+    """A number, or a dash if it is absent; beyond a billion in scientific notation unless it is a count."""
+    if value is None:
+        return ABSENT
+    return format(value, ".3g" if abs(value) >= 1e9 and "," not in pattern else pattern)
 
 
 def clock(seconds: float) -> str:

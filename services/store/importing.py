@@ -123,13 +123,15 @@ def _raw_records(path: Path, problems: list[str]) -> list[_Raw]:
     tree, detailed = list[_Raw](), list[_Raw]()
     for file in files:
         name = file.name if file.name.isprintable() else ascii(file.name)[1:-1]
+        read = len(tree) + len(detailed)
         try:
             for place, value in values_of(file):
                 records = tree if isinstance(value, dict) and "results" in value else detailed
                 records += _records_in(value, name, place)
         except (OSError, ValueError, RecursionError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            problems.append(f"{name} cannot be read: {reason}")
+            partly = " to its end" if len(tree) + len(detailed) > read else ""
+            problems.append(f"{name} cannot be read{partly}: {reason}")
     indices = {_key(fields) for _, fields in detailed}
     return [*(raw for raw in tree if _key(raw[1]) not in indices), *detailed]
 

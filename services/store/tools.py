@@ -16,7 +16,16 @@ from google.protobuf.json_format import Parse, ParseError
 
 from services.chassis.bus import Bus, Logged
 from services.chassis.bus.subjects import run_name
-from services.chassis.errors import BusLost, Denied, NotFound, NotPossible, SettingsError, Transient, sentence
+from services.chassis.errors import (
+    BusLost,
+    Denied,
+    NotFound,
+    NotPossible,
+    SettingsError,
+    Transient,
+    printable,
+    sentence,
+)
 from services.chassis.service import run_on_uvloop
 from services.chassis.settings import load
 from services.contracts import events_pb2
@@ -295,7 +304,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{printable(text)}\n")
 
 
 if __name__ == "__main__":

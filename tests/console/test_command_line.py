@@ -1,6 +1,7 @@
 """The command line: suggestions for names, one message per error, JSON output, narrow terminals."""
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -13,7 +14,7 @@ from services.chassis.errors import SettingsError
 from services.console.cli import COMMANDS, Commands, refusal
 from services.console.commands.show import measures
 from services.console.options import complete_candidates, complete_runs
-from services.console.tables import family, listing
+from services.console.tables import family, listing, paragraph, say
 from services.contracts import candidate_pb2
 from services.contracts import events_pb2 as events
 from services.local.plan import RunOptions, fork_settings, require_possible_scale, run_settings
@@ -194,6 +195,26 @@ def test_columns_without_any_value_are_left_out_and_fitness_follows_the_loss(mon
     record.verdict.fitness.value = 0.5
 
     assert listing([row(record)]).splitlines()[0].split() == ["id", "name", "loss", "fitness"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_names_of_others_control_no_terminal(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An imported name may hold an escape sequence, a line break or a change of direction; numbers may be huge."""
+    monkeypatch.setattr("services.console.tables.in_colour", lambda: terminal)
+    record = candidate_pb2.Candidate(id="c000001", proposal=candidate_pb2.Proposal(name="\x1b]0;t\x07a\nb\u202ec"))
+    record.verdict.fitness.value = 1e30
+    node = Node(id="c1", parent=None, name=record.proposal.name, fitness=1e30, loss=None, state="", kind="")
+    say(listing([row(record)]))
+    say(family([node]))
+    say(paragraph("why\x1b[2J\r\nnot"))
+    printed = capsys.readouterr().out
+
+    assert re.findall(r"\x1b\[(?![012]m)|[\x00-\x09\x0b-\x1a\u202e]", printed) == []
+    assert printed.count("�]0;t�a b�c") == 2
+    assert printed.count(" 1e+30") == 2
+    assert printed.endswith("why�[2J\nnot\n")
 
 
 def test_a_deep_tree_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

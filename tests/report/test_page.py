@@ -4,6 +4,7 @@ import csv
 import re
 from functools import cache
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -168,3 +169,17 @@ def test_hostile_names_are_escaped(tmp_path: Path) -> None:
     page = write_report(status(), records, tmp_path).read_text(encoding="utf-8")
 
     assert "<script" not in page
+
+
+def test_names_that_no_figure_can_show_leave_it_well_formed(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Published names may hold any character, and be of any length; only CSV files have them as they are."""
+    records = finished_run(proposals=3)
+    for record, name in zip(records, ("\x1b[31mred\x00", "\u202egnol\n", "漢字", "x" * 10_000), strict=False):
+        record.proposal.name = name
+    page = write_report(status(), records, tmp_path).read_text(encoding="utf-8")
+
+    assert not set("\x00\x1b\u202e") & set(page)
+    assert "x" * 41 not in (tmp_path / "curves.svg").read_text(encoding="utf-8")
+    for path in tmp_path.glob("*.svg"):
+        ElementTree.parse(path)  # noqa: S314 - written by us
+    assert not recwarn.list

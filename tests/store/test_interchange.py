@@ -214,7 +214,9 @@ def test_a_truncated_file_is_refused_or_read_up_to_the_fault(tmp_path: Path, dam
     content = lines(RELAXED).encode() if damage == "json" else b"".join(map(bson.encode, documents()))
     path = tmp_path / f"data_elements.{damage}"
     path.write_bytes(content[:-9] if damage != "gz" else gzip.compress(content)[:-9])
-    with pytest.raises(BadArchive, match=rf"data_elements\.{damage} cannot be read: "):
+    with pytest.raises(
+        BadArchive, match=rf"data_elements\.{damage} cannot be read{'' if damage == 'gz' else ' to its end'}: "
+    ):
         read_published(path)
     if damage == "gz":
         return

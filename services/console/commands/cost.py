@@ -67,8 +67,7 @@ def stopping(argument: RunArgument = "", run: Run = "", as_json: Json = False) -
         if text := compute.stopped_in_the_run(records):
             say(paragraph(text))
     if not rules:
-        typer.echo(f"nothing can be said: {compute.too_few(records)}", err=True)
-        raise typer.Exit(1)
+        raise NotPossible(f"nothing can be said: {compute.too_few(records)}")
 
 
 def _print_replays(rules: Sequence[compute.Replayed]) -> None:
