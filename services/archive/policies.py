@@ -1,5 +1,6 @@
 """Parsing and validation of a run's policies, for the command line, settings files and the wire."""
 
+import re
 from collections.abc import Callable, Mapping
 
 from services.contracts import events_pb2
@@ -18,6 +19,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 
 _FIELDS = events_pb2.Policies.DESCRIPTOR.fields_by_name
 POLICIES = tuple(sorted(_FIELDS))
+_LIMIT = re.compile(r"none|\+?\d+(\.\d*)?|\+?\.\d+")
 
 
 def parse_policies(texts: Mapping[str, str]) -> events_pb2.Policies:
@@ -27,6 +29,12 @@ def parse_policies(texts: Mapping[str, str]) -> events_pb2.Policies:
         if name not in _FIELDS:
             raise ValueError(f"policy {name} is unknown; choose one of {', '.join(POLICIES)}")
         setattr(policies, name, _value(name, text))
+    for name in ("parameters", "flops"):
+        if policies.HasField(name) and not _LIMIT.fullmatch(getattr(policies, name).strip()):  # type: ignore[arg-type]
+            accepted = "a share as 0.1, +0.1 for an upper limit only, or none"
+            raise ValueError(f"policy {name} must be {accepted}, not {getattr(policies, name)!r}")
+    if policies.HasField("level") and not 0 < policies.level < 1:
+        raise ValueError(f"policy level must be between 0 and 1, not {policies.level:g}")
     validate_policies(policies)
     return policies
 
@@ -50,6 +58,11 @@ def climb_of_run(settings: events_pb2.RunSettings) -> Climb:
     """How a run promotes its candidates. Raises ValueError naming an invalid policy."""
     policies = {field.name: value for field, value in settings.policies.ListFields()}
     return climb_of(settings.promotion, policies, settings.scale, dict(settings.scale_overrides))
+
+
+def stages_of(settings: events_pb2.RunSettings) -> str:
+    """The stages that a run needs engineers for, comma-separated: its own, and those of its promotion."""
+    return ",".join(dict.fromkeys((settings.scale, *(stage.scale for stage in climb_of_run(settings).stages))))
 
 
 def _value(name: str, text: str) -> str | bool | int | float:

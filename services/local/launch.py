@@ -14,6 +14,7 @@ from pathlib import Path
 import grpc.aio
 from google.protobuf.json_format import MessageToJson
 
+from services.archive.policies import stages_of
 from services.chassis.bus import Bus
 from services.chassis.errors import NotFound, NotPossible, SettingsError
 from services.chassis.rpc import channel
@@ -24,15 +25,7 @@ from services.llm.settings import validate_prices
 from services.local.archive import all_candidates, run_status, until_applied
 from services.local.estimate import PROFILE_SECONDS, SMALLER, adapts, decide_precision, plan_run
 from services.local.log import pause_run, resume_run, start_run
-from services.local.plan import (
-    RunOptions,
-    budget,
-    fork_settings,
-    has_budget,
-    require_possible_scale,
-    run_settings,
-    stages_of,
-)
+from services.local.plan import RunOptions, budget, fork_settings, has_budget, require_possible_scale, run_settings
 from services.local.processes import stop_signal, unless_stopped
 from services.local.programs import check_programs
 from services.local.settings import ClientSettings, running_system

@@ -6,11 +6,12 @@ Each field of `RunOptions` declares its default, bounds, help text and field of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
@@ -134,13 +135,17 @@ class RunOptions(Measurement, Search, Limits, Verification):
         """From a list of NAME=VALUE, or a table of a settings file."""
         if isinstance(value, Mapping):
             return {name: str(content) for name, content in value.items()}
-        pairs = {}
-        for text in value if isinstance(value, Sequence) else ():
-            name, equals, content = str(text).partition("=")
-            if not name or not equals:
-                raise ValueError(f"{text!r} is not NAME=VALUE")
-            pairs[name] = content
-        return pairs
+        pairs = [str(text).partition("=") for text in (value if isinstance(value, list | tuple) else [value])]
+        if bad := next((pair for pair in pairs if not pair[0] or not pair[1]), None):
+            raise ValueError(f"{''.join(bad)!r} is not NAME=VALUE")
+        return {name: content for name, _, content in pairs}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_values(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, bool) and info.field_name != "random_parent":
+            raise ValueError("it cannot be true or false")
+        return value
 
     @field_validator("baselines", "seed_programs", mode="before")
     @classmethod
@@ -169,6 +174,8 @@ class RunOptions(Measurement, Search, Limits, Verification):
         overrides = dict(self.overrides)
         if self.corpus:
             corpus = self.corpus if self.corpus.startswith(HUB) else str(Path(self.corpus).absolute())
+            if corpus.startswith(HUB) and not corpus_overrides(corpus)["dataset"]:
+                raise SettingsError(f"--corpus is {corpus!r}: write hub:NAME or hub:NAME@CONFIG.")
             if not corpus.startswith(HUB) and not Path(corpus).exists():
                 raise SettingsError(
                     f"--corpus: there is no file or folder {self.corpus}. For one that only the engineers have: "
@@ -204,9 +211,8 @@ def run_settings(options: RunOptions) -> pb.RunSettings:
     for policy in options.policies:
         require_choice("--policy", policy, POLICIES)
     try:
-        policies = parse_policies(
-            options.policies if "prune" in options.policies else {"stopping": STOPPING, **options.policies}
-        )
+        default = {} if "prune" in options.policies else {"stopping": STOPPING}
+        policies = parse_policies(default | options.policies)
         policies.search = policies.search or SEARCH
     except ValueError as error:
         raise SettingsError(f"--policy: {error}.") from None
@@ -251,16 +257,17 @@ def _write(settings: pb.RunSettings, name: str, value: Any) -> None:
         getattr(message, field).update(value)
         return
     try:
-        setattr(message, field, value * extra["unit"] if extra["unit"] != 1 else value)
-    except ValueError as error:  # of protobuf: out of range, or half of a surrogate pair
+        value = value * extra["unit"] if extra["unit"] != 1 else value
+        if isinstance(value, float) and math.isinf(value):
+            raise ValueError("no limit is infinite; leave it out")
+        setattr(message, field, value)
+    except ValueError as error:  # of protobuf, too: out of range, or half of a surrogate pair
         flag = flag_of(name, RunOptions.model_fields[name]).replace("_", "-")
         raise SettingsError(f"--{flag} is {value!r}: {str(error).lower()}.") from None
 
 
 def _extra(name: str) -> Mapping[str, Any]:
-    extra = RunOptions.model_fields[name].json_schema_extra
-    assert isinstance(extra, Mapping)  # noqa: S101 - as `_setting` makes it
-    return extra
+    return cast("Mapping[str, Any]", RunOptions.model_fields[name].json_schema_extra)  # as `_setting` makes it
 
 
 def budget(options: RunOptions) -> pb.Budget:
@@ -305,11 +312,6 @@ def fork_settings(source: pb.RunSettings, options: RunOptions) -> pb.RunSettings
             new, target = (getattr(message, parent) if parent else message for message in (changes, settings))
             setattr(target, field, getattr(new, field))
     return settings
-
-
-def stages_of(settings: pb.RunSettings) -> str:
-    """The stages that a run needs engineers for, comma-separated: its own, and those of its promotion."""
-    return ",".join(dict.fromkeys((settings.scale, *(stage.scale for stage in climb_of_run(settings).stages))))
 
 
 def checked_run_name(name: str) -> str:

@@ -42,6 +42,9 @@ def test_policies_are_recorded_with_their_types() -> None:
         ("verify=-1", "policy verify must be a whole number from 0, not '-1'"),
         ("verify=2.5", "policy verify must be a whole number from 0, not '2.5'"),
         ("level=nan", "policy level must be a number from 0, not 'nan'"),
+        ("level=5", "policy level must be between 0 and 1, not 5"),
+        ("parameters=-1", "policy parameters must be a share as 0.1, .* or none, not '-1'"),
+        ("flops=nan", "policy flops must be a share as 0.1, .* or none, not 'nan'"),
     ],
 )
 def test_an_impossible_value_is_refused_with_the_possible_ones(policy: str, message: str) -> None:
@@ -69,12 +72,36 @@ def test_a_policy_in_a_message_is_validated_as_well() -> None:
     ("options", "flag"),
     [({"seed": -1}, "--seed is -1"), ({"seed": 10**30}, "--seed is 1000"), ({"seats": 10**12}, "--seats is 1000"),
      ({"candidates": 10**12}, "--candidates is 1000"), ({"judge_times": 10**10}, "--judge-times is 1000"),
-     ({"mind": "recorded:\ud800"}, "--mind")],
+     ({"mind": "recorded:\ud800"}, "--mind"), ({"money": float("inf")}, "--money is inf: no limit is infinite"),
+     ({"hours": 1e308}, "--hours is inf: no limit is infinite")],
 )  # fmt: skip
 def test_a_value_that_no_message_holds_is_refused_with_its_flag(options: dict[str, object], flag: str) -> None:
     """With the range, instead of a traceback."""
     with pytest.raises(SettingsError, match=flag):
         run_settings(RunOptions.read(options))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"set": 5}, "f.toml: set is 5: '5' is not NAME=VALUE"),
+        ({"policy": ["=probe"]}, "f.toml: policy is .*: '=probe' is not NAME=VALUE"),
+        ({"seats": True}, "f.toml: seats is True: it cannot be true or false"),
+        ({"hours": False}, "f.toml: hours is False: it cannot be true or false"),
+        ({"corpus": "hub:@train"}, "--corpus is 'hub:@train': write hub:NAME"),
+    ],
+)
+def test_a_mistyped_setting_of_a_file_is_refused(content: dict[str, object], message: str) -> None:
+    """Not ignored, and not taken for the number one."""
+    with pytest.raises(SettingsError, match=message):
+        RunOptions.read(content, "f.toml")
+
+
+def test_a_single_pair_of_a_file_needs_no_list() -> None:
+    """As on the command line; true and false remain possible where they mean something."""
+    options = RunOptions.read({"set": "tokens=5", "policy": {"verify": 2}, "random_parent": True}, "f.toml")
+
+    assert (options.overrides, options.policies, options.random_parent) == ({"tokens": "5"}, {"verify": "2"}, True)
 
 
 async def test_the_recording_of_an_unknown_run_is_refused_before_services_start(tmp_path: Path) -> None:
