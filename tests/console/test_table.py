@@ -77,6 +77,13 @@ def test_compare_pairs_every_policy_with_random_and_local_search(folder: Path) -
     assert set(results[1]["p"]) == {"local"}
 
 
+@pytest.mark.parametrize("flags", [("--budgets", "0"), ("--budgets", "20,-3"), ("--seats", "0"), ("--budgets", ",")])
+def test_numbers_below_one_are_refused(folder: Path, flags: tuple[str, str]) -> None:
+    """A negative budget would be counted from the end of the search."""
+    with pytest.raises(SettingsError, match=f"{flags[0]} is '{flags[1]}'; give comma-separated whole numbers from 1"):
+        called("compare", *flags, "--runs", 2, "--folder", folder)
+
+
 @pytest.mark.slow
 def test_pack_writes_what_can_be_read_again(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "packed" / "all.jsonl.gz"

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from services.chassis.errors import NotPossible
+from services.chassis.errors import NotPossible, SettingsError
 from services.console.options import Json, Run, complete_candidates, print_json
 from services.console.tables import pairs, paragraph, say, styled
 from services.contracts import archive_pb2 as pb
@@ -68,6 +68,8 @@ def audit(
     if candidate.endswith((".jsonl", ".jsonl.gz")):
         _audit_log(Path(candidate), 0 if no_rerun else seeds, as_json)
         return
+    if Path(candidate).is_file():
+        raise SettingsError(f"{candidate} is a file, but no exported log: these end in .jsonl or .jsonl.gz.")
     status, record, links = asyncio.run(candidate_with_chain(client_settings(), run, candidate))
     if not as_json:
         _print_chain(record, links)

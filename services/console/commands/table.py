@@ -315,6 +315,9 @@ def _space(folder: Path | None, scale: str, estimates: bool) -> "tuple[Table, st
 
 def _integers(flag: str, text: str) -> list[int]:
     try:
-        return [int(part) for part in split_names(text)]
+        numbers = [int(part) for part in split_names(text)]
     except ValueError:
-        raise SettingsError(f"{flag} is {text!r}; give comma-separated whole numbers.") from None
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise SettingsError(f"{flag} is {text!r}; give comma-separated whole numbers from 1.")
+    return numbers

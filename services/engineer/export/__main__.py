@@ -17,6 +17,7 @@ from services.chassis.errors import SettingsError, sentence
 from services.chassis.settings import load
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
+from services.domain.syntax import parse
 from services.engineer.data.corpus import ByteTokens
 from services.engineer.export import write_package
 from services.engineer.export.card import Card
@@ -36,6 +37,10 @@ def main(arguments: argparse.Namespace, settings: EngineerSettings) -> Path:
     source = record.training.program or record.proposal.program
     if not source:
         raise SettingsError(f"candidate {record.id} has no program yet: there is nothing to export")
+    try:
+        parse(source)
+    except ValueError as error:
+        raise SettingsError(f"the program of candidate {record.id} cannot be exported: {error}") from None
     scale = load_scale(record.stage or "tiny", dict(status.settings.scale_overrides))
     weights = asyncio.run(_weights(record, settings))
     sizes = model_sizes(scale, _vocabulary(scale, weights, arguments.vocabulary))
@@ -65,6 +70,8 @@ def _vocabulary(scale: Scale, weights: bytes | None, vocabulary: int | None) -> 
         raise SettingsError(
             f"the weights were not kept: give the size of {scale.tokenizer}'s vocabulary, --vocabulary N."
         )
+    if vocabulary < 1:
+        raise SettingsError(f"--vocabulary is {vocabulary}: give a number of tokens from 1.")
     return vocabulary
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from google.protobuf.message import Message
 
+from services.chassis.errors import printable
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 from services.engineer.training.sizes import ModelSizes
@@ -24,8 +25,8 @@ class Card:
 
     @property
     def name(self) -> str:
-        """The proposal's name, else the candidate's id."""
-        return self.record.proposal.name or self.record.id
+        """The proposal's name on one line, else the candidate's id."""
+        return printable(" ".join(self.record.proposal.name.split())) or self.record.id
 
     @property
     def kind(self) -> str:
@@ -83,9 +84,10 @@ def as_json(card: Card) -> str:
 def as_markdown(card: Card, package: str, sizes: ModelSizes) -> str:
     """The card as the README of its package."""
     record, discovery = card.record, _discovery(card.record)
-    measured = [(seed, seed.measurements) for seed in record.training.seeds]
+    imported = record.kind == pb.KIND_IMPORTED  # without anything that was measured here
+    measured = [] if imported else [(seed, seed.measurements) for seed in record.training.seeds]
     lines = [
-        f"# {card.name}", "", record.proposal.motivation or "A baseline of the zoo.", "",
+        f"# {card.name}", "", printable(record.proposal.motivation) or "A baseline of the zoo.", "",
         "```sh", "pip install .   # needs torch; uses flash-linear-attention's kernels if installed, with CUDA",
         "python example.py", "```", "",
         f"`{package}.mixer(width, heads)` is the layer, `{package}.build()` a language model with initial values, and "
@@ -103,7 +105,8 @@ def as_markdown(card: Card, package: str, sizes: ModelSizes) -> str:
           for seed, cost in measured), "",
         "## Claim", "", discovery[0].upper() + discovery[1:] + ".", "",
         "## Provenance", "",
-        f"Program: SHA-256 `{card.program_sha256}`, executed as it was measured. "
+        f"Program: SHA-256 `{card.program_sha256}`, "
+        f"{'as it was published' if imported else 'executed as it was measured'}. "
         f"Parent: {record.proposal.parent or 'none, it is a root'}.", "",
         *(f"Seed {seed.seed}: data `{cost.data_fingerprint}`, sandbox {cost.isolation}, "
           f"{', '.join(f'{name} {version}' for name, version in sorted(cost.versions.items()))}"
@@ -150,13 +153,13 @@ def _seed(result: pb.SeedResult) -> dict[str, object]:
     measurements = result.measurements
     return {
         "seed": result.seed,
-        "loss": result.loss,
+        "loss": result.loss or None,
         "loss_stderr": _known(result, "loss_stderr"),
-        "bits_per_byte": result.bits_per_byte,
+        "bits_per_byte": result.bits_per_byte or None,
         "tasks": {score.task: score.value for score in result.scores},
-        "parameters": measurements.parameters,
-        "tokens": measurements.tokens,
-        "seconds": measurements.seconds,
+        "parameters": measurements.parameters or None,
+        "tokens": measurements.tokens or None,
+        "seconds": measurements.seconds or None,
         "device": measurements.device_name or measurements.device,
         "precision": measurements.precision,
         "isolation": measurements.isolation,

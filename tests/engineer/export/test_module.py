@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from google.protobuf.json_format import MessageToDict
 
 from services.chassis.artifacts import FsspecArtifacts
 from services.contracts import archive_pb2
@@ -35,6 +36,7 @@ USE = """
 import importlib, json, sys
 sys.path[:0] = [{folder!r}, {alone!r}]
 import torch
+from google.protobuf.json_format import MessageToDict
 torch.set_num_threads(1)
 try:
     import services
@@ -126,6 +128,43 @@ def test_the_card_says_what_was_measured_and_by_which_events(tmp_path: Path) -> 
     assert "services" not in "".join(file.read_text() for file in package.rglob("*.py") if file.name != "program.py")
     with pytest.raises(FileExistsError):
         write_package(tmp_path, card, program, SIZES, None)
+
+
+def test_the_card_of_an_imported_record_invents_no_measurement(tmp_path: Path) -> None:
+    """Its seed has benchmarks and a size; the other fields are zero."""
+    program = baseline("delta_net").program
+    record = record_of(program, "Net\x1b[2J")
+    record.kind = pb.KIND_IMPORTED
+    record.training.ClearField("loss")
+    record.training.seeds[0].ClearField("loss")
+    card = Card(record, archive_pb2.RunStatus(run="r1"), [], program, "gpt2")
+    package = write_package(tmp_path, card, program, SIZES, None)
+    text, (seed,) = (tmp_path / "README.md").read_text(), json.loads((package / "card.json").read_text())["seeds"]
+
+    assert "0.0000" not in text
+    assert "as it was published" in text
+    assert "\x1b" not in text
+    assert (seed["parameters"], seed["loss"], seed["seconds"]) == (40_000, None, None)
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        ("def (", ["--vocabulary", "100"], "the program of candidate c000004 cannot be exported: "),
+        ("x = 1", ["--vocabulary", "-5"], "--vocabulary is -5: give a number of tokens from 1."),
+    ],
+)
+def test_an_impossible_export_writes_nothing(tmp_path: Path, program: str, arguments: list[str], message: str) -> None:
+    """A package that cannot be imported helps nobody; imported programs may be anything."""
+    record = record_of(program, "Net")
+    record.stage = "explore"  # of tokens, not bytes
+    content = {"candidate": MessageToDict(record), "run": {"run": "r1"}, "chain": []}
+    command = [sys.executable, "-m", "services.engineer.export", "--out", str(tmp_path / "out"), *arguments]
+    done = subprocess.run(command, input=json.dumps(content), capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"asi-arch: {message}")
+    assert not (tmp_path / "out").exists()
 
 
 def test_names_and_requirements_come_from_the_program() -> None:
