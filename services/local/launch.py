@@ -35,6 +35,7 @@ from services.report.rows import Row, row
 
 POLL_SECONDS = 1.0
 JOIN_PATIENCE = 15.0  # for engineers of a cluster, which may have been scaled to zero
+IMPORTED = "imported"  # the mind of runs of published records
 IMPOSSIBLE = 2  # exit status of the store's tool
 
 
@@ -135,6 +136,7 @@ async def _settings_of(settings: ClientSettings, options: RunOptions, start: Sta
     """The settings of the new run; a fork's are based on its source. Raises SettingsError, NotFound."""
     if start.fork:
         source = await run_status(settings, start.source)
+        _require_trained(source)
         new_settings = fork_settings(source.settings, options)
     else:
         new_settings = run_settings(options)
@@ -160,9 +162,19 @@ def _engineer_environment(settings: events_pb2.RunSettings, adapting: bool) -> d
 async def _resumable(settings: ClientSettings, name: str | None, new_budget: events_pb2.Budget | None) -> pb.RunStatus:
     """The status of the run to resume. Raises NotFound, and SettingsError if it has ended."""
     status = await run_status(settings, name or "")
+    _require_trained(status)
     if status.phase in OVER and new_budget is None and not status.in_flight:
         raise SettingsError(f"run {status.run} has {status.phase}: give it a new budget, for example --candidates 20.")
     return status
+
+
+def _require_trained(status: pb.RunStatus) -> None:
+    """Raises NotPossible for imported records: no root was trained with which descendants could be compared."""
+    if status.settings.mind == IMPORTED:
+        raise NotPossible(
+            f"run {status.run} was {status.origin} and no candidate of it was trained here: it cannot be continued. "
+            "Save a program with `asi-arch show C --program > FILE.py`, and start from it with --seed-program FILE.py"
+        )
 
 
 async def _require_new_name(settings: ClientSettings, start: Start) -> None:

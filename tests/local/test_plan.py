@@ -7,7 +7,7 @@ import pytest
 from services.archive.policies import POLICIES, parse_policies
 from services.chassis.bus import Logged
 from services.chassis.bus.subjects import subject_of
-from services.chassis.errors import NotFound, SettingsError
+from services.chassis.errors import NotFound, NotPossible, SettingsError
 from services.chassis.events import body_of, first
 from services.contracts import events_pb2
 from services.local.launch import Start, run_locally
@@ -15,6 +15,8 @@ from services.local.plan import RunOptions, run_settings
 from services.local.settings import ClientSettings
 from services.report.progress import Progress
 from services.store.backends import opened
+from services.store.importing import events_of
+from services.store.published import Published
 from services.store.steering import policy_of
 
 
@@ -133,4 +135,17 @@ async def test_a_name_that_is_taken_is_refused_before_services_start(tmp_path: P
 
     with pytest.raises(SettingsError, match="a run called r1 exists already: choose another --run"):
         await run_locally(settings, RunOptions(), start, Progress(quiet=True))
+    assert not settings.lock_file.exists()
+
+
+@pytest.mark.parametrize("start", [Start("i1", resume=True), Start("r2", fork="i1"), Start(fork="i1@1")])
+async def test_a_run_of_imported_records_is_not_continued(tmp_path: Path, start: Start) -> None:
+    """It has no seats and no baseline to compare with: it would never end."""
+    settings = ClientSettings(data_dir=tmp_path)
+    events = events_of("i1", [Published(1, "m", None, 2.0)], "asi-arch")
+    async with opened(settings.archive_url) as archive:
+        await archive.apply([Logged(at, subject_of(event), body_of(event)) for at, event in enumerate(events, 1)])
+
+    with pytest.raises(NotPossible, match="run i1 was imported from asi-arch and no candidate .* --seed-program"):
+        await run_locally(settings, RunOptions(candidates=3), start, Progress(quiet=True))
     assert not settings.lock_file.exists()
