@@ -146,6 +146,6 @@ async def test_a_run_of_imported_records_is_not_continued(tmp_path: Path, start:
     async with opened(settings.archive_url) as archive:
         await archive.apply([Logged(at, subject_of(event), body_of(event)) for at, event in enumerate(events, 1)])
 
-    with pytest.raises(NotPossible, match="run i1 was imported from asi-arch and no candidate .* --seed-program"):
+    with pytest.raises(NotPossible, match=r"run i1 was imported from asi-arch and no candidate .* --seed-program"):
         await run_locally(settings, RunOptions(candidates=3), start, Progress(quiet=True))
     assert not settings.lock_file.exists()
