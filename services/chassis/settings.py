@@ -115,6 +115,6 @@ def _variable(field: str, service: str) -> str:
 def host_and_port(address: str) -> tuple[str, int]:
     """The parts of an address such as 127.0.0.1:7101. Raises SettingsError if it is not host:port."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    if not host or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
         raise SettingsError(f"{address!r} is not an address; write host:port, for example 127.0.0.1:7101.")
     return host, int(port)

@@ -336,7 +336,7 @@ def _query(run: str, request: pb.ListCandidatesRequest) -> Query:
         raise ValueError(f"sort is {sort!r}; choose one of {', '.join(SORTS)}")
     if request.page_size > MAX_PER_PAGE:
         raise ValueError(f"page_size is {request.page_size}; at most {MAX_PER_PAGE} are allowed")
-    if request.page_token and not request.page_token.isdigit():
+    if request.page_token and not (request.page_token.isdecimal() and len(request.page_token) < 10):
         raise ValueError(f"page_token is {request.page_token!r}; use the next_page_token of a reply")
     return Query(
         run=run,

@@ -289,8 +289,9 @@ async def _events(request: web.Request) -> web.StreamResponse:
     """Server-sent events: status and changed rows, facts of the log, trainings in progress, the list of runs."""
     pages = request.app[PAGES]
     table, log = await pages.run(request.query.get("run", ""))
-    version = request.query.get("version", "0")
-    changes = table.changes(request.query.get("epoch", ""), int(version) if version.isdigit() else 0)
+    version = request.query.get("version", "")
+    known = int(version) if version.isdecimal() and len(version) < 20 else 0
+    changes = table.changes(request.query.get("epoch", ""), known)
     response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream", "Cache-Control": "no-store"})
     await response.prepare(request)
     messages: asyncio.Queue[str] = asyncio.Queue(maxsize=100)

@@ -7,8 +7,9 @@ import grpc
 import grpc.aio
 import pytest
 
+from services.chassis.errors import SettingsError
 from services.chassis.rpc import Server, channel
-from services.chassis.settings import ServiceSettings
+from services.chassis.settings import ServiceSettings, host_and_port
 from services.contracts import checker_pb2, checker_pb2_grpc
 from services.contracts.candidate_pb2 import CheckReport
 from services.local.processes import free_port
@@ -64,3 +65,10 @@ async def test_a_server_that_starts_late_is_found_soon() -> None:
     await server.stop(0)
 
     assert time.monotonic() - started < 3 * DEFAULT + 5
+
+
+@pytest.mark.parametrize("address", ["localhost:²", "localhost", ":7101", "localhost:99999", f"localhost:{'1' * 5000}"])
+def test_an_address_without_a_port_is_refused(address: str) -> None:
+    """Not every digit belongs to a number."""
+    with pytest.raises(SettingsError, match="is not an address; write host:port"):
+        host_and_port(address)

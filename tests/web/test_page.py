@@ -255,5 +255,7 @@ async def test_a_missing_resource_returns_a_status_and_a_message(site: Site) -> 
             assert (answer.status, (await answer.json())["error"]) == (404, "no run is called r9")
         async with session.get(f"{site.address}api/call?id=c000001&call=3") as answer:
             assert answer.status == 404
+        async with session.get(f"{site.address}events?version=%C2%B2") as answer:  # a digit, but no number
+            assert answer.status == 200
         async with session.get(site.address) as answer:
             assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
