@@ -142,7 +142,8 @@ def _records_in(value: object, name: str, place: str) -> Iterator[_Raw]:
     for number, record in enumerate(listed if isinstance(listed, list) else [listed], 1):
         place = f"record {number}" if listed is not record else place
         if not isinstance(record, dict) or not FIELDS & record.keys():
-            raise ValueError(f"{place} is none, since it has no index, name or program: {reprlib.repr(record)}")
+            held = f"but has {', '.join(record)[:60]}" if isinstance(record, dict) else f"but is {reprlib.repr(record)}"
+            raise ValueError(f"{place} has no index, name or program, {held}")
         yield f"{name}, {place}", record
 
 
