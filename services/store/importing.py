@@ -77,6 +77,8 @@ def read_programs(folder: Path, skip_bad: bool = False) -> PublishedArchive:
 
     Raises BadArchive for an invalid program; with `skip_bad` such files are skipped and listed.
     """
+    if not folder.is_dir():
+        raise BadArchive(f"there is no folder {folder}: give a folder with .py files.")
     records, problems = list[Published](), list[str]()
     for path in sorted(folder.glob("*.py")):
         try:

@@ -42,6 +42,8 @@ def test_a_folder_of_programs_becomes_candidates_without_scores(tmp_path: Path) 
     (tmp_path / "broken.py").write_text("x = (")
     with pytest.raises(BadArchive, match=r"broken\.py is not a Python program"):
         read_programs(tmp_path)
+    with pytest.raises(BadArchive, match=r"there is no folder .*mine\.py"):
+        read_programs(tmp_path / "mine.py")
     archive = read_programs(tmp_path, skip_bad=True)
     candidate = candidate_of("own", archive.records[0])
 
