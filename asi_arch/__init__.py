@@ -105,7 +105,7 @@ class Laboratory:
 
         rows = [
             {
-                "candidate": record.id, "seed": seed.seed, "step": point.step, "tokens": point.tokens,
+                "candidate": record.id, "seed": seed.seed, "step": point.step, "tokens": point.tokens or None,
                 "train_loss": point.train_loss if point.HasField("train_loss") else None,
                 "loss": point.loss if point.HasField("loss") else None,
             }

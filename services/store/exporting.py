@@ -126,7 +126,7 @@ def _row(record: pb.Candidate) -> dict[str, object]:
         "benchmark": training.benchmark if training.HasField("benchmark") else None,
         "judge": verdict.raw if verdict.HasField("raw") else None,
         "fitness": verdict.fitness.value if verdict.HasField("fitness") else None,
-        "parameters": training.seeds[0].measurements.parameters if training.seeds else None,
+        "parameters": training.seeds[0].measurements.parameters or None if training.seeds else None,
         "components": list(record.proposal.components),
         "moves": list(record.proposal.moves),
         "motivation": record.proposal.motivation,

@@ -38,12 +38,24 @@ def test_only_measured_values_become_points() -> None:
     assert not [name for name, _, _ in points if name in ("fitness", "judge")]
 
 
+def test_a_task_is_a_name_that_every_tracker_takes() -> None:
+    """MLflow refuses others."""
+    odd = record()
+    odd.training.seeds[0].scores[0].task = "Überblick, 5-shot (%)"
+
+    assert ("tasks/_berblick_ 5-shot ___/seed_1", 0.25, 20) in list(points_of(odd))
+
+
 @pytest.mark.parametrize("name", TRACKERS)
 def test_a_tracker_writes_a_candidate_to_its_folder(name: str, tmp_path: Path) -> None:
-    """Without a network and without an account."""
+    """Without a network and without an account; imported names and tasks may hold any character."""
     pytest.importorskip(PACKAGES[name], reason=f"needs the extra {name}")
+    odd = record()
+    odd.id, odd.proposal.name = "c000003", "a\nb\x1b[31m\x00 😀"
+    odd.training.seeds[0].scores[0].task = "Überblick, 5-shot (%)"
     tracker = open_tracker(name, tmp_path / "out")
     tracker.write(record())
+    tracker.write(odd)
     tracker.close()
     content = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -147,7 +148,8 @@ def points_of(record: candidate_pb2.Candidate) -> Iterator[Point]:
             if point.HasField("loss"):
                 yield f"heldout_loss/seed_{seed.seed}", point.loss, point.step
         for score in seed.scores:
-            yield f"tasks/{score.task}/seed_{seed.seed}", score.value, last
+            task = re.sub(r"[^\w. :-]", "_", score.task, flags=re.ASCII)  # other names are refused by MLflow
+            yield f"tasks/{task}/seed_{seed.seed}", score.value, last
     measures: Mapping[str, Any] = row(record)
     for name in _MEASURES:
         if measures[name] is not None:
