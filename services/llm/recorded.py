@@ -16,10 +16,10 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
-from pydantic import AliasPath, BaseModel, Field
+from pydantic import AliasPath, BaseModel, Field, ValidationError
 
 from services.chassis.artifacts import FsspecArtifacts
-from services.chassis.errors import SettingsError, Transient
+from services.chassis.errors import SettingsError, Transient, sentence
 from services.contracts import archive_pb2, archive_pb2_grpc
 from services.contracts import candidate_pb2 as pb
 from services.llm.answers import Unreadable, read
@@ -264,14 +264,18 @@ def read_exchanges(path: Path) -> list[Exchange]:
     """The exchanges of a JSONL file, in order. Raises SettingsError naming an invalid line."""
     exchanges = []
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").split("\n")  # not splitlines: prompts may contain U+2028
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} cannot be read as a file of exchanges: {error}.") from None
+        raise SettingsError(f"{path} cannot be read as a file of exchanges: {sentence(error)}.") from None
     for number, text in enumerate(lines, 1):
+        if not text.strip():
+            continue
         try:
             line = _Line.model_validate_json(text)
-        except ValueError as error:
-            raise SettingsError(f"{path}, line {number} is not an exchange: {error}.") from None
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            where = ".".join(map(str, problem["loc"])) or "it"
+            raise SettingsError(f"{path}, line {number} is not an exchange: {where}: {problem['msg']}.") from None
         messages = tuple((message.role, message.content) for message in line.messages)
         exchanges.append(Exchange(line.model, line.form, messages, line.answer))
     return exchanges

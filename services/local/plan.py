@@ -176,15 +176,15 @@ class RunOptions(Measurement, Search, Limits, Verification):
             corpus = self.corpus if self.corpus.startswith(HUB) else str(Path(self.corpus).absolute())
             if corpus.startswith(HUB) and not corpus_overrides(corpus)["dataset"]:
                 raise SettingsError(f"--corpus is {corpus!r}: write hub:NAME or hub:NAME@CONFIG.")
-            if not corpus.startswith(HUB) and not Path(corpus).exists():
+            if not (corpus.startswith(HUB) or Path(corpus).is_file() or any(Path(corpus).rglob("*"))):
                 raise SettingsError(
-                    f"--corpus: there is no file or folder {self.corpus}. For one that only the engineers have: "
-                    "--set corpus=files --set dataset=PATH."
+                    f"--corpus: there is no file or folder {self.corpus} that holds anything. For one that only the "
+                    "engineers have: --set corpus=files --set dataset=PATH."
                 )
             overrides = {**corpus_overrides(corpus), **overrides}
         if self.scale.endswith(SCALE_FILE):
             try:
-                base, own_scale = parse_scale_file(Path(self.scale).read_text(encoding="utf-8"), self.scale)
+                base, own_scale = parse_scale_file(Path(self.scale).read_text(encoding="utf-8-sig"), self.scale)
             except OSError as error:
                 raise SettingsError(f"--scale {self.scale}: {error.strerror}.") from None
             except ValueError as error:

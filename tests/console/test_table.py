@@ -77,6 +77,13 @@ def test_compare_pairs_every_policy_with_random_and_local_search(folder: Path) -
     assert set(results[1]["p"]) == {"local"}
 
 
+def test_a_figure_of_an_unknown_format_is_refused(folder: Path, tmp_path: Path) -> None:
+    """With the formats that there are."""
+    flags = ("--plot", tmp_path / "regret.txt", "--policies", "random", "--budgets", 5, "--runs", 2)
+    with pytest.raises(SettingsError, match=r"--plot .*regret\.txt: Format 'txt' is not supported"):
+        called("compare", *flags, "--folder", folder)
+
+
 @pytest.mark.parametrize("flags", [("--budgets", "0"), ("--budgets", "20,-3"), ("--seats", "0"), ("--budgets", ",")])
 def test_numbers_below_one_are_refused(folder: Path, flags: tuple[str, str]) -> None:
     """A negative budget would be counted from the end of the search."""

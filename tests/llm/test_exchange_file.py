@@ -96,8 +96,19 @@ def test_a_line_that_is_not_an_exchange_is_named(tmp_path: Path) -> None:
     path = tmp_path / "broken.jsonl"
     path.write_text('{"request": {}}\n')
 
-    with pytest.raises(SettingsError, match=r"broken\.jsonl, line 1 is not an exchange"):
+    with pytest.raises(SettingsError, match=r"broken\.jsonl, line 1 is not an exchange: [a-z.0-9]+: Field required\.$"):
         read_exchanges(path)
+    path.write_text("[]")
+    with pytest.raises(SettingsError, match=r"broken\.jsonl, line 1 is not an exchange: it: "):
+        read_exchanges(path)
+
+
+def test_separators_of_lines_within_a_text_and_a_byte_order_mark_are_no_faults(tmp_path: Path) -> None:
+    """JSON need not escape the former; editors on Windows write the latter."""
+    line = SHIPPED.read_text(encoding="utf-8").split("\n")[0].replace("You explain", "You\u2028explain", 1)
+    (tmp_path / "own.jsonl").write_text(f"{line}\n\n", encoding="utf-8-sig")
+
+    assert read_exchanges(tmp_path / "own.jsonl")[0].messages[0][1].startswith("You\u2028explain")
 
 
 def test_a_mind_of_a_file_is_validated_and_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def read(path: Path) -> CorpusFile:
     if path.suffix not in (".toml", ".json"):
         raise CorpusError(f"{path.name}: must end in .toml or .json")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise CorpusError(f"{path.name}: cannot be read: {error}") from error
     return parse(text, path.name)

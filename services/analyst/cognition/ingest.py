@@ -33,7 +33,7 @@ def text_of(file: Path) -> str:
         if file.suffix.lower() == ".pdf":
             text = "\n".join(page.extract_text() for page in PdfReader(file).pages)
         else:
-            text = file.read_text(encoding="utf-8")
+            text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, PyPdfError) as error:
         raise CorpusError(f"{file.name}: cannot be read: {error}") from error
     if not text.strip():

@@ -261,7 +261,10 @@ def _plot(results: "Sequence[PolicyResult]", file: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("regret (nats per byte)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
-    figure.savefig(file, dpi=130)
+    try:
+        figure.savefig(file, dpi=130)
+    except ValueError as error:  # another ending than that of a picture
+        raise SettingsError(f"--plot {file}: {error}.") from None
 
 
 def _early_and_stopping(agreements: "Sequence[Agreement]", stoppings: "Sequence[Stopping]") -> None:

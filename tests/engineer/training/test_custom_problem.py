@@ -99,14 +99,17 @@ def test_too_little_or_unreadable_text_is_refused_with_a_message(tmp_path: Path)
 
 def test_a_scale_file_and_a_corpus_become_overrides_in_the_run_settings(tmp_path: Path) -> None:
     """In the words of a scale that exists, so that every engineer knows them; --set wins."""
-    path = EXAMPLES / "scales" / "hybrid.toml"
+    path = tmp_path / "hybrid.toml"  # with a byte order mark, as editors on Windows write it
+    path.write_text((EXAMPLES / "scales" / "hybrid.toml").read_text(encoding="utf-8"), encoding="utf-8-sig")
     options = RunOptions.read({"scale": str(path), "corpus": str(tmp_path), "set": ["blocks=2"]})
 
     assert (options.scale, options.overrides["blocks"], options.overrides["dataset"]) == ("mini", "2", str(tmp_path))
     assert options.overrides["pattern"] == "candidate,candidate,candidate,softmax_attention"
     assert load_scale(options.scale, options.overrides).own_layers == 2
-    with pytest.raises(SettingsError, match="--corpus: there is no file or folder nowhere"):
-        RunOptions.read({"corpus": "nowhere"})
+    (tmp_path / "empty").mkdir()
+    for corpus in ("nowhere", str(tmp_path / "empty"), "/dev/null"):
+        with pytest.raises(SettingsError, match=f"--corpus: there is no file or folder {corpus}"):
+            RunOptions.read({"corpus": corpus})
     with pytest.raises(ValueError, match="has the base 'big'"):
         parse_scale_file('base = "big"', "own.toml")
     with pytest.raises(ScaleError, match="pattern names 'softmax'"):
