@@ -11,6 +11,7 @@ import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from unicodedata import combining, east_asian_width
 
 import typer
 
@@ -104,7 +105,7 @@ class Column:
 
     @property
     def width(self) -> int:
-        return max(len(self.title), *(len(cell) for cell in self.cells)) if self.cells else len(self.title)
+        return max(len(self.title), *(columns_of(cell) for cell in self.cells)) if self.cells else len(self.title)
 
 
 def table(columns: Sequence[Column], dim: Sequence[bool] = ()) -> str:
@@ -132,10 +133,25 @@ def _excess(columns: Sequence[Column], min_name: int, full_size: bool = False) -
 
 
 def _cell(text: str, column: Column, size: int) -> str:
-    text = _one_line(text)
-    if len(text) > size:
-        text = text[: size - 1] + "…"
-    return text.rjust(size) if column.right else text.ljust(size)
+    text = fitted(_one_line(text), size)
+    space = " " * (size - columns_of(text))
+    return space + text if column.right else text + space
+
+
+def columns_of(text: str) -> int:
+    """The columns that a line takes: letters of East Asian scripts and pictograms take two, combining marks none."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if combining(letter) else 1 + (east_asian_width(letter) in "WF") for letter in text)
+
+
+def fitted(text: str, size: int) -> str:
+    """A line, cut with an ellipsis to at most `size` columns."""
+    if columns_of(text) <= size:
+        return text
+    while columns_of(text) > size - 1:
+        text = text[: min(len(text) - 1, size)]
+    return f"{text}…"
 
 
 def _one_line(text: str) -> str:
@@ -208,12 +224,12 @@ def _branch(node: Node, head: str, room: int, ids: int) -> str:
         depth = f"{len(head) // 2}"
         head = f"{head[: max_width - len(depth) - 3]}…{depth} "
     name = _one_line(node["name"] or ABSENT)
-    if len(head) + len(name) > room:
-        name = name[: room - len(head) - 1] + "…"
+    name = fitted(name, room - len(head))
     numbers = node["state"].rjust(16)
     if node["fitness"] is not None:
         numbers = f"{number(node['fitness'], '.3f'):>7}{GAP}{number(node['loss']):>7}"
-    line = f"{styled(head, dim=True)}{name}{' ' * (room - len(head) - len(name))}{GAP}{node['id'].ljust(ids)}{GAP}"
+    name += " " * (room - len(head) - columns_of(name))
+    line = f"{styled(head, dim=True)}{name}{GAP}{node['id'].ljust(ids)}{GAP}"
     return line + (styled(numbers, dim=True) if node["fitness"] is None else numbers)
 
 

@@ -33,7 +33,7 @@ from services.report.dataset import Dataset, Drawing
 from services.report.discoveries import discoveries
 from services.report.lineage import ablations, radial_tree, tree, what_pays
 from services.report.progress import OVER
-from services.report.rows import clock, name_of
+from services.report.rows import clock, name_of, number
 
 PAPER = """@misc{asiarch2025,
   title         = {{AlphaGo Moment for Model Architecture Discovery}},
@@ -266,7 +266,8 @@ def _page(data: Dataset, sections: Sequence[str]) -> str:
     lead = "Nothing is scored yet."
     if best is not None:
         loss = f", loss {best.training.loss:.4f}" if best.training.HasField("loss") else ""
-        lead = f"Best: {escape(name_of(best))} ({escape(best.id)}), fitness {best.verdict.fitness.value:.3f}{loss}."
+        fitness = number(best.verdict.fitness.value, ".3f")
+        lead = f"Best: {escape(name_of(best))} ({escape(best.id)}), fitness {fitness}{loss}."
     findings = "".join(f"<p>{escape(line.strip())}</p>" for line in _findings(data))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'

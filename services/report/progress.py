@@ -239,7 +239,7 @@ def best_line(status: pb.RunStatus) -> str:
     if not status.HasField("best"):
         return "no candidate is scored yet"
     loss = number(status.best.loss if status.best.HasField("loss") else None)
-    return f"best {status.best.name} ({status.best.id}): loss {loss}, fitness {status.best.fitness:.3f}"
+    return f"best {status.best.name} ({status.best.id}): loss {loss}, fitness {number(status.best.fitness, '.3f')}"
 
 
 class EventRow(TypedDict):

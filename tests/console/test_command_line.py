@@ -14,7 +14,7 @@ from services.chassis.errors import SettingsError
 from services.console.cli import COMMANDS, Commands, refusal
 from services.console.commands.show import measures
 from services.console.options import complete_candidates, complete_runs
-from services.console.tables import family, listing, paragraph, say
+from services.console.tables import Column, family, listing, paragraph, say, table
 from services.contracts import candidate_pb2
 from services.contracts import events_pb2 as events
 from services.local.plan import RunOptions, fork_settings, require_possible_scale, run_settings
@@ -215,6 +215,20 @@ def test_names_of_others_control_no_terminal(
     assert printed.count("�]0;t�a b�c") == 2
     assert printed.count(" 1e+30") == 2
     assert printed.endswith("why�[2J\nnot\n")
+
+
+def test_wide_letters_are_counted_with_their_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chinese letters take two columns each, and combining marks none."""
+    monkeypatch.setenv("COLUMNS", "60")
+    names = ["漢字" * 10, "e\u0301" * 12, "plain"]
+    cells = Column("name", names, flexible=True), Column("id", ["c1", "c2", "c3"])
+    lines = [line.partition("c")[0] for line in table(cells).splitlines()[2:]]
+    nodes = [Node(id="c1", parent=None, name=name * 4, fitness=None, loss=None, state="", kind="") for name in names]
+    branches = [line.partition("c1")[0] for line in family(nodes).splitlines()[1:]]
+
+    assert [sum(2 if letter in "漢字" else letter != "\u0301" for letter in line) for line in lines] == [42] * 3
+    assert len({sum(2 if letter in "漢字" else letter != "\u0301" for letter in line) for line in branches}) == 1
+    assert sum("…" in line for line in branches) == 2
 
 
 def test_a_deep_tree_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

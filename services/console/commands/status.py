@@ -16,7 +16,7 @@ from services.contracts.progress_pb2 import Progress
 from services.domain.run_state import GOING_ON
 from services.local.archive import catch_up, open_archive, run_status, until_applied
 from services.local.settings import ClientSettings, client_settings, running_system
-from services.report.rows import ABSENT, as_dict, clock
+from services.report.rows import ABSENT, as_dict, clock, number
 
 POSSIBLE = {"pause": GOING_ON, "resume": {"paused", "stopped"}, "stop": {*GOING_ON, "paused"}}
 """The phases of a run in which it can be paused, resumed or stopped."""
@@ -83,11 +83,15 @@ def _lines(status: pb.RunStatus) -> list[tuple[str, str]]:
         ("scale, mind", f"{status.settings.scale}, {status.settings.mind}"),
         ("candidates", _states(status)),
         ("in flight", f"{status.in_flight} of {status.settings.seats} seats"),
-        ("best", f"{best.name} ({best.id}), fitness {best.fitness:.3f}" if status.HasField("best") else ABSENT),
+        ("best", f"{best.name} ({best.id}), fitness {_best(status)}" if status.HasField("best") else ABSENT),
         ("spent", _spent(status.spent)),
         ("dead letters", str(status.dead_letters)),
         *([("OUTAGE", status.outage)] if status.outage else []),
     ]
+
+
+def _best(status: pb.RunStatus) -> str:
+    return number(status.best.fitness if status.HasField("best") else None, ".3f")
 
 
 def _states(status: pb.RunStatus) -> str:
@@ -110,7 +114,7 @@ def _overview(statuses: Sequence[pb.RunStatus]) -> str:
         Column("run", [run.run for run in statuses]),
         Column("phase", [run.phase for run in statuses]),
         Column("candidates", [_states(run) for run in statuses], flexible=True),
-        Column("best", [f"{run.best.fitness:.3f}" if run.HasField("best") else ABSENT for run in statuses], right=True),
+        Column("best", [_best(run) for run in statuses], right=True),
         Column("time", [clock(run.spent.seconds) for run in statuses], right=True),
     ])  # fmt: skip
 
