@@ -114,9 +114,11 @@ async def _replay(arguments: argparse.Namespace, settings: StoreSettings) -> int
 
 async def _import(arguments: argparse.Namespace, settings: StoreSettings) -> int:
     other_fields: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
     if arguments.format in ("jsonl", "parquet"):
         run, bodies, left_out = importing.exported_bodies(arguments.path, arguments.format, arguments.skip_bad)
-        left_out += await asyncio.to_thread(refusals, run, bodies)
+        refused = await asyncio.to_thread(refusals, run, bodies)
+        left_out += refused
         taken, kind, count = "a log keeps its run's name, so import it into another ASI_DATA_DIR", "events", len(bodies)
     else:
         programs = arguments.format == "programs"
@@ -142,7 +144,9 @@ async def _import(arguments: argparse.Namespace, settings: StoreSettings) -> int
         _say(f"  left out: {line}")
     if other_fields:
         _say(f"  not imported: the fields {', '.join(other_fields)}")
-    _say(f"imported {count} {kind} as run {run}" if new else f"run {run} holds these {count} {kind} already")
+    of_these = f", {len(refused)} of them refused" if refused else ""
+    done = f"imported {count} {kind} as run {run}" if new else f"run {run} holds these {count} {kind} already"
+    _say(f"{done}{of_these}")
     return 0
 
 
