@@ -3,6 +3,7 @@
 import atexit
 import gc
 import inspect
+import io
 import os
 import re
 import sys
@@ -157,6 +158,9 @@ def asi_arch() -> None:
 def main() -> None:
     """The entry point: an expected error ends in one sentence."""
     gc.set_threshold(100_000)  # collecting after every 700 new objects takes a tenth of a short command
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a locale need not have all letters of names and tables
     atexit.register(gc.freeze)  # else a last collection of all modules takes a fifth of a short command
     try:
         app()

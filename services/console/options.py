@@ -4,6 +4,7 @@ import asyncio
 import functools
 import json
 import os
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
@@ -55,8 +56,8 @@ def chosen_run(argument: str, option: str) -> str:
 
 
 def print_json(value: object) -> None:
-    """Print a value as JSON."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print a value as JSON, with escapes where the locale lacks letters."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii="utf" not in (sys.stdout.encoding or "").lower()))
 
 
 def run_async(command: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:

@@ -69,7 +69,7 @@ def print_code(text: str, language: str, wrap: bool = False) -> None:
     elif sys.stdout.isatty():
         say(text.removesuffix("\n"))
     else:
-        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+        typer.echo((text if text.endswith("\n") else f"{text}\n").encode(), nl=False)  # a file, whatever the locale
 
 
 def print_markdown(text: str, plain: str) -> None:

@@ -10,7 +10,10 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
+from services.chassis.bus import Logged
+from services.chassis.bus.subjects import subject_of
 from services.chassis.errors import SettingsError
+from services.chassis.events import body_of
 from services.console.cli import COMMANDS, Commands, refusal
 from services.console.commands.show import measures
 from services.console.options import complete_candidates, complete_runs
@@ -20,6 +23,9 @@ from services.contracts import events_pb2 as events
 from services.local.plan import RunOptions, fork_settings, require_possible_scale, run_settings
 from services.local.settings import ClientSettings, did_you_mean
 from services.report.rows import Node, Row, row
+from services.store.backends import opened
+from services.store.importing import events_of
+from services.store.published import Published
 from services.store.steering import policy_of
 from tests.console.conftest import System, asi_arch, bare_environment
 from tests.console.published_events import whole_way
@@ -372,3 +378,19 @@ def test_locations_are_shown_without_passwords(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setenv("ASI_ARCHIVE_URL", "sqlite:////srv/asi/archive.db")
     assert elsewhere.archive_place == "sqlite:////srv/asi/archive.db"
+
+
+async def test_a_locale_without_the_letters_of_a_name_ends_no_command(tmp_path: Path) -> None:
+    """Tables have replacements then, JSON escapes, and programs their UTF-8."""
+    events_ = events_of("i1", [Published(1, "漢字", None, 2.0, "x = '漢字'\x0c\n")], "asi-arch")
+    async with opened(f"sqlite:///{tmp_path}/archive.db") as archive:
+        await archive.apply([Logged(at, subject_of(event), body_of(event)) for at, event in enumerate(events_, 1)])
+
+    def printed(*arguments: str) -> bytes:
+        command = [sys.executable, "-m", "services.console", *arguments]
+        environment = bare_environment(tmp_path, PYTHONIOENCODING="latin-1")
+        return subprocess.run(command, stdout=subprocess.PIPE, check=True, env=environment).stdout
+
+    assert b"c000001  ??" in printed("list")
+    assert json.loads(printed("list", "--json"))[0]["name"] == "漢字"
+    assert printed("show", "c000001", "--program").decode() == "x = '漢字'\x0c\n"
