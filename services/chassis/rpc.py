@@ -2,9 +2,9 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import grpc.aio
@@ -18,6 +18,7 @@ from services.chassis.settings import ServiceSettings, host_and_port
 
 DEADLINE_SECONDS = 30.0
 MESSAGE_BYTES = 64 * 1024 * 1024
+REPLICA_SECONDS = 0.5
 
 # Calls wait for a restarting server. A timeout in this configuration would override longer ones of calls.
 _SERVICE_CONFIG = """{
@@ -82,21 +83,97 @@ class Server:
 
 
 def channel(addresses: str, settings: ServiceSettings, deadline: float = DEADLINE_SECONDS) -> grpc.aio.Channel:
-    """A channel to one or several comma-separated addresses, with round-robin load balancing.
+    """A channel to one or several comma-separated addresses, which take turns.
 
     `deadline` (seconds) applies to unary calls without a timeout of their own.
     """
     parts = [part.strip() for part in addresses.split(",") if part.strip()]
     for part in parts:
         host_and_port(part)  # raises SettingsError
-    target = parts[0] if len(parts) == 1 else "ipv4:" + ",".join(parts)
-    options = [*_LIMITS, *_RECONNECT, ("grpc.service_config", _SERVICE_CONFIG)]
-    interceptors = [_CallDefaults(deadline)]
     keys = _key_files(settings)
-    if keys is None:
-        return grpc.aio.insecure_channel(target, options=options, interceptors=interceptors)
-    credentials = grpc.ssl_channel_credentials(*keys)
-    return grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
+    credentials = grpc.ssl_channel_credentials(*keys) if keys else None
+    options = [*_LIMITS, *_RECONNECT, ("grpc.service_config", _SERVICE_CONFIG)]
+    channels = []
+    for part in parts:
+        interceptors = [_CallDefaults(deadline)]
+        if credentials is None:
+            channels.append(grpc.aio.insecure_channel(part, options=options, interceptors=interceptors))
+        else:
+            channels.append(grpc.aio.secure_channel(part, credentials, options=options, interceptors=interceptors))
+    return channels[0] if len(channels) == 1 else _Replicas(channels, deadline)
+
+
+class _Replicas(grpc.aio.Channel):
+    """Channels to servers of the same kind; a call goes to the next one that is connected.
+
+    A list of addresses in gRPC's own target takes IP addresses only, and all servers would need one certificate's name.
+    """
+
+    def __init__(self, channels: Sequence[grpc.aio.Channel], deadline: float) -> None:
+        self._channels = channels
+        self._deadline = deadline
+        self._turn = 0
+
+    def unary_unary(self, *method: Any, **codec: Any) -> Any:
+        """A call that tries the servers in turn until one answers or the time is over."""
+        calls = [(part, part.unary_unary(*method, **codec)) for part in self._channels]
+
+        async def call(request: Any, **options: Any) -> Any:
+            loop = asyncio.get_running_loop()
+            seconds = options.pop("timeout", None)
+            end = loop.time() + (self._deadline if seconds is None else seconds)
+            options["wait_for_ready"] = False  # one that is down must not hold up the call
+            while True:
+                for one in self._in_turn(calls):
+                    try:
+                        return await one(request, timeout=max(0.0, end - loop.time()), **options)
+                    except grpc.aio.AioRpcError as error:
+                        if error.code() is not grpc.StatusCode.UNAVAILABLE or end - loop.time() < REPLICA_SECONDS:
+                            raise
+                await asyncio.sleep(REPLICA_SECONDS)
+
+        return call
+
+    def unary_stream(self, *method: Any, **codec: Any) -> Any:
+        """A call to the next connected server."""
+        calls = [(part, part.unary_stream(*method, **codec)) for part in self._channels]
+        return lambda request, **options: self._in_turn(calls)[0](request, **options)
+
+    def _in_turn(self, calls: Sequence[tuple[grpc.aio.Channel, Any]]) -> list[Any]:
+        """The calls of connected servers, of all while none is connected; each time another one first."""
+        self._turn += 1
+        ready = [one for part, one in calls if part.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY]
+        ready = ready or [one for _, one in calls]
+        first = self._turn % len(ready)
+        return ready[first:] + ready[:first]
+
+    def stream_unary(self, *method: Any, **codec: Any) -> Any:
+        """No service has such a call."""
+        raise NotImplementedError
+
+    stream_stream = stream_unary
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self, grace: float | None = None) -> None:
+        """Close all channels."""
+        await asyncio.gather(*(part.close(grace) for part in self._channels))
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        """Nobody asks: a state is one server's."""
+        raise NotImplementedError
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        """As `get_state`."""
+        raise NotImplementedError
+
+    async def channel_ready(self) -> None:
+        """As `get_state`."""
+        raise NotImplementedError
 
 
 def _key_files(settings: ServiceSettings) -> tuple[bytes, bytes, bytes] | None:

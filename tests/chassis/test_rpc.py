@@ -72,3 +72,23 @@ def test_an_address_without_a_port_is_refused(address: str) -> None:
     """Not every digit belongs to a number."""
     with pytest.raises(SettingsError, match="is not an address; write host:port"):
         host_and_port(address)
+
+
+async def test_several_servers_take_turns_and_one_that_is_down_is_left_out() -> None:
+    """Addresses are host names as well as IP addresses; a call waits only while no server is up."""
+    servers = [await serve(0) for _ in range(2)]
+    addresses = [f"localhost:{servers[0].port}", f"127.0.0.1:{free_port()}", f"localhost:{servers[1].port}"]
+    async with channel(",".join(addresses), ServiceSettings()) as connection:
+        stub = checker_pb2_grpc.CheckerStub(connection)
+        for _ in range(3):
+            assert (await stub.Check(checker_pb2.CheckRequest(), timeout=10 * DEFAULT)).passed
+        await servers[0].stop(0)
+        for _ in range(3):
+            assert (await stub.Check(checker_pb2.CheckRequest(), timeout=10 * DEFAULT)).passed
+        await servers[1].stop(0)
+        started = time.monotonic()
+        with pytest.raises(grpc.aio.AioRpcError) as down:
+            await stub.Check(checker_pb2.CheckRequest(), timeout=4 * DEFAULT)
+
+    assert down.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    assert time.monotonic() - started < 8 * DEFAULT

@@ -132,6 +132,16 @@ async def test_two_services_authenticate_with_certificates(certificates: Path, g
     assert await ask(judge, guarded_port) == health_pb2.HealthCheckResponse.SERVING
 
 
+async def test_of_several_servers_each_shows_its_own_certificate(certificates: Path, guarded_port: int) -> None:
+    """Engineers on several machines have certificates for different hosts."""
+    judge = ServiceSettings.model_validate(grpc_tls(certificates / "judge"))
+    async with channel(f"localhost:{guarded_port},127.0.0.1:{guarded_port}", judge) as connection:
+        check = health_pb2_grpc.HealthStub(connection).Check  # type: ignore[attr-defined]
+        answers = [await check(health_pb2.HealthCheckRequest(), timeout=5) for _ in range(2)]
+
+    assert [answer.status for answer in answers] == [health_pb2.HealthCheckResponse.SERVING] * 2
+
+
 async def test_a_grpc_client_without_a_certificate_of_the_authority_is_refused(
     certificates: Path, guarded_port: int
 ) -> None:
