@@ -293,7 +293,7 @@ def main() -> None:
     parser.add_argument("--marks", type=int, nargs="+", default=[])
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    logs.configure("bench", "error")
+    logs.configure_for_people("error")
     costs = []
     for count in arguments.candidates:
         for seats in arguments.seats:

@@ -54,7 +54,7 @@ async def serve(settings: AnalystSettings) -> None:
 
 
 if __name__ == "__main__":
-    logs.configure("analyst", "error")
+    logs.configure_for_people("error")
     try:
         if sys.argv[1:] == ["serve"]:
             asyncio.run(serve(load(AnalystSettings, "analyst")))

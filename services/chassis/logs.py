@@ -1,4 +1,4 @@
-"""Logs: one JSON line per entry, with service, run and candidate if they are known."""
+"""Logs: one JSON line per entry, with service, run and candidate if they are known; for people one sentence."""
 
 import contextlib
 import io
@@ -10,7 +10,10 @@ import structlog
 from structlog.contextvars import bind_contextvars, clear_contextvars, merge_contextvars
 from structlog.processors import JSONRenderer, TimeStamper, add_log_level, format_exc_info
 from structlog.stdlib import ProcessorFormatter
-from structlog.typing import FilteringBoundLogger, Processor
+from structlog.typing import EventDict, FilteringBoundLogger, Processor
+
+HALF_CLOSED = "returning true from eof_received() has no effect when using ssl"
+"""Logged by asyncio at each end of a TLS connection to NATS; it has no consequence."""
 
 
 class _Lines(io.TextIOBase):
@@ -31,9 +34,19 @@ class _Lines(io.TextIOBase):
 
 def configure(service: str, level: str = "info") -> None:
     """Send every log line of this process, ours and the libraries', to stderr as JSON."""
+    stamps: list[Processor] = [add_log_level, TimeStamper(fmt="iso", utc=True)]
+    _configure(level, stamps, [format_exc_info, JSONRenderer()])
+    bind_contextvars(service=service)
+
+
+def configure_for_people(level: str = "warning") -> None:
+    """As `configure`, for commands: a log line is a sentence, as their errors are."""
+    _configure(level, [], [_sentence])
+
+
+def _configure(level: str, stamps: list[Processor], rendering: list[Processor]) -> None:
     lines = _Lines(sys.stderr)
-    stamps: list[Processor] = [merge_contextvars, add_log_level, TimeStamper(fmt="iso", utc=True)]
-    rendering: list[Processor] = [format_exc_info, JSONRenderer()]
+    stamps = [merge_contextvars, *stamps]
     structlog.configure(
         processors=[*stamps, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
@@ -41,11 +54,20 @@ def configure(service: str, level: str = "info") -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(lines)
+    handler.addFilter(lambda record: record.getMessage() != HALF_CLOSED)
     processors = [ProcessorFormatter.remove_processors_meta, *rendering]
     handler.setFormatter(ProcessorFormatter(processors=processors, foreign_pre_chain=stamps))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     clear_contextvars()
-    bind_contextvars(service=service)
+
+
+def _sentence(logger: object, method: str, entry: EventDict) -> str:  # noqa: ARG001 - the signature of structlog
+    """An entry as `asi-arch: the event (its other fields)`; of an exception its message only."""
+    error = entry.pop("exc_info", None)
+    error = error[1] if isinstance(error, tuple) else sys.exc_info()[1] if error is True else error
+    event = entry.pop("event")
+    details = ", ".join([f"{name}: {value}" for name, value in entry.items()] + ([str(error)] if error else []))
+    return f"asi-arch: {event}{f' ({details})' if details else ''}"
 
 
 def get_logger() -> FilteringBoundLogger:

@@ -233,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    logs.configure("engineer", "warning")
+    logs.configure_for_people()
     try:
         sys.exit(asyncio.run(build(_parser().parse_args())))
     except (ScaleError, CorpusError) as error:

@@ -152,7 +152,7 @@ async def _train(arguments: argparse.Namespace, data: Path, overrides: dict[str,
 
     if arguments.steps is not None:
         overrides["steps"] = str(arguments.steps)
-    logs.configure("engineer", "warning")
+    logs.configure_for_people()
     on_progress = None if arguments.json else _Progress()
     try:
         async with Sandbox() as sandbox:
@@ -318,7 +318,7 @@ if __name__ == "__main__":
             from services.llm import prompts
             from services.llm.port import Role
 
-            logs.configure("engineer", "error")
+            logs.configure_for_people("error")
             sys.exit(prompts.main("engineer", EngineerSettings, (Role.REVISE,), revise_question, sys.argv[2:]))
         sys.exit(asyncio.run(main(_parser().parse_args())))
     except (ScaleError, SettingsError) as error:

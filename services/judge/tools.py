@@ -59,7 +59,7 @@ async def serve(settings: JudgeSettings) -> None:
 
 
 if __name__ == "__main__":
-    logs.configure("judge", "error")
+    logs.configure_for_people("error")
     try:
         if sys.argv[1:] == ["serve"]:
             asyncio.run(serve(load(JudgeSettings, "judge")))

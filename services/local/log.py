@@ -46,7 +46,7 @@ def log_environment(settings: ClientSettings) -> Iterator[dict[str, str]]:
 @asynccontextmanager
 async def open_log(settings: ClientSettings) -> AsyncIterator[Bus]:
     """A connection to the log, for as long as the context lasts. Raises BusLost when no server answers."""
-    logs.configure("console", "warning")
+    logs.configure_for_people()
     with ExitStack() as stack:
         client = settings
         if "nats_url" not in settings.model_fields_set:  # neither a variable nor the caller names a server

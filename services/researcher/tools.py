@@ -191,7 +191,7 @@ async def question(
 PROMPTS = (Role.PROPOSE, Role.SUMMARISE, Role.JUDGE_NOVELTY)
 
 if __name__ == "__main__":
-    logs.configure("researcher", "error")
+    logs.configure_for_people("error")
     if sys.argv[1:2] == ["prompt"]:
         sys.exit(prompts.main("researcher", ResearcherSettings, PROMPTS, question, sys.argv[2:]))
     sys.exit(run())

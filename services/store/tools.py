@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from google.protobuf.json_format import Parse, ParseError
 
+from services.chassis import logs
 from services.chassis.bus import Bus, Logged
 from services.chassis.bus.subjects import run_name
 from services.chassis.errors import (
@@ -319,6 +320,7 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    logs.configure_for_people()
     try:
         options, superfluous = _parser().parse_known_args()
         if superfluous:

@@ -137,5 +137,5 @@ def _refused(reason: str, status: int) -> int:
 
 
 if __name__ == "__main__":
-    logs.configure("analyst", "warning")
+    logs.configure_for_people()
     sys.exit(run())

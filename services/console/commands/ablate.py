@@ -74,7 +74,7 @@ def ablate(
 
     Without a candidate: the effect of each move of the run so far; nothing is trained.
     """
-    logs.configure("console", "warning")
+    logs.configure_for_people()
     if not candidate:
         if programs is not None or component:
             raise typer.BadParameter("--programs and --component need a CANDIDATE")

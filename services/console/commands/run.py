@@ -105,7 +105,7 @@ def run(
     """Run the whole search on this machine: baselines, then new candidates, to a ranked summary."""
     start = Start(checked_run_name(name) if name else None, fork, resume)
     if joins:
-        logs.configure("console", "warning")
+        logs.configure_for_people()
         joined = asyncio.run(join(client_settings(), options, start, Progress(quiet=as_json)))
         print_json({"run": joined}) if as_json else say(f"run {joined} has begun; see `asi-arch watch`")
     else:
@@ -114,7 +114,7 @@ def run(
 
 def run_to_end(options: RunOptions, start: Start, as_json: bool) -> None:
     """Run, and print how it ended. Raises typer.Exit: 130 after an interruption, 1 for a run without any score."""
-    logs.configure("console", "warning")
+    logs.configure_for_people()
     settings = client_settings()
     outcome = asyncio.run(run_locally(settings, options, start, Progress(quiet=as_json)))
     if as_json:
