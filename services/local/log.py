@@ -5,24 +5,20 @@ The broker is the one at ASI_NATS_URL, else the running system's, else one that 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager
-from urllib.parse import urlsplit
 
 from services.chassis import logs
 from services.chassis.bus import Bus, Logged
-from services.chassis.errors import BusLost
+from services.chassis.bus.topology import REACH_SECONDS
 from services.chassis.events import first
 from services.contracts import events_pb2
 from services.local.processes import Broker
 from services.local.settings import ClientSettings, running_system
 
-REACH_SECONDS = 5.0
-NATS_PORT = 4222
 DISCONNECTED_SECONDS = 3.0
 """Without a connection for longer than this, a follower of the log assumes that the broker has ended."""
 
@@ -52,8 +48,7 @@ async def open_log(settings: ClientSettings) -> AsyncIterator[Bus]:
         if "nats_url" not in settings.model_fields_set:  # neither a variable nor the caller names a server
             log = stack.enter_context(log_environment(settings))
             client = settings.model_copy(update={"nats_url": log.get("ASI_NATS_URL", settings.nats_url)})
-        await require_server(client.nats_url)
-        async with Bus(client, "asi-console") as bus:
+        async with Bus(client, "asi-console", REACH_SECONDS) as bus:
             yield bus
 
 
@@ -78,22 +73,6 @@ async def publish(settings: ClientSettings, events: Sequence[events_pb2.Event]) 
         for event in events:
             sequence = await bus.publish(event)
     return sequence
-
-
-async def require_server(nats_url: str) -> None:
-    """Raises BusLost if nothing listens there, since commands do not wait for a broker."""
-    if "," in nats_url:  # one server of a cluster is enough
-        return
-    parts = urlsplit(nats_url)
-    try:
-        async with asyncio.timeout(REACH_SECONDS):
-            _, writer = await asyncio.open_connection(parts.hostname, parts.port or NATS_PORT)
-    except (OSError, TimeoutError, ValueError):
-        shown = nats_url.replace(f"{parts.netloc.rpartition('@')[0]}@", "")
-        raise BusLost(f"no NATS server answers at {shown}: start one, or correct ASI_NATS_URL") from None
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
 
 
 SERVICE = "console"

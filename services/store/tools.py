@@ -17,6 +17,7 @@ from google.protobuf.json_format import Parse, ParseError
 from services.chassis import logs
 from services.chassis.bus import Bus, Logged
 from services.chassis.bus.subjects import run_name
+from services.chassis.bus.topology import REACH_SECONDS
 from services.chassis.errors import (
     BusLost,
     Denied,
@@ -55,7 +56,7 @@ async def set_up(settings: StoreSettings, create: bool, replicas: int = 1) -> Se
 
     New streams get `replicas`; consumers those of their stream. Raises the errors of `Archive.open` and the bus.
     """
-    async with Bus(settings, "asi-setup") as bus:
+    async with Bus(settings, "asi-setup", REACH_SECONDS) as bus:
         created = await bus.set_up(replicas) if create else []
         differences = await bus.compare()
     archive = open_archive(settings.archive)
@@ -98,7 +99,7 @@ async def _replay(arguments: argparse.Namespace, settings: StoreSettings) -> int
         into = await stack.enter_async_context(opened(arguments.into)) if arguments.into else None
         live = await stack.enter_async_context(opened(settings.archive))
         run = (await live.run(arguments.run)).run
-        bus = await stack.enter_async_context(Bus(settings, "asi-replay"))
+        bus = await stack.enter_async_context(Bus(settings, "asi-replay", REACH_SECONDS))
         comparison = await replay(bus, run, into, live)
     if arguments.json:
         numbers = asdict(comparison) | {"seconds": round(comparison.seconds, 3), "agrees": comparison.agrees}
@@ -132,7 +133,7 @@ async def _import(arguments: argparse.Namespace, settings: StoreSettings) -> int
         bodies = importing.bodies_of(importing.events_of(run, published.records, arguments.format))
         left_out, other_fields, count = published.left_out, published.other_fields, len(published.records)
         taken, kind = "choose another --run", "programs" if programs else "records"
-    async with opened(settings.archive) as archive, Bus(settings, "asi-import") as bus:
+    async with opened(settings.archive) as archive, Bus(settings, "asi-import", REACH_SECONDS) as bus:
         await bus.set_up()
         await require_same_log(bus, archive)
         new = await importing.publish(bus, run, bodies, taken)
@@ -154,7 +155,7 @@ async def _import(arguments: argparse.Namespace, settings: StoreSettings) -> int
 async def _apply(arguments: argparse.Namespace, settings: StoreSettings) -> int:
     """Apply events of the log that the archive has not applied, as a store does when it starts."""
     del arguments
-    async with opened(settings.archive) as archive, Bus(settings, "asi-catch-up") as bus:
+    async with opened(settings.archive) as archive, Bus(settings, "asi-catch-up", REACH_SECONDS) as bus:
         await _catch_up(archive, bus)
     return 0
 
@@ -166,7 +167,7 @@ async def _fork(arguments: argparse.Namespace, settings: StoreSettings) -> int:
     async with opened(settings.archive) as archive:
         run = run_name(arguments.name)
         past = await history(archive, (await archive.run(source)).run, at)
-        async with Bus(settings, "asi-fork") as bus:
+        async with Bus(settings, "asi-fork", REACH_SECONDS) as bus:
             if not await bus.newest(f"asi.v1.{run}.>"):  # else it must be this fork, interrupted
                 await _require_new_run(archive, run)
             sequence = await fork(bus, past, run, settings_of_fork)
@@ -179,7 +180,7 @@ async def _recover(arguments: argparse.Namespace, settings: StoreSettings) -> in
     async with opened(settings.archive) as archive:
         if damage := await archive.damage():
             raise SettingsError(f"the archive is damaged itself: {damage[0]}: restore a backup of it first.")
-        async with Bus(settings, "asi-recover") as bus:
+        async with Bus(settings, "asi-recover", REACH_SECONDS) as bus:
             recovery = await recover(bus, archive, arguments.replicas)
     if arguments.json:
         _say(json.dumps(recovery._asdict()))
@@ -244,7 +245,7 @@ async def _audit(arguments: argparse.Namespace, settings: StoreSettings) -> int:
 
 
 async def _logged(settings: StoreSettings, run: str) -> list[Logged]:
-    async with Bus(settings, "asi-export") as bus:
+    async with Bus(settings, "asi-export", REACH_SECONDS) as bus:
         return [message async for message in bus.read_log(f"asi.v1.{run}.>")]
 
 

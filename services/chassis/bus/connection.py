@@ -24,6 +24,8 @@ from services.chassis.bus.topology import (
     MAX_EVENT_BYTES,
     ConsumerSpec,
     drift,
+    no_server,
+    require_server,
     topology,
 )
 from services.chassis.errors import BusLost, EventTooBig, SettingsError, Transient
@@ -54,9 +56,11 @@ class LogState(NamedTuple):
 class Bus:
     """One connection; an async context manager."""
 
-    def __init__(self, settings: ServiceSettings, name: str) -> None:
+    def __init__(self, settings: ServiceSettings, name: str, patience: float | None = None) -> None:
+        """`patience` is how long to wait for a server at the start, in seconds; None: for ever, as a service does."""
         self._settings = settings
         self._name = name
+        self._patience = patience
         self._streams, consumers = topology(silence_seconds=settings.silence_seconds)
         self._specs = {spec.durable: spec for spec in consumers}
         self._client = Client()
@@ -82,7 +86,9 @@ class Bus:
         return int(self._client.stats["reconnects"])
 
     async def __aenter__(self) -> "Bus":
-        """Connect, waiting for a server that is not running yet. Raises SettingsError if it refuses the credentials."""
+        """Connect. Raises SettingsError if the server refuses the credentials, and BusLost at the end of patience."""
+        if self._patience is not None:
+            await require_server(self._settings.nats_url)
         refused = self._refused = asyncio.get_running_loop().create_future()
         connecting = asyncio.ensure_future(
             self._client.connect(
@@ -100,7 +106,11 @@ class Bus:
             )
         )
         try:
-            await asyncio.wait({connecting, refused}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(
+                {connecting, refused}, timeout=self._patience, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                raise no_server(self._settings.nats_url)
             if refused.done():
                 refused.result()
             await connecting

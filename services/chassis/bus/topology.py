@@ -1,9 +1,12 @@
 """Streams and durable consumers, and the check that the broker syncs its writes."""
 
 import asyncio
+import contextlib
 import json
+import re
 import urllib.request
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from nats.js import api
 
@@ -131,6 +134,31 @@ def drift(name: str, expected: Config, actual: Config | None) -> list[str]:
         for field, value, found in fields
         if found != value and (value or found)  # the server may omit what is 0 or false
     ]
+
+
+REACH_SECONDS = 5.0
+NATS_PORT = 4222
+
+
+def no_server(nats_url: str) -> BusLost:
+    """The error of a command, which does not wait for a broker as services do."""
+    shown = re.sub(r"(?<=://)[^/,]*@", "", nats_url)
+    return BusLost(f"no NATS server answers at {shown}: start one, or correct ASI_NATS_URL")
+
+
+async def require_server(nats_url: str) -> None:
+    """Raises BusLost if nothing listens there."""
+    if "," in nats_url:  # one server of a cluster is enough
+        return
+    parts = urlsplit(nats_url)
+    try:
+        async with asyncio.timeout(REACH_SECONDS):
+            _, writer = await asyncio.open_connection(parts.hostname, parts.port or NATS_PORT)
+    except (OSError, TimeoutError, ValueError):
+        raise no_server(nats_url) from None
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
 
 
 OLDEST = (2, 10, 23)  # older versions lost or reordered messages when they were killed or their disk was full

@@ -17,12 +17,11 @@ from typing import Annotated, TypedDict
 import typer
 
 from services.chassis.bus import Bus
-from services.chassis.bus.topology import engineer_durable
+from services.chassis.bus.topology import REACH_SECONDS, engineer_durable, require_server
 from services.chassis.errors import NotPossible, SettingsError, Transient
 from services.console.options import Json
 from services.console.tables import say
 from services.domain.ladder import SCALES
-from services.local.log import require_server
 from services.local.processes import ServiceProcess, free_port, scale_values, stop_signal
 from services.local.settings import ClientSettings, client_settings, require_choice, running_system, split_names
 
@@ -168,11 +167,10 @@ async def _autoscale(
     """
     environment = engineer_environment(settings, [stage])
     client = settings.model_copy(update={"nats_url": environment["ASI_NATS_URL"]})
-    await require_server(client.nats_url)
     beside = running_system(settings) is not None
     fleet = Fleet(devices, environment, settings.data_dir / "logs")
     with stop_signal() as stop:
-        async with Bus(client, "asi-autoscale") as bus:
+        async with Bus(client, "asi-autoscale", REACH_SECONDS) as bus:
             durable = engineer_durable(stage)
             await bus.consumer(durable)  # raises BusLost if there is none
             try:

@@ -11,6 +11,7 @@ from services.chassis.errors import BusLost, EventTooBig, Transient
 from services.chassis.events import Cause, body_of, first, follow
 from services.chassis.settings import ServiceSettings
 from services.contracts import events_pb2 as pb
+from services.local.processes import free_port
 from services.store.forking import inherited
 
 
@@ -193,3 +194,18 @@ async def test_more_copies_than_servers_are_refused_with_the_server_s_reason(set
     async with Bus(settings, "tests") as bus:
         with pytest.raises(Transient, match="NATS did not create EVENTS: replicas > 1 not supported"):
             await bus.set_up(3)
+
+
+async def test_a_command_waits_for_no_server() -> None:
+    """Neither where nothing listens, nor where nothing is said, as by a server that is suspended."""
+    silent = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    port: int = silent.sockets[0].getsockname()[1]
+    for address in (
+        f"127.0.0.1:{free_port()}",
+        f"127.0.0.1:{port}",
+        f"127.0.0.1:{free_port()},nats://127.0.0.1:{port}",
+    ):
+        with pytest.raises(BusLost, match="no NATS server answers at nats://127"):
+            async with asyncio.timeout(10), Bus(ServiceSettings(nats_url=f"nats://{address}"), "command", 0.5):
+                pass
+    silent.close()

@@ -128,6 +128,22 @@ async def test_a_server_without_transactions_is_refused(mongod: Mongod, tmp_path
 
 
 @pytest.mark.mongo
+async def test_a_database_of_another_application_is_refused_and_stays_as_it_is(mongod: Mongod) -> None:
+    """A misspelt name must not add collections to somebody's data."""
+    archive = open_archive(f"{mongod.url}/shop?replicaSet=rs0")
+    with pymongo.MongoClient[dict[str, object]](f"{mongod.url}/?replicaSet=rs0") as client:
+        client.shop.orders.insert_one({"_id": 1})
+        client.shop.log.insert_one({"_id": "a name that an archive uses as well"})
+        with pytest.raises(
+            SettingsError, match=r"shop belongs to another application \(it contains log, orders\): name"
+        ):
+            await archive.open()
+
+        assert sorted(client.shop.list_collection_names()) == ["log", "orders"]
+    await archive.close()
+
+
+@pytest.mark.mongo
 async def test_a_database_of_a_newer_version_is_refused(mongod: Mongod) -> None:
     """An old program must not write into what it does not know."""
     url = f"{mongod.url}/asi_newer?replicaSet=rs0"

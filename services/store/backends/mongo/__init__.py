@@ -79,11 +79,13 @@ class MongoArchive(Backend):
         """Connect and migrate.
 
         Raises:
-            SettingsError: an invalid URL, a server without transactions, or a schema of a newer version.
+            SettingsError: an invalid URL, a server without transactions, a database of another application, or a schema
+                of a newer version.
         """
         self.client = self.client or connect(self._url)
         async with translate_errors():
             await require_replica_set(self.client)
+            await schema.require_own(database(self.client))
             await schema.migrate(database(self.client))
 
     async def close(self) -> None:

@@ -5,6 +5,7 @@ Motor gets only critical fixes, until 2027-05. PyMongo's own asynchronous client
 """
 
 import inspect
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
@@ -128,8 +129,13 @@ async def translate_errors(running: bool = False) -> AsyncIterator[None]:
             or any(write["code"] in _UNAVAILABLE_CODES for write in writes)
             or any(error.has_error_label(label) for label in _UNAVAILABLE_LABELS)
         ):
-            raise ArchiveUnavailable(f"MongoDB: {writes[0]['errmsg'] if writes else error}") from error
+            raise ArchiveUnavailable(f"MongoDB: {writes[0]['errmsg'] if writes else _reason(error)}") from error
         raise
+
+
+def _reason(error: PyMongoError) -> str:
+    """The message without the driver's timeouts and its view of all servers."""
+    return re.sub(r" \(configured timeouts: [^)]*\)|, Timeout: .*", "", str(error), flags=re.DOTALL)
 
 
 async def _settled(value: Any) -> Any:

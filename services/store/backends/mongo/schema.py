@@ -58,6 +58,20 @@ INDEXES: Mapping[str, tuple[IndexModel, ...]] = {
 """Those of the first version; the server adds an index on `_id`."""
 
 
+async def require_own(database: Database) -> None:
+    """Raises SettingsError for a database with collections that are not those of an archive.
+
+    An archive's creation begins with its progress, so that an interrupted one is told apart.
+    """
+    names = sorted(name for name in await database.list_collection_names() if not name.startswith("system."))
+    if names and not await database.progress.find_one({"_id": {"$in": ["applied", "schema"]}}):
+        shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+        raise SettingsError(
+            f"ASI_ARCHIVE_URL: the database {database.name} belongs to another application (it contains {shown}): name "
+            "that of an archive of ASI-Arch or one that does not exist yet."
+        )
+
+
 async def migrate(database: Database, steps: tuple[Step, ...] | None = None) -> None:
     """Bring the collections up to date; every step is idempotent, so that it can be repeated after a crash.
 
