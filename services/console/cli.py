@@ -186,7 +186,10 @@ def refusal(error: "grpc.aio.AioRpcError") -> str:
     reason, code = error.details() or error.code().name, error.code().name
     if code != "DEADLINE_EXCEEDED" and "failed to connect" not in reason:
         return reason
-    address = os.environ.get("ASI_ARCHIVE_ADDRESS", "not set")
+    address = os.environ.get("ASI_ARCHIVE_ADDRESS")
+    if address is None:  # the services of a data folder
+        logs = os.path.join(os.environ.get("ASI_DATA_DIR", ".data"), "logs")  # noqa: PTH118 - pathlib is not imported
+        return f"a service does not answer ({reason}): see its log in {logs}"
     return f"a service does not answer ({reason}). Is it up, and is ASI_ARCHIVE_ADDRESS right ({address})?"
 
 

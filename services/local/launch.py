@@ -8,13 +8,16 @@ import itertools
 import json
 import os
 import sys
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import grpc.aio
 from google.protobuf.json_format import MessageToJson
 
 from services.archive.policies import stages_of
+from services.chassis import tasks
 from services.chassis.bus import Bus
 from services.chassis.errors import NotFound, NotPossible, SettingsError
 from services.chassis.rpc import channel
@@ -33,6 +36,7 @@ from services.local.system import System, running
 from services.report.progress import OVER, Progress
 from services.report.rows import Row, row
 
+T = TypeVar("T")
 POLL_SECONDS = 1.0
 JOIN_PATIENCE = 15.0  # for engineers of a cluster, which may have been scaled to zero
 IMPORTED = "imported"  # the mind of runs of published records
@@ -92,11 +96,12 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
             if before is not None:
                 run = before.run
                 if before.phase not in OVER or new_budget is not None:  # else retried candidates complete without it
-                    await until_applied(archive, run, await resume_run(system.client, run, new_budget))
+                    resuming = _resume(system.client, archive, run, new_budget)
+                    await _supervised(system, progress, resuming)
             else:
                 preparing = _prepare(system.client, archive, start, new_settings, progress, options)
-                run, new_settings = await unless_stopped(preparing, interrupted)
-                await _begin(system.client, archive, start, run, new_settings)
+                run, new_settings = await unless_stopped(_supervised(system, progress, preparing), interrupted)
+                await _supervised(system, progress, _begin(system.client, archive, start, run, new_settings))
             progress.note(f"run {run} · archive {settings.archive_place} · Ctrl-C drains and loses nothing")
             status, rows = await _watch(system, archive, run, interrupted, progress)
             if interrupted.is_set() and status.phase not in OVER:
@@ -238,6 +243,30 @@ async def _begin(
     await until_applied(archive, run, await begun)
 
 
+async def _resume(
+    client: ClientSettings, archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, budget: events_pb2.Budget | None
+) -> None:
+    """Continue a run, and wait until the store has applied it."""
+    await until_applied(archive, run, await resume_run(client, run, budget))
+
+
+async def _supervised(system: System, progress: Progress, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, while which services that end are started again."""
+    working = asyncio.ensure_future(work)
+    try:
+        while not working.done():
+            _supervise(system, progress)
+            await asyncio.wait({working}, timeout=POLL_SECONDS)
+        return working.result()
+    finally:
+        await tasks.end(working)
+
+
+def _supervise(system: System, progress: Progress) -> None:
+    for name in system.supervise():
+        progress.note(f"the {name} ended unexpectedly and was started again")
+
+
 async def _fork(client: ClientSettings, spec: str, name: str, settings: events_pb2.RunSettings) -> int:
     """Fork `spec` as run `name` with the store's own tool; the log sequence at which the fork begins.
 
@@ -261,8 +290,7 @@ async def _watch(
     async with Bus(system.client, "asi-console") as bus, bus.announcements(run) as announced:
         with progress:
             while True:
-                for name in system.supervise():
-                    progress.note(f"the {name} ended unexpectedly and was started again")
+                _supervise(system, progress)
                 with contextlib.suppress(grpc.aio.AioRpcError):
                     status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
                     records = await all_candidates(archive, pb.ListCandidatesRequest(run=run, slim=True))

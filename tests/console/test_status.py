@@ -4,9 +4,12 @@ import asyncio
 import sys
 from pathlib import Path
 
-from services.chassis.bus import Bus
-from services.chassis.events import first
+from services.chassis.bus import Bus, Logged
+from services.chassis.bus.subjects import subject_of
+from services.chassis.events import body_of, first
 from services.chassis.settings import ServiceSettings
+from services.contracts.events_pb2 import Event
+from services.store.backends import opened
 from tests.archive_server import KnownArchive, served
 from tests.console.conftest import bare_environment
 
@@ -36,3 +39,26 @@ async def test_a_command_returns_when_the_archive_has_its_event(
 
     assert early is None
     assert status == 0
+
+
+async def test_a_run_is_not_resumed_while_nothing_runs(
+    bus: Bus, settings: ServiceSettings, started: Event, tmp_path: Path
+) -> None:
+    """Its time would count although nothing works on it; the command that starts the services continues it."""
+    paused = first("r1", "paused", "console")
+    paused.run_paused.reason = "by hand"
+    async with opened(f"sqlite:///{tmp_path}/archive.db") as archive:
+        for sequence, event in enumerate((started, paused), start=1):
+            await archive.apply([Logged(sequence, subject_of(event), body_of(event))])
+    environment = bare_environment(tmp_path, ASI_NATS_URL=settings.nats_url)
+    resuming = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "services.console", "resume", env=environment, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await resuming.communicate()
+
+    assert resuming.returncode == 1
+    assert said.decode() == (
+        f"asi-arch: nothing runs in {tmp_path}, and the time of a resumed run counts: `asi-arch run --resume` starts "
+        "the services and continues it\n"
+    )
+    assert await bus.last_sequence() == 0

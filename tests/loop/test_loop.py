@@ -86,6 +86,23 @@ def test_every_process_may_be_killed_and_each_candidate_has_one_result(
 
 
 @pytest.mark.slow
+def test_services_killed_before_the_run_begins_are_started_again(environment: dict[str, str]) -> None:
+    """While the speed of training is measured; the run begins in the new store."""
+    data = Path(environment["ASI_DATA_DIR"])
+    with running(["run", "--candidates", "1", "--baselines", "delta_net", *micro_flags()], environment) as run:
+        deadline = time.monotonic() + 60
+        while len(pids := _system_pids(data)) < len(ORDER) + 1:
+            assert run.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(pids["store"], signal.SIGKILL)
+        out, _ = run.communicate(timeout=240)
+
+    assert run.returncode == 0, out
+    assert "the store ended unexpectedly and was started again" in out
+
+
+@pytest.mark.slow
 def test_a_run_resumes_after_an_interrupt_and_after_a_kill(environment: dict[str, str], asi_arch: Command) -> None:
     """Ctrl-C drains and pauses; after SIGKILL the kernel tells the services, which drain; nothing is there twice."""
     data = Path(environment["ASI_DATA_DIR"])
@@ -130,6 +147,13 @@ def test_an_interrupt_during_the_start_ends_everything_before_a_run_exists(
     assert not [name for name in (*ORDER, "broker") if _pids(f"services.{name}", data)]
     assert not (data / "system.json").exists()
     assert not (data / "archive.db").exists() or rows_of(asi_arch("runs", "--json")) == []
+
+
+def _system_pids(data: Path) -> dict[str, int]:
+    """The processes of the system of a data folder; none before its store runs."""
+    file = data / "system.json"
+    pids: dict[str, int] = json.loads(file.read_text())["pids"] if file.exists() else {}
+    return pids
 
 
 def _wait_for_training(run: subprocess.Popen[str], log: Path, before: int = 0) -> None:

@@ -25,7 +25,9 @@ async def test_status_reports_an_outage_and_catching_up(finished: Simulation, tm
     async with archive_client(ArchiveService(archive, RunLedger(archive), writer)) as stub:
         status = await stub.GetRun(archive_pb2.RunRequest(run="r1"))
         writer.behind = True
-        with pytest.raises(grpc.aio.AioRpcError, match="catching up with the log") as refused:
+        with pytest.raises(
+            grpc.aio.AioRpcError, match="catching up with the log once this is over: the disk"
+        ) as refused:
             await stub.GetRun(archive_pb2.RunRequest(run="r1"))
         writer.behind, writer.reached = False, len(finished.log) + 1  # of which the archive has lost the last
         with pytest.raises(grpc.aio.AioRpcError, match="has lost events") as lost:

@@ -147,6 +147,11 @@ async def _steer(verb: str, run: str, as_json: bool) -> None:
         over = (verb, status.phase) == ("resume", "finished")
         extend = ": `asi-arch run --resume` with a larger budget extends it" if over else ""
         raise NotPossible(f"run {name} is {status.phase}, so there is nothing to {verb}{extend}")
+    if verb == "resume" and not (running_system(settings) or settings.archive_is_elsewhere):
+        raise NotPossible(
+            f"nothing runs in {settings.data_dir}, and the time of a resumed run counts: `asi-arch run --resume` "
+            "starts the services and continues it"
+        )
     publishers: dict[str, Callable[[ClientSettings, str], Awaitable[int]]] = {
         "pause": pause_run, "resume": resume_run, "stop": stop_run,
     }  # fmt: skip

@@ -134,8 +134,8 @@ async def translate_errors(running: bool = False) -> AsyncIterator[None]:
 
 
 def _reason(error: PyMongoError) -> str:
-    """The message without the driver's timeouts and its view of all servers."""
-    return re.sub(r" \(configured timeouts: [^)]*\)|, Timeout: .*", "", str(error), flags=re.DOTALL)
+    """The message without the driver's timeouts, its view of all servers and the server's whole answer."""
+    return re.sub(r" \(configured timeouts: [^)]*\)|, (Timeout|full error): .*", "", str(error), flags=re.DOTALL)
 
 
 async def _settled(value: Any) -> Any:
