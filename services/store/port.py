@@ -162,6 +162,11 @@ class WriterState:
     reached: int = 0  # the highest sequence that this process applied
     change: asyncio.Event = field(default_factory=asyncio.Event)  # set at the next change, then replaced
 
+    @property
+    def obstacle(self) -> str:
+        """The outage, to complete a sentence; empty without one."""
+        return f" once this is over: {self.outage}" if self.outage else ""
+
     def changed(self) -> None:
         """Wake all waiters. Not a Condition: its lock can be lost when waiters are cancelled."""
         change, self.change = self.change, asyncio.Event()

@@ -37,6 +37,7 @@ class Recovery(NamedTuple):
     damage: str | None  # None: the log was not damaged
     messages: int  # in the log now
     rescued: int  # of those, messages of the damaged log that the archive had not applied
+    lost: int = 0  # messages that neither the archive nor the damaged log had
 
 
 async def require_same_log(bus: Bus, archive: Archive) -> None:
@@ -79,7 +80,8 @@ async def recover(bus: Bus, archive: Archive, replicas: int | None = None) -> Re
 
     Readable messages that the archive has not applied are applied first, so that nothing is lost when the stream is
     deleted, and an interrupted recovery can be repeated. The stream gets `replicas`, by default as many as before.
-    Raises SettingsError if the archive does not have every message, and the errors of the bus and the archive.
+    Raises SettingsError if the archive does not have every message, Transient if the broker cannot keep `replicas`, and
+    the errors of the bus and the archive.
     """
     try:
         damage: str | None = await damage_of_log(bus, archive)
@@ -88,14 +90,20 @@ async def recover(bus: Bus, archive: Archive, replicas: int | None = None) -> Re
     if damage is None:
         return Recovery(None, await archive.applied(), 0)
     await _require_complete(archive)
-    rescued = 0 if damage == NO_LOG else await _apply_rest(bus, archive)
+    if damage != NO_LOG and not await archive.applied():
+        raise SettingsError(
+            "the archive has applied no message of this log, so it cannot replace lost ones: set ASI_ARCHIVE_URL to "
+            "the store's archive, or restore a backup of it."
+        )
     replicas = replicas or await bus.replicas()
+    await bus.require_replicas(replicas)
+    rescued, lost = (0, 0) if damage == NO_LOG else await _apply_rest(bus, archive)
     await bus.remove_stream(EVENTS)
     await bus.set_up(replicas)
     async for window in batched(archive.bodies(), WINDOW):
         await _publish(bus, window)
     await require_same_log(bus, archive)
-    return Recovery(f"the event log was damaged: {damage}", await archive.applied(), rescued)
+    return Recovery(f"the event log was damaged: {damage}", await archive.applied(), rescued, lost)
 
 
 async def _require_complete(archive: Archive) -> None:
@@ -111,18 +119,24 @@ async def _require_complete(archive: Archive) -> None:
     )
 
 
-async def _apply_rest(bus: Bus, archive: Archive) -> int:
-    """Apply the readable messages of the damaged log that the archive has not applied; returns their number."""
+async def _apply_rest(bus: Bus, archive: Archive) -> tuple[int, int]:
+    """Apply the readable messages of the damaged log that the archive has not applied.
+
+    Returns their number, and the number of those that could not be read.
+    """
     applied = {sha256(message.body).digest() async for message in archive.bodies()}
     rescued, sequence = 0, await archive.applied()
+    newer = range(sequence + 1, await bus.last_sequence() + 1)
+    lost = len(newer)
     try:
         async for message in bus.read_log():
+            lost -= message.sequence in newer
             if sha256(message.body).digest() not in applied:
                 sequence, rescued = sequence + 1, rescued + 1
                 await archive.apply([Logged(sequence, message.subject, message.body)], react)
     except Transient as error:
         get_logger().warning("the rest of the damaged log cannot be read", error=str(error))
-    return rescued
+    return rescued, lost
 
 
 async def _publish(bus: Bus, messages: list[Logged]) -> None:

@@ -267,8 +267,7 @@ class ArchiveService(ArchiveServicer):
     def _require_caught_up(self) -> None:
         """Raise Transient while the archive is being rebuilt, since queries would miss records."""
         if self._writer.behind:
-            reason = self._writer.outage and f" once this is over: {self._writer.outage}"
-            raise Transient(f"the archive is catching up with the log{reason}")
+            raise Transient(f"the archive is catching up with the log{self._writer.obstacle}")
 
     async def require_reached(self) -> None:
         """Raise Transient if the archive has lost events, which its writer may not have noticed yet."""

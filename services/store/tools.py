@@ -7,7 +7,8 @@ import argparse
 import asyncio
 import json
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +34,7 @@ from services.chassis.settings import load
 from services.contracts import events_pb2
 from services.store import auditing, exporting, importing
 from services.store.app import StoreSettings
-from services.store.backends import open_archive, opened, restore_archive
+from services.store.backends import SQLITE, open_archive, opened, restore_archive
 from services.store.forking import fork, history
 from services.store.importing import BadArchive
 from services.store.port import Archive, ArchiveUnavailable, Query
@@ -71,6 +72,16 @@ async def set_up(settings: StoreSettings, create: bool, replicas: int = 1) -> Se
     return SetUp(tuple(created), tuple(differences))
 
 
+@asynccontextmanager
+async def _existing(settings: StoreSettings) -> AsyncIterator[Archive]:
+    """The archive, open within the context. Raises NotFound where a file would be created."""
+    archive = settings.archive
+    if archive.startswith(SQLITE) and not await asyncio.to_thread(Path(archive.removeprefix(SQLITE)).exists):
+        raise NotFound(f"there is no archive {archive}: set ASI_ARCHIVE_URL to the store's")
+    async with opened(archive) as existing:
+        yield existing
+
+
 async def main(arguments: argparse.Namespace, settings: StoreSettings) -> int:
     """Run a command; returns its exit status."""
     commands = {
@@ -97,7 +108,7 @@ async def _set_up(arguments: argparse.Namespace, settings: StoreSettings) -> int
 async def _replay(arguments: argparse.Namespace, settings: StoreSettings) -> int:
     async with AsyncExitStack() as stack:
         into = await stack.enter_async_context(opened(arguments.into)) if arguments.into else None
-        live = await stack.enter_async_context(opened(settings.archive))
+        live = await stack.enter_async_context(_existing(settings))
         run = (await live.run(arguments.run)).run
         bus = await stack.enter_async_context(Bus(settings, "asi-replay", REACH_SECONDS))
         comparison = await replay(bus, run, into, live)
@@ -164,7 +175,7 @@ async def _fork(arguments: argparse.Namespace, settings: StoreSettings) -> int:
     """Publish a fork with the settings that standard input provides as JSON."""
     settings_of_fork = Parse(await asyncio.to_thread(sys.stdin.read), events_pb2.RunSettings())
     source, _, at = arguments.source.partition("@")
-    async with opened(settings.archive) as archive:
+    async with _existing(settings) as archive:
         run = run_name(arguments.name)
         past = await history(archive, (await archive.run(source)).run, at)
         async with Bus(settings, "asi-fork", REACH_SECONDS) as bus:
@@ -177,7 +188,7 @@ async def _fork(arguments: argparse.Namespace, settings: StoreSettings) -> int:
 
 async def _recover(arguments: argparse.Namespace, settings: StoreSettings) -> int:
     """Rebuild a damaged or lost log from the archive."""
-    async with opened(settings.archive) as archive:
+    async with _existing(settings) as archive:
         if damage := await archive.damage():
             raise SettingsError(f"the archive is damaged itself: {damage[0]}: restore a backup of it first.")
         async with Bus(settings, "asi-recover", REACH_SECONDS) as bus:
@@ -190,6 +201,8 @@ async def _recover(arguments: argparse.Namespace, settings: StoreSettings) -> in
         _say(f"{recovery.damage}")
         rescued = f", {recovery.rescued} of which only the damaged log had" if recovery.rescued else ""
         _say(f"the log was rebuilt from the archive: {recovery.messages} messages{rescued}")
+        if recovery.lost:
+            _say(f"{recovery.lost} newer messages, which the archive had not applied, could not be read and are lost")
     return 0
 
 
@@ -206,7 +219,7 @@ async def _catch_up(archive: Archive, bus: Bus) -> None:
 
 
 async def _export(arguments: argparse.Namespace, settings: StoreSettings) -> int:
-    async with opened(settings.archive) as archive:
+    async with _existing(settings) as archive:
         run = (await archive.run(arguments.run)).run
         target: Path = arguments.out or Path(run if arguments.format == "asi-arch" else f"{run}.{arguments.format}")
         if arguments.format == "jsonl":
@@ -250,7 +263,7 @@ async def _logged(settings: StoreSettings, run: str) -> list[Logged]:
 
 
 async def _backup(arguments: argparse.Namespace, settings: StoreSettings) -> int:
-    async with opened(settings.archive) as archive:
+    async with _existing(settings) as archive:
         await archive.backup(arguments.path)
     _say(json.dumps({"path": str(arguments.path)}) if arguments.json else f"the archive is copied to {arguments.path}")
     return 0

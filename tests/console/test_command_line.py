@@ -60,6 +60,9 @@ def test_a_service_that_does_not_answer_is_named_with_the_setting_of_its_address
 
     assert "(Deadline Exceeded). Is it up, and is ASI_ARCHIVE_ADDRESS right (store.example:50051)?" in refusal(late)
     assert refusal(refused) == "no run is called r9"
+    monkeypatch.delenv("ASI_ARCHIVE_ADDRESS")
+    monkeypatch.setenv("ASI_DATA_DIR", "here")
+    assert refusal(late) == "a service does not answer (Deadline Exceeded): see its log in here/logs"
 
 
 def test_an_override_is_tried_before_anything_starts() -> None:
@@ -344,6 +347,25 @@ async def test_without_any_run_each_command_says_so_and_creates_nothing(tmp_path
 
         assert result.status == 1
         assert result.err == f"asi-arch: there is no archive in {empty} yet: start a run with `asi-arch run`\n"
+    assert not empty.exists()
+
+
+async def test_a_tool_that_opens_the_archive_itself_creates_none(
+    system: System, started: events.Event, tmp_path: Path
+) -> None:
+    """The address of a store is not enough for a replay; an empty archive would be compared with the log."""
+    await system.bus.publish(started)
+    await system.until("baselines")
+    empty = tmp_path / "empty"
+    environment = {**system.environment, "ASI_DATA_DIR": str(empty)}
+    elsewhere = System(system.bus, system.archive, system.settings, environment)
+    for command in ("replay", "export"):
+        result = await elsewhere.asi_arch(command)
+
+        assert result.status == 1
+        assert result.err == (
+            f"asi-arch: there is no archive sqlite:///{empty}/archive.db: set ASI_ARCHIVE_URL to the store's\n"
+        )
     assert not empty.exists()
 
 

@@ -6,12 +6,13 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import nats
 import pytest
 import pytest_asyncio
 
 from services.chassis.bus import Bus, Logged
 from services.chassis.bus.topology import EVENTS
-from services.chassis.errors import LogDamaged
+from services.chassis.errors import LogDamaged, SettingsError, Transient
 from services.chassis.settings import ServiceSettings
 from services.local.processes import Broker
 from services.store.applier import Applier
@@ -30,6 +31,18 @@ JUNK = Logged(0, "asi.v1.r1.candidate.trained", b"\xff\xff no event")
 async def _publish(bus: Bus, messages: list[Logged]) -> None:
     for message in messages:
         await bus.publish_body(message.subject, "", message.body)
+
+
+async def _publish_with_holes(settings: ServiceSettings, bus: Bus, messages: list[Logged], *holes: int) -> list[Logged]:
+    """A log as it was, after which some messages are lost: in a stream that, unlike ours, lets them be deleted."""
+    await bus.remove_stream(EVENTS)
+    async with await nats.connect(settings.nats_url) as client:
+        await client.jetstream().add_stream(name=EVENTS, subjects=["asi.v1.>"])
+        await _publish(bus, messages)
+        before = await _log(bus)
+        for hole in holes:
+            await client.jetstream().delete_msg(EVENTS, hole)
+    return before
 
 
 async def _log(bus: Bus) -> list[Logged]:
@@ -96,6 +109,50 @@ async def test_a_missing_stream_is_recreated(bus: Bus, archive: Archive) -> None
 
     recovery = await recover(bus, archive)
     assert (recovery.rescued, await _log(bus)) == (0, before)
+
+
+async def test_more_copies_than_brokers_are_refused_before_anything_is_deleted(bus: Bus, archive: Archive) -> None:
+    """The damaged log is still there for another attempt."""
+    await bus.remove_stream(EVENTS)
+    await bus.set_up()
+    stray = Logged(0, JUNK.subject, b"only in this log")
+    await _publish(bus, [stray])
+    with pytest.raises(Transient, match="NATS did not create EVENTS-TRIAL: replicas > 1 not supported"):
+        await recover(bus, archive, replicas=3)
+
+    assert [message.body for message in await _log(bus)] == [stray.body]
+    assert await archive.applied() > 1
+    assert (await recover(bus, archive)).rescued == 1
+
+
+async def test_an_empty_archive_replaces_no_damaged_log(
+    bus: Bus, settings: ServiceSettings, finished: Simulation, tmp_path: Path
+) -> None:
+    """A forgotten ASI_ARCHIVE_URL names an archive without any message; the holes of the log would be closed."""
+    before = await _publish_with_holes(settings, bus, finished.log, 3)
+    empty = open_archive(f"sqlite:///{tmp_path}/another.db")
+    await empty.open()
+    with pytest.raises(SettingsError, match="has applied no message of this log"):
+        await recover(bus, empty)
+    await empty.close()
+
+    assert await _log(bus) == [*before[:2], *before[3:]]
+
+
+async def test_messages_that_only_the_damaged_log_had_are_counted(
+    bus: Bus, settings: ServiceSettings, finished: Simulation
+) -> None:
+    """Those that can be read are kept, the others are reported as lost."""
+    before = await _publish_with_holes(settings, bus, finished.log, 5, 12)
+    archive = open_archive("memory://counted")
+    await archive.open()
+    await archive.apply(before[:10], react)
+    recovery = await recover(bus, archive)
+
+    assert (recovery.rescued, recovery.lost) == (len(before) - 11, 1)
+    assert [message.body for message in await _log(bus)] == [
+        message.body for message in before if message.sequence != 12
+    ]
 
 
 @pytest.mark.parametrize("how", ["cut", "bit"])

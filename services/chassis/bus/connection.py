@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Collection
 from functools import partial
-from typing import NamedTuple
 
 import nats.errors
 from google.protobuf.message import DecodeError
@@ -23,6 +22,9 @@ from services.chassis.bus.topology import (
     MAX_COPY_BYTES,
     MAX_EVENT_BYTES,
     ConsumerSpec,
+    Depth,
+    LogState,
+    StreamSpec,
     drift,
     no_server,
     require_server,
@@ -37,20 +39,6 @@ from services.contracts import progress_pb2
 
 SILENCE_SECONDS = 30.0
 _MISSING = f"stream {EVENTS} does not exist; run `asi-arch setup`"
-
-
-class Depth(NamedTuple):
-    """The queue depth of a durable consumer, in messages."""
-
-    waiting: int
-    in_hand: int  # delivered and not acknowledged
-
-
-class LogState(NamedTuple):
-    """The state of the event stream."""
-
-    last: int  # the newest sequence; 0 when it is empty
-    missing: int  # lost messages: the log never deletes one
 
 
 class Bus:
@@ -174,6 +162,12 @@ class Bus:
         """The replication factor of the log; 1 if there is no log."""
         info = await self._stream(EVENTS)
         return (info and info.config.num_replicas) or 1
+
+    async def require_replicas(self, replicas: int) -> None:
+        """Raises Transient if the server cannot keep so many copies of a stream."""
+        trial = StreamSpec(f"{EVENTS}-TRIAL", ("asi.trial",))
+        await self._create(f"{API}.STREAM.CREATE.{trial.name}", self._js.add_stream(trial.config(replicas)))
+        await self.remove_stream(trial.name)
 
     async def remove_stream(self, name: str) -> None:
         """Delete a stream and its messages, if it exists."""

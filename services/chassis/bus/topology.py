@@ -6,6 +6,7 @@ import json
 import re
 import urllib.request
 from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from nats.js import api
@@ -119,6 +120,20 @@ def topology(silence_seconds: float = 60.0) -> tuple[tuple[StreamSpec, ...], tup
 def durables_of(service: str) -> tuple[str, ...]:
     """The durable consumers that a service pulls from."""
     return tuple(spec.durable for spec in topology()[1] if spec.service == service)
+
+
+class Depth(NamedTuple):
+    """The queue depth of a durable consumer, in messages."""
+
+    waiting: int
+    in_hand: int  # delivered and not acknowledged
+
+
+class LogState(NamedTuple):
+    """The state of the event stream."""
+
+    last: int  # the newest sequence; 0 when it is empty
+    missing: int  # lost messages: the log never deletes one
 
 
 Config = api.StreamConfig | api.ConsumerConfig

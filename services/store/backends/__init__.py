@@ -16,7 +16,7 @@ from services.store.port import Archive
 if TYPE_CHECKING:
     from services.store.backends.memory import MemoryArchive
 
-_SQLITE = "sqlite:///"
+SQLITE = "sqlite:///"
 _MEMORY = "memory://"
 _MONGO = ("mongodb://", "mongodb+srv://")
 
@@ -27,8 +27,8 @@ def open_archive(url: str) -> Archive:
     URLs are `sqlite:///relative/path.db`, `sqlite:////absolute/path.db` or `mongodb://host/database`; `memory://NAME`
     lasts as long as this process.
     """
-    if url.startswith(_SQLITE):
-        path = url.removeprefix(_SQLITE)
+    if url.startswith(SQLITE):
+        path = url.removeprefix(SQLITE)
         if path in ("", ":memory:"):
             raise SettingsError(f"ASI_ARCHIVE_URL={url!r} names no file, but the archive has to survive a restart.")
         return SqliteArchive(Path(path))
