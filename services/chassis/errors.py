@@ -1,5 +1,6 @@
 """Exceptions of handlers, calls and settings. The worker loop makes a dead letter of those that it does not expect."""
 
+import errno
 from collections.abc import Mapping
 
 
@@ -66,6 +67,19 @@ class Busy(Exception):  # noqa: N818
 
 class NotPossible(Exception):  # noqa: N818
     """The system's state does not allow it, and a retry does not help. Over gRPC: FAILED_PRECONDITION."""
+
+
+_MACHINE = frozenset(
+    {
+        errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOMEM, errno.EAGAIN,
+        errno.EMFILE, errno.ENFILE, errno.ESTALE,
+    }
+)  # fmt: skip
+
+
+def is_of_the_machine(error: BaseException) -> bool:
+    """Whether a disk, memory or another resource of this machine failed, which is nobody's work's fault."""
+    return isinstance(error, OSError) and error.errno in _MACHINE
 
 
 def sentence(error: Exception) -> str:

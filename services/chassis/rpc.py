@@ -12,7 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.chassis import telemetry
-from services.chassis.errors import Busy, NotFound, NotPossible, Transient
+from services.chassis.errors import Busy, NotFound, NotPossible, Transient, is_of_the_machine
 from services.chassis.logs import get_logger
 from services.chassis.settings import ServiceSettings, host_and_port
 
@@ -259,6 +259,9 @@ async def _status_codes(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIte
     except grpc.aio.AbortError:
         raise
     except Exception as error:  # noqa: BLE001 - errors become status codes
+        if is_of_the_machine(error):  # another replica, or this one later, may answer
+            get_logger().error("a call failed", error=str(error))
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         for kind, code in _STATUS:
             if isinstance(error, kind):
                 await context.abort(code, str(error) or code.name)

@@ -20,7 +20,7 @@ import structlog
 from services.chassis import metrics, tasks, telemetry
 from services.chassis.bus import Bus, Consumer, Delivery
 from services.chassis.bus.subjects import fact_of, is_forged
-from services.chassis.errors import HandedBack, NotYet, Rejected, Superseded, Transient
+from services.chassis.errors import HandedBack, NotYet, Rejected, Superseded, Transient, is_of_the_machine
 from services.chassis.events import Cause, follow, rejection
 from services.chassis.logs import get_logger
 from services.chassis.poison import CrashNotes
@@ -238,14 +238,15 @@ class Worker:
             get_logger().debug("not yet", reason=str(early))
             await delivery.redeliver(early.delay or 0)
         except Exception as error:  # noqa: BLE001 - any unexpected error becomes a dead letter
-            if isinstance(error, Transient) or (isinstance(error, grpc.aio.AioRpcError) and is_transient(error)):
+            failed_call = isinstance(error, grpc.aio.AioRpcError) and is_transient(error)
+            if failed_call or isinstance(error, Transient) or is_of_the_machine(error):
                 await self._retry_later(job, delivery, error)
             else:
                 await self._publish_dead_letter(job, delivery, error)
         else:
             await delivery.acknowledge()
 
-    async def _retry_later(self, job: Job, delivery: Delivery, error: Transient | grpc.aio.AioRpcError) -> None:
+    async def _retry_later(self, job: Job, delivery: Delivery, error: Exception) -> None:
         telemetry.fail(error)
         wait = error.delay if isinstance(error, Transient) else None
         if wait is None:
@@ -289,7 +290,9 @@ def _reason(error: Exception) -> str:
     """An error in one line; for a failed call, the status and details of the other service."""
     if isinstance(error, grpc.aio.AioRpcError):
         return f"{error.code().name}: {error.details()}"
-    return str(error) if isinstance(error, Transient) else f"{type(error).__name__}: {error}"
+    if isinstance(error, Transient) or is_of_the_machine(error):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
 
 
 async def _send_heartbeats(delivery: Delivery, seconds: float) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
 
+import structlog
 from google.protobuf.message import DecodeError
 from safetensors.numpy import save
 
@@ -96,18 +97,23 @@ class WorkFolder:
 
     def checkpoint(self, seed: int) -> Path:
         """The path of a seed's checkpoint."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder / f"{seed}.checkpoint"
 
     def read_result(self, seed: int, identity: str) -> pb.SeedResult | None:
         """The result of a seed from an earlier attempt under the same conditions."""
         try:
             return pb.SeedResult.FromString(self._result(seed, identity).read_bytes())
-        except (FileNotFoundError, DecodeError):
+        except (OSError, DecodeError):
             return None
 
     def write_result(self, identity: str, result: pb.SeedResult) -> None:
-        """Store a seed's result atomically."""
+        """Store a seed's result atomically. On a full disk it is lost: another attempt would train the seed again."""
+        try:
+            self._write_result(identity, result)
+        except OSError as error:
+            structlog.get_logger().warning("a result was not stored for later attempts", error=str(error))
+
+    def _write_result(self, identity: str, result: pb.SeedResult) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._result(result.seed, identity)
         temporary = path.with_suffix(".tmp")

@@ -7,6 +7,7 @@ import signal
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from services.chassis.errors import Transient
 from services.sandbox.processes import Usage
 
 FILES = 10_000
@@ -137,8 +138,8 @@ class SandboxError(Exception):
     """Base class of the sandbox's exceptions."""
 
 
-class SandboxUnavailable(SandboxError):  # noqa: N818 -- a state of the machine
-    """The sandbox cannot run on this machine (no fork server, or a layer failed)."""
+class SandboxUnavailable(SandboxError, Transient):  # noqa: N818 -- a state of the machine
+    """The sandbox cannot run on this machine (no fork server, or a layer failed): work goes to another one."""
 
 
 class ChildError(SandboxError):

@@ -1,6 +1,8 @@
 """Calls between services: their deadlines, and neighbours that start late."""
 
 import asyncio
+import errno
+import os
 import time
 
 import grpc
@@ -8,7 +10,7 @@ import grpc.aio
 import pytest
 
 from services.chassis.errors import SettingsError
-from services.chassis.rpc import Server, channel
+from services.chassis.rpc import Server, channel, is_transient
 from services.chassis.settings import ServiceSettings, host_and_port
 from services.contracts import checker_pb2, checker_pb2_grpc
 from services.contracts.candidate_pb2 import CheckReport
@@ -72,6 +74,28 @@ def test_an_address_without_a_port_is_refused(address: str) -> None:
     """Not every digit belongs to a number."""
     with pytest.raises(SettingsError, match="is not an address; write host:port"):
         host_and_port(address)
+
+
+class FullDisk(PartialChecker):
+    """Has no room for what a check writes."""
+
+    async def Check(self, request: checker_pb2.CheckRequest, context: object) -> CheckReport:  # noqa: N802
+        """The contract's name."""
+        del request, context
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+async def test_a_failure_of_the_server_s_machine_may_pass() -> None:
+    """The caller repeats the call, perhaps elsewhere, and does not blame its own request."""
+    server = Server(ServiceSettings(listen="127.0.0.1:0"))
+    checker_pb2_grpc.add_CheckerServicer_to_server(FullDisk(), server.grpc)
+    await server.start()
+    async with channel(f"127.0.0.1:{server.port}", ServiceSettings()) as connection:
+        with pytest.raises(grpc.aio.AioRpcError, match="No space left") as refused:
+            await checker_pb2_grpc.CheckerStub(connection).Check(checker_pb2.CheckRequest(), timeout=30)
+    await server.stop(0)
+
+    assert is_transient(refused.value)
 
 
 async def test_several_servers_take_turns_and_one_that_is_down_is_left_out() -> None:

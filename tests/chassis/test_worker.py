@@ -1,6 +1,8 @@
 """Counts and dead letters of the worker loop, against a real nats-server with least privileges."""
 
 import asyncio
+import errno
+import os
 import re
 import signal
 import sys
@@ -246,6 +248,23 @@ async def test_outages_never_exhaust_the_deliveries_of_a_message(guarded: NatsSe
 
     assert attempts == list(range(1, 16))
     assert not [event for event in await facts(admin) if event.HasField("dead")]
+
+
+async def test_a_failure_of_the_machine_is_waited_out(guarded: NatsServer, admin: Bus) -> None:
+    """A full disk is not the candidate's fault, and another replica may have room."""
+
+    async def handle(job: Job) -> Sequence[pb.Event]:
+        if job.attempt == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/work/x")
+        return []
+
+    async with Bus(guarded.settings("engineer"), "engineer") as bus:
+        with capture_logs() as logs:
+            await work(bus, handle, partial(is_empty, admin, DURABLE))
+
+    assert not [event for event in await facts(admin) if event.HasField("dead")]
+    (waited,) = [entry for entry in logs if entry["event"] == "again later"]
+    assert waited["reason"] == "[Errno 28] No space left on device: '/data/work/x'"
 
 
 CHILD = """

@@ -6,6 +6,7 @@ the program runs while held-out text is read.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,8 @@ async def score(
     if keep is not None:
         await keep(trained.weights)
     if session.supervision.checkpoint is not None:
-        await asyncio.to_thread(session.supervision.checkpoint.unlink, True)
+        with contextlib.suppress(OSError):  # the disk may have become read-only
+            await asyncio.to_thread(session.supervision.checkpoint.unlink, True)
     joules = None if trained.joules is None or scoring is None else trained.joules + scoring
     seconds = trained.seconds + monotonic() - start
     return TrainingResult(

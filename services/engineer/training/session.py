@@ -11,8 +11,9 @@ from time import monotonic
 from typing import Any, cast
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from services.domain.curves import Curve
@@ -38,19 +39,27 @@ def write_checkpoint(path: Path, about: Mapping[str, object], arrays: Weights) -
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    save_file(arrays, partial, metadata={"checkpoint": json.dumps(about)})
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        save_file(arrays, partial, metadata={"checkpoint": json.dumps(about)})
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def read_checkpoint(path: Path, identity: str) -> tuple[dict[str, Any], Weights] | None:
-    """What `write_checkpoint` wrote to `path`; None if there is nothing or the identity differs."""
+    """What `write_checkpoint` wrote to `path`; None if there is nothing, it is damaged or the identity differs."""
     if not path.is_file():
         return None
-    with safe_open(path, framework="numpy") as file:
-        about = json.loads(file.metadata()["checkpoint"])
-    return (about, load_file(path)) if about["identity"] == identity else None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads(file.metadata()["checkpoint"])
+        return (about, load_file(path)) if about["identity"] == identity else None
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        structlog.get_logger().warning("a checkpoint cannot be read", path=str(path), error=str(error))
+        return None
 
 
 Rows = tuple[NDArray[np.int64], ...]
@@ -291,7 +300,10 @@ class Session:
             await self._save()
             about = {"identity": self.job.identity, "step": self.step, "seconds": self.spent}
             about["curve"] = [asdict(point) for point in self.curve]
-            await asyncio.to_thread(write_checkpoint, path, about, self._state)
+            try:
+                await asyncio.to_thread(write_checkpoint, path, about, self._state)
+            except (OSError, SafetensorError) as error:  # as on a full disk: the training itself needs no checkpoint
+                structlog.get_logger().warning("a checkpoint was not written", path=str(path), error=str(error))
             self._saved_at = monotonic()
         if stopped:
             raise Drained(path, self.step)

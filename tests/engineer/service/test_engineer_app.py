@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,17 @@ async def test_an_idle_engineer_ends_if_so_configured(settings: ServiceSettings)
         await asyncio.wait_for(service.run(asyncio.Event()), 60)
 
         assert time.monotonic() - started >= 0.5
+
+
+async def test_an_engineer_whose_folder_cannot_be_written_does_not_start(
+    settings: ServiceSettings, tmp_path: Path
+) -> None:
+    """It would fail in every training."""
+    (tmp_path / "file").touch()
+    shared = settings.model_copy(update={"data_dir": tmp_path / "file" / "data"}).model_dump(exclude_none=True)
+    with pytest.raises(SettingsError, match=r"ASI_DATA_DIR=.*/file/data cannot be written: Not a directory\."):
+        async with wired("engineer", EngineerSettings(**shared), build):
+            pass
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from services.chassis.bus import Bus
 from services.chassis.bus.topology import MAX_EVENT_BYTES
@@ -85,6 +86,22 @@ async def test_a_drained_training_goes_on_and_ends_the_same(
     assert resumed.seeds[0].curve == uninterrupted.seeds[0].curve
     assert resumed.seeds[0].block_losses == uninterrupted.seeds[0].block_losses
     assert (resumed.attempt, [bool(claim.released) for claim in record.claims]) == (2, [True, False])
+
+
+async def test_a_disk_that_takes_no_files_costs_no_candidate(
+    bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
+) -> None:
+    """Checkpoints and results of seeds only save work of later attempts. (A file stands where the folder would be.)"""
+    (tmp_path / "work").touch()
+    async with engineering(sandbox, stages, tmp_path, bus) as (engineer, _):
+        with capture_logs() as logs:
+            await engineer.handle(await delivery(bus))
+    (trained,) = await published(bus, "trained")
+
+    assert trained.candidate_trained.training.HasField("loss")
+    assert {"a checkpoint was not written", "a result was not stored for later attempts"} <= {
+        entry["event"] for entry in logs
+    }
 
 
 async def test_a_seed_that_ended_is_not_trained_again(

@@ -87,6 +87,15 @@ async def test_another_programs_checkpoint_is_ignored(small: Scale, corpus: Corp
     assert fresh.curve[0].step == 4
 
 
+async def test_a_damaged_checkpoint_is_ignored(small: Scale, corpus: Corpus, tmp_path: Path) -> None:
+    """The training begins again, which costs time only."""
+    path = tmp_path / "c.safetensors"
+    path.write_bytes(b"cut off in the mid")
+    fresh = await train(programs.CONVOLUTION, 0, small, corpus, InlineSandbox(), checkpoint=path)
+
+    assert fresh.curve[0].step == 4
+
+
 async def test_heldout_tokens_never_reach_the_training_child(small: Scale, corpus: Corpus) -> None:
     """What is not sent cannot be memorised."""
     sandbox = InlineSandbox()
