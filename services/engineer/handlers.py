@@ -26,7 +26,14 @@ from services.contracts import archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.engineer.claims import SERVICE, WORKER, Claims
 from services.engineer.data.corpus import TokenArray
-from services.engineer.investigation import RunContext, find_suspicion, investigate, run_context, watch_settings
+from services.engineer.investigation import (
+    RunContext,
+    find_suspicion,
+    foreign_text,
+    investigate,
+    run_context,
+    watch_settings,
+)
 from services.engineer.records import WorkFolder, keep_weights, seed_message, training_message, training_progress
 from services.engineer.revision import Failure, Reviser
 from services.engineer.scales import Scale, load_scale
@@ -64,6 +71,7 @@ class Engineer:
     def __post_init__(self) -> None:
         self._claims = Claims(self.archive)
         self._slots: dict[str, asyncio.Semaphore] = {}
+        self._warned: set[tuple[str, str]] = set()  # runs and stages with results on other text
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
         """Train a proposed candidate and publish `candidate.trained`; raises Rejected if it cannot be trained.
@@ -77,6 +85,7 @@ class Engineer:
             return []
         context = await run_context(self.archive, record.run, record.stage)
         stage = await self.stages.open(record.stage, dict(context.settings.scale_overrides))
+        self._warn_of_other_data(record, stage, context)
         folder = WorkFolder(self.data_dir, record.run, record.id)
         async with self._claims.claim(job, record) as attempt, _interruptions():
             training = await self._train_with_revisions(job, record, stage, context, folder)
@@ -90,6 +99,14 @@ class Engineer:
             event.candidate_trained.CopyFrom(events_pb2.CandidateTrained(training=training, stage=record.stage))
             await self._claims.confirm(job, event)
         return []
+
+    def _warn_of_other_data(self, record: pb.Candidate, stage: Stage, context: RunContext) -> None:
+        """Once per run and stage: the archive keeps such results, but compares none of them."""
+        key = record.run, record.stage
+        host = WORKER.rpartition(":")[0]
+        if key not in self._warned and (difference := foreign_text(stage.corpus, context.baselines, host)):
+            self._warned.add(key)
+            structlog.get_logger().warning("other held-out text", stage=record.stage, why=difference)
 
     async def _investigate(
         self, job: Job, record: pb.Candidate, training: pb.Training, stage: Stage, context: RunContext

@@ -65,6 +65,19 @@ def peers_of(baselines: Sequence[pb.Candidate]) -> Peers:
     return Peers(median(steps) if steps else None, min(losses) if losses else None)
 
 
+def foreign_text(corpus: Corpus, baselines: Sequence[pb.Candidate], host: str) -> str | None:
+    """Which baseline was measured on other data than this engineer's, in a sentence; None if none was."""
+    for baseline in baselines:
+        if any(seed.measurements.data_fingerprint != corpus.fingerprint for seed in baseline.training.seeds):
+            by, own = baseline.training.worker, baseline.training.worker.rpartition(":")[0] == host
+            lost = "; if it was this engineer, its secret file was lost and drawn anew" if own else ""
+            return (
+                f"{baseline.id} was measured on other text by {by}{lost}: results are compared only on the same text, "
+                "so engineers need the same corpus and ASI_ENGINEER_TEXT_SEED"
+            )
+    return None
+
+
 def watch_settings(settings: events_pb2.RunSettings, stage: Stage) -> WatchSettings:
     """The watcher's settings: memory from the scale, early stopping and the paper's leakage rule from the run."""
     policies = settings.policies

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal, Protocol, cast
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 TokenArray = NDArray[np.uint8] | NDArray[np.uint16]
@@ -103,6 +104,11 @@ def read_secret(folder: Path, text_seed: str | None = None) -> bytes:
     path = folder / "secret"
     drawn = folder / f"secret.{os.getpid()}.{secrets.token_hex(4)}"
     if not path.exists():
+        if (folder.parent / "work").exists():
+            structlog.get_logger().warning(
+                "the secret of held-out text was lost, a new one is drawn",
+                file=str(path), consequence="results on the new text are not compared with earlier ones",
+            )  # fmt: skip
         drawn.touch(mode=0o600)
         drawn.write_bytes(secrets.token_bytes(32))
         with contextlib.suppress(FileExistsError):  # another engineer created it in the meantime

@@ -38,13 +38,14 @@ async def delivery(
     seeds: Sequence[int] = (1,),
     draining: asyncio.Event | None = None,
     candidate: str = "c000001",
+    baseline: str = "",
 ) -> Job:
     """The delivery of a candidate that has just been proposed."""
     record = pb.Candidate(
         id=candidate,
-        kind=pb.KIND_PROPOSAL,
+        kind=pb.KIND_BASELINE if baseline else pb.KIND_PROPOSAL,
         stage="tiny",
-        request=pb.Request(number=1, seeds=seeds),
+        request=pb.Request(number=1, seeds=seeds, baseline=baseline),
         proposal=pb.Proposal(name="Subject", program=program),
     )
     started = Cause.of(await bus.body_at(1))

@@ -188,3 +188,22 @@ async def test_work_that_is_done_already_is_not_done_again(
         assert await engineer.handle(job) == []
 
     assert len(await published(bus, "claimed")) == len(await published(bus, "trained")) == 1
+
+
+async def test_results_on_other_text_are_reported_once_by_the_engineer(
+    bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
+) -> None:
+    """The archive compares none of them: an engineer without the others' secret works for nothing."""
+    async with engineering(sandbox, stages, tmp_path, bus) as (engineer, archive):
+        await engineer.handle(await delivery(bus, baseline="delta_net"))
+        another = Stages(sandbox, tmp_path / "another", text_seed="another")
+        stranger = Engineer(sandbox, another, archive.stub, OfflineReviser(), tmp_path / "another")
+        with capture_logs() as logs:
+            await engineer.handle(await delivery(bus, candidate="c000002"))
+            for candidate in ("c000003", "c000004"):
+                await stranger.handle(await delivery(bus, candidate=candidate))
+    (warning,) = [entry for entry in logs if entry["event"] == "other held-out text"]
+
+    assert warning["log_level"] == "warning"
+    assert warning["why"].startswith("c000001 was measured on other text by ")
+    assert "if it was this engineer, its secret file was lost" in warning["why"]

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from services.engineer.data import Corpus, CorpusError, batches, heldout_blocks, other_corpus
-from services.engineer.data.corpus import ByteTokens, documentation, part_of, python_source
+from services.engineer.data.corpus import ByteTokens, documentation, part_of, python_source, read_secret
 from services.engineer.data.hub import ShardStore, fill, hub_corpus
 from services.engineer.scales import load_scale
 
@@ -24,6 +25,18 @@ def test_too_little_text_raises_a_clear_error(tmp_path: Path) -> None:
 
     with pytest.raises(CorpusError, match="bytes of Python source"):
         python_source(SECRET, tmp_path)
+
+
+def test_a_lost_secret_is_reported_where_work_was_done(tmp_path: Path) -> None:
+    """A new one splits the text anew, so that results differ from the folder's earlier ones."""
+    with capture_logs() as logs:
+        first = read_secret(tmp_path / "data")
+        assert read_secret(tmp_path / "data") == first
+        (tmp_path / "data" / "secret").unlink()
+        (tmp_path / "work").mkdir()
+        assert read_secret(tmp_path / "data") != first
+
+    assert [entry["event"] for entry in logs] == ["the secret of held-out text was lost, a new one is drawn"]
 
 
 def test_parts_are_disjoint_and_their_fingerprint_repeats(corpus: Corpus) -> None:
