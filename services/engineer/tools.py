@@ -34,6 +34,7 @@ _KINDS = {
 LINE_CHARACTERS = 300
 LINE_SECONDS = 15.0
 BAR = 16
+CLEAR = "\r\x1b[K"
 BYTES = 256
 COMPILER_WORDS = ("checkpoint", "torch.compiler", "flex_attention", "dynamo", "higher_order", "functorch", "torch.func")
 """Words in programs for which torch imports its compiler, which takes a second and is impossible in a check."""
@@ -153,14 +154,15 @@ async def _train(arguments: argparse.Namespace, data: Path, overrides: dict[str,
     if arguments.steps is not None:
         overrides["steps"] = str(arguments.steps)
     logs.configure_for_people()
-    on_progress = None if arguments.json else _Progress()
+    progress = _Progress(quiet=arguments.json)
+    silence = asyncio.create_task(progress.report_silence())
     try:
         async with Sandbox() as sandbox:
-            stage = await Stages(sandbox, data, text_seed=os.environ.get("ASI_ENGINEER_TEXT_SEED")).open(
-                arguments.scale, overrides
-            )
-            seed, scale, corpus = arguments.seed, stage.scale, stage.corpus
-            result = await train(program, seed, scale, corpus, sandbox, on_progress=on_progress)
+            stages = Stages(sandbox, data, text_seed=os.environ.get("ASI_ENGINEER_TEXT_SEED"))
+            stage = await stages.open(arguments.scale, overrides)
+            progress.work = f"step 1 (the limit is {stage.scale.wall_seconds:.0f} s)"
+            shown = None if arguments.json else progress
+            result = await train(program, arguments.seed, stage.scale, stage.corpus, sandbox, on_progress=shown)
     except TrainingFailed as failed:
         if arguments.json:
             _print(json.dumps({"failed": failed.kind, "reason": failed.message, "evidence": failed.evidence}, indent=2))
@@ -169,6 +171,8 @@ async def _train(arguments: argparse.Namespace, data: Path, overrides: dict[str,
         return 1
     except (CorpusError, EvaluationUnavailable) as error:
         raise ScaleError(str(error)) from None
+    finally:
+        silence.cancel()
     _print(json.dumps(asdict(result), indent=2) if arguments.json else _result_text(result))
     return 0
 
@@ -197,13 +201,28 @@ def _log_of_program(log: str) -> str:
 class _Progress:
     """Shows a progress bar on a terminal, else a line every 15 seconds. The remaining time never increases."""
 
-    def __init__(self) -> None:
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
         self._last_line = -LINE_SECONDS
         self._seconds_left = math.inf
+        self._heard = monotonic()
+        self.work = "the data and the sandbox"
+
+    async def report_silence(self) -> None:
+        """Say every LINE_SECONDS what is waited for, as of a program that hangs until its limit."""
+        said = self._heard
+        while not self._quiet:
+            await asyncio.sleep(0.2)
+            if monotonic() - max(said, self._heard) >= LINE_SECONDS:
+                said = monotonic()
+                waited = said - self._heard
+                sys.stderr.write(f"{CLEAR * sys.stderr.isatty()}waiting for {self.work} for {waited:.0f} s\n")
 
     def __call__(self, metrics: Metrics) -> None:
         from services.engineer.records import training_progress
 
+        self._heard = monotonic()
+        self.work = "the evaluation" if metrics.step == metrics.steps else f"a step after {metrics.step}"
         self._seconds_left = min(self._seconds_left, training_progress(metrics).seconds_left)
         text = (
             f"step {metrics.step}/{metrics.steps}  loss {metrics.train_loss:.4f}  "
@@ -211,9 +230,9 @@ class _Progress:
         )
         if sys.stderr.isatty():
             filled = BAR * metrics.step // metrics.steps
-            sys.stderr.write(f"\r\x1b[K{'━' * filled}{'─' * (BAR - filled)}  {text}")
+            sys.stderr.write(f"{CLEAR}{'━' * filled}{'─' * (BAR - filled)}  {text}")
             if metrics.step == metrics.steps:
-                sys.stderr.write("\r\x1b[Kevaluating …\r")  # overwritten by the longer result
+                sys.stderr.write(f"{CLEAR}evaluating …\r")  # overwritten by the longer result
             sys.stderr.flush()
         elif monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = monotonic()
