@@ -147,7 +147,8 @@ def limited(ladder: Ladder, stages: Sequence[Stage]) -> Ladder:
 def reopened(ladder: Ladder) -> Ladder:
     """The ladder of a fork with other promotion rules, which apply to the stored results of the search.
 
-    A round in progress is abandoned; its candidates may be promoted again, with fresh seeds.
+    A round in progress is abandoned; its candidates and those of ended rounds may be promoted again, with fresh seeds:
+    the members of a round are compared under the same conditions, and each earlier test counts as a trial.
     """
     if not ladder.rungs:
         return ladder

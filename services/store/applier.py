@@ -17,9 +17,11 @@ from services.chassis.logs import get_logger
 from services.store.port import Archive, ArchiveUnavailable, Change, WriterState
 from services.store.reactions import react
 from services.store.recovery import require_same_log
+from services.store.steering import moment
 
 RETRY_SECONDS = 1.0
 OUTBOX_DELETIONS = 64
+AHEAD_SECONDS = 60.0
 Work = Callable[[], Awaitable[None]]
 
 
@@ -32,6 +34,7 @@ class Applier:
         self._consumer = consumer
         self._batch = batch
         self._published: set[int] = set()  # outbox numbers; most entries are deleted when their event is applied
+        self._ahead: set[str] = set()  # services whose clocks are ahead of ours
         self._reconnects = bus.reconnects
         self.state = WriterState(behind=True)
 
@@ -91,8 +94,19 @@ class Applier:
         started_ns = time.time_ns()
         for change in await self._archive.apply(messages, react):
             _trace(change, started_ns)
+            self._compare_clocks(change, started_ns / 1e9)
         self.state.reached = max(self.state.reached, messages[-1].sequence)
         self.state.changed()
+
+    def _compare_clocks(self, change: Change, now: float) -> None:
+        """Warn once of each service whose clock is ahead: a run's budget of time is computed from such times."""
+        service, ahead = change.log.event.service, moment(change.log.event) - now
+        if ahead > AHEAD_SECONDS and service not in self._ahead:
+            self._ahead.add(service)
+            get_logger().warning(
+                "an event is from the future: synchronise the clocks of all machines",
+                from_service=service, event_id=change.log.event.id, seconds=round(ahead),
+            )  # fmt: skip
 
     async def _publish_outbox(self) -> None:
         """Publish the outbox, oldest first; what a crash interrupts is published after the restart."""

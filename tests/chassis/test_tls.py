@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from deploy.make_env import TLS
 from deploy.mongo_init import initiate
 from services.chassis.bus import Bus
-from services.chassis.bus.access import ADMINISTRATOR
+from services.chassis.bus.access import ADMINISTRATOR, refusal
 from services.chassis.errors import SettingsError
 from services.chassis.rpc import Server, channel, is_transient
 from services.chassis.settings import ServiceSettings, load
@@ -75,6 +76,14 @@ async def test_a_service_without_the_authority_names_the_missing_setting(
         with pytest.raises(SettingsError, match="ASI_NATS_CA"):
             async with Bus(encrypted.settings("judge", **more), "judge"):
                 pass
+
+
+def test_a_certificate_outside_its_dates_asks_for_the_clock() -> None:
+    """Another authority would not help a machine whose clock is wrong."""
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_code, error.verify_message = 9, "certificate is not yet valid"
+
+    assert (refusal(error) or "").endswith("refused (certificate is not yet valid): is this machine's clock right?")
 
 
 def test_a_plaintext_client_is_turned_away_by_the_broker(encrypted: NatsServer) -> None:

@@ -80,7 +80,7 @@ def test_the_sbatch_file_names_missing_variables() -> None:
     shown = subprocess.run(
         ["/bin/bash", str(script)], capture_output=True, text=True, check=True,
         env={"PATH": os.environ["PATH"], "ASI_NATS_URL": "nats://a:1", "ASI_ARCHIVE_ADDRESS": "a:2",
-             "SLURM_JOB_ID": "7", "ASI_ARCH": "echo"},
+             "ASI_ENGINEER_TEXT_SEED": "shared", "SLURM_JOB_ID": "7", "ASI_ARCH": "echo"},
     )  # fmt: skip
 
     assert bare.returncode != 0

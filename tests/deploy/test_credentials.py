@@ -1,6 +1,8 @@
 """The files of a new deployment, and what an upgrade preserves."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,8 @@ import pytest
 from deploy.make_env import write
 from services.chassis.bus.access import USERS, public_key, seed_variable
 from services.chassis.errors import SettingsError
+
+ROOT = Path(__file__).parents[2]
 
 
 def seeds(folder: Path) -> dict[str, str]:
@@ -48,3 +52,24 @@ def test_an_invalid_seed_is_refused_with_one_message(tmp_path: Path) -> None:
 
     with pytest.raises(SettingsError, match="nkey seed"):
         write(tmp_path, tls=False)
+
+
+def test_a_server_without_a_container_has_folders_of_its_own(tmp_path: Path) -> None:
+    """A second call with the same options is an upgrade, which nobody has to edit."""
+    make = [sys.executable, ROOT / "deploy" / "make_env.py", "--tls", "--folder", tmp_path / "new"]
+    subprocess.run([*make, "--data", "/srv/nats", "--certificates", "/etc/asi/hub"], check=True)
+    config = (tmp_path / "new" / "nats.conf").read_text()
+
+    assert 'store_dir: "/srv/nats"' in config
+    assert [f'"/etc/asi/hub/{name}"' in config for name in ("tls.crt", "tls.key", "ca.crt")] == [True] * 3
+    assert (tmp_path / "new" / ".env").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_certificate_is_for_a_host_or_an_address(tmp_path: Path) -> None:
+    """Machines without names have certificates, too."""
+    for name, kind in (("gpu1.example.org", "DNS:"), ("10.0.0.7", "IP Address:"), ("2001:db8::7", "IP Address:")):
+        subprocess.run([ROOT / "deploy" / "make_certificates.sh", tmp_path, name], check=True)
+        show = ["openssl", "x509", "-in", tmp_path / name / "tls.crt", "-noout", "-ext", "subjectAltName"]
+        shown = subprocess.run(show, check=True, capture_output=True, text=True).stdout
+
+        assert shown.split("\n")[1].strip().startswith(kind)

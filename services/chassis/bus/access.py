@@ -13,6 +13,7 @@ from services.chassis.settings import SERVICES, ServiceSettings
 
 API = "$JS.API"
 INBOX = "_INBOX"
+DATES = frozenset({9, 10})  # OpenSSL's codes of certificates that are not yet valid, or expired
 ADMINISTRATOR = "admin"
 USERS = (*SERVICES, "console", ADMINISTRATOR)
 """The users of the server. The administrator sets up and imports whole logs; no service runs as it."""
@@ -49,6 +50,8 @@ def refusal(error: Exception) -> str | None:
         return "NATS refused the credentials: set ASI_NATS_NKEY_SEED (or ASI_NATS_NKEY_FILE) to a seed of its users."
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = error.verify_message
+        if error.verify_code in DATES:
+            return f"the certificate that NATS shows is refused ({reason}): is this machine's clock right?"
         return f"the certificate that NATS shows is not trusted ({reason}): set ASI_NATS_CA to its authority's."
     if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return (

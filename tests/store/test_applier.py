@@ -1,0 +1,31 @@
+"""The writer of the archive."""
+
+import asyncio
+
+from structlog.testing import capture_logs
+
+from services.chassis.bus import Bus
+from services.chassis.events import first
+from services.store.applier import Applier
+from services.store.backends import open_archive
+
+
+async def test_a_clock_that_is_ahead_is_reported_once(bus: Bus) -> None:
+    """A budget of time would be used up by it; nobody would know why."""
+    archive = open_archive("memory://clocks")
+    await archive.open()
+    for attempt in (1, 2):
+        event = first("r1", "started", "console", attempt)
+        event.run_started.settings.seats = 1
+        event.time.seconds += 3600
+        await bus.publish(event)
+    with capture_logs() as logs:
+        applying = asyncio.create_task(Applier(bus, archive, await bus.consumer("store"), 16).run())
+        async with asyncio.timeout(20):
+            while await archive.applied() < 2:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.05)
+        applying.cancel()
+    (warning,) = [entry for entry in logs if entry["event"].startswith("an event is from the future")]
+
+    assert (warning["from_service"], warning["event_id"]) == ("console", "r1.started.1")
+    assert 3500 < warning["seconds"] <= 3600
