@@ -73,6 +73,8 @@ class ClientSettings(ServiceSettings):
         """Raises NotFound if the archive file is missing. Databases report it when they are opened."""
         if self.archive_url.startswith(SQLITE) and not Path(self.archive_url.removeprefix(SQLITE)).exists():
             location = self.archive_place if "ASI_ARCHIVE_URL" in os.environ else str(self.data_dir)
+            if self.archive_is_elsewhere:
+                raise NotFound(f"there is no archive in {location}: set ASI_ARCHIVE_URL to the store's")
             raise NotFound(f"there is no archive in {location} yet: start a run with `asi-arch run`")
 
 

@@ -40,7 +40,7 @@ from services.store.importing import BadArchive
 from services.store.port import Archive, ArchiveUnavailable, Query
 from services.store.published import write_published
 from services.store.reactions import react
-from services.store.recovery import recover, require_same_log
+from services.store.recovery import damage_of_log, recover, require_same_log
 from services.store.replay import BATCH, batched, refusals, replay
 
 
@@ -57,18 +57,20 @@ async def set_up(settings: StoreSettings, create: bool, replicas: int = 1) -> Se
 
     New streams get `replicas`; consumers those of their stream. Raises the errors of `Archive.open` and the bus.
     """
+    archive = open_archive(settings.archive)
     async with Bus(settings, "asi-setup", REACH_SECONDS) as bus:
         created = await bus.set_up(replicas) if create else []
         differences = await bus.compare()
-    archive = open_archive(settings.archive)
-    try:
-        if create:
-            await archive.open()
-        differences += [f"archive: {line}" for line in await archive.drift()]
-    except ArchiveUnavailable as error:
-        differences.append(f"archive: it cannot be read: {error}")
-    finally:
-        await archive.close()
+        try:
+            if create:
+                await archive.open()
+            differences += [f"archive: {line}" for line in await archive.drift()]
+            if create and (damage := await damage_of_log(bus, archive)):
+                differences.append(f"log: {damage}: run `asi-arch recover` while no service runs")
+        except ArchiveUnavailable as error:
+            differences.append(f"archive: it cannot be read: {error}")
+        finally:
+            await archive.close()
     return SetUp(tuple(created), tuple(differences))
 
 

@@ -56,7 +56,7 @@ def test_an_invalid_seed_is_refused_with_one_message(tmp_path: Path) -> None:
 
 def test_a_server_without_a_container_has_folders_of_its_own(tmp_path: Path) -> None:
     """A second call with the same options is an upgrade, which nobody has to edit."""
-    make = [sys.executable, ROOT / "deploy" / "make_env.py", "--tls", "--folder", tmp_path / "new"]
+    make = [sys.executable, str(ROOT / "deploy" / "make_env.py"), "--tls", "--folder", str(tmp_path / "new")]
     subprocess.run([*make, "--data", "/srv/nats", "--certificates", "/etc/asi/hub"], check=True)
     config = (tmp_path / "new" / "nats.conf").read_text()
 
@@ -69,7 +69,7 @@ def test_a_certificate_is_for_a_host_or_an_address(tmp_path: Path) -> None:
     """Machines without names have certificates, too."""
     for name, kind in (("gpu1.example.org", "DNS:"), ("10.0.0.7", "IP Address:"), ("2001:db8::7", "IP Address:")):
         subprocess.run([ROOT / "deploy" / "make_certificates.sh", tmp_path, name], check=True)
-        show = ["openssl", "x509", "-in", tmp_path / name / "tls.crt", "-noout", "-ext", "subjectAltName"]
+        show = ["openssl", "x509", "-in", str(tmp_path / name / "tls.crt"), "-noout", "-ext", "subjectAltName"]
         shown = subprocess.run(show, check=True, capture_output=True, text=True).stdout
 
         assert shown.split("\n")[1].strip().startswith(kind)

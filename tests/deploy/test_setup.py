@@ -12,11 +12,11 @@ import pymongo
 import pytest
 from nats.js import api
 
-from services.chassis.bus import Bus
+from services.chassis.bus import Bus, Logged
 from services.chassis.bus.topology import EVENTS
 from services.chassis.service import SETTINGS_EXIT, UNHEALTHY_EXIT
 from services.store.app import StoreSettings
-from services.store.backends import open_archive
+from services.store.backends import open_archive, opened
 from services.store.tools import set_up
 
 
@@ -75,6 +75,19 @@ async def test_the_command_lists_what_it_created_and_fails_on_drift(at_home: Sto
     ]
     assert drifted.returncode == 1
     assert "drift: archive: index candidates_by_loss does not exist" in drifted.stderr
+
+
+async def test_a_lost_log_is_reported_by_the_set_up_that_creates_its_stream(at_home: StoreSettings, bus: Bus) -> None:
+    """Services whose stream is lost ask for the set-up, which alone would leave an empty log beside an archive."""
+    async with opened(at_home.archive) as archive:
+        await archive.apply([Logged(1, "asi.v1.r1.run.started", b"the only message")])
+    await bus.remove_stream(EVENTS)
+    report = await set_up(at_home, create=True)
+
+    assert "stream EVENTS" in report.created
+    assert report.differences == (
+        "log: it ends at message 0, but the archive has applied 1: run `asi-arch recover` while no service runs",
+    )
 
 
 async def test_changed_streams_and_consumers_are_named_with_both_values(at_home: StoreSettings, bus: Bus) -> None:
