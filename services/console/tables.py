@@ -233,10 +233,17 @@ def _branch(node: Node, head: str, room: int, ids: int) -> str:
     return line + (styled(numbers, dim=True) if node["fitness"] is None else numbers)
 
 
-def mixed_precision(rows: Sequence[Row]) -> str | None:
-    """A warning if these rows were trained in different precision."""
-    counts = Counter(row["precision"] for row in rows if row["precision"])
-    if len(counts) < 2:
-        return None
-    parts = ", ".join(f"{count} in {precision}" for precision, count in counts.most_common())
-    return f"trained in different precision ({parts}): only numbers of the same precision can be compared"
+def mixed_conditions(rows: Sequence[Row]) -> str | None:
+    """A warning if these rows were trained in different precision, or those of a stage on different text."""
+    precisions = Counter(row["precision"] for row in rows if row["precision"])
+    if len(precisions) > 1:
+        parts = ", ".join(f"{count} in {precision}" for precision, count in precisions.most_common())
+        return f"trained in different precision ({parts}): only numbers of the same precision can be compared"
+    texts = Counter((row["stage"], row["text"]) for row in rows if row["text"])
+    if len(texts) > len({stage for stage, _ in texts}):
+        parts = ", ".join(f"{count} on {(text or '')[:8]}" for (_, text), count in texts.most_common())
+        return (
+            f"measured on different text ({parts}): only numbers on the same text can be compared, so engineers need "
+            "the same corpus and ASI_ENGINEER_TEXT_SEED"
+        )
+    return None

@@ -22,8 +22,8 @@ IN_FLIGHT = [
 
 class Row(TypedDict):
     """One candidate; None is not measured. Loss in nats per token, benchmark 0–1, judge 1–10, seconds of training and
-    evaluation, FLOPs per token, tokens per second, peak bytes, numbers kept per layer. `front`: whether it is on the
-    run's Pareto front; None without objectives.
+    evaluation, FLOPs per token, tokens per second, peak bytes, numbers kept per layer. `text` is the fingerprint
+    of the data. `front`: whether it is on the run's Pareto front; None without objectives.
     """
 
     id: str
@@ -43,6 +43,7 @@ class Row(TypedDict):
     parameters: int | None
     seconds: float | None
     precision: str | None
+    text: str | None
     reason: str | None
     flops: float | None
     speed: float | None
@@ -86,6 +87,7 @@ def row(record: pb.Candidate, loss_of_root: float | None = None) -> Row:
         parameters=training.seeds[0].measurements.parameters or None if training.seeds else None,
         seconds=seconds_of(record) or None,
         precision=training.seeds[0].measurements.precision or None if training.seeds else None,
+        text=training.seeds[0].measurements.data_fingerprint or None if training.seeds else None,
         reason=record.rejection.reason if record.HasField("rejection") else None,
         flops=measures["flops"],
         speed=measures["speed"],

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from services.chassis.errors import SettingsError
-from services.console.tables import mixed_precision
+from services.console.tables import mixed_conditions
 from services.contracts import archive_pb2, candidate_pb2, checker_pb2, checker_pb2_grpc
 from services.contracts import events_pb2 as pb
 from services.local.estimate import decide_precision, estimate, plan_run, price_of, sentence
@@ -132,8 +132,20 @@ def test_a_list_of_results_in_different_precision_says_so() -> None:
     """Their order by loss would otherwise be believed."""
     rows = [row(_trained(precision)) for precision in ("fp32", "bf16-autocast", "fp32")]
 
-    assert mixed_precision([rows[0], rows[2]]) is None
-    assert "2 in fp32, 1 in bf16-autocast" in (mixed_precision(rows) or "")
+    assert mixed_conditions([rows[0], rows[2]]) is None
+    assert "2 in fp32, 1 in bf16-autocast" in (mixed_conditions(rows) or "")
+
+
+def test_a_list_of_results_on_different_text_says_so() -> None:
+    """Some of its candidates have no fitness then. Each stage may have a text of its own."""
+    records = [_trained("fp32") for _ in range(3)]
+    for record, stage, text in zip(records, ("tiny", "tiny", "explore"), ("one", "another", "larger"), strict=True):
+        record.stage = stage
+        record.training.seeds[0].measurements.data_fingerprint = text
+    rows = [row(record) for record in records]
+
+    assert mixed_conditions([rows[0], rows[2]]) is None
+    assert "different text (1 on one, 1 on another, 1 on larger)" in (mixed_conditions(rows) or "")
 
 
 def _trained(precision: str) -> candidate_pb2.Candidate:

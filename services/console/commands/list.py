@@ -8,7 +8,7 @@ import typer
 from services.archive.scoring import objectives_of
 from services.chassis.errors import SettingsError
 from services.console.options import Candidate, Json, Run, RunArgument, chosen_run, print_json, run_async
-from services.console.tables import family, listing, mixed_precision, paragraph, say, styled
+from services.console.tables import family, listing, mixed_conditions, paragraph, say, styled
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 from services.domain.ladder import SCALES
@@ -92,7 +92,7 @@ def _print(rows: Sequence[Row], as_json: bool, objectives: Sequence[str] = (), n
     say(listing(rows, objectives) if rows else "no candidate matches")
     if note:
         say(styled(paragraph(note), dim=True))
-    if warning := mixed_precision(rows):
+    if warning := mixed_conditions(rows):
         say(styled(paragraph(warning), fg="yellow"))
 
 

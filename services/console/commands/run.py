@@ -16,7 +16,7 @@ import typer
 from services.chassis import logs
 from services.chassis.errors import SettingsError
 from services.console.options import INTERRUPTED, Json, print_json
-from services.console.tables import listing, mixed_precision, pairs, paragraph, say, styled
+from services.console.tables import listing, mixed_conditions, pairs, paragraph, say, styled
 from services.local.launch import Outcome, Start, join, run_locally
 from services.local.plan import GROUPS, RunOptions, checked_run_name, flag_of
 from services.local.settings import ClientSettings, client_settings
@@ -133,7 +133,7 @@ def _print_outcome(settings: ClientSettings, outcome: Outcome) -> None:
 
     status = outcome.status
     say(listing(ranked(outcome.rows)))
-    if warning := mixed_precision(outcome.rows):
+    if warning := mixed_conditions(outcome.rows):
         say(styled(paragraph(warning), fg="yellow"))
     if status.settings.promotion not in ("", "none") and not outcome.interrupted:
         for line in sentences(outcome.records, status.settings):

@@ -15,7 +15,7 @@ from services.chassis.errors import NotFound, NotPossible
 from services.console.options import Candidate, Json, Run, print_json
 from services.console.tables import (
     Column,
-    mixed_precision,
+    mixed_conditions,
     pairs,
     paragraph,
     print_code,
@@ -309,7 +309,7 @@ def _print_measures(left: candidate_pb2.Candidate, right: candidate_pb2.Candidat
     ]))  # fmt: skip
     if gain := gain_over(right, left):
         say(paragraph(f"{left.id} against {right.id}, loss: {gain.sentence}"))
-    if warning := mixed_precision([row(left), row(right)]):
+    if warning := mixed_conditions([row(left), row(right)]):
         say(styled(paragraph(warning), fg="yellow"))
 
 
