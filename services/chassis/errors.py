@@ -72,7 +72,7 @@ class NotPossible(Exception):  # noqa: N818
 _MACHINE = frozenset(
     {
         errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.ENOMEM, errno.EAGAIN,
-        errno.EMFILE, errno.ENFILE, errno.ESTALE,
+        errno.EMFILE, errno.ENFILE, errno.EFBIG, errno.ESTALE,
     }
 )  # fmt: skip
 
