@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from services.engineer.tools import _failure_text, _log_of_program
-from tests.loop.conftest import micro_flags, own_environment
+from tests.console.conftest import bare_environment
+from tests.loop.conftest import micro_flags
 
 
 def test_of_a_traceback_only_the_frames_of_the_program_are_shown() -> None:
@@ -51,7 +52,7 @@ def test_a_training_that_hangs_says_what_it_waits_for(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "services.engineer.tools", "train", str(tmp_path / "hangs.py"), *micro_flags()]
     done = subprocess.run(
         [*command, "--set", "wall_seconds=30"],
-        env=own_environment(tmp_path),
+        env=bare_environment(tmp_path),
         capture_output=True,
         text=True,
         check=False,

@@ -197,7 +197,7 @@ async def test_results_on_other_text_are_reported_once_by_the_engineer(
     async with engineering(sandbox, stages, tmp_path, bus) as (engineer, archive):
         await engineer.handle(await delivery(bus, baseline="delta_net"))
         another = Stages(sandbox, tmp_path / "another", text_seed="another")
-        stranger = Engineer(sandbox, another, archive.stub, OfflineReviser(), tmp_path / "another")
+        stranger = Engineer(sandbox, another, archive.stub, Reviser(None), tmp_path / "another")
         with capture_logs() as logs:
             await engineer.handle(await delivery(bus, candidate="c000002"))
             for candidate in ("c000003", "c000004"):
