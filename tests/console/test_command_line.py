@@ -1,7 +1,6 @@
-"""The command line: suggestions for names, one message per error, JSON output, narrow terminals."""
+"""The command line: suggestions for names, one message per error, JSON output."""
 
 import json
-import re
 import subprocess
 import sys
 import tomllib
@@ -17,12 +16,10 @@ from services.chassis.events import body_of
 from services.console.cli import COMMANDS, Commands, refusal
 from services.console.commands.show import measures
 from services.console.options import complete_candidates, complete_runs
-from services.console.tables import Column, family, listing, paragraph, say, table
 from services.contracts import candidate_pb2
 from services.contracts import events_pb2 as events
 from services.local.plan import RunOptions, fork_settings, require_possible_scale, run_settings
 from services.local.settings import ClientSettings, did_you_mean
-from services.report.rows import Node, Row, row
 from services.store.backends import opened
 from services.store.importing import events_of
 from services.store.published import Published
@@ -195,86 +192,10 @@ def test_a_comparison_says_which_is_better_in_each_measure() -> None:
     assert better["fitness"] is None
 
 
-def test_columns_without_any_value_are_left_out_and_fitness_follows_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    """80 columns are enough for what was measured."""
-    monkeypatch.setenv("COLUMNS", "80")
-    record = candidate_pb2.Candidate(id="c000001", state=candidate_pb2.STATE_ARCHIVED)
-    record.proposal.name = "AnArchitectureWithALongName"
-    record.training.loss = 1.5
-    record.verdict.fitness.value = 0.5
-
-    assert listing([row(record)]).splitlines()[0].split() == ["id", "name", "loss", "fitness"]
-
-
-@pytest.mark.parametrize("terminal", [False, True])
-def test_names_of_others_control_no_terminal(
-    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """An imported name may hold an escape sequence, a line break or a change of direction; numbers may be huge."""
-    monkeypatch.setattr("services.console.tables.in_colour", lambda: terminal)
-    record = candidate_pb2.Candidate(id="c000001", proposal=candidate_pb2.Proposal(name="\x1b]0;t\x07a\nb\u202ec"))
-    record.verdict.fitness.value = 1e30
-    node = Node(id="c1", parent=None, name=record.proposal.name, fitness=1e30, loss=None, state="", kind="")
-    say(listing([row(record)]))
-    say(family([node]))
-    say(paragraph("why\x1b[2J\r\nnot"))
-    printed = capsys.readouterr().out
-
-    assert re.findall(r"\x1b\[(?![012]m)|[\x00-\x09\x0b-\x1a\u202e]", printed) == []
-    assert printed.count("�]0;t�a b�c") == 2
-    assert printed.count(" 1e+30") == 2
-    assert printed.endswith("why�[2J\nnot\n")
-
-
-def test_wide_letters_are_counted_with_their_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chinese letters take two columns each, and combining marks none."""
-    monkeypatch.setenv("COLUMNS", "60")
-    names = ["漢字" * 10, "e\u0301" * 12, "plain"]
-    cells = Column("name", names, flexible=True), Column("id", ["c1", "c2", "c3"])
-    lines = [line.partition("c")[0] for line in table(cells).splitlines()[2:]]
-    nodes = [Node(id="c1", parent=None, name=name * 4, fitness=None, loss=None, state="", kind="") for name in names]
-    branches = [line.partition("c1")[0] for line in family(nodes).splitlines()[1:]]
-
-    assert [sum(2 if letter in "漢字" else letter != "\u0301" for letter in line) for line in lines] == [42] * 3
-    assert len({sum(2 if letter in "漢字" else letter != "\u0301" for letter in line) for line in branches}) == 1
-    assert sum("…" in line for line in branches) == 2
-
-
-def test_a_deep_tree_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A branch deeper than the lines have room for is drawn with its depth."""
-    monkeypatch.setenv("COLUMNS", "80")
-    nodes = [
-        Node(id=f"c{number:06d}", parent=f"c{number - 1:06d}" if number else None, name=f"Net{number}" * 5,
-             fitness=0.5, loss=None, state="archived", kind="proposal")
-        for number in range(60)
-    ]  # fmt: skip
-    lines = family(nodes).splitlines()
-
-    assert len(lines) == 61
-    assert all(len(line) <= 80 for line in lines)
-    assert "…59 " in lines[-1]
-
-
 def test_near_names_keep_their_spelling() -> None:
     """Case does not count as a difference."""
     assert did_you_mean("deltanett", ["DeltaNet", "GLA"]) == "; did you mean DeltaNet?"
     assert did_you_mean("xyz", ["DeltaNet"]) == ""
-
-
-@pytest.mark.parametrize("width", [60, 80, 120])
-def test_tables_keep_id_name_and_fitness_at_any_width(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole columns go, the least important first; nothing is wider than the terminal."""
-    monkeypatch.setenv("COLUMNS", str(width))
-    row = Row(
-        id="c000001", name="FreeQueryMultiScaleHalfRotaryDeltaNet1403", run="r1", parent="c000002", kind="proposal",
-        stage="tiny", state="archived", loss=5.1234, loss_difference=-0.1, benchmark=0.5, judge=10.0, fitness=0.951,
-        fitness_low=0.9, fitness_high=1.0, parameters=12_345_678, seconds=123.0, precision="fp32",
-        text=None, reason=None, flops=1e9, speed=12_345.0, memory=2e9, state_size=65_536.0, front=True,
-    )  # fmt: skip
-    lines = listing([row], ["loss", "memory"] if width > 60 else []).splitlines()
-
-    assert all(len(line) <= width for line in lines)
-    assert any("c000001" in line and row["name"][:23] in line and "0.951" in line for line in lines)
 
 
 async def test_unknown_runs_and_candidates_come_with_similar_names(system: System, started: events.Event) -> None:
