@@ -36,9 +36,13 @@ class State:
     randomised: bool = False
     training: bool = False
 
+    @property
+    def mode(self) -> str:
+        """The mode's name."""
+        return "training" if self.training else "evaluation"
+
     def __str__(self) -> str:
-        parameters = "randomised parameters" if self.randomised else "parameters as initialised"
-        return f"{parameters}, {'training' if self.training else 'evaluation'} mode"
+        return f"{'randomised parameters' if self.randomised else 'parameters as initialised'}, {self.mode} mode"
 
 
 STATES = tuple(State(randomised, training) for randomised in (True, False) for training in (False, True))
