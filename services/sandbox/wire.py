@@ -30,6 +30,8 @@ MAGIC = b"ASI1"
 DTYPES = frozenset({"<f2", "<f4", "<f8", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "|b1"})
 TEXT_CHARACTERS = 64 << 10
 """Limit on one text of a child, and on its log."""
+NAME_CHARACTERS = 1000
+"""Limit on the name of one array."""
 
 # C0 and C1 controls except tab and newline, characters that reorder or hide text, line and paragraph separators, and
 # lone surrogates, which cannot be encoded.
@@ -204,6 +206,8 @@ def _description(item: JSON, bounds: Bounds) -> tuple[str, np.dtype[np.generic],
     name, dtype, shape = item
     if not isinstance(name, str) or not isinstance(dtype, str) or dtype not in DTYPES or not isinstance(shape, list):
         raise Malformed(f"array {str(name)[:80]!r} has the unsupported dtype {str(dtype)[:40]!r}")
+    if printable(name, NAME_CHARACTERS) != name:  # it could not be stored, or would rewrite a terminal
+        raise Malformed(f"an array has the unprintable or too long name {printable(name, 80)!r}")
     if len(shape) > bounds.dimensions or not all(type(n) is int and 0 <= n <= bounds.array_bytes for n in shape):
         raise Malformed(f"array {name[:80]!r} has an impossible shape")
     return name, np.dtype(dtype), tuple(shape)

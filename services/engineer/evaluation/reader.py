@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from services.engineer.training.protocol import array, ask, limits_of
 from services.engineer.training.result import TrainingFailed
 from services.engineer.training.session import Job, Weights
-from services.sandbox import JSON, Array, Child, Sandbox
+from services.sandbox import JSON, Array, Child, Message, Sandbox
 
 JOB = "services.engineer.evaluation.child:run"
 _MAX_LOGITS = 1 << 24
@@ -101,8 +101,10 @@ class Reader:
 
 @asynccontextmanager
 async def open_reader(job: Job, sandbox: Sandbox, weights: Weights) -> AsyncIterator[Reader]:
-    """A new child with `weights`; it ends with the context."""
+    """A new child with `weights`; it ends with the context. Raises TrainingFailed("malformed") without a head."""
     scale = job.scale
+    name, shape = "model/embedding.weight" if scale.tied else "model/head.weight", (job.sizes.vocabulary, scale.width)
+    head = torch.from_numpy(array(Message("weights", {}, weights), name, shape).astype(np.float32))
     header: dict[str, JSON] = {
         "program": job.program,
         "sizes": asdict(job.sizes),
@@ -112,5 +114,4 @@ async def open_reader(job: Job, sandbox: Sandbox, weights: Weights) -> AsyncIter
     }
     async with sandbox.child(JOB, limits_of(scale)) as child:
         await ask(child, "begin", header, weights, expect="ready", timeout=scale.wall_seconds)
-        head = weights["model/embedding.weight" if scale.tied else "model/head.weight"]
-        yield Reader(child, job, torch.from_numpy(np.array(head, dtype=np.float32)))
+        yield Reader(child, job, head)

@@ -22,7 +22,7 @@ from services.engineer.data.corpus import Corpus
 from services.engineer.evaluation.reader import Trial, open_reader
 from services.engineer.scales import load_scale
 from services.engineer.training.audit import AdamW
-from services.engineer.training.protocol import ask, limits_of, names
+from services.engineer.training.protocol import ask, limits_of, names, state
 from services.engineer.training.result import TaskScore
 from services.engineer.training.session import Job, Weights
 from services.sandbox import Sandbox
@@ -110,8 +110,8 @@ async def train_on(
     async with sandbox.child(JOB, limits_of(scale)) as child:
         ready = await ask(child, "begin", job.header(), {}, expect="ready", timeout=scale.wall_seconds)
         untrained = await ask(child, "weights", {}, {}, expect="weights", timeout=scale.wall_seconds)
-    weights = dict(untrained.arrays)
-    optimiser = AdamW.resumed(job, weights, names(ready, "parameters"))
+    weights = dict(state(untrained, scale))
+    optimiser = AdamW.resumed(job, weights, names(ready, "parameters"), steps=0)
     random = np.random.default_rng([seed, 1])
     test = task.sample(np.random.default_rng([seed, 2]), TEST_ROWS)
     measured = {steps * part // evaluations for part in range(1, evaluations + 1)}

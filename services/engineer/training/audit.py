@@ -38,18 +38,29 @@ class AdamW:
     steps: dict[str, int]
 
     @classmethod
-    def resumed(cls, job: Job, state: Weights, names: tuple[str, ...]) -> "AdamW":
-        """From a saved state. Raises TrainingFailed if an array is missing or has a wrong shape."""
+    def resumed(cls, job: Job, state: Weights, names: tuple[str, ...], steps: int) -> "AdamW":
+        """From the state after `steps` steps.
+
+        Raises TrainingFailed if an array is missing or has a wrong shape, and "forged" for moments of no gradients.
+        """
         parameters = {name: _float(state, f"model/{name}") for name in names}
         optimiser = cls(job, parameters, {}, {}, {})
+        bound = _moment_ratio(job.scale.beta1, job.scale.beta2, steps)
         for name, value in parameters.items():
-            step = state.get(f"optimiser/{name}/step")
-            optimiser.steps[name] = int(step.astype(float).sum()) if step is not None and step.size == 1 else 0
+            count = state.get(f"optimiser/{name}/step")
+            taken = float(count.astype(float).sum()) if count is not None and count.size == 1 else 0.0
             for moments, key in ((optimiser.first, "exp_avg"), (optimiser.second, "exp_avg_sq")):
                 moment = state.get(f"optimiser/{name}/{key}")
                 if moment is not None and moment.shape != value.shape:
                     raise TrainingFailed("malformed", f"The saved moment of {name} has another shape.", {})
                 moments[name] = np.zeros_like(value) if moment is None else moment.astype(np.float32)
+            first, second = optimiser.first[name], optimiser.second[name]
+            possible = np.isfinite(second) & (second >= 0)
+            possible &= np.abs(first) <= bound * np.sqrt(np.maximum(second, 0)) + job.scale.epsilon
+            if not (0 <= taken <= steps and taken.is_integer() and possible.all()):
+                text = f"The saved moments of {name} cannot result from {steps} steps of AdamW."
+                raise TrainingFailed("forged", text, {"parameter": name, "step": steps})
+            optimiser.steps[name] = int(taken)
         return optimiser
 
     def weights(self) -> Weights:
@@ -80,10 +91,16 @@ class AdamW:
             self.parameters[name] = (value * (1 - decay) - rate * first / second).astype(np.float32)
 
 
+def _moment_ratio(beta1: float, beta2: float, steps: int) -> float:
+    """The largest ratio of a first moment to the root of the second one, by Cauchy and Schwarz, and a tenth more."""
+    series = float(((beta1**2 / beta2) ** np.arange(steps)).sum())
+    return 1.1 * (1 - beta1) * float(np.sqrt(series / (1 - beta2)))
+
+
 async def audit(job: Job, sandbox: Sandbox, segment: Segment, names: tuple[str, ...]) -> float:
     """The deviation of a segment's change of weights, relative to the recomputed one. Raises TrainingFailed."""
-    optimiser = AdamW.resumed(job, segment.before, names)
     start, losses = segment.start, segment.losses
+    optimiser = AdamW.resumed(job, segment.before, names, start)
     weights = {name: array for name, array in segment.before.items() if name.startswith("model/")}
     async with open_reader(job, sandbox, weights) as reader:
         random = {name: array for name, array in segment.before.items() if name.startswith("random/")}

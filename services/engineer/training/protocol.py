@@ -11,6 +11,10 @@ from services.sandbox.linux import nvidia_devices
 
 GPU_TASKS = 512
 """Processes and threads of a job that compiles kernels."""
+STATE_PREFIXES = ("model/", "optimiser/", "random/")
+"""The beginnings of the names of a state's arrays."""
+STATE_SHARE = 4
+"""A state may take this part of the memory limit of a child."""
 COMPILED_BYTES = 2 << 30
 """Limit on files of compilers: kernels, their intermediate representations, and caches."""
 
@@ -97,6 +101,22 @@ def names(message: Message, field: str) -> tuple[str, ...]:
     if texts is None or not isinstance(values, list) or len(set(texts)) != len(values):
         raise TrainingFailed("malformed", f"The child's {message.kind} has no list {field}.", {"field": field})
     return tuple(texts)
+
+
+def state(message: Message, scale: Scale) -> dict[str, Array]:
+    """The arrays of a model and what belongs to it. Raises TrainingFailed("malformed") for other names and sizes.
+
+    The host holds a few states at a time, so together they need no more memory than a child may use.
+    """
+    if other := [name for name in message.arrays if not name.startswith(STATE_PREFIXES)]:
+        raise TrainingFailed("malformed", f"The child's {message.kind} has an array {other[0]}.", {"array": other[0]})
+    size, limit = sum(value.nbytes for value in message.arrays.values()), scale.memory_bytes // STATE_SHARE
+    if size > limit:
+        text = (
+            f"Parameters, buffers and moments take {size >> 20} MiB, more than {limit >> 20} MiB: keep buffers small."
+        )
+        raise TrainingFailed("malformed", text, {"bytes": size, "limit": limit})
+    return message.arrays
 
 
 def array(message: Message, name: str, shape: tuple[int, ...]) -> Array:

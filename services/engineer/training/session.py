@@ -20,7 +20,7 @@ from services.domain.curves import Curve
 from services.engineer.data import Corpus, batches
 from services.engineer.scales import Scale
 from services.engineer.training.compiled import ARRAY, CompileCache
-from services.engineer.training.protocol import amount, array, ask, names
+from services.engineer.training.protocol import amount, array, ask, names, state
 from services.engineer.training.result import CurvePoint, Drained, Metrics, TrainingFailed
 from services.engineer.training.sizes import ModelSizes, model_sizes
 from services.engineer.training.trainer import Plan
@@ -195,7 +195,7 @@ class Session:
         if self._state_step == self.step:
             return {name: array for name, array in self._state.items() if name.startswith("model/")}
         answer = await ask(self.child, "weights", {}, {}, expect="weights", timeout=self._time_left())
-        return answer.arrays
+        return state(answer, self.job.scale)
 
     def _next_stop(self, step: int) -> int:
         steps, every = self.job.scale.steps, self.job.scale.log_every
@@ -289,7 +289,7 @@ class Session:
             start = monotonic()
             saved = await ask(self.child, "save", {}, {}, expect="saved", timeout=self._time_left())
             self._saving_seconds = monotonic() - start
-            self._state, self._state_step = saved.arrays, self.step
+            self._state, self._state_step = state(saved, self.job.scale), self.step
 
     async def _checkpoint(self) -> None:
         """Write a checkpoint if one is due, at the end, or when stopped. Raises Drained when stopped."""

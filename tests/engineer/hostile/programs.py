@@ -225,6 +225,35 @@ DISHONEST_TRAININGS = MappingProxyType(
     }
 )
 
+_FORGED_STATE = Template("""
+from services.engineer.training import child as _training
+_told = _training.all_arrays, _training.model_arrays
+
+def _forged(arrays):
+    $change
+    return arrays
+
+_training.all_arrays = lambda *parts: _forged(_told[0](*parts))
+_training.model_arrays = lambda model: _forged(_told[1](model))
+_training.load_model_arrays = lambda *parts, **options: None
+""")
+
+
+def forger(change: str) -> str:
+    """A mixer whose process sends a state with a statement's change of its `arrays`."""
+    return mixer(top=_FORGED_STATE.substitute(change=change))
+
+
+IMPOSSIBLE_STATES = MappingProxyType(
+    {
+        "without a head": forger("arrays.pop('model/head.weight', None)"),
+        "a head of five tokens": forger("arrays['model/head.weight'] = arrays['model/head.weight'][:5]"),
+        "a name that is no text": forger("arrays['model/\\ud800'] = arrays['model/head.weight']"),
+        "an array of no model": forger("arrays['more'] = arrays['model/head.weight']"),
+    }
+)
+"""States that the host cannot use; the first ones ended its own process."""
+
 LOOKS_AHEAD = MappingProxyType(
     {
         "in all places": mixer(f"if not self.training:\n    {AHEAD}".replace("0.5", "3")),

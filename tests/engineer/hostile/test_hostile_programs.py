@@ -1,7 +1,7 @@
 """Programs that want a score which they do not deserve get none; honest ones that look alike are left alone."""
 
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +14,13 @@ from services.engineer.data import Corpus, heldout_blocks, open_corpus
 from services.engineer.evaluation.reader import JOB as SCORING
 from services.engineer.evaluation.scoring import with_other_ends
 from services.engineer.scales import Scale, load_scale
+from services.engineer.training.audit import AdamW
 from services.engineer.training.host import JOB as TRAINING
 from services.engineer.training.host import optimise, score, train
+from services.engineer.training.protocol import state
 from services.engineer.training.result import LooksAhead, TrainingFailed
 from services.engineer.training.session import Job, Supervision
-from services.sandbox import ChildError, Limits, Sandbox
+from services.sandbox import ChildError, Limits, Message, Sandbox
 
 from tests.engineer.hostile import programs
 from tests.engineer.training.inline_sandbox import HostEnd, InlineSandbox
@@ -110,6 +112,47 @@ async def test_a_training_that_differs_from_its_report_is_detected(
         await train(programs.DISHONEST_TRAININGS[name], 0, small, corpus, sandbox)
 
     assert failed.value.kind == "forged"
+
+
+@pytest.mark.parametrize("name", programs.IMPOSSIBLE_STATES)
+async def test_a_state_that_cannot_be_a_models_fails_its_training_alone(
+    name: str, small: Scale, corpus: Corpus, sandbox: Sandbox
+) -> None:
+    """Arrays of a child are untrusted in name, shape and size, too."""
+    with pytest.raises(TrainingFailed) as failed:
+        await train(programs.IMPOSSIBLE_STATES[name], 0, small, corpus, sandbox)
+
+    assert failed.value.kind == "malformed"
+
+
+async def test_states_together_fit_into_the_memory_of_a_child(small: Scale) -> None:
+    """The host holds several, also of a program with one small layer and a table of a gigabyte."""
+    table = np.broadcast_to(np.float32(0), (small.memory_bytes // 16,))
+
+    assert state(Message("saved", {}, {"model/table": table}), small)
+    with pytest.raises(TrainingFailed, match="keep buffers small"):
+        state(Message("saved", {}, {"model/table": table, "model/more": table[:1]}), small)
+
+
+@pytest.mark.parametrize(
+    ("steps", "first", "second", "possible"),
+    [
+        (4.0, 0.08, 0.01, True), (3.0, 0.0, 0.01, True), (0.0, 0.0, 0.0, True), (4.0, 1e-12, 0.0, True),
+        (np.nan, 0.08, 0.01, False), (np.inf, 0.08, 0.01, False), (-1.0, 0.08, 0.01, False), (5.0, 0.08, 0.01, False),
+        (2.5, 0.08, 0.01, False), (4.0, 0.1, 0.01, False), (4.0, 0.1, -0.01, False), (4.0, np.nan, 0.01, False),
+        (4.0, np.inf, np.inf, False),
+    ],
+)  # fmt: skip
+async def test_moments_that_no_gradients_give_are_forged(
+    steps: float, first: float, second: float, possible: bool, small: Scale, corpus: Corpus
+) -> None:
+    """Otherwise a child could state moments from which any change of weights follows."""
+    job, values = Job("", 0, small, corpus), np.ones((2, 3), dtype=np.float32)
+    arrays = {"model/w": values, "optimiser/w/step": np.float32(steps).reshape(())}
+    arrays |= {"optimiser/w/exp_avg": first * values, "optimiser/w/exp_avg_sq": second * values}
+
+    with nullcontext() if possible else pytest.raises(TrainingFailed, match="cannot result from 4 steps"):
+        AdamW.resumed(job, arrays, ("w",), 4)
 
 
 async def test_an_honest_training_is_confirmed_by_the_host(small: Scale, corpus: Corpus, sandbox: Sandbox) -> None:
