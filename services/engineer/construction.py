@@ -119,13 +119,26 @@ def construct(mixer: type[nn.Module], sizes: MixerSizes) -> nn.Module:
             f"{mixer.__name__}(...) returned an object of type {type(instance).__name__}, not an nn.Module: "
             "remove its metaclass or __new__"
         )
-    for name, parameter in instance.named_parameters():
+    _require_own_memory(instance)
+    return instance
+
+
+def _require_own_memory(mixer: nn.Module) -> None:
+    """Raises BadConstructor if elements of parameters share memory, as an optimizer changes each for itself."""
+    owners: dict[int, str] = {}
+    for name, parameter in mixer.named_parameters():
         if torch._debug_has_internal_overlap(parameter) == 1:
             raise BadConstructor(
                 f"the elements of the parameter {name} share memory, so that no optimizer can change them: "
                 "it is made of an expanded tensor, of which write tensor.clone()"
             )
-    return instance
+        other = owners.setdefault(parameter.data_ptr(), name) if parameter.numel() else name
+        if other != name:
+            raise BadConstructor(
+                f"the parameters {other} and {name} share memory, so that each step changes both twice: "
+                "assign one parameter to both names to tie them, or write tensor.clone() for the same initial values"
+            )
+
 
 
 def _constructed_with_fewer(mixer: type[nn.Module], arguments: dict[str, object]) -> object | None:

@@ -40,7 +40,7 @@ from services.engineer.scales import Scale, load_scale
 from services.engineer.stages import Stage, Stages, overrides_for
 from services.engineer.substitution import SLOW, Substitution, substitute
 from services.engineer.training.compiled import CompileCache
-from services.engineer.training.host import Trained, optimise, score
+from services.engineer.training.host import Trained, optimise, require_independent, score
 from services.engineer.training.measurements import versions
 from services.engineer.training.model import AUTO
 from services.engineer.training.result import Drained, Metrics, TrainingFailed
@@ -222,6 +222,7 @@ class Engineer:
                 return training if isinstance(training, pb.SeedResult) else await self._score(training, stage, folder)
 
         trainings = await _gather(train(seed) for seed in seeds)
+        require_independent([training for training in trainings if isinstance(training, Trained)])
         return await _gather(score(training) for training in trainings)
 
     def _supervision(self, job: Job, seed: int, stage: Stage, context: RunContext, folder: WorkFolder) -> Supervision:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from services.engineer.checks.metering import cost
+from services.engineer.checks.metering import cost, unusual_state
 from services.engineer.checks.remote import State
 from services.engineer.checks.report import JSON, ArithmeticName, Finding
 from services.engineer.checks.subject import (
@@ -76,20 +76,20 @@ def _compare(
 def runs(subject: Subject) -> Finding:
     """Builds the mixer and runs it forward and backward at several batch sizes and lengths, as in training.
 
-    Two steps follow each other at the first size, and must leave the names and shapes of the mixer's tensors.
-    A program with explicit casts may run only under bf16 autocast, or only in fp32. The scale's precision is tested;
-    where the training machine decides, one of both suffices, and the message names it.
-    Does not detect: failures at other sizes, lengths, devices and option values, or after many calls.
+    Two steps follow each other at the first size, and leave the names and shapes of the mixer's tensors. The scale's
+    precision is tested; where the training machine decides, one that runs suffices, and the message names it.
+    Does not detect: failures at other sizes, lengths, devices and options, or after many calls.
     """
     names = subject.settings.of_training
     failures = {name: failure for name in names if (failure := _failure(subject, name))}
     if len(failures) == len(names):
         return failures[names[0]]
+    fault = unusual_state(subject)
     message = f"{type(subject.fresh()).__name__} builds and runs forward and backward"
     if failures:
         supported = next(name for name in names if name not in failures)
         message += f", in {_LABELS[supported]} only: it cannot be trained in {_LABELS[next(iter(failures))]}"
-    return Finding(False, message, {"precision": subject.exact.name})
+    return Finding(fault is not None, fault or message, {"precision": subject.exact.name})
 
 
 def _failure(subject: Subject, name: ArithmeticName) -> Finding | None:

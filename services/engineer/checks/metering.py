@@ -1,4 +1,5 @@
-"""The cost of a forward, counted without a clock: FLOPs, bytes moved, the largest tensor and peak memory."""
+"""What a mixer takes, without a clock: FLOPs, bytes moved, the largest tensor and peak memory of a forward; memory of
+buffers; and numbers of torch's generator."""
 
 import time
 import weakref
@@ -13,7 +14,7 @@ from torch.utils.flop_counter import flop_registry
 from services.engineer.checks.compare import exponent, number
 from services.engineer.checks.remote import State
 from services.engineer.checks.report import JSON, Finding
-from services.engineer.checks.subject import Subject
+from services.engineer.checks.subject import Subject, seeded
 
 
 @dataclass
@@ -93,6 +94,32 @@ def _tensors(values: object) -> Iterator[Tensor]:
     elif isinstance(values, tuple | list):
         for value in values:
             yield from _tensors(value)
+
+
+BUFFER_BYTES = 128 << 20
+
+
+def unusual_state(subject: Subject) -> str | None:
+    """What is wrong with the mixer's buffers, or with its use of torch's generator, if anything.
+
+    Does not detect: initial values from a generator of the program's own.
+    """
+    after, inputs = list[Tensor](), subject.noise(2, 65, subject.width).to(subject.plain.dtype)
+    for seed in (subject.seed, subject.seed + 1):
+        with seeded(seed), torch.no_grad(), subject.plain.active():
+            mixer = subject.build(*subject.sizes, subject.layer)
+            subject.plain.place(mixer)(inputs)
+            after.append(torch.get_rng_state())
+    if torch.equal(*after):
+        return (
+            "the program sets torch's random generator, so that trainings with different seeds agree: remove "
+            "torch.manual_seed, or pass generator=torch.Generator().manual_seed(...) to single functions"
+        )
+    size = sum(buffer.numel() * buffer.element_size() for buffer in mixer.buffers())
+    if size <= BUFFER_BYTES:
+        return None
+    advice = "compute tables in forward, for the length of the input"
+    return f"buffers take {size >> 20} MiB, more than {BUFFER_BYTES >> 20} MiB: {advice}"
 
 
 LENGTHS = (256, 512, 1024, 2048, 4096)

@@ -120,10 +120,10 @@ class Subject:
     @property
     def width(self) -> int:
         """The width of inputs and outputs."""
-        return self._sizes[0]
+        return self.sizes[0]
 
     @cached_property
-    def _sizes(self) -> tuple[int, int]:
+    def sizes(self) -> tuple[int, int]:
         """Width and heads: the scale's for programs that cannot be built at the probes' smaller ones, else these."""
         small = (self.settings.probe_width, self.settings.probe_heads)
         sizes = (self.settings.width, self.settings.heads)
@@ -144,7 +144,7 @@ class Subject:
     def fresh(self, seed: int | None = None) -> nn.Module:
         """A new mixer in single precision and training mode."""
         with seeded(self.seed if seed is None else seed):
-            return self.build(*self._sizes, self.layer)
+            return self.build(*self.sizes, self.layer)
 
     def at_scale(self, layer: int) -> nn.Module:
         """A new mixer of the scale's sizes."""

@@ -115,6 +115,7 @@ def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def build_model(program: str, sizes: ModelSizes, seed: int, device: str) -> LanguageModel:
     """The model on `device` in float32, with initial values drawn from `seed`."""
+    module = execute(program)  # beforehand, as its statements may set torch's generator
     torch.manual_seed(seed)
 
     def make_mixer(layer: int) -> nn.Module:
@@ -122,7 +123,7 @@ def build_model(program: str, sizes: ModelSizes, seed: int, device: str) -> Lang
         whole_model = sizes.whole_model and source == program
         return load_mixer(source, MixerSizes(sizes.width, sizes.heads, layer, whole_model))
 
-    layout = block_layout(execute(program)) if sizes.whole_model else "sequential"
+    layout = block_layout(module) if sizes.whole_model else "sequential"
     model = LanguageModel(make_mixer, sizes, layout)
     cast_floats(model, torch.float32)  # a program may choose another precision, but its check ran in this one
     return model.to(device)

@@ -7,10 +7,12 @@ the program runs while held-out text is read.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
+
+import numpy as np
 
 from services.engineer.data import Corpus
 from services.engineer.evaluation.scoring import Examination, examine, loss_on, next_loss
@@ -24,6 +26,8 @@ from services.engineer.training.watcher import Stop, WatchSettings
 from services.sandbox import JSON, Sandbox
 
 JOB = "services.engineer.training.child:run"
+EMBEDDING = "model/embedding.weight"
+"""The name of an array that no mixer makes, but torch's generator draws after those of all mixers."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,18 @@ async def optimise(job: Job, supervision: Supervision, sandbox: Sandbox) -> Trai
         weights = await session.weights()
         await session.store_compiled()
     return Trained(session, weights, decision, monotonic() - start, joules_of(job.scale.device, energy))
+
+
+def require_independent(trainings: Sequence[Trained]) -> None:
+    """Raises TrainingFailed if two seeds of a program began with the same embedding.
+
+    Their difference would not show by how much results vary, on which the statistics of a discovery rest.
+    """
+    beginnings = [trained.session.first.get(EMBEDDING) for trained in trainings]
+    for index, values in enumerate(beginnings):
+        if any(np.array_equal(values, earlier) for earlier in beginnings[:index]):
+            text = "Two seeds began with the same weights: the program must not set torch's random generator."
+            raise TrainingFailed("forged", text, {"seeds": [trained.job.seed for trained in trainings]})
 
 
 async def score(

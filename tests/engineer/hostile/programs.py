@@ -254,6 +254,11 @@ IMPOSSIBLE_STATES = MappingProxyType(
 )
 """States that the host cannot use; the first ones ended its own process."""
 
+ONE_SEED = mixer(init="torch.manual_seed(7)")
+"""Begins with the same weights whatever the seed, of which it may have chosen the best."""
+SEEDED_AT_IMPORT = mixer(top="torch.manual_seed(7)")
+"""Sets the generator before the host does."""
+
 LOOKS_AHEAD = MappingProxyType(
     {
         "in all places": mixer(f"if not self.training:\n    {AHEAD}".replace("0.5", "3")),

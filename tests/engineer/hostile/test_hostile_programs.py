@@ -16,7 +16,7 @@ from services.engineer.evaluation.scoring import with_other_ends
 from services.engineer.scales import Scale, load_scale
 from services.engineer.training.audit import AdamW
 from services.engineer.training.host import JOB as TRAINING
-from services.engineer.training.host import optimise, score, train
+from services.engineer.training.host import Trained, optimise, require_independent, score, train
 from services.engineer.training.protocol import state
 from services.engineer.training.result import LooksAhead, TrainingFailed
 from services.engineer.training.session import Job, Supervision
@@ -123,6 +123,19 @@ async def test_a_state_that_cannot_be_a_models_fails_its_training_alone(
         await train(programs.IMPOSSIBLE_STATES[name], 0, small, corpus, sandbox)
 
     assert failed.value.kind == "malformed"
+
+
+async def test_seeds_that_begin_alike_are_no_independent_trainings(
+    small: Scale, corpus: Corpus, sandbox: Sandbox
+) -> None:
+    """Five lucky seeds would confirm a gain that the next one does not have."""
+
+    async def trained(program: str) -> list[Trained]:
+        return [await optimise(Job(program, seed, small, corpus), Supervision(), sandbox) for seed in (1, 2)]
+
+    require_independent(await trained(programs.SEEDED_AT_IMPORT))
+    with pytest.raises(TrainingFailed, match="must not set torch's random generator"):
+        require_independent(await trained(programs.ONE_SEED))
 
 
 async def test_states_together_fit_into_the_memory_of_a_child(small: Scale) -> None:
