@@ -4,7 +4,7 @@ buffers; and numbers of torch's generator."""
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -122,12 +122,13 @@ def unusual_state(subject: Subject) -> str | None:
     return f"buffers take {size >> 20} MiB, more than {BUFFER_BYTES >> 20} MiB: {advice}"
 
 
-LENGTHS = (256, 512, 1024, 2048, 4096)
-SECONDS = 0.5  # of CPU time, after which only the first three lengths are measured
+LENGTHS = (128, 256, 512, 1024, 2048, 4096)
+SECONDS, AT_LEAST = 0.5, 1024  # CPU time after which no greater length than this one is measured
 LIMIT = 1.2  # n log n gives 1.12 between 1024 and 4096, n² gives 2
-LINEAR = 1.05  # below this exponent up to 1024, no smooth growth exceeds the limit at 4096
-FEWEST = {State(randomised=True): 4, State(randomised=True, training=True): 3}
-"""Lengths to measure at least, by state. Parameters are randomised, as a gate may be closed at initialisation."""
+LINEAR = 1.05  # below this exponent up to 2048, no smooth growth exceeds the limit at 4096
+RANGES = {State(randomised=True): (256, 2048), State(randomised=True, training=True): (128, 512)}
+"""The shortest length by state, and the one up to which is measured at least. Parameters are randomised, as a gate may
+be closed at initialisation."""
 NAMES = {
     "flops": "FLOPs",
     "bytes_moved": "bytes moved",
@@ -139,15 +140,14 @@ NAMES = {
 def cost(subject: Subject) -> Finding:
     """Counts FLOPs, bytes moved, the largest tensor and peak memory at doubling lengths, and fits the exponents.
 
-    In evaluation mode, and in training mode with the backward pass. An exponent is computed from increments between the
+    In evaluation mode, and in training mode at shorter lengths. An exponent is computed from increments between the
     three greatest lengths, which cancels constant costs. Element-wise work on length × length tensors has no FLOPs but
     shows in bytes and memory.
-    Does not detect: costs inside single operations (a sort, a solve), bytes moved by the backward pass, growth that
-    begins beyond 4096 positions or, in training mode only, beyond 1024, and growth that needs many calls or particular
-    inputs, which `scoring.require_linear` looks for.
+    Does not detect: the backward pass, costs inside single operations (a sort, a solve), growth that begins beyond 4096
+    positions, and growth that needs many calls or particular inputs, which `scoring.require_linear` looks for.
     """
     counted: dict[str, JSON] = {}
-    for state in FEWEST:
+    for state in RANGES:
         lengths, costs = _measure(subject, state)
         exponents = _exponents(costs)
         evidence: dict[str, JSON] = {
@@ -171,13 +171,14 @@ def _exponents(costs: Sequence[Cost]) -> dict[str, float]:
 def _measure(subject: Subject, state: State) -> tuple[list[int], list[Cost]]:
     """Costs at three lengths or more; the last ones only where growth is not clearly linear."""
     lengths, costs, started = list[int](), list[Cost](), time.process_time()
-    for length in LENGTHS:
-        if len(lengths) >= 3 and time.process_time() - started > SECONDS:
+    shortest, enough = RANGES[state]
+    for length in LENGTHS[LENGTHS.index(shortest) :]:
+        if length > AT_LEAST and time.process_time() - started > SECONDS:
             break
-        if len(lengths) >= FEWEST[state] and all(value <= LINEAR for value in _exponents(costs).values()):
+        if length > enough and all(value <= LINEAR for value in _exponents(costs).values()):
             break
         try:
-            costs.append(_cost(subject, state, length))
+            costs.append(_forward(subject, state, length))
         except Exception as error:
             if len(costs) >= 3:  # tables for a greatest length are no cost
                 break
@@ -187,18 +188,10 @@ def _measure(subject: Subject, state: State) -> tuple[list[int], list[Cost]]:
     return lengths, costs
 
 
-def _cost(subject: Subject, state: State, length: int) -> Cost:
-    """The cost of a forward and, in training mode, of a backward: its FLOPs and largest tensor.
-
-    Autograd itself moves bytes in proportion to the squared length where a program reads or writes one position at a
-    time.
-    """
+def _forward(subject: Subject, state: State, length: int) -> Cost:
     mixer = subject.mixer(state, subject.plain)
     inputs = subject.noise(1, length, subject.width).to(subject.plain.dtype).requires_grad_()
     with torch.enable_grad(), Meter() as meter:
-        output = subject.call(mixer, inputs, subject.plain)
-        cost: Cost = replace(meter.cost)
-        if state.training:
-            torch.autograd.backward(output.sum())
-            cost.flops, cost.largest_tensor = meter.cost.flops, meter.cost.largest_tensor
+        subject.call(mixer, inputs, subject.plain)
+    cost: Cost = meter.cost
     return cost
