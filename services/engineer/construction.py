@@ -38,6 +38,7 @@ OPTIONS: dict[str, object] = {
 }
 HEADS = ("num_heads", "n_heads", "heads", "num_attention_heads")
 KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads")
+LAYER_COUNT = "num_hidden_layers"
 VOCABULARY = ("vocab_size", "num_tokens", "n_tokens", "n_vocab", "ntoken")
 
 
@@ -55,12 +56,16 @@ class BadConstructor(ProgramError):  # noqa: N818
 
 @dataclass(frozen=True)
 class MixerSizes:
-    """Features per token, heads, and layer index; with `whole_model` the program may choose a mixer for each layer."""
+    """Features per token, heads, layer index, and layers of the model, of which published programs make initial values.
+
+    With `whole_model` the program may choose a mixer for each layer.
+    """
 
     width: int
     heads: int
     layer: int = 0
     whole_model: bool = False
+    layers: int = 2
 
 
 def mixer_of_layer(module: ModuleType, source: str, sizes: MixerSizes) -> type[nn.Module]:
@@ -107,6 +112,7 @@ def construct(mixer: type[nn.Module], sizes: MixerSizes) -> nn.Module:
     If it rejects an option, such as a mode it does not have, its own defaults are used for all options; if it hands
     **kwargs to a part that rejects them, it gets only what it names.
     """
+    _require_one_input(mixer)
     arguments = _arguments(mixer, sizes)
     try:
         instance: object = mixer(**arguments)
@@ -123,20 +129,30 @@ def construct(mixer: type[nn.Module], sizes: MixerSizes) -> nn.Module:
     return instance
 
 
+def _require_one_input(mixer: type[nn.Module]) -> None:
+    """Raises BadConstructor unless forward can be called with the hidden states alone."""
+    try:
+        inspect.signature(mixer.forward, follow_wrapped=False).bind("self", "hidden_states")
+    except ValueError:  # it has no readable signature
+        return
+    except TypeError as error:
+        line = getattr(getattr(mixer.forward, "__code__", None), "co_firstlineno", "?")
+        raise BadConstructor(
+            f"line {line}: forward cannot be called with the hidden states [batch, length, width] alone ({error}): "
+            "write forward(self, hidden_states, **kwargs), and compute other inputs from them or give these defaults"
+        ) from error
+
+
 def _require_own_memory(mixer: nn.Module) -> None:
     """Raises BadConstructor if elements of parameters share memory, as an optimizer changes each for itself."""
     owners: dict[int, str] = {}
     for name, parameter in mixer.named_parameters():
-        if torch._debug_has_internal_overlap(parameter) == 1:
-            raise BadConstructor(
-                f"the elements of the parameter {name} share memory, so that no optimizer can change them: "
-                "it is made of an expanded tensor, of which write tensor.clone()"
-            )
         other = owners.setdefault(parameter.data_ptr(), name) if parameter.numel() else name
-        if other != name:
+        if other != name or torch._debug_has_internal_overlap(parameter) == 1:
+            who = f"parameters {other} and {name}" if other != name else f"elements of the parameter {name}"
             raise BadConstructor(
-                f"the parameters {other} and {name} share memory, so that each step changes both twice: "
-                "assign one parameter to both names to tie them, or write tensor.clone() for the same initial values"
+                f"the {who} share memory, so that a step changes them several times: write tensor.clone() of a tensor "
+                "that is expanded or used twice; to tie two parameters, assign one to both names"
             )
 
 
@@ -174,7 +190,8 @@ def _arguments(kind: type, sizes: MixerSizes, within: tuple[type, ...] = ()) -> 
     for parameter in (parameter for parameter in parameters if parameter.kind in keywords):
         name, default = parameter.name, parameter.default
         required = default is inspect.Parameter.empty
-        values = usual | named_only | (required_only if required else {})
+        needed = required or (default is None and name == LAYER_COUNT)
+        values = usual | named_only | (required_only if needed else {})
         if name in values:
             integral = isinstance(default, int) and not isinstance(default, bool) and isinstance(values[name], float)
             arguments[name] = type(default)(values[name]) if integral else values[name]
@@ -241,7 +258,7 @@ def rare_synonyms(sizes: MixerSizes) -> dict[str, object]:
     """
     names = "hidden_dim input_dim output_dim input_size in_features out_features channels width".split()  # noqa: SIM905
     neutral = {"depth": 1, "n_layer": 1, "n_layers": 1, "num_layers": 1, "dropout": 0.0, "dropout_rate": 0.0}
-    return {**dict.fromkeys(names, sizes.width), **neutral}
+    return {**dict.fromkeys(names, sizes.width), **neutral, LAYER_COUNT: max(2, sizes.layers, sizes.layer + 1)}
 
 
 def _takes_hidden_states(kind: type[nn.Module]) -> bool:

@@ -40,7 +40,7 @@ def run(channel: Channel) -> None:
     begin = channel.receive()
     settings = CheckSettings.from_json(cast("dict[str, object]", begin.header["settings"]))
     prepare_child()
-    subject = Subject(partial(build, str(begin.header["program"]), settings.whole_model), settings)
+    subject = Subject(partial(build, str(begin.header["program"]), settings.whole_model, settings.layers), settings)
     channel.send("ready")
     handlers: dict[str, Callable[[Subject, Message], Answer]] = {
         "probe": _probe,
@@ -54,7 +54,7 @@ def run(channel: Channel) -> None:
             channel.send("raised", {"message": explain(error)[:800], "traceback": traceback_tail(error)})
 
 
-def build(program: str, whole_model: bool, width: int, heads: int, layer: int) -> nn.Module:
+def build(program: str, whole_model: bool, layers: int, width: int, heads: int, layer: int) -> nn.Module:
     """The program's mixer at these sizes."""
     module = execute(program)
     for function in list(vars(module).values()):
@@ -62,7 +62,7 @@ def build(program: str, whole_model: bool, width: int, heads: int, layer: int) -
             function.cache_clear()  # its tensors may have the precision of an earlier forward
     if whole_model:
         block_layout(module)  # raises for an unknown layout
-    return load_mixer(program, MixerSizes(width, heads, layer, whole_model))
+    return load_mixer(program, MixerSizes(width, heads, layer, whole_model, layers))
 
 
 def _probe(subject: Subject, request: Message) -> Answer:

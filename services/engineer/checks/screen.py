@@ -34,6 +34,16 @@ ONLY_THESE = {
 ABSENT = frozenset("apex causal_conv1d deepspeed fast_transformers flash_attn mamba_ssm xformers".split())
 """Libraries that programs use where they are installed, and may import in a `try` that catches the ImportError, which
 they raise here. Not jax: scipy takes any entry of that name in sys.modules for the library."""
+UNUSED = frozenset(
+    """
+    argparse ast bisect csv datetime gc glob hashlib heapq inspect io json numpy os pathlib pickle platform pprint queue
+    random re shutil string struct subprocess sys tempfile textwrap threading time timeit traceback types unittest uuid
+    weakref
+    """.split()
+)
+"""Modules loaded in every child, which a program may import without using them, as in a copied header."""
+NUMBERS = frozenset("ceil e exp floor float32 float64 inf int64 log log10 log1p log2 nan ndarray pi prod sqrt".split())
+"""What a program may use of numpy: constants, functions of numbers, and types in annotations."""
 PLAIN_SCRIPTING = frozenset(
     f"torch.jit.{name}" for name in ("annotate", "export", "ignore", "is_scripting", "script", "unused")
 )
@@ -44,9 +54,12 @@ INSTEAD = {
     "flash_attn": "use torch.nn.functional.scaled_dot_product_attention",
     "mamba_ssm": "keep the path in plain torch, and remove the import or catch its ImportError",
     **dict.fromkeys(("flax", "jax", "keras", "mlx", "tensorflow"), "rewrite the program in PyTorch"),
-    "numpy": "use torch's functions, such as torch.linspace and torch.tensor",
+    "numpy": "use torch's functions, such as torch.linspace and torch.tensor; np.pi and np.sqrt may stay",
+    "os": "remove what uses it, as variables and files of the machine have no effect here",
     "random": "use torch's random functions, which are seeded",
     "scipy": "use torch's functions, such as torch.linalg and torch.special",
+    "sys": "remove what uses it",
+    "time": "remove what uses it, as a program must not depend on the clock",
     "torch.jit": "write @torch.jit.script, which is ignored here",
     "triton": "call fla's kernels, or write plain torch",
 }
@@ -74,8 +87,8 @@ FORBIDDEN_ATTRIBUTES = frozenset(
 """Attributes of any object that lead to the interpreter, files or the process."""
 ALLOWED_DUNDERS = frozenset(
     """
-    __all__ __annotations__ __call__ __class__ __doc__ __enter__ __eq__ __exit__ __getattr__ __getitem__
-    __init__ __init_subclass__ __iter__ __len__ __main__ __name__ __post_init__ __qualname__ __repr__
+    __all__ __annotations__ __call__ __class__ __dataclass_fields__ __doc__ __enter__ __eq__ __exit__ __getattr__
+    __getitem__ __init__ __init_subclass__ __iter__ __len__ __main__ __name__ __post_init__ __qualname__ __repr__
     __setattr__ __version__
     """.split()
 )
@@ -119,9 +132,10 @@ def screen(program: str) -> Finding:
 
 def _objections(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """The lines of forbidden constructs, and the reasons."""
-    imported, optional = set(_imported_modules(tree)), set(_optional_imports(tree))
-    for node in _executed(tree):
-        if node in optional:
+    imported, executed = set(_imported_modules(tree)), list(_executed(tree))
+    accepted = {*_optional_imports(tree), *_unused_imports(executed)}
+    for node in executed:
+        if node in accepted:
             continue
         if any(getattr(node, field, None) == "__name__" for field in _BINDING_FIELDS):
             yield getattr(node, "lineno", 0), "__name__ is not allowed as a name of your own"
@@ -169,6 +183,30 @@ def _catches_absence(handler: ast.ExceptHandler) -> bool:
     caught = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
     names = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException"}
     return any(kind is None or (isinstance(kind, ast.Name) and kind.id in names) for kind in caught)
+
+
+def _unused_imports(executed: list[ast.AST]) -> Iterator[ast.AST]:
+    """Imports of UNUSED modules whose names do not occur, and of numpy if only its NUMBERS are used."""
+    names = [node.id for node in executed if isinstance(node, ast.Name)]
+    numbers = [
+        node.value.id
+        for node in executed
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.attr in NUMBERS
+    ]
+    for node in executed:
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            modules = {(node.module or "").split(".")[0]}
+            of_numbers = node.module == "numpy" and all(alias.name in NUMBERS for alias in node.names)
+            bound = [] if of_numbers else [alias.asname or alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            added = [alias for alias in node.names if alias.name not in ALLOWED_IMPORTS]
+            modules = {alias.name.split(".")[0] for alias in added}
+            bound = [alias.asname or alias.name.split(".")[0] for alias in added]
+            bound = [name for name in bound if modules != {"numpy"} or names.count(name) != numbers.count(name)]
+        else:
+            continue
+        if modules and modules <= UNUSED and not set(bound) & {"*", *names}:
+            yield node
 
 
 def _imported_modules(tree: ast.Module) -> Iterator[str]:

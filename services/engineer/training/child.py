@@ -121,7 +121,7 @@ def build_model(program: str, sizes: ModelSizes, seed: int, device: str) -> Lang
     def make_mixer(layer: int) -> nn.Module:
         source = sizes.program_of(layer, program)
         whole_model = sizes.whole_model and source == program
-        return load_mixer(source, MixerSizes(sizes.width, sizes.heads, layer, whole_model))
+        return load_mixer(source, MixerSizes(sizes.width, sizes.heads, layer, whole_model, sizes.blocks))
 
     layout = block_layout(module) if sizes.whole_model else "sequential"
     model = LanguageModel(make_mixer, sizes, layout)

@@ -1,5 +1,8 @@
 """Programs in the style of published ones run unchanged."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -144,3 +147,13 @@ def test_a_program_with_a_delta_rule_of_its_own_runs_unchanged() -> None:
             expected.append(torch.einsum("hkv,hk->hv", state, q[t]).flatten())
 
     assert torch.allclose(mixer(x)[0], torch.stack(expected), atol=1e-5)
+
+
+def test_a_prepared_process_still_computes_with_scipy() -> None:
+    """It looks some libraries up among the loaded modules, where those that are kept away stand as None."""
+    code = (
+        "from services.engineer.program import prepare_child; prepare_child(); "
+        "from scipy import stats; print(round(stats.pearsonr([1.0, 2.0, 3.0], [2.0, 4.0, 6.0]).statistic, 6))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1.0"

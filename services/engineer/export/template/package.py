@@ -33,7 +33,7 @@ def mixer(width: int, heads: int, layer: int = 0) -> nn.Module:
     """The layer: hidden states [batch, length, width] → a tensor, or a tuple that begins with one."""
     file = SIZES.program_of(layer, "program.py")
     module = _module(file)
-    sizes = MixerSizes(width, heads, layer, SIZES.whole_model and file == "program.py")
+    sizes = MixerSizes(width, heads, layer, SIZES.whole_model and file == "program.py", SIZES.blocks)
     return construct(mixer_of_layer(module, (_HERE / file).read_text(encoding="utf-8"), sizes), sizes)
 
 
