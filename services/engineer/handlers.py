@@ -24,6 +24,7 @@ from services.chassis.events import follow
 from services.chassis.worker import Job
 from services.contracts import archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
+from services.domain.zoo import baselines
 from services.engineer.claims import SERVICE, WORKER, Claims
 from services.engineer.data.corpus import TokenArray
 from services.engineer.investigation import (
@@ -50,6 +51,8 @@ from services.mixers.description import CATALOGUE, Mixer, state_size
 from services.sandbox import Sandbox, SandboxUnavailable
 
 MAX_REVISIONS = 3
+REFERENCES = frozenset(baseline.program for baseline in baselines() if baseline.role == "reference")
+"""Programs that are exempt from the limit on cost."""
 T = TypeVar("T")
 
 
@@ -251,8 +254,9 @@ class Engineer:
             if self.weights is not None:
                 artifacts.append(await keep_weights(self.weights, weights))
 
-        limit = stage.settings.most_parameters
-        result = await score(trained, self.sandbox, keep, parameter_limit=limit, other_text=stage.other_text)
+        limit, linear = stage.settings.most_parameters, trained.job.program not in REFERENCES
+        other = stage.other_text
+        result = await score(trained, self.sandbox, keep, parameter_limit=limit, other_text=other, linear=linear)
         device = result.measurements.device
         metrics.TRAINING_SECONDS.labels(stage.scale.name, device).inc(result.measurements.seconds)
         message = seed_message(result)

@@ -144,7 +144,7 @@ def cost(subject: Subject) -> Finding:
     three greatest lengths, which cancels constant costs. Element-wise work on length × length tensors has no FLOPs but
     shows in bytes and memory.
     Does not detect: the backward pass, costs inside single operations (a sort, a solve), growth that begins beyond 4096
-    positions, and growth that needs many calls or particular inputs, which `scoring.require_linear` looks for.
+    positions, and growth that needs many calls or particular inputs, which `audit.require_linear` looks for.
     """
     counted: dict[str, JSON] = {}
     for state in RANGES:

@@ -7,6 +7,7 @@ detects programs that behave differently in training.
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -146,48 +147,64 @@ async def measured_cost(program: Remote, processor_seconds: Callable[[], float])
     """
     single = await supported(program, ("single", "autocast"))
     for layer in probed_layers(program):
-        mixer, seconds, ratio = single.at(layer), dict[int, float](), 0.0
-        for length in TIMED_LENGTHS:
-            try:
-                seconds[length] = await _processor_time(mixer, length, processor_seconds)
-            except ProgramRaised:
-                if length <= TIMED_LENGTHS[2]:
-                    raise
-                break  # tables for a greatest length are no cost
-            ratio = _growth(seconds)
-            enough = STEEP_SECONDS if ratio > LINEAR_RATIO else TIMED_SECONDS
-            if length >= TIMED_LENGTHS[2] and seconds[length] > enough:
-                break
-        for _ in range(ROUNDS):
-            if ratio <= TIMED_RATIO:
-                break
-            ends = (max(seconds), max(seconds) // 4)
-            again = {length: await _processor_time(mixer, length, processor_seconds) for length in ends}
-            seconds |= {length: min(seconds[length], value) for length, value in again.items()}
-            ratio = min(ratio, _growth(seconds), _growth(again))
-        if ratio > TIMED_RATIO:
-            evidence: dict[str, JSON] = {
-                "layer": layer,
-                "lengths": list(seconds),
-                "seconds": [number(value) for value in seconds.values()],
-                "exponent": number(math.log2(ratio) / 2),
-            }
-            return Finding(True, f"processor time grows {ratio:.1f} × when the length grows 4 ×", evidence)
+        measure = partial(_processor_time, single.at(layer), processor_seconds)
+        if steep := await steep_growth(measure, TIMED_LENGTHS, TIMED_SECONDS, STEEP_SECONDS):
+            return Finding(True, steep[0], {"layer": layer, **steep[1]})
     return Finding(False, "processor time grows in proportion to the length")
 
 
+async def steep_growth(
+    measure: Callable[[int], Awaitable[float | None]],
+    lengths: Sequence[int],
+    enough: float,
+    at_steep: float,
+) -> tuple[str, dict[str, JSON]] | None:
+    """A message and evidence if CPU time grows more than TIMED_RATIO times when the length grows fourfold.
+
+    `measure` gives the time at a length, or None where there is none. At least three of the doubling `lengths` are
+    measured, and further ones until one takes `enough` seconds or, where growth looks steep, `at_steep`.
+    """
+    seconds, ratio = dict[int, float](), 0.0
+    for length in lengths:
+        value = await measure(length)
+        if value is None:
+            break
+        seconds[length] = value
+        ratio = _growth(seconds)
+        if length >= lengths[2] and value > (at_steep if ratio > LINEAR_RATIO else enough):
+            break
+    for _ in range(ROUNDS):
+        if ratio <= TIMED_RATIO:
+            return None
+        again = {length: await measure(length) for length in (max(seconds), max(seconds) // 4)}
+        repeated = {length: value for length, value in again.items() if value is not None}
+        seconds |= {length: min(seconds[length], value) for length, value in repeated.items()}
+        ratio = min(ratio, _growth(seconds), _growth(repeated))
+    if ratio <= TIMED_RATIO:
+        return None
+    values = [number(value) for value in seconds.values()]
+    exponent = number(math.log2(ratio) / 2)
+    evidence: dict[str, JSON] = {"lengths": list(seconds), "seconds": values, "exponent": exponent}
+    return f"processor time grows {ratio:.1f} × when the length grows 4 ×", evidence
+
+
 def _growth(seconds: Mapping[int, float]) -> float:
-    """The time at the last length divided by that at a quarter of it; 0 if the latter was not measured."""
-    last = max(seconds)
-    return seconds[last] / max(seconds.get(last // 4, math.inf), 1e-9)
+    """The time at the last length divided by that at a quarter of it; 0 if one of them was not measured."""
+    last = max(seconds, default=0)
+    return seconds[last] / max(seconds.get(last // 4, math.inf), 1e-9) if seconds else 0.0
 
 
-async def _processor_time(mixer: Remote, length: int, processor_seconds: Callable[[], float]) -> float:
-    """The least CPU time of a few forwards, including that of their messages."""
+async def _processor_time(mixer: Remote, processor_seconds: Callable[[], float], length: int) -> float | None:
+    """The least CPU time of a few forwards, including that of their messages; None if the program raises."""
     inputs, fastest = mixer.noise(1, length, stream=13), math.inf
     for _ in range(REPEATS):
         start = processor_seconds()
-        await mixer.output(inputs, RANDOMISED)
+        try:
+            await mixer.output(inputs, RANDOMISED)
+        except ProgramRaised:
+            if length <= TIMED_LENGTHS[2]:
+                raise
+            return None  # tables for a greatest length are no cost
         fastest = min(fastest, processor_seconds() - start)
     return fastest
 

@@ -1,4 +1,4 @@
-"""Audits a training: a secretly chosen segment of it is recomputed.
+"""Audits a training: a secretly chosen segment of it is recomputed, and the cost of the trained model is measured.
 
 The host knows the states before and after the segment and its batches. A new child without an optimiser computes the
 gradients of each batch at weights from the host, and the host applies the optimiser's steps and compares the results.
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from services.engineer.checks.structure import steep_growth
 from services.engineer.evaluation.reader import open_reader
 from services.engineer.training.result import TrainingFailed
 from services.engineer.training.session import Job, Segment, Weights
@@ -25,6 +26,13 @@ MAX_DISTANCE = 1.1
 on the gradients, so only additional or larger steps exceed it."""
 MAX_LOSS_ERROR = 0.1
 """Limit in nats on the amount by which the reported loss is below the computed one."""
+
+LONGEST = 1 << 14
+"""Tokens of the longest row on which the trained model's cost is measured."""
+SECONDS, STEEP_SECONDS = 0.2, 1.0
+"""Lengths increase until one takes so long; more where growth looks steep, as other layers hide a mixer's cost."""
+PREFIX_TOLERANCE = 0.03
+"""Limit in nats on the mean change of predictions in a context by what follows it, which bfloat16 rounds otherwise."""
 
 
 @dataclass
@@ -127,6 +135,45 @@ async def audit(job: Job, sandbox: Sandbox, segment: Segment, names: tuple[str, 
             {"step": start, "steps": len(segment.rows), "deviation": min(deviation, 1e9), "reach": min(distance, 1e9)},
         )
     return deviation
+
+
+async def require_linear(job: Job, sandbox: Sandbox, weights: Weights) -> None:
+    """Raises TrainingFailed if the trained model's CPU time grows faster than in proportion to the length.
+
+    A program may compute otherwise in its check than with trained weights, after many steps, or on text. Therefore the
+    time is measured at multiples of the context, and the predictions must be those of the context alone. Not on a GPU,
+    whose work takes no CPU time, and not beyond LONGEST tokens.
+    """
+    scale, train = job.scale, job.corpus.train
+    if scale.device != "cpu":
+        return
+    lengths = [scale.context * 2**power for power in range(1, 8) if scale.context * 2**power <= LONGEST]
+    start = int(job.corpus.random(f"cost {job.identity}").integers(max(1, len(train) - LONGEST)))
+    tokens = np.resize(train[start : start + LONGEST], (1, LONGEST + 1)).astype(np.int64)
+    async with open_reader(job, sandbox, weights) as reader:
+
+        async def measure(length: int) -> float | None:
+            before = reader.child.processor_seconds()
+            try:
+                await reader.hidden(tokens[:, :length])
+            except TrainingFailed:
+                if length in lengths[:3]:
+                    raise
+                return None  # tables for a greatest length are no cost
+            return reader.child.processor_seconds() - before
+
+        context, predictions = tokens[:, : scale.context + 1], list[NDArray[np.float32]]()
+        for length in (scale.context, lengths[0]):
+            hidden = (await reader.hidden(tokens[:, :length]))[:, : scale.context]
+            predictions.append(reader.score(hidden, context[:, 1:]).log_probs)
+        steep = await steep_growth(measure, lengths, SECONDS, STEEP_SECONDS)
+    change = float(np.abs(predictions[1] - predictions[0]).mean(dtype=np.float64))
+    if change > PREFIX_TOLERANCE:
+        text = f"The predictions in a context change by {change:.3f} nats if more text follows it: read no length."
+        raise TrainingFailed("superlinear", text, {"mean_change_nats": change})
+    if steep:
+        text = f"With trained weights, {steep[0]}: the cost must grow in proportion to the length, as in the check."
+        raise TrainingFailed("superlinear", text, steep[1])
 
 
 def _deviation(segment: Segment, optimiser: AdamW) -> tuple[float, float]:

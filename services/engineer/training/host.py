@@ -17,7 +17,7 @@ import numpy as np
 from services.engineer.data import Corpus
 from services.engineer.evaluation.scoring import Examination, examine, loss_on, next_loss
 from services.engineer.scales import Scale
-from services.engineer.training.audit import audit
+from services.engineer.training.audit import audit, require_linear
 from services.engineer.training.measurements import joules_of, measurements_of, trained_elements
 from services.engineer.training.protocol import limits_of
 from services.engineer.training.result import Metrics, TrainingFailed, TrainingResult
@@ -104,11 +104,12 @@ async def score(
     keep: Callable[[Weights], Awaitable[None]] | None = None,
     parameter_limit: float | None = None,
     other_text: Corpus | None = None,
+    linear: bool = False,
 ) -> TrainingResult:
     """Audit and score a trained model. Raises TrainingFailed.
 
     `parameter_limit` limits the number of trained values in the arrays of the whole model. `other_text` is from another
-    source, on which the model is also scored.
+    source, on which the model is also scored. `linear` requires that the model's cost is linear in the length.
     """
     session, job, start = trained.session, trained.job, monotonic()
     energy = joules_of(job.scale.device)
@@ -118,6 +119,8 @@ async def score(
         raise TrainingFailed("parameters", text, {"parameters": learnt, "limit": parameter_limit})
     if session.segment is not None:
         await audit(job, sandbox, session.segment, session.parameters)
+    if linear:
+        await require_linear(job, sandbox, trained.weights)
     exam = Examination(job, sandbox, trained.weights)
     scores = await examine(exam)
     other_text_loss = None if other_text is None else await loss_on(exam, other_text)

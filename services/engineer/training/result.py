@@ -130,9 +130,10 @@ class TrainingFailed(Exception):  # noqa: N818 - an outcome for the candidate
 
     `kind` is one of: "error" (the program raised), "died" (the child ended: exit, signal or limit), "timeout",
     "malformed" (a violation of the protocol), "stopped" (by the watcher), "not-finite" (a prediction or gradient),
-    "looks-ahead" (scores depend on later tokens), "remembers" (they depend on earlier rows), "implausible" (the loss is
-    too low for any model of text), "forged" (false reports on the training), "parameters" (more trained parameters than
-    allowed). `evidence` holds numbers and positions, `log_tail` the end of the child's output or traceback.
+    "looks-ahead" (scores depend on later tokens), "remembers" (they depend on earlier rows), "implausible" (the
+    loss is too low for any model of text), "forged" (false reports on the training), "superlinear" (the cost of the
+    trained model), "parameters" (more trained parameters than allowed). `evidence` holds numbers and positions,
+    `log_tail` the end of the child's output or traceback.
     """
 
     def __init__(self, kind: str, message: str, evidence: Mapping[str, JSON], log_tail: str = "") -> None:

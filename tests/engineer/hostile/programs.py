@@ -284,6 +284,25 @@ REMEMBERS_ROWS = mixer(
 )
 """Adapts to the text that it is scored on, from row to row."""
 
+_COUNTED = "if self.training: self.calls.add_(1)\n"
+_ATTENTION = """if {condition}:
+    heads = hidden_states[:, None]
+    x = x + F.scaled_dot_product_attention(heads, heads, heads, is_causal=True)[:, 0]"""
+_CALLS = "self.register_buffer('calls', torch.zeros(()))"
+TURNS_QUADRATIC = MappingProxyType(
+    {
+        "after some steps": mixer(_COUNTED + _ATTENTION.format(condition="self.calls > 6"), _CALLS),
+        "when its weights have changed": mixer(
+            _ATTENTION.format(condition="not torch.equal(self.out.weight, self.first)"),
+            "self.register_buffer('first', self.out.weight.detach().clone())",
+        ),
+        "within a context, after some steps": mixer(
+            _COUNTED + _ATTENTION.format(condition="self.calls > 6 and length <= 64"), _CALLS
+        ),
+    }
+)
+"""Linear in the check, and attention over all positions with trained weights."""
+
 TELLS_NO_OPERATIONS = mixer(
     top="""
 import torch.utils.flop_counter as counting

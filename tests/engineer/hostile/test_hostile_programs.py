@@ -33,6 +33,8 @@ OFTEN = {
     "eleven times the parameters in the last layer",
     "quadratic outside of torch",
     "forges the findings of its process",
+    "after some steps",
+    "within a context, after some steps",
 }
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -207,6 +209,28 @@ async def test_state_kept_from_row_to_row_is_refused(small: Scale, corpus: Corpu
         await train(programs.REMEMBERS_ROWS, 0, small, corpus, InlineSandbox())
 
     assert failed.value.kind in {"remembers", "looks-ahead"}
+
+
+@pytest.mark.parametrize("name", some(programs.TURNS_QUADRATIC))
+async def test_a_cost_that_grows_faster_once_trained_is_refused(
+    name: str, small: Scale, corpus: Corpus, sandbox: Sandbox
+) -> None:
+    """The check builds a new mixer for each forward, so it cannot wait for what happens later."""
+    trained = await optimise(Job(programs.TURNS_QUADRATIC[name], 0, small, corpus), Supervision(), sandbox)
+
+    with pytest.raises(TrainingFailed) as failed:
+        await score(trained, sandbox, linear=True)
+    assert failed.value.kind == "superlinear"
+
+
+@pytest.mark.parametrize("name", ["dropout", "a mean over the past", "another path for the length of training"])
+async def test_a_trained_model_of_linear_cost_is_scored(
+    name: str, small: Scale, corpus: Corpus, sandbox: Sandbox
+) -> None:
+    """Also if its path for one length computes the same."""
+    trained = await optimise(Job(programs.NEAR[name], 0, small, corpus), Supervision(), sandbox)
+
+    assert (await score(trained, sandbox, linear=True)).loss > 0
 
 
 async def test_buffers_that_learn_count_as_parameters(small: Scale, corpus: Corpus) -> None:
