@@ -135,7 +135,7 @@ def _problem(subject: Subject, arithmetic: Arithmetic, batch: int, length: int, 
             return "the output does not depend on inputs or parameters: nothing can be trained"
         torch.autograd.backward(output.float().pow(2).mean())
         if not torch.isfinite(output).all():
-            return "the output is not finite for standard normal inputs"
+            return "the output is not finite for standard normal inputs: torch.empty, for one, sets no values"
     changed = sorted(name for name, _ in shapes.items() ^ shapes_of(mixer).items())
     advice = "create all parameters and buffers in __init__, with fixed sizes"
     return f"forward creates or resizes {changed[0]}: {advice}" if changed else None

@@ -5,6 +5,7 @@ It gives clear error messages. It is not a security boundary, which is the sandb
 """
 
 import ast
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 
@@ -36,14 +37,16 @@ ABSENT = frozenset("apex causal_conv1d deepspeed fast_transformers flash_attn ma
 they raise here. Not jax: scipy takes any entry of that name in sys.modules for the library."""
 UNUSED = frozenset(
     """
-    argparse ast bisect csv datetime gc glob hashlib heapq inspect io json numpy os pathlib pickle platform pprint queue
-    random re shutil string struct subprocess sys tempfile textwrap threading time timeit traceback types unittest uuid
-    weakref
+    argparse ast bisect csv datetime gc glob hashlib heapq inspect io json numpy operator os pathlib pickle
+    platform pprint queue random re shutil string struct subprocess sys tempfile textwrap threading time timeit
+    traceback types unittest uuid weakref
     """.split()
 )
 """Modules loaded in every child, which a program may import without using them, as in a copied header."""
 NUMBERS = frozenset("ceil e exp floor float32 float64 inf int64 log log10 log1p log2 nan ndarray pi prod sqrt".split())
 """What a program may use of numpy: constants, functions of numbers, and types in annotations."""
+ATTRIBUTES = {"numpy": NUMBERS, "operator": ONLY_THESE["operator"]}
+"""Modules that may be imported as a whole if only some attributes are used."""
 PLAIN_SCRIPTING = frozenset(
     f"torch.jit.{name}" for name in ("annotate", "export", "ignore", "is_scripting", "script", "unused")
 )
@@ -61,6 +64,7 @@ INSTEAD = {
     "sys": "remove what uses it",
     "time": "remove what uses it, as a program must not depend on the clock",
     "torch.jit": "write @torch.jit.script, which is ignored here",
+    "torch._higher_order_ops": "write the scan in plain torch, by cumsum or in steps of doubling distance",
     "triton": "call fla's kernels, or write plain torch",
 }
 """What to write instead of some modules."""
@@ -186,27 +190,27 @@ def _catches_absence(handler: ast.ExceptHandler) -> bool:
 
 
 def _unused_imports(executed: list[ast.AST]) -> Iterator[ast.AST]:
-    """Imports of UNUSED modules whose names do not occur, and of numpy if only its NUMBERS are used."""
+    """Imports of UNUSED modules whose names do not occur, or of which only ATTRIBUTES are used."""
     names = [node.id for node in executed if isinstance(node, ast.Name)]
-    numbers = [
-        node.value.id
-        for node in executed
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.attr in NUMBERS
-    ]
+    attributes: dict[str, list[str]] = defaultdict(list)
     for node in executed:
-        if isinstance(node, ast.ImportFrom) and not node.level:
-            modules = {(node.module or "").split(".")[0]}
-            of_numbers = node.module == "numpy" and all(alias.name in NUMBERS for alias in node.names)
-            bound = [] if of_numbers else [alias.asname or alias.name for alias in node.names]
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            attributes[node.value.id].append(node.attr)
+
+    def harmless(module: str, name: str) -> bool:
+        used = [attribute for attribute in attributes[name] if attribute in ATTRIBUTES.get(module, ())]
+        return module.split(".")[0] in UNUSED and names.count(name) == len(used)
+
+    for node in executed:
+        if isinstance(node, ast.ImportFrom) and (module := node.module or "").split(".")[0] in UNUSED:
+            allowed = ATTRIBUTES.get(module, frozenset[str]())
+            bound = {alias.asname or alias.name for alias in node.names if alias.name not in allowed}
+            if not node.level and not bound & {"*", *names}:
+                yield node
         elif isinstance(node, ast.Import):
-            added = [alias for alias in node.names if alias.name not in ALLOWED_IMPORTS]
-            modules = {alias.name.split(".")[0] for alias in added}
-            bound = [alias.asname or alias.name.split(".")[0] for alias in added]
-            bound = [name for name in bound if modules != {"numpy"} or names.count(name) != numbers.count(name)]
-        else:
-            continue
-        if modules and modules <= UNUSED and not set(bound) & {"*", *names}:
-            yield node
+            added = [alias for alias in node.names if alias.name not in ALLOWED_IMPORTS - UNUSED]
+            if added and all(harmless(alias.name, alias.asname or alias.name.split(".")[0]) for alias in added):
+                yield node
 
 
 def _imported_modules(tree: ast.Module) -> Iterator[str]:

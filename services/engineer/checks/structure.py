@@ -51,21 +51,32 @@ async def parameters(program: Remote) -> Finding:
 
 
 async def repeatability(program: Remote) -> Finding:
-    """Builds and runs each layer's mixer twice with one seed; compares outputs, and gradients in the first layer.
+    """Builds and runs each layer's mixer twice; compares outputs, and gradients in the first layer.
 
+    With one seed in training mode, and with two in evaluation mode, where no random numbers must be drawn.
     Does not detect: differences between processes, machines, devices and thread counts, or after many calls.
     """
     inputs, direction = program.noise(2, 65), program.noise(2, 65, stream=5)
     for layer in probed_layers(program):
-        mixer = program.at(layer)
-        for state in (State(training=True), INITIAL):
-            runs = [await mixer.output_and_gradient(inputs, None if layer else direction, state) for _ in range(2)]
-            for what, (first, second) in zip(("output", "gradient"), zip(*runs, strict=True), strict=True):
-                gap = largest_gap(first, second, REPEATABILITY_TOLERANCE)
+        first, other = program.at(layer), replace(program.at(layer), seed=program.seed + 1)
+        for state, second in ((State(training=True), first), (INITIAL, other)):
+            runs = [
+                await mixer.output_and_gradient(inputs, None if layer else direction, state)
+                for mixer in (first, second)
+            ]
+            for what, (left, right) in zip(("output", "gradient"), zip(*runs, strict=True), strict=True):
+                gap = largest_gap(left, right, REPEATABILITY_TOLERANCE)
                 if gap.relative > REPEATABILITY_TOLERANCE:
                     evidence = gap.evidence() | {"layer": layer}
-                    return Finding(True, f"two runs under one seed differ in the {what} ({state})", evidence)
-    return Finding(False, "two runs under one seed agree")
+                    seeds = "under one seed" if state.training else "with one input"
+                    message = f"two runs {seeds} differ in the {what} ({state})"
+                    message += (
+                        ""
+                        if state.training
+                        else (": draw random numbers if self.training only, and fixed ones in __init__, into a buffer")
+                    )
+                    return Finding(True, message, evidence)
+    return Finding(False, "two runs agree")
 
 
 async def batch(program: Remote) -> Finding:
@@ -331,4 +342,5 @@ def _leak(how: str, leak: np.ndarray, position: int, cut: int, program: Remote, 
         f"an output before position {cut} {how} the input from {cut} on ({state}): "
         "norms, pooling, softmax and convolutions along the length must read earlier positions only"
     )
+    message += ", and so must the backward of an autograd.Function" if "gradient" in how else ""
     return Finding(True, message, evidence)

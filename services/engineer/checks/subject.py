@@ -308,6 +308,8 @@ _EXPLANATIONS = (
      "use nn.Linear(hidden_size, ...) instead of nn.LazyLinear(...)"),
     (r"Expected more than 1 value per channel",
      "the program normalises over the batch, so that rows depend on each other: normalise each token, as RMSNorm does"),
+    (r"Expected more than 1 spatial element",
+     "the program normalises over the length, so that outputs depend on later inputs: normalise each token"),
     (r"PermissionError",
      "the program opens a file, or imports a module that is not loaded: use only torch, einops, fla and plain Python"),
 )  # fmt: skip

@@ -183,7 +183,7 @@ async def test_the_message_names_the_cause(sandbox: Sandbox) -> None:
     causes = {
         returns_input: "none of the 2 parameters receives a gradient",
         keeps_graph: "keep it as x.detach()",
-        draws_noise: "noise is drawn if self.training only",
+        draws_noise: "draw random numbers if self.training only",
     }
     for program, cause in causes.items():
         report = await check(program, sandbox, SETTINGS)

@@ -80,6 +80,7 @@ def test_a_refused_module_comes_with_what_to_use_instead() -> None:
         "import json", "import math, os", "import os.path as path", "from random import choice",
         "import time\nif __name__ == '__main__':\n    time.time()", "import numpy", "import numpy as n\nx = n.sqrt(2)",
         "import numpy as np\ndef f(x: np.ndarray): return x / np.pi", "from numpy import pi, sqrt\nx = sqrt(pi)",
+        "import operator as op\nf = op.mul", "import operator",
     ],
 )  # fmt: skip
 def test_a_header_may_be_copied_with_modules_that_nothing_uses(program: str) -> None:
@@ -94,7 +95,7 @@ def test_a_header_may_be_copied_with_modules_that_nothing_uses(program: str) -> 
         "from random import choice\ny = [choice]", "from time import *", "import matplotlib", "import json, requests",
         "import numpy as np\nx = np.sqrt(2)\ny = np.zeros(2)", "import numpy as np\nf = np",
         "from numpy import random\nrandom.seed(0)", "import numpy.linalg as la\nla.svd(1)", "import json, torch.hub",
-        "import numpy as np\nnp.pi = 3",
+        "import numpy as np\nnp.pi = 3", "import operator\nf = operator.attrgetter('a')",
     ],
 )  # fmt: skip
 def test_what_is_used_of_other_modules_is_refused(program: str) -> None:
@@ -117,8 +118,7 @@ def test_of_some_modules_only_harmless_names_may_be_imported() -> None:
     """`operator.attrgetter` reads any attribute, and transformers.utils fetches files."""
     assert not screen("from operator import mul\nfrom transformers.utils import logging\n").violated
     for text in (
-        "import operator",
-        "from operator import attrgetter",
+        "from operator import attrgetter\nf = attrgetter('a')",
         "import transformers.utils as utils",
         "from transformers.utils import hub",
         "from transformers.utils.hub import cached_file",
