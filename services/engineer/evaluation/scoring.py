@@ -289,14 +289,20 @@ async def _read_twice(
     ]
     losses, gain = -original.mean(axis=1, dtype=np.float64), gain_of(changes)
     before = np.arange(scale.context) < positions[:, None]
-    _require_no_memory(np.abs(original[compared] - replaced)[before])
+    require_no_memory(np.abs(original[compared] - replaced), before)
     _require_plausible(losses)
     return -original, losses + max(gain, 0.0), tasks
 
 
-def _require_no_memory(changes: NDArray[np.float32]) -> None:
-    """Raises TrainingFailed if earlier rows change the predictions of a row."""
-    change = float(changes.mean(dtype=np.float64))
+def require_no_memory(changes: NDArray[np.float32], before: NDArray[np.bool_]) -> None:
+    """Raises TrainingFailed if earlier rows change the predictions of a row, on the mean over positions.
+
+    Changes [rows, context] count where `before` the replaced end. Few rows reach late positions, where a mean over all
+    of them would hide what is remembered.
+    """
+    counts = before.sum(axis=0)
+    means = (changes * before).sum(axis=0, dtype=np.float64)[counts > 0] / counts[counts > 0]
+    change = float(means.mean()) if means.size else 0.0
     if change <= MEMORY_TOLERANCE:
         return
     text = (

@@ -91,7 +91,7 @@ def require_independent(trainings: Sequence[Trained]) -> None:
 
     Their difference would not show by how much results vary, on which the statistics of a discovery rest.
     """
-    beginnings = [trained.session.first.get(EMBEDDING) for trained in trainings]
+    beginnings = [trained.session.first.get(EMBEDDING, np.zeros(0)) for trained in trainings]
     for index, values in enumerate(beginnings):
         if any(np.array_equal(values, earlier) for earlier in beginnings[:index]):
             text = "Two seeds began with the same weights: the program must not set torch's random generator."

@@ -114,10 +114,13 @@ def _peak_flops() -> float:
 
 
 def trained_elements(named: tuple[str, ...], first: Mapping[str, Array], last: Mapping[str, Array]) -> int:
-    """The number of trained values of a model: its parameters, and buffers that changed, except single numbers."""
+    """The number of trained values of a model: its parameters, and buffers that changed, except single numbers.
+
+    An element of eight bytes counts as two, since a program may keep two values in one.
+    """
     parameters = {f"model/{name}" for name in named}
     return sum(
-        int(array.size)
+        int(array.size) * max(1, array.itemsize // 4)
         for name, array in last.items()
         if name in parameters
         or (

@@ -12,11 +12,12 @@ from services.engineer.checks.host import PROBES, probe_program
 from services.engineer.checks.report import CheckSettings
 from services.engineer.data import Corpus, heldout_blocks, open_corpus
 from services.engineer.evaluation.reader import JOB as SCORING
-from services.engineer.evaluation.scoring import with_other_ends
+from services.engineer.evaluation.scoring import MEMORY_TOLERANCE, require_no_memory, with_other_ends
 from services.engineer.scales import Scale, load_scale
 from services.engineer.training.audit import AdamW
 from services.engineer.training.host import JOB as TRAINING
 from services.engineer.training.host import Trained, optimise, require_independent, score, train
+from services.engineer.training.measurements import trained_elements
 from services.engineer.training.protocol import state
 from services.engineer.training.result import LooksAhead, TrainingFailed
 from services.engineer.training.session import Job, Supervision
@@ -211,6 +212,17 @@ async def test_state_kept_from_row_to_row_is_refused(small: Scale, corpus: Corpu
     assert failed.value.kind in {"remembers", "looks-ahead"}
 
 
+async def test_what_is_remembered_at_late_positions_is_not_diluted() -> None:
+    """Most compared beginnings of rows are shorter than nine tenths of the context."""
+    before = np.arange(100) < np.arange(100)[:, None]
+    changes = np.where(np.arange(100) >= 90, 0.2, 0.0) * np.ones((100, 1), dtype=np.float32)
+
+    assert changes[before].mean() < MEMORY_TOLERANCE
+    require_no_memory(changes / 40, before)
+    with pytest.raises(TrainingFailed, match="keep no state between calls"):
+        require_no_memory(changes, before)
+
+
 @pytest.mark.parametrize("name", some(programs.TURNS_QUADRATIC))
 async def test_a_cost_that_grows_faster_once_trained_is_refused(
     name: str, small: Scale, corpus: Corpus, sandbox: Sandbox
@@ -234,7 +246,8 @@ async def test_a_trained_model_of_linear_cost_is_scored(
 
 
 async def test_buffers_that_learn_count_as_parameters(small: Scale, corpus: Corpus) -> None:
-    """What comes back is counted, under whatever name."""
+    """What comes back is counted, under whatever name, and by its size."""
+    assert trained_elements(("a",), {}, {"model/a": np.zeros(3, np.float32), "model/b": np.zeros(4, np.int64)}) == 11
     trained = await optimise(Job(programs.TRAINS_MORE, 0, small, corpus), Supervision(), InlineSandbox())
 
     with pytest.raises(TrainingFailed) as failed:
