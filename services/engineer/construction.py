@@ -156,7 +156,6 @@ def _require_own_memory(mixer: nn.Module) -> None:
             )
 
 
-
 def _constructed_with_fewer(mixer: type[nn.Module], arguments: dict[str, object]) -> object | None:
     parameters = inspect.signature(mixer.__init__).parameters
     plain = {name: value for name, value in arguments.items() if name not in OPTIONS}
