@@ -167,7 +167,7 @@ def test_a_query_imports_neither_the_bus_nor_grpc_nor_numerical_libraries() -> N
 def test_a_check_ends_with_its_tools_status_and_refuses_an_unknown_setting(tmp_path: Path) -> None:
     """The tool runs in the command's process, and reads the settings while its sandbox starts."""
     program = tmp_path / "program.py"
-    program.write_text("import os\n")
+    program.write_text("import socket\n")
     command = [sys.executable, "-m", "services.console", "check", str(program)]
     refused, misspelt = (
         subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -175,7 +175,7 @@ def test_a_check_ends_with_its_tools_status_and_refuses_an_unknown_setting(tmp_p
     )
 
     assert (refused.returncode, refused.stderr) == (1, "")
-    assert "import of os is not allowed" in refused.stdout
+    assert "import of socket is not allowed" in refused.stdout
     assert (misspelt.returncode, misspelt.stdout) == (2, "")
     assert misspelt.stderr.startswith("asi-arch: ASI_DATADIR is not a setting of the console; did you mean ASI_DATA")
 
