@@ -36,7 +36,6 @@ USE = """
 import importlib, json, sys
 sys.path[:0] = [{folder!r}, {alone!r}]
 import torch
-from google.protobuf.json_format import MessageToDict
 torch.set_num_threads(1)
 try:
     import services
