@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import grpc
 import grpc.aio
@@ -100,11 +100,11 @@ def channel(addresses: str, settings: ServiceSettings, deadline: float = DEADLIN
             channels.append(grpc.aio.insecure_channel(part, options=options, interceptors=interceptors))
         else:
             channels.append(grpc.aio.secure_channel(part, credentials, options=options, interceptors=interceptors))
-    return channels[0] if len(channels) == 1 else _Replicas(channels, deadline)
+    return channels[0] if len(channels) == 1 else cast("grpc.aio.Channel", _Replicas(channels, deadline))
 
 
-class _Replicas(grpc.aio.Channel):
-    """Channels to servers of the same kind; a call goes to the next one that is connected.
+class _Replicas:
+    """Channels to servers of the same kind, as stubs use them; a call goes to the next one that is connected.
 
     A list of addresses in gRPC's own target takes IP addresses only, and all servers would need one certificate's name.
     """
@@ -147,12 +147,6 @@ class _Replicas(grpc.aio.Channel):
         first = self._turn % len(ready)
         return ready[first:] + ready[:first]
 
-    def stream_unary(self, *method: Any, **codec: Any) -> Any:
-        """No service has such a call."""
-        raise NotImplementedError
-
-    stream_stream = stream_unary
-
     async def __aenter__(self) -> Self:
         return self
 
@@ -162,18 +156,6 @@ class _Replicas(grpc.aio.Channel):
     async def close(self, grace: float | None = None) -> None:
         """Close all channels."""
         await asyncio.gather(*(part.close(grace) for part in self._channels))
-
-    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        """Nobody asks: a state is one server's."""
-        raise NotImplementedError
-
-    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        """As `get_state`."""
-        raise NotImplementedError
-
-    async def channel_ready(self) -> None:
-        """As `get_state`."""
-        raise NotImplementedError
 
 
 def _key_files(settings: ServiceSettings) -> tuple[bytes, bytes, bytes] | None:

@@ -255,7 +255,7 @@ async def test_a_failure_of_the_machine_is_waited_out(guarded: NatsServer, admin
 
     async def handle(job: Job) -> Sequence[pb.Event]:
         if job.attempt == 1:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/work/x")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/runs/x")
         return []
 
     async with Bus(guarded.settings("engineer"), "engineer") as bus:
@@ -264,7 +264,7 @@ async def test_a_failure_of_the_machine_is_waited_out(guarded: NatsServer, admin
 
     assert not [event for event in await facts(admin) if event.HasField("dead")]
     (waited,) = [entry for entry in logs if entry["event"] == "again later"]
-    assert waited["reason"] == "[Errno 28] No space left on device: '/data/work/x'"
+    assert waited["reason"] == "[Errno 28] No space left on device: '/data/runs/x'"
 
 
 CHILD = """

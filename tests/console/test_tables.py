@@ -1,6 +1,7 @@
 """Tables and trees of the command line: they fit the terminal, and what others wrote does not control it."""
 
 import re
+import sys
 
 import pytest
 
@@ -25,7 +26,9 @@ def test_names_of_others_control_no_terminal(
     terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An imported name may hold an escape sequence, a line break or a change of direction; numbers may be huge."""
-    monkeypatch.setattr("services.console.tables.in_colour", lambda: terminal)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     record = candidate_pb2.Candidate(id="c000001", proposal=candidate_pb2.Proposal(name="\x1b]0;t\x07a\nb\u202ec"))
     record.verdict.fitness.value = 1e30
     node = Node(id="c1", parent=None, name=record.proposal.name, fitness=1e30, loss=None, state="", kind="")

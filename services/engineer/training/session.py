@@ -44,9 +44,8 @@ def write_checkpoint(path: Path, about: Mapping[str, object], arrays: Weights) -
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
+    finally:
         partial.unlink(missing_ok=True)
-        raise
 
 
 def read_checkpoint(path: Path, identity: str) -> tuple[dict[str, Any], Weights] | None:
