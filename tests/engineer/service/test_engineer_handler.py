@@ -18,6 +18,7 @@ from services.engineer.revision import Reviser
 from services.engineer.stages import Stages
 from services.sandbox import Sandbox
 from tests.archive_server import hold
+from tests.engineer.hostile.programs import TURNS_QUADRATIC
 from tests.engineer.program.test_substitution import DELTA, MIXER
 from tests.engineer.service.engineer_fixtures import SETTINGS, delivery, engineering, published
 from tests.engineer.training.programs import CONVOLUTION, LOOKS_AHEAD_WHEN_SCORED, mixer
@@ -163,8 +164,13 @@ async def test_an_implausibly_low_loss_is_investigated(
 
 @pytest.mark.parametrize(
     ("program", "kind"),
-    [(CANNOT_BE_HELPED, "error"), (KILLS_ITSELF, "died"), (LOOKS_AHEAD_WHEN_SCORED, "looks-ahead")],
-    ids=["error", "died", "looks-ahead"],
+    [
+        (CANNOT_BE_HELPED, "error"),
+        (KILLS_ITSELF, "died"),
+        (LOOKS_AHEAD_WHEN_SCORED, "looks-ahead"),
+        (TURNS_QUADRATIC["when its weights have changed"], "superlinear"),
+    ],
+    ids=["error", "died", "looks-ahead", "superlinear"],
 )
 async def test_a_candidate_at_fault_is_rejected(
     program: str, kind: str, bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
