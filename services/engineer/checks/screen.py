@@ -82,9 +82,9 @@ FORBIDDEN_MODULES = frozenset(
 FORBIDDEN_NAMES = frozenset("breakpoint compile eval exec exit globals locals open quit vars".split())
 FORBIDDEN_ATTRIBUTES = frozenset(
     """
-    FileHandler _C builtins cr_frame ctypes data_ptr dump dumps f_back f_builtins f_globals f_locals from_file
-    func_globals gi_code gi_frame importlib multiprocessing os pickle set_default_device set_default_dtype
-    set_default_tensor_type set_num_interop_threads set_num_threads set_rng_state share_memory_ socket
+    FileHandler ForwardRef _C builtins cr_frame ctypes data_ptr dump dumps f_back f_builtins f_globals f_locals
+    from_file func_globals get_type_hints gi_code gi_frame importlib multiprocessing os pickle set_default_device
+    set_default_dtype set_default_tensor_type set_num_interop_threads set_num_threads set_rng_state share_memory_ socket
     subprocess sys tb_frame threading tofile
     """.split()
 )
@@ -201,7 +201,10 @@ def _unused_imports(executed: list[ast.AST]) -> Iterator[ast.AST]:
         used = [attribute for attribute in attributes[name] if attribute in ATTRIBUTES.get(module, ())]
         return module.split(".")[0] in UNUSED and names.count(name) == len(used)
 
+    attributes_of_classes = {node for kind in executed if isinstance(kind, ast.ClassDef) for node in _own_scope(kind)}
     for node in executed:
+        if node in attributes_of_classes:
+            continue
         if isinstance(node, ast.ImportFrom) and (module := node.module or "").split(".")[0] in UNUSED:
             allowed = ATTRIBUTES.get(module, frozenset[str]())
             bound = {alias.asname or alias.name for alias in node.names if alias.name not in allowed}
@@ -211,6 +214,15 @@ def _unused_imports(executed: list[ast.AST]) -> Iterator[ast.AST]:
             added = [alias for alias in node.names if alias.name not in ALLOWED_IMPORTS - UNUSED]
             if added and all(harmless(alias.name, alias.asname or alias.name.split(".")[0]) for alias in added):
                 yield node
+
+
+def _own_scope(kind: ast.ClassDef) -> Iterator[ast.AST]:
+    """The nodes of a class body whose names become attributes of the class, which need no name to be used."""
+    stack: list[ast.AST] = list(kind.body)
+    while stack:
+        yield (node := stack.pop())
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            stack += ast.iter_child_nodes(node)
 
 
 def _imported_modules(tree: ast.Module) -> Iterator[str]:

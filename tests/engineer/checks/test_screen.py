@@ -95,6 +95,8 @@ def test_a_header_may_be_copied_with_modules_that_nothing_uses(program: str) -> 
         "from random import choice\ny = [choice]", "from time import *", "import matplotlib", "import json, requests",
         "import numpy as np\nx = np.sqrt(2)\ny = np.zeros(2)", "import numpy as np\nf = np",
         "from numpy import random\nrandom.seed(0)", "import numpy.linalg as la\nla.svd(1)", "import json, torch.hub",
+        "class A:\n    from os import getpid\ny = A.getpid()", "class A:\n    import gc as g\ny = A().g.get_objects()",
+        "from typing import get_type_hints as hints", "import typing as t\ny = t.ForwardRef('f()')",
         "import numpy as np\nnp.pi = 3", "import operator\nf = operator.attrgetter('a')",
     ],
 )  # fmt: skip
