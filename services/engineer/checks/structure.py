@@ -31,6 +31,7 @@ TIMED_RATIO = 8.0  # limit on the ratio of CPU times when the length grows fourf
 REPEATS = 2
 LINEAR_RATIO = 4.5  # up to here growth counts as linear, with noise
 STEEP_SECONDS = 0.3  # above LINEAR_RATIO lengths grow until one takes so long: n² comes close to 16 then
+LEAST_SECONDS = 0.02  # growth to a shorter time is noise, and one operation on all pairs of 8192 positions takes longer
 ROUNDS = 3  # repetitions of a steep measurement, which other work on the machine may have disturbed
 
 
@@ -159,7 +160,7 @@ async def measured_cost(program: Remote, processor_seconds: Callable[[], float])
     single = await supported(program, ("single", "autocast"))
     for layer in probed_layers(program):
         measure = partial(_processor_time, single.at(layer), processor_seconds)
-        if steep := await steep_growth(measure, TIMED_LENGTHS, TIMED_SECONDS, STEEP_SECONDS):
+        if steep := await steep_growth(measure, TIMED_LENGTHS, LEAST_SECONDS, TIMED_SECONDS, STEEP_SECONDS):
             return Finding(True, steep[0], {"layer": layer, **steep[1]})
     return Finding(False, "processor time grows in proportion to the length")
 
@@ -167,31 +168,34 @@ async def measured_cost(program: Remote, processor_seconds: Callable[[], float])
 async def steep_growth(
     measure: Callable[[int], Awaitable[float | None]],
     lengths: Sequence[int],
+    least: float,
     enough: float,
     at_steep: float,
 ) -> tuple[str, dict[str, JSON]] | None:
     """A message and evidence if CPU time grows more than TIMED_RATIO times when the length grows fourfold.
 
     `measure` gives the time at a length, or None where there is none. At least three of the doubling `lengths` are
-    measured, and further ones until one takes `enough` seconds or, where growth looks steep, `at_steep`.
+    measured, and further ones until one takes `enough` seconds or, where growth looks steep, `at_steep`. Growth to
+    fewer than `least` seconds is not judged.
     """
     seconds, ratio = dict[int, float](), 0.0
     for length in lengths:
-        value = await measure(length)
-        if value is None:
+        if (value := await measure(length)) is None:
             break
         seconds[length] = value
         ratio = _growth(seconds)
         if length >= lengths[2] and value > (at_steep if ratio > LINEAR_RATIO else enough):
             break
     for _ in range(ROUNDS):
-        if ratio <= TIMED_RATIO:
+        if ratio <= TIMED_RATIO or seconds[max(seconds)] < least:
             return None
         again = {length: await measure(length) for length in (max(seconds), max(seconds) // 4)}
         repeated = {length: value for length, value in again.items() if value is not None}
+        if len(repeated) < len(again):
+            break  # a greater length has ended the child
         seconds |= {length: min(seconds[length], value) for length, value in repeated.items()}
         ratio = min(ratio, _growth(seconds), _growth(repeated))
-    if ratio <= TIMED_RATIO:
+    if ratio <= TIMED_RATIO or seconds[max(seconds)] < least:
         return None
     values = [number(value) for value in seconds.values()]
     exponent = number(math.log2(ratio) / 2)

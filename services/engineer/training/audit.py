@@ -29,8 +29,9 @@ MAX_LOSS_ERROR = 0.1
 
 LONGEST = 1 << 14
 """Tokens of the longest row on which the trained model's cost is measured."""
-SECONDS, STEEP_SECONDS = 0.2, 1.0
-"""Lengths increase until one takes so long; more where growth looks steep, as other layers hide a mixer's cost."""
+LEAST_SECONDS, SECONDS, STEEP_SECONDS = 0.05, 0.2, 1.0
+"""Lengths increase until one takes SECONDS; more where growth looks steep, as other layers hide a mixer's cost. Growth
+to less than LEAST_SECONDS is not judged: one operation on each pair of LONGEST positions takes longer."""
 REPEATS = 3
 """Measurements of one length, of which the fastest counts, unless it takes SECONDS."""
 PREFIX_TOLERANCE = 0.03
@@ -174,7 +175,7 @@ async def require_linear(job: Job, sandbox: Sandbox, weights: Weights) -> None:
         for length in (scale.context, lengths[0]):
             hidden = (await reader.hidden(tokens[:, :length]))[:, : scale.context]
             predictions.append(reader.score(hidden, context[:, 1:]).log_probs)
-        steep = await steep_growth(measure, lengths, SECONDS, STEEP_SECONDS)
+        steep = await steep_growth(measure, lengths, LEAST_SECONDS, SECONDS, STEEP_SECONDS)
     change = float(np.abs(predictions[1] - predictions[0]).mean(dtype=np.float64))
     if change > PREFIX_TOLERANCE:
         text = f"The predictions in a context change by {change:.3f} nats if more text follows it: read no length."

@@ -16,6 +16,7 @@ from services.engineer.checks.compare import Values
 from services.engineer.checks.host import PROBES, check
 from services.engineer.checks.remote import Remote
 from services.engineer.checks.report import JSON, CheckReport, CheckSettings
+from services.engineer.checks.structure import steep_growth
 from services.engineer.tools import report_text
 from services.sandbox import Child, ChildTimeout, Message, Sandbox
 
@@ -237,3 +238,28 @@ async def test_text_that_is_not_a_program_fails_the_check(sandbox: Sandbox) -> N
         report = await check(text, sandbox, SETTINGS)
         assert not report.passed
         assert report.verdicts
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "steep"),
+    [
+        ([1.0, 1.1, 1.5, 2.2, 4.4, 18.2], False),  # of a tiny linear program, on a busy machine
+        ([1.0, 4.0, 16.0, 64.0, 256.0, 1024.0], True),
+        ([1.0, 4.0, 16.0, 64.0, 256.0, None], True),  # the longest has ended the child
+        ([1.0, 2.0, 4.0, 8.0, 16.0, None], False),
+    ],
+    ids=["noise", "quadratic", "quadratic until it ends", "linear until it ends"],
+)
+async def test_growth_is_judged_from_times_above_noise(milliseconds: list[float | None], steep: bool) -> None:
+    """And from those measured before a child ended, since it answers nothing after that."""
+    times, ended = dict(zip([512, 1024, 2048, 4096, 8192, 16384], milliseconds, strict=True)), False
+
+    async def measure(length: int) -> float | None:
+        nonlocal ended
+        value = None if ended else times[length]
+        ended = ended or value is None
+        return None if value is None else value / 1000
+
+    growth = await steep_growth(measure, list(times), least=0.02, enough=0.3, at_steep=1.0)
+
+    assert (growth is not None) == steep
