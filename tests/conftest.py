@@ -150,19 +150,24 @@ def _programs_packages() -> dict[str, ModuleType]:
     return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in names}
 
 
-@pytest.fixture(scope="module")
-def prepared_child() -> Iterator[None]:
-    """This process as programs find a sandboxed child; afterwards as it was: others use the real packages."""
-    import torch
+@pytest.fixture(scope="module", autouse=True)
+def _real_packages() -> Iterator[None]:
+    """Undoes what a test did that ran a sandboxed child's function in this process: others use the real packages."""
+    before, compiler = _programs_packages(), getattr(sys.modules.get("torch"), "compile", None)
+    yield
+    if _programs_packages() != before:
+        for name in _programs_packages():
+            del sys.modules[name]
+        sys.modules.update(before)
+    if compiler is not None:
+        sys.modules["torch"].compile = compiler  # type: ignore[attr-defined]
 
+
+@pytest.fixture(scope="module")
+def prepared_child() -> None:
+    """This process as programs find a sandboxed child."""
     from services.engineer.program import prepare_child
 
-    before, compiler = _programs_packages(), torch.compile
-    for name in before:
-        del sys.modules[name]
-    prepare_child()
-    yield
     for name in _programs_packages():
         del sys.modules[name]
-    sys.modules.update(before)
-    torch.compile = compiler
+    prepare_child()

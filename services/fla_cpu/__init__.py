@@ -48,6 +48,7 @@ def install() -> None:
     for name, parts in (FLA if "transformers" in sys.modules else FLA | TRANSFORMERS).items():
         module = sys.modules[name] = _FlaModule(name)
         module.__path__ = []
+        module.__spec__ = ModuleSpec(name, None, is_package=True)  # without one, find_spec(name) raises ValueError
         vars(module).update(parts)
         parent, _, child = name.rpartition(".")
         if parent and child not in vars(sys.modules[parent]):

@@ -46,6 +46,7 @@ def test_every_usual_way_to_import_finds_our_parts() -> None:
         "assert chunk_delta_rule.__module__.startswith('services.fla_cpu')\n"
         "assert not hasattr(fla.ops, 'chunk_ttt_linear'), 'asking is no error'\n"
         "assert importlib.util.find_spec('nowhere_at_all') is None, 'nor is searching elsewhere'\n"
+        "assert importlib.util.find_spec('transformers').origin is None, 'as libraries look for it'\n"
         "assert not {'triton', 'einops', 'transformers.models', 'fla.backends'} & set(sys.modules)\n"
     )
 
