@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from services.engineer.evaluation.tasks import LOCAL_NAMES
 
-VERSION = 2
+VERSION = 3
 """To be raised when a question changes: scores of different versions are not comparable."""
 _CONTEXT, _CONTINUATION = 96, 32
 _NAME = re.compile(r"[A-Za-z_]\w{4,}")
@@ -80,9 +80,14 @@ def brackets(random: Random, text: str) -> Question:  # noqa: ARG001
 
 def cloze(random: Random, text: str) -> Question:
     """The next 32 characters at a word boundary, or those at three other positions of the held-out text."""
-    positions = [_boundary(random, text) for _ in range(4)]
-    right, *wrong = (text[position : position + _CONTINUATION] for position in positions)
-    return question(random, text[positions[0] - _CONTEXT : positions[0]], right, wrong)
+    choices: dict[str, int] = {}  # a text may repeat a line, such as that of a licence
+    for _ in range(_TRIES):
+        position = _boundary(random, text)
+        choices.setdefault(text[position : position + _CONTINUATION], position)
+        if len(choices) == 4:
+            right, *wrong = choices
+            return question(random, text[choices[right] - _CONTEXT : choices[right]], right, wrong)
+    raise ValueError("The held-out text repeats itself; it is too short for the task cloze.")
 
 
 def code(random: Random, text: str) -> Question:
@@ -108,13 +113,13 @@ def _boundary(random: Random, text: str) -> int:
 
 
 def _repeated_name(window: str) -> tuple[int, str, list[str]] | None:
-    """The position of a repeated name, the name, and at least three other names before it."""
+    """The position of a repeated name, the name, and at least three other names before it, with different ends."""
     earlier: list[str] = []
     for match in _NAME.finditer(window):
         name = match.group()
-        others = sorted({other for other in earlier if other[2:] != name[2:]})
+        others = {other[2:]: other for other in earlier if other[2:] != name[2:]}  # no choice twice
         if name in earlier and len(others) >= 3:
-            return match.start(), name, others
+            return match.start(), name, sorted(others.values())
         earlier.append(name)
     return None
 

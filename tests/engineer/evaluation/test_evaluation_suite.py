@@ -34,6 +34,15 @@ def test_questions_are_repeatable_and_have_one_right_answer(name: str) -> None:
     assert len({q.answer for q in questions}) > 1
 
 
+@pytest.mark.parametrize("name", ["cloze", "code"])
+def test_no_choice_is_offered_twice_if_text_repeats_itself(name: str) -> None:
+    """As licences do, and names with equal ends: a question with fewer different choices is easier."""
+    lines = "".join(f"word{n} is used with score, store, swore and other{n} words of a licence\n" for n in range(9))
+
+    for q in make_questions(name, lines * 20, 100):
+        assert len(set(q.choices)) == 4
+
+
 def test_the_loss_is_reported_by_position_and_kind_of_token() -> None:
     """Per character here; the last letter of "ab ab" follows a pair that its row has shown before."""
     rows = np.array([list(b"xab 7ab 7"), list("xé.\n  zzz".encode()[:9])], dtype=np.int64)
