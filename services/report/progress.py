@@ -44,6 +44,7 @@ class View:
         self._left: float | None = None
         self._announcements: dict[str, tuple[float, Announced]] = {}  # by candidate, with the time of arrival
         self._left_of: dict[tuple[str, int], TrainingProgress] = {}
+        self._trained_at: dict[str, float] = {}  # when all trainings of a candidate had ended
         self.latest: deque[EventRow] = deque(maxlen=EVENTS_SHOWN)
         self.last_events: dict[str, EventRow] = {}
 
@@ -65,6 +66,10 @@ class View:
                 training.seconds_left = min(training.seconds_left, before.seconds_left)
             self._left_of[announced.candidate, training.seed] = training
         self._announcements[announced.candidate] = (self._now(), announced)
+        if announced.trainings and all(training.step >= training.steps for training in announced.trainings):
+            self._trained_at.setdefault(announced.candidate, self._now())
+        else:
+            self._trained_at.pop(announced.candidate, None)
 
     def event(self, row: EventRow) -> None:
         """Apply an event of the log."""
@@ -188,7 +193,9 @@ class View:
             for training in announced.trainings
             if training.step < training.steps
         ]
-        verb = "evaluates" if announced.trainings else "works"
+        verb = "works"
+        if announced.trainings:
+            verb, since = "evaluates", clock(self._now() - self._trained_at.get(row["id"], self._now()))
         return f"{head}{' and '.join(trainings) or f'{announced.service} {verb}, {since}{attempt}'}"
 
 

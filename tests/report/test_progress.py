@@ -38,6 +38,18 @@ def announced(step: int, left: float, **more: object) -> pb.Progress:
     return pb.Progress(run="r1", candidate="c000002", service="engineer", attempt=1, trainings=[training], **more)  # type: ignore[arg-type]
 
 
+def test_an_evaluation_is_timed_from_the_end_of_the_trainings() -> None:
+    """Not from the service's start with the candidate, which includes the training."""
+    clock = Clock()
+    view = View(clock)
+    view.update(status(), [row(flying())])
+    for step, seconds in ((10, 50.0), (100, 20.0), (100, 3.0)):
+        view.record(announced(step, 0))
+        clock.seconds += seconds
+
+    assert "c000002 engineer evaluates, 0:23" in view.line()
+
+
 def test_a_training_has_steps_loss_speed_and_a_time_left_that_never_grows() -> None:
     """Even if the machine has become slower."""
     clock = Clock()
