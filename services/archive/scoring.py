@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, stdev
 
 from services.contracts import candidate_pb2 as pb
@@ -156,8 +156,9 @@ def _standardised(
         LOSS: _difference(loss_of(root), loss_of(record)),
         BENCHMARK: _difference(benchmark_of(record), benchmark_of(root)),
     }
-    intervals = {name: _GAINS[name](record, root) for name in scale.weights} if record.id != root.id else {}
-    value = standardised_gain(gains, scale, intervals, len(record.training.seeds))
+    pairs = {name: _PAIRED[name](record, root) for name in scale.weights} if record.id != root.id else {}
+    intervals = {name: _bootstrap(_mean_row(rows), record) for name, rows in pairs.items()}
+    value = standardised_gain(gains, scale, intervals, max(1, len(pairs.get(LOSS, ()))))
     if value is None:
         return None
     own = value.interval
@@ -241,9 +242,6 @@ def benchmark_gain(record: pb.Candidate, reference: pb.Candidate) -> Interval | 
     return _bootstrap(_item_rows(record, reference), record)
 
 
-_GAINS = {LOSS: loss_gain, BENCHMARK: benchmark_gain}
-
-
 def _interval(
     value: Fitness, record: pb.Candidate, root: pb.Candidate, raw: float | None, terms: frozenset[str]
 ) -> pb.Interval | None:
@@ -294,6 +292,14 @@ def _item_rows(record: pb.Candidate, reference: pb.Candidate) -> list[list[float
         tasks = [s for s in own.scores if s.task in theirs and 0 < len(s.correct) == len(theirs[s.task].correct)]
         rows.append([float(a) - b for s in tasks for a, b in zip(s.correct, theirs[s.task].correct, strict=True)])
     return [row for row in rows if row]
+
+
+_PAIRED: Mapping[str, Rows] = {LOSS: block_gains, BENCHMARK: _item_rows}
+
+
+def _mean_row(rows: list[list[float]]) -> list[list[float]]:
+    """One row with each item's mean over the seeds; the rows as they are if they are uneven."""
+    return [[fmean(column) for column in zip(*rows, strict=True)]] if len(set(map(len, rows))) == 1 else rows
 
 
 def shared_seeds(record: pb.Candidate, reference: pb.Candidate) -> list[tuple[pb.SeedResult, pb.SeedResult]]:

@@ -156,8 +156,8 @@ def standardised_gain(
 ) -> StandardisedGain | None:
     """The weighted mean of the gains in units of noise, or ``None`` if a weighted term was not measured.
 
-    With one seed the ``intervals`` are over held-out items and are widened by the noise of seeds. The interval of the
-    value adds the ends of all terms, which is conservative; ``None`` if one of them is unknown.
+    The ``intervals`` are over held-out items of the mean gain over ``seeds`` and are widened by the noise of seeds. The
+    interval of the value adds the ends of all terms, which is conservative; ``None`` if one of them is unknown.
     """
     weighted = {name: gain for name in scale.weights if (gain := gains.get(name)) is not None}
     if len(weighted) < len(scale.weights):
@@ -232,10 +232,11 @@ def _term_scale(measured: Replicates) -> TermScale | None:
 
 
 def _widened(items: Interval, scale: TermScale, seeds: int) -> Interval:
-    """The interval of one seed over items, widened by the noise of seeds in quadrature."""
-    if seeds > 1 or scale.seeds_noise is None:
+    """The interval over items, widened in quadrature by the noise of a mean over the seeds, if it is known."""
+    if scale.seeds_noise is None:
         return items
-    return items.widened(student_quantile((1 + items.level) / 2, scale.freedom) * scale.seeds_noise)
+    quantile = student_quantile((1 + items.level) / 2, scale.freedom)
+    return items.widened(quantile * scale.seeds_noise / math.sqrt(seeds))
 
 
 def _part(term: str, measured: Measured, baseline: Measured) -> float | None:

@@ -176,19 +176,23 @@ def with_seed_noise(items: Interval, between: Noise, seeds: int) -> Interval:
 
 
 def bootstrap(gains: Sequence[Sequence[float]], rng: random.Random, resamples: int = RESAMPLES) -> Interval:
-    """The paired bootstrap interval of the mean difference, over seeds and items; all seeds share a draw of items.
+    """The paired interval of the mean difference over seeds and items, where all seeds have the same items.
 
-    ``gains[seed][item]`` is one paired difference. Percentiles are expanded for few seeds (Hesterberg 2015); with one
+    ``gains[seed][item]`` is one paired difference. The items' part is a bootstrap of the means over seeds; the seeds'
+    part, Student's t, is added in quadrature, since resampling two or three seeds underestimates their noise. With one
     seed the interval is over items only. Raises ``ValueError`` for empty or uneven rows.
     """
     mean([mean(row) for row in gains])
     if len({len(row) for row in gains}) > 1:
         raise ValueError("gains: the seeds have different numbers of items; pair them")
-    means = sorted(_resample(gains, rng) for _ in range(resamples))
-    tail, count = (1 - LEVEL) / 2, len(gains)
-    if count > 1:
-        tail = normal_survival(math.sqrt(count / (count - 1)) * student_quantile(1 - tail, count - 1))
-    return Interval(_percentile(means, tail), _percentile(means, 1 - tail), LEVEL)
+    items = [math.fsum(column) / len(gains) for column in zip(*gains, strict=True)]
+    means = sorted(math.fsum(rng.choices(items, k=len(items))) / len(items) for _ in range(resamples))
+    tail = (1 - LEVEL) / 2
+    interval = Interval(_percentile(means, tail), _percentile(means, 1 - tail), LEVEL)
+    if len(gains) == 1:
+        return interval
+    over_seeds = paired_test([mean(row) for row in gains]).interval()
+    return interval.widened((over_seeds.high - over_seeds.low) / 2)
 
 
 def power(effect: float, deviation: float, count: int, alpha: float = 0.05) -> float:
@@ -200,12 +204,6 @@ def power(effect: float, deviation: float, count: int, alpha: float = 0.05) -> f
         raise ValueError(f"power needs at least two pairs and a positive deviation, not {count} and {deviation!r}")
     critical = student_quantile(1 - alpha, count - 1)
     return 1.0 - float(_special().nctdtr(count - 1, effect / deviation * math.sqrt(count), critical))
-
-
-def _resample(rows: Sequence[Sequence[float]], rng: random.Random) -> float:
-    drawn = rng.choices(rows, k=len(rows))
-    items = rng.choices(range(len(rows[0])), k=len(rows[0]))
-    return sum(sum(map(row.__getitem__, items)) for row in drawn) / (len(items) * len(drawn))
 
 
 def _percentile(ordered: Sequence[float], share: float) -> float:

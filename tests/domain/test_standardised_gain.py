@@ -1,5 +1,6 @@
 """The default fitness keeps order among good candidates: linear in what was measured, weighted by what repeats."""
 
+import math
 import random
 import re
 from pathlib import Path
@@ -21,7 +22,7 @@ from services.domain.fitness import (
     scale_of,
     standardised_gain,
 )
-from services.domain.statistics import Interval, pooled_noise
+from services.domain.statistics import Interval, pooled_noise, student_quantile
 
 HERE = Conditions("r1", "tiny", "f00d")
 FRESH_SEED_GAINS = [1.6983 - 1.4763, 1.6842 - 1.4831, 1.6766 - 1.4823]
@@ -151,8 +152,8 @@ def test_one_root_with_two_seeds_is_enough() -> None:
     assert scale.terms[LOSS].reliability is None
 
 
-def test_the_interval_of_one_seed_is_widened_by_the_noise_of_seeds() -> None:
-    """Items alone know nothing of what another seed would have given."""
+def test_the_interval_over_items_is_widened_by_the_noise_of_seeds() -> None:
+    """Items alone know nothing of what another seed would have given; several seeds average their noise."""
     scale = scale_of({LOSS: Replicates([{1: 2.0, 2: 2.1}, {1: 1.9, 2: 1.95}, {1: 1.8, 2: 1.9}])})
     items = {LOSS: Interval(0.09, 0.11, 0.95)}
     assert scale is not None
@@ -163,6 +164,12 @@ def test_the_interval_of_one_seed_is_widened_by_the_noise_of_seeds() -> None:
     assert single.interval is not None
     assert several.interval is not None
     assert single.interval.low < several.interval.low < single.value < several.interval.high < single.interval.high
+    (term,) = scale.terms.values()
+    assert term.seeds_noise is not None
+    over_seeds = student_quantile(0.975, term.freedom) * term.seeds_noise / term.noise
+    for interval, seeds in ((single.interval, 1), (several.interval, 3)):
+        reach = (interval.high - interval.low) / 2
+        assert reach == pytest.approx(math.hypot(0.01 / term.noise, over_seeds / math.sqrt(seeds)))
 
 
 def test_no_opinion_reorders_measured_candidates() -> None:
