@@ -25,6 +25,10 @@ Losses = Mapping[int, float]
 """The loss (nats) of one model by the seed it was trained with."""
 
 
+NO_SCATTER = 1e-9
+"""Standard errors below this share of the gain are rounding errors."""
+
+
 class Outcome(StrEnum):
     """What the evidence says of a claim."""
 
@@ -38,7 +42,7 @@ class DiscoveryPolicy:
     """The evidence that a run requires.
 
     ``level`` is the accepted rate of false discoveries. ``seeds`` is the number of fresh seeds that a verdict needs. A
-    candidate whose interval lies below ``worthwhile`` (nats) is refuted.
+    candidate whose interval lies below ``worthwhile`` (nats) is refuted, however significant its gain is.
     """
 
     level: float = 0.05
@@ -141,14 +145,17 @@ def _draft(name: str, losses: Losses, controls: Mapping[str, Losses], tried: int
 
 def _judged(draft: Finding, test: PairedTest, adjusted: float, policy: DiscoveryPolicy) -> Finding:
     interval = test.interval()
-    outcome, reason = Outcome.UNDECIDED, f"a gain is neither shown (adjusted p {adjusted:.3g}) nor ruled out"
-    if adjusted <= policy.level and test.effect > 0:
-        reason = f"better than {draft.control} at adjusted p {adjusted:.3g} ≤ {policy.level:.3g}"
+    if interval.high <= policy.worthwhile:
+        below = f"the gain over {draft.control} is below {policy.worthwhile:g} nats"
+        outcome = Outcome.REFUTED
+        reason = below if policy.worthwhile else f"no better than {draft.control} on fresh seeds"
+    elif test.standard_error <= abs(test.effect) * NO_SCATTER:
+        outcome, reason = Outcome.UNDECIDED, "all seeds have the same gain, which leaves the noise unknown"
+    elif adjusted <= policy.level and test.effect > 0:
         outcome = Outcome.CONFIRMED
-    elif test.effect <= 0:
-        outcome, reason = Outcome.REFUTED, f"no better than {draft.control} on fresh seeds"
-    elif interval.high < policy.worthwhile:
-        outcome, reason = Outcome.REFUTED, f"the gain over {draft.control} is below {policy.worthwhile:g} nats"
+        reason = f"better than {draft.control} at adjusted p {adjusted:.3g} ≤ {policy.level:.3g}"
+    else:
+        outcome, reason = Outcome.UNDECIDED, f"a gain is neither shown (adjusted p {adjusted:.3g}) nor ruled out"
     numbers = replace(draft, effect=test.effect, interval=interval, p=test.p, adjusted_p=adjusted)
     return replace(numbers, outcome=outcome, reason=reason)
 

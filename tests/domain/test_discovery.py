@@ -134,6 +134,35 @@ def test_gains_too_small_to_matter_are_refuted_and_unclear_ones_left_open() -> N
     assert open_[0].outcome is Outcome.UNDECIDED
 
 
+def test_a_gain_that_is_not_worthwhile_is_refuted_though_it_is_significant() -> None:
+    """The whole interval lies below what the run calls worth having."""
+    (finding,) = findings({"a": shifted(0.1025)}, CONTROLS, 1, DiscoveryPolicy(worthwhile=0.01))
+
+    assert finding.adjusted_p is not None
+    assert finding.adjusted_p < 0.01
+    assert (finding.outcome, finding.reason) == (Outcome.REFUTED, "the gain over gated is below 0.01 nats")
+
+
+def test_bad_luck_does_not_refute_a_small_gain() -> None:
+    """A mean below zero rules nothing out while its interval reaches above it."""
+    rng, refuted = random.Random(6), 0
+    for _ in range(300):
+        (finding,) = archive(rng, [0.005], 1, 5)
+        refuted += finding.outcome is Outcome.REFUTED
+
+    assert refuted / 300 <= 0.025
+
+
+def test_equal_gains_of_all_seeds_are_not_evidence() -> None:
+    """Seeds without any effect are one training, also where rounding scatters the differences."""
+    for gain, seeds in ((0.2, 6), (0.1 + 1e-16, 5)):
+        same = {seed: 1.6 + seed / 10 - gain for seed in range(seeds)}
+        (finding,) = findings({"a": same}, {"control": shifted(0, 0)}, 1, DiscoveryPolicy())
+
+        assert (finding.outcome, finding.p is not None) == (Outcome.UNDECIDED, True)
+        assert "the noise unknown" in finding.reason
+
+
 @given(st.integers(), st.floats(0.0, 0.1))
 @settings(max_examples=30)
 def test_a_confirmed_gain_is_positive_and_significant(seed: int, gain: float) -> None:
