@@ -61,7 +61,8 @@ class Finding:
     """The verdict on one candidate; the numbers are ``None`` if there were too few seeds for a test.
 
     ``effect`` is the loss of ``control``, the strongest of ``controls``, minus the candidate's (nats). ``interval`` is
-    two-sided at 95 %, ``p`` one-sided, ``adjusted_p`` corrected for the ``tried`` candidates of the run.
+    two-sided at 95 %, ``p`` one-sided, ``adjusted_p`` corrected for ``tried`` trials: the candidates of the run, or
+    more where much of the level was used by earlier rounds.
     """
 
     candidate: str
@@ -217,7 +218,7 @@ def card(
         claim=_claim(finding, own),
         evidence=(
             f"{len(finding.seeds)} fresh seeds, paired: {', '.join(map(str, finding.seeds))}.",
-            f"One-sided p {finding.p:.3g}, adjusted {finding.adjusted_p:.3g} for {finding.tried} candidates tried.",
+            f"One-sided p {finding.p:.3g}, adjusted {finding.adjusted_p:.3g} for {finding.tried} trials.",
             f"Held-out data {own.data_fingerprint}, which no selection has seen.",
         ),
         cost=_cost(own),

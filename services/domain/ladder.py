@@ -70,6 +70,7 @@ class Ladder:
     verified: tuple[tuple[str, Losses], ...] = ()  # at the last rung, in this round
     conditions: frozenset[str] = frozenset()  # held-out texts and precisions of these losses; one if comparable
     earlier: frozenset[str] = frozenset()  # promoted before a fork changed the rules
+    level_used: float = 0.0  # share of the accepted rate of false discoveries that ended rounds have used
 
     def is_climbing(self, candidate: str) -> bool:
         """Whether a result of this candidate is awaited at any rung."""
@@ -156,7 +157,8 @@ def reopened(ladder: Ladder) -> Ladder:
     waiting = (*search.kept, *search.outside, *search.waiting)
     rungs = (Rung(waiting=waiting, count=search.count - len(search.kept)),)
     earlier = ladder.earlier | search.promoted
-    return Ladder(ladder.rounds, False, rungs, ladder.roots[:1], accompanied=ladder.accompanied, earlier=earlier)
+    kept = Ladder(ladder.rounds, False, rungs, ladder.roots[:1], accompanied=ladder.accompanied, earlier=earlier)
+    return replace(kept, level_used=ladder.level_used)
 
 
 def _promoted(

@@ -3,6 +3,7 @@
 Decisions are seats, pool updates, promotions, verdicts and the end of the run. Facts carry the time since the epoch.
 """
 
+import math
 from dataclasses import astuple, replace
 
 from services.domain import ladder as rungs
@@ -229,7 +230,11 @@ def _verified(state: RunState, fact: facts.Verified, policy: RunPolicy) -> RunSt
 
 
 def _verdicts(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Finding, ...]]:
-    """The verdicts on all finalists of a round, corrected for every candidate tried."""
+    """The verdicts on all finalists of a round, corrected for every candidate tried.
+
+    Where no candidate has a true gain, testing some of all those tried uses this share of the level. A round may use
+    half of what earlier rounds left, so that the level holds however often a run is extended.
+    """
     if not state.ladder.open:
         return state, ()
     state = replace(state, ladder=replace(state.ladder, open=False))
@@ -242,11 +247,14 @@ def _verdicts(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Findi
         return state, ()
     tried = max(state.proposals_asked + len(policy.seed_programs), len(candidates))
     tried += len(state.ladder.earlier & candidates.keys())  # earlier tests count for the correction
+    tried = max(tried, math.ceil(2 * len(candidates) / (1 - state.ladder.level_used)))
     if len(state.ladder.conditions) > 1:
         names = tuple(sorted(measured))
         untested = [Finding(name, Outcome.UNDECIDED, MIXED, None, (), tried, controls=names) for name in candidates]
         return state, tuple(untested)
-    return state, findings(candidates, measured, tried, policy.discovery)
+    verdicts = findings(candidates, measured, tried, policy.discovery)
+    used = sum(verdict.p is not None for verdict in verdicts) / tried if verdicts else 0.0
+    return replace(state, ladder=replace(state.ladder, level_used=state.ladder.level_used + used)), verdicts
 
 
 def controls(state: RunState, policy: RunPolicy) -> list[str]:

@@ -56,7 +56,7 @@ def test_a_claim_is_shown_with_its_evidence() -> None:
     """The strongest control, the interval, the seeds and how many were tried."""
     assert claim_sentence(claim()) == (
         "confirmed: Suffix (c000009) against Gated DeltaNet, the strongest control: gain +0.0500 nats, 95% interval "
-        "[+0.0300, +0.0700] over 5 fresh seeds, 20 candidates tried"
+        "[+0.0300, +0.0700] over 5 fresh seeds, corrected for 20 trials"
     )
 
 

@@ -38,7 +38,7 @@ def test_a_card_holds_claim_evidence_cost_lineage_and_comparison() -> None:
     assert "0.0996 nats below gated" in best.claim
     assert best.lineage == ("root", "Gater", "Mixer")
     assert best.cost == ("1,000,000 parameters.", "1.25 GPU-hours.")
-    assert "40 candidates tried" in page
+    assert "40 trials" in page
     assert "Strongest of 2 controls (deltanet, gated): gated." in page
 
 

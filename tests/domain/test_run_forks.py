@@ -78,4 +78,4 @@ def test_a_candidate_verified_again_by_a_fork_counts_as_another_trial() -> None:
         state, decisions = step(state, Forked(3.0, other_rules=True), policy)
         assert {decision.candidate for decision in decisions if isinstance(decision, Promote)} == {"c000001", "c000002"}
 
-    assert [finding.tried for finding in findings] == [2, 3]
+    assert [finding.tried for finding in findings] == [2, 4]

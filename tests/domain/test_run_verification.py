@@ -1,5 +1,6 @@
 """The end of a run: second trainings of finalists and controls, and the findings."""
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from services.domain.discovery import DiscoveryPolicy, Finding, Outcome
 from services.domain.ladder import Promote, Stage
 from services.domain.pool import PoolPolicy
+from services.domain.promotion import Budget as Size
 from services.domain.promotion import PaperPromotion, Result, SuccessiveHalving
 from services.domain.run import step
 from services.domain.run_state import (
@@ -152,3 +154,32 @@ def test_a_run_that_goes_on_verifies_only_what_is_new() -> None:
     assert {promotion.round for promotion in promoted} == {2}
     assert {promotion.seeds for promotion in promoted} == {(2001, 2002, 2003)}
     assert "c000006" not in {promotion.candidate for promotion in promoted}
+
+
+def test_the_level_holds_however_often_a_run_is_extended() -> None:
+    """Ten rounds of one candidate each, none of a true gain: a round may use half of what the earlier ones left."""
+    rng, runs, false = random.Random(3), 250, 0
+    policy = replace(
+        VERIFYING, baselines=("delta_net",), promotion=SuccessiveHalving(eta=2, budget=Size(None, None)), controls=()
+    )
+    for _ in range(runs):
+        state, decisions = step(RunState(), Started(0.0), replace(policy, budget=Budget(candidates=0)))
+        confirmed, shares = False, list[float]()
+        for candidates in range(1, 11):
+            extended = replace(policy, budget=Budget(candidates=candidates))
+            state, more = step(state, Resumed(11.0), extended)
+            decisions = (*decisions, *more)
+            while seats := [decision for decision in decisions if isinstance(decision, Seat)]:
+                state, decisions = step(state, ended(seats[0], fitness=0.5 + 0.01 * candidates), extended)
+            for promoted in [decision for decision in decisions if isinstance(decision, Promote)]:
+                losses = tuple((seed, 1.5 + rng.gauss(0, 0.02)) for seed in promoted.seeds)
+                fact = Verified(9.0, promoted.candidate, 1, losses, Result(promoted.candidate, None, 1.5))
+                state, decisions = step(state, fact, extended)
+            (finding,) = (decision for decision in decisions if isinstance(decision, Finding))
+            confirmed |= finding.outcome is Outcome.CONFIRMED
+            shares.append(1 / finding.tried)
+            state, decisions = step(state, Stopped(10.0, "done", finished=True), extended)
+        false += confirmed
+
+        assert sum(shares) < 1
+    assert false / runs < 0.05

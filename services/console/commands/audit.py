@@ -183,7 +183,7 @@ def claim_sentence(claim: Mapping[str, Any]) -> str:
         f"{claim['outcome']}: {claim['name']} ({claim['candidate']}) against {claim['control_name']}, the strongest "
         f"control: gain {claim['effect']:+.4f} nats, {interval['level']:.0%} interval "
         f"{interval_text(interval['low'], interval['high'])} over {len(claim['seeds'])} fresh seeds, "
-        f"{claim['tried']} candidates tried"
+        f"corrected for {claim['tried']} trials"
     )
 
 
