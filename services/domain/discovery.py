@@ -108,21 +108,23 @@ def strongest(controls: Mapping[str, Losses], seeds: Sequence[int]) -> str:
     return min(sorted(controls), key=lambda name: mean([controls[name][seed] for seed in seeds]))
 
 
-def detectable(claims: Sequence[Finding], level: float = 0.05, chance: float = 0.8) -> float | None:
+def detectable(claims: Sequence[Finding], level: float, chance: float = 0.8) -> float | None:
     """The true gain (nats) that these tests would have confirmed with probability ``chance``, as the only real effect.
 
-    From the median deviation of the claims' paired differences; None where nothing was tested.
+    The median over the claims, whose noise, seeds and trials may differ; None where nothing was tested.
     """
-    tested, deviations = list[Finding](), list[float]()  # of one paired difference, from the interval of their mean
-    for finding in claims:
-        if (interval := finding.interval) is not None and (count := len(finding.seeds)) > 1:
-            tested.append(finding)
-            reach = student_quantile((1 + interval.level) / 2, count - 1)
-            deviations.append((interval.high - interval.low) / 2 / reach * math.sqrt(count))
-    if not deviations or (deviation := sorted(deviations)[len(deviations) // 2]) <= 0:
+    gains = sorted(gain for finding in claims if (gain := _detectable(finding, level, chance)) is not None)
+    return gains[len(gains) // 2] if gains else None
+
+
+def _detectable(finding: Finding, level: float, chance: float) -> float | None:
+    """The same for one claim, from the deviation of its paired differences; None without one."""
+    interval, count = finding.interval, len(finding.seeds)
+    if interval is None or count < 2 or interval.high <= interval.low:
         return None
-    count = len(tested[0].seeds)
-    alpha = level / max(1, tested[0].tried)
+    reach = student_quantile((1 + interval.level) / 2, count - 1)
+    deviation = (interval.high - interval.low) / 2 / reach * math.sqrt(count)
+    alpha = level / max(1, finding.tried)
     low, high = 0.0, deviation
     while power(high, deviation, count, alpha) < chance:
         high *= 2

@@ -33,7 +33,7 @@ def cards(status: archive_pb2.RunStatus, records: Sequence[pb.Candidate]) -> tup
 
 
 def sentences(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings | None = None) -> list[str]:
-    """The findings of a run with the evidence; with its settings also the number of candidates outside the budget."""
+    """The findings of a run with the evidence; with its settings also candidates outside the budget, and the power."""
     claimed = [record for record in records if record.HasField("discovery")]
     tried = sum(record.kind == pb.KIND_PROPOSAL for record in records)
     if not claimed:
@@ -44,7 +44,8 @@ def sentences(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings 
     finalists = "1 finalist" if len(claimed) == 1 else f"{len(claimed)} finalists"
     lines = [f"Found: {confirmed} confirmed of {finalists}, out of {tried} candidates tried."]
     lines += [_sentence(record, by_id) for record in sorted(claimed, key=by_effect)]
-    gain = detectable([finding_of(record) for record in claimed])
+    level = None if settings is None else climb_of_run(settings).discovery.level
+    gain = None if level is None else detectable([finding_of(record) for record in claimed], level)
     if gain is not None:
         lines.append(f"  These tests would have confirmed a true gain of {gain:.4f} nats with a chance of 80 %.")
     return lines

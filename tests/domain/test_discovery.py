@@ -46,12 +46,27 @@ def test_pure_noise_is_confirmed_in_fewer_runs_than_the_level(controls: int) -> 
 def test_the_detectable_gain_is_confirmed_as_often_as_computed() -> None:
     """The detectable gain that a run states, on simulated runs with that gain."""
     rng = random.Random(2)
-    gains = [gain for _ in range(40) if (gain := detectable(archive(rng, [0.0] * 10, 1, 6))) is not None]
+    gains = [gain for _ in range(40) if (gain := detectable(archive(rng, [0.0] * 10, 1, 6), 0.05)) is not None]
     gain = sorted(gains)[len(gains) // 2]
     confirmed = sum(archive(rng, [gain, *[0.0] * 9], 1, 6)[0].outcome is Outcome.CONFIRMED for _ in range(200))
 
     assert confirmed / 200 == pytest.approx(0.8, abs=0.12)
-    assert detectable(()) is None
+    assert detectable((), 0.05) is None
+
+
+def test_the_detectable_gain_is_the_median_of_claims_of_different_rounds() -> None:
+    """Two with five noisy seeds, and one with nine quiet ones: each counts with its own seeds."""
+    rng = random.Random(4)
+    noisy = [{seed: rng.gauss(0, 0.03) for seed in range(5)} for _ in range(2)]
+    quiet = {seed: rng.gauss(0, 0.003) for seed in range(9)}
+    claims = [
+        findings({"c": own}, {"control": dict.fromkeys(own, 0.0)}, 10, DiscoveryPolicy())[0]
+        for own in (quiet, *noisy)
+    ]  # fmt: skip
+    alone = [detectable([claim], 0.05) or 0.0 for claim in claims]
+
+    assert detectable(claims, 0.05) == sorted(alone)[1]
+    assert (detectable(claims, 0.01) or 0.0) > sorted(alone)[1]
 
 
 def test_the_best_of_hundreds_is_not_confirmed_on_fresh_seeds() -> None:

@@ -38,6 +38,17 @@ def test_the_claims_of_a_run_come_with_their_certainty() -> None:
     assert "adjusted p 0.02 for 12 tried" in lines[1]
 
 
+def test_the_power_of_the_tests_is_that_at_the_level_of_the_run() -> None:
+    """A stricter run finds larger gains only, and an unknown level has no power."""
+    records, settings, gains = finished_run(), status().settings, []
+    for level in (0.05, 0.001):
+        settings.promotion, settings.policies.level = "halving", level
+        gains.append(float(sentences(records, settings)[-1].split()[9]))
+
+    assert 0 < gains[0] < gains[1]
+    assert "would have confirmed" not in sentences(records)[-1]
+
+
 def test_a_run_without_finalists_says_so() -> None:
     """A run without findings says so."""
     assert "nothing to claim" in sentences(finished_run(confirmed=0, refuted=0))[0]

@@ -57,7 +57,7 @@ def gallery(argument: RunArgument = "", run: Run = "", as_json: Json = False) ->
     else:
         for card in discovery_cards:
             print_markdown(to_markdown(card), to_markdown(card))
-        for line in sentences(records):
+        for line in sentences(records, status.settings):
             say(paragraph(line, indent=4))
 
 
