@@ -2,21 +2,21 @@
 
 Pairs are formed by seed and, within a seed, by held-out block or benchmark item. Blocks and items are the same for all
 seeds, so their error does not decrease with more seeds; the error over seeds is added to it, with Student's t. With one
-seed only the error over held-out data is known.
+seed it is taken from the candidates with several; without any, only the error over held-out data is known.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import fmean, stdev
 
 from services.analyst.cognition import Knowledge
 from services.analyst.cognition.search import Hit
-from services.archive.scoring import block_gains, loss_error, shared_seeds, task_means
+from services.archive.scoring import block_gains, is_comparable, loss_error, shared_seeds, task_means
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
-from services.domain.statistics import LEVEL, normal_quantile, student_quantile
+from services.domain.statistics import LEVEL, Noise, normal_quantile, pooled_noise, student_quantile
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,13 @@ class Dossier:
     sources: tuple[Knowledge, ...] = ()  # entries named by the proposal's ideas
 
     @property
+    def between_seeds(self) -> Noise | None:
+        """The deviation of losses between seeds, pooled over the known records with several; None without any."""
+        groups = [[seed.loss for seed in record.training.seeds] for record in self.all_records]
+        several = [group for group in groups if len(group) > 1]
+        return pooled_noise(several) if several else None
+
+    @property
     def all_records(self) -> tuple[pb.Candidate, ...]:
         """The candidate, its relatives, the root, the other baselines and the best of the run, without duplicates."""
         relatives = (self.parent, self.root, self.grandparent, *self.siblings, *self.baselines, self.best)
@@ -49,13 +56,15 @@ class Dossier:
 class Difference:
     """A difference of two means with its errors; positive if the candidate is better (its loss is lower).
 
-    `items` is the standard error over blocks or items, `seeds` that over seeds; None if unknown.
+    `items` is the standard error over blocks or items, `seeds` that over seeds; None if unknown. `freedom` are the
+    degrees of freedom of the latter.
     """
 
     gain: float
     items: float | None
     seeds: float | None
     count: int  # shared seeds
+    freedom: int = 0
 
     @property
     def stderr(self) -> float | None:
@@ -67,7 +76,7 @@ class Difference:
         """Whether the 95 % interval excludes zero, corrected for `among` comparisons (Bonferroni)."""
         if self.stderr is None:
             return False
-        normal, student = _critical(among, self.count)
+        normal, student = _critical(among, self.freedom)
         reach = math.hypot(normal * (self.items or 0.0), student * (self.seeds or 0.0))
         return abs(self.gain) > reach
 
@@ -82,18 +91,31 @@ class TaskChange:
     difference: Difference
 
 
-def loss_difference(record: pb.Candidate, reference: pb.Candidate) -> Difference | None:
-    """The reference's held-out loss minus the candidate's, nats per token; None if either is unmeasured."""
+def loss_difference(record: pb.Candidate, reference: pb.Candidate, between: Noise | None = None) -> Difference | None:
+    """The reference's held-out loss minus the candidate's, nats per token, over their common seeds if there are any.
+
+    `between` is the deviation of losses between seeds, which one seed cannot show. None if either is unmeasured, or if
+    they were measured on other text or in another precision.
+    """
     if not record.training.HasField("loss") or not reference.training.HasField("loss"):
         return None
-    gain = reference.training.loss - record.training.loss
-    rows = block_gains(record, reference)
-    return _of_rows(gain, rows) if rows else _unpaired(gain, loss_error(record), loss_error(reference))
+    if not is_comparable(record, reference):
+        return None
+    if rows := block_gains(record, reference):
+        difference = _of_rows(fmean(map(fmean, rows)), rows)
+    else:
+        gain = reference.training.loss - record.training.loss
+        difference = _unpaired(gain, loss_error(record), loss_error(reference))
+    if between is None or difference.seeds is not None:
+        return difference
+    return replace(difference, seeds=between.deviation * math.sqrt(2), freedom=between.freedom)
 
 
 def task_changes(record: pb.Candidate, reference: pb.Candidate) -> list[TaskChange]:
     """Every task that both were tested on, the largest change first."""
     ours, theirs = task_means(record), task_means(reference)
+    if not is_comparable(record, reference):
+        return []
     changes = [
         TaskChange(task, theirs[task], ours[task], _task_difference(record, reference, task, ours[task] - theirs[task]))
         for task in ours.keys() & theirs.keys()
@@ -127,7 +149,7 @@ def _of_rows(gain: float, rows: Sequence[Sequence[float]]) -> Difference:
     columns = list(zip(*rows, strict=False))
     items = stdev(map(fmean, columns)) / math.sqrt(len(columns)) if len(columns) > 1 else None
     seeds = stdev(map(fmean, rows)) / math.sqrt(len(rows)) if len(rows) > 1 else None
-    return Difference(gain, items, seeds, len(rows))
+    return Difference(gain, items, seeds, len(rows), len(rows) - 1)
 
 
 def _score(seed: pb.SeedResult, task: str) -> pb.TaskScore | None:
@@ -146,10 +168,10 @@ def _unpaired(gain: float, own_error: float | None, reference_error: float | Non
 
 
 @lru_cache(maxsize=256)
-def _critical(among: int, seeds: int) -> tuple[float, float]:
-    """Two-sided critical values of the normal and of Student's t with seeds − 1 degrees of freedom."""
+def _critical(among: int, freedom: int) -> tuple[float, float]:
+    """Two-sided critical values of the normal and of Student's t."""
     upper = 1 - (1 - LEVEL) / 2 / among
-    return normal_quantile(upper), student_quantile(upper, seeds - 1) if seeds > 1 else 0.0
+    return normal_quantile(upper), student_quantile(upper, freedom) if freedom > 0 else 0.0
 
 
 MAX_TASKS = 4  # named individually
@@ -205,11 +227,25 @@ def _losses(dossier: Dossier) -> list[str]:
     best = next((sibling for sibling in dossier.siblings if sibling.training.HasField("loss")), None)
     if best is not None:
         references.append((best, f"its best sibling {best.proposal.name}"))
-    return [
-        f"Against {name} ({reference.training.loss:.4f}) the loss is {_verdict(difference)}."
-        for reference, name in references
-        if (difference := loss_difference(record, reference)) is not None
-    ]
+    return [_loss_sentence(dossier, reference, name) for reference, name in references]
+
+
+def _loss_sentence(dossier: Dossier, reference: pb.Candidate, name: str) -> str:
+    """The comparison with a reference; empty if one of the two was not measured."""
+    if (difference := loss_difference(dossier.record, reference, dossier.between_seeds)) is not None:
+        return f"Against {name} ({_loss_beside(dossier.record, reference)}) the loss is {_verdict(difference)}."
+    if dossier.record.training.HasField("loss") and reference.training.HasField("loss"):
+        return f"The loss of {name} was measured on other text or in another precision, so the two are not compared."
+    return ""
+
+
+def _loss_beside(record: pb.Candidate, reference: pb.Candidate) -> str:
+    """The reference's loss over the seeds that are compared."""
+    pairs = shared_seeds(record, reference)
+    if not pairs or len(pairs) == len(reference.training.seeds):
+        return f"{reference.training.loss:.4f}"
+    same = "the same seed" if len(pairs) == 1 else f"the same {len(pairs)} seeds"
+    return f"{fmean(theirs.loss for _, theirs in pairs):.4f} with {same}"
 
 
 def _verdict(difference: Difference) -> str:
@@ -222,8 +258,10 @@ def _verdict(difference: Difference) -> str:
 
 
 def _error(difference: Difference) -> str:
-    noise = "held-out data of one seed, without the noise between seeds"
-    over = noise if difference.seeds is None else f"{difference.count} seeds and held-out data"
+    over = f"{difference.count} seeds and held-out data"
+    if difference.count < 2:
+        noise = "without the" if difference.seeds is None else "with the usual"
+        over = f"held-out data of one seed, {noise} noise between seeds"
     return f" (standard error {difference.stderr:.4f} over {over})"
 
 

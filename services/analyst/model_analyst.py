@@ -175,7 +175,7 @@ def _of_message(prefix: str, message: ProtobufMessage) -> Iterator[tuple[str, fl
 def _errors(dossier: Dossier) -> Iterator[float]:
     """Standard errors of the differences from other records."""
     for other in dossier.all_records[1:]:
-        differences = [loss_difference(dossier.record, other)]
+        differences = [loss_difference(dossier.record, other, dossier.between_seeds)]
         differences += [change.difference for change in task_changes(dossier.record, other)]
         yield from (
             difference.stderr for difference in differences if difference is not None and difference.stderr is not None

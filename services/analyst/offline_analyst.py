@@ -44,7 +44,7 @@ def hits_of(dossier: Dossier) -> list[pb.CognitionHit]:
 
 def _lessons(dossier: Dossier) -> list[pb.Lesson]:
     """The effect of a single added or removed component on the loss, if it is significant."""
-    if dossier.parent is None or (difference := loss_difference(dossier.record, dossier.parent)) is None:
+    if dossier.parent is None or (difference := _difference(dossier, dossier.parent)) is None:
         return []
     own, before = set(components_of(dossier.record)), set(components_of(dossier.parent))
     if len(own ^ before) != 1 or not difference.certain():
@@ -79,13 +79,17 @@ def _expectation(dossier: Dossier) -> str:
         return f"{_claim(dossier)}It was not measured, so nothing is known about it."
     if reference is None:
         return "It is a baseline, with which the others are compared."
-    difference = loss_difference(dossier.record, reference[0])
+    difference = _difference(dossier, reference[0])
     if difference is None or not difference.certain():
         undecided = "This is neither confirmed nor refuted: at this scale it cannot be distinguished from"
         return f"{_claim(dossier)}{undecided} {reference[1]}."
     outcome = "is confirmed" if difference.gain > 0 else "is not confirmed"
     direction = "improves on" if difference.gain > 0 else "falls behind"
     return f"{_claim(dossier)}This {outcome}: it {direction} {reference[1]}{_caveat(difference)}."
+
+
+def _difference(dossier: Dossier, reference: pb.Candidate) -> Difference | None:
+    return loss_difference(dossier.record, reference, dossier.between_seeds)
 
 
 def _claim(dossier: Dossier) -> str:
@@ -111,7 +115,7 @@ def _explanation(dossier: Dossier) -> str:
 
 def _synthesis(dossier: Dossier) -> str:
     reference = reference_of(dossier)
-    difference = loss_difference(dossier.record, reference[0]) if reference else None
+    difference = _difference(dossier, reference[0]) if reference else None
     tried = listed(_moves(dossier)) if dossier.record.proposal.moves else "the change"
     if not dossier.record.training.HasField("loss"):
         advice = f"Nothing is known about {tried}; train it before building on it."

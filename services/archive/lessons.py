@@ -2,8 +2,9 @@
 
 A claim is an analyst's sentence on one component ("helps", "hurts" or "neutral"). Evidence comes from all candidates
 whose components differ from their parent's by that component: a loss difference above twice the standard error supports
-or contradicts the claim; a smaller one supports "neutral", and does not contradict the others. A lesson with more
-counter-evidence than evidence is refuted.
+or contradicts the claim; a smaller one supports "neutral", and does not contradict the others. The error covers the
+noise between seeds if any candidate of the run has several. A lesson with more counter-evidence than evidence is
+refuted.
 
 `quotations` finds the sentences of analyses in a recorded prompt.
 """
@@ -14,9 +15,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from services.archive.scoring import block_gains, conditions_of, loss_error
+from services.archive.scoring import block_gains, is_comparable, loss_error
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
+from services.domain.statistics import pooled_noise
 
 HELPS, HURTS, NEUTRAL = "helps", "hurts", "neutral"
 STANDARD_ERRORS = 2.0
@@ -126,9 +128,11 @@ class _Effect:
 def _measured_effects(records: Sequence[pb.Candidate]) -> Iterator[_Effect]:
     """An effect per component by which a candidate differs from its parent, if their losses can be compared."""
     by_id = {record.id: record for record in records}
+    repeated = [[seed.loss for seed in record.training.seeds] for record in records if len(record.training.seeds) > 1]
+    between = pooled_noise(repeated).deviation if repeated else 0.0
     for record in records:
         parent = by_id.get(record.proposal.parent)
-        if parent is None or (gain := _gain(record, parent)) is None:
+        if parent is None or (gain := _gain(record, parent, between)) is None:
             continue
         lower, error = gain
         effect = NEUTRAL if abs(lower) <= STANDARD_ERRORS * error else HELPS if lower > 0 else HURTS
@@ -141,23 +145,25 @@ def _measured_effects(records: Sequence[pb.Candidate]) -> Iterator[_Effect]:
         yield from (_Effect(name, opposite, record.id) for name in sorted(before - own))
 
 
-def _gain(record: pb.Candidate, parent: pb.Candidate) -> tuple[float, float] | None:
-    """The parent's loss minus the candidate's, and its standard error, paired by held-out block if both have blocks.
+def _gain(record: pb.Candidate, parent: pb.Candidate, between: float) -> tuple[float, float] | None:
+    """The parent's loss minus the candidate's, and its standard error, paired by seed and block if both have blocks.
 
-    With one seed the error covers the held-out text only, and is smaller than the variation between seeds. None if the
-    two were measured on other data or in another precision.
+    `between` is the deviation of losses between seeds, 0 if it is unknown: the error then covers the held-out text
+    only. None if the two were measured on other data or in another precision.
     """
     if not (record.training.HasField("loss") and parent.training.HasField("loss")):
         return None
-    own, other = conditions_of(record), conditions_of(parent)
-    if (own.data_fingerprint, own.precision) != (other.data_fingerprint, other.precision):
+    if not is_comparable(record, parent):
         return None
-    lower = parent.training.loss - record.training.loss
     if rows := block_gains(record, parent):
         blocks = [fmean(block) for block in zip(*rows, strict=True)]
-        return (lower, stdev(blocks) / math.sqrt(len(blocks))) if len(blocks) > 1 else None
-    own_error, parent_error = loss_error(record), loss_error(parent)
-    return None if own_error is None or parent_error is None else (lower, math.hypot(own_error, parent_error))
+        items = stdev(blocks) / math.sqrt(len(blocks)) if len(blocks) > 1 else None
+        return None if items is None else (fmean(blocks), math.hypot(items, between * math.sqrt(2 / len(rows))))
+    errors = [loss_error(record), loss_error(parent)]
+    seeds = [between if len(each.training.seeds) == 1 else 0.0 for each in (record, parent)]
+    known = [error for error in errors if error is not None]
+    lower = parent.training.loss - record.training.loss
+    return (lower, math.hypot(*known, *seeds)) if len(known) == len(errors) else None
 
 
 def _weighed(lesson: pb.Lesson, source: str, effects: Iterable[_Effect]) -> archive_pb2.WeighedLesson:

@@ -83,9 +83,9 @@ def costs_of_record(record: pb.Candidate, settings: events_pb2.RunSettings) -> C
 def conditions_of(record: pb.Candidate) -> Conditions:
     """The conditions under which a record was measured."""
     seeds = record.training.seeds
-    fingerprint = seeds[0].measurements.data_fingerprint if seeds else ""
+    fingerprints = ", ".join(sorted({seed.measurements.data_fingerprint for seed in seeds}))
     precisions = ", ".join(sorted({seed.measurements.precision for seed in seeds}))
-    return Conditions(record.run, record.stage, fingerprint, precisions)
+    return Conditions(record.run, record.stage, fingerprints, precisions)
 
 
 def loss_of(record: pb.Candidate) -> float | None:
@@ -307,6 +307,12 @@ def shared_seeds(record: pb.Candidate, reference: pb.Candidate) -> list[tuple[pb
     theirs = {seed.seed: seed for seed in reference.training.seeds}
     pairs = [(seed, theirs[seed.seed]) for seed in record.training.seeds if seed.seed in theirs]
     return [(own, other) for own, other in pairs if measured_on(own) == measured_on(other)]
+
+
+def is_comparable(record: pb.Candidate, reference: pb.Candidate) -> bool:
+    """Whether all seeds of both were measured on the same text and in the same precision."""
+    seeds = (*record.training.seeds, *reference.training.seeds)
+    return len(set(map(measured_on, seeds))) <= 1
 
 
 def measured_on(seed: pb.SeedResult) -> tuple[str, str]:

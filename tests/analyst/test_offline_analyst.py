@@ -89,16 +89,39 @@ def test_without_a_common_seed_the_errors_of_both_are_added() -> None:
     assert difference.stderr == pytest.approx(0.03 * 2**0.5)
 
 
-def test_seeds_with_other_precision_are_not_paired() -> None:
-    """As in fitness and lessons: bfloat16 and float32 round differently, so the errors of both means are added."""
+@pytest.mark.parametrize("field", ["precision", "data_fingerprint"])
+async def test_losses_on_another_text_or_in_another_precision_are_not_compared(field: str) -> None:
+    """As in fitness and lessons: they have no difference, and the text says so."""
     first, other = candidate("A", 5, losses=(1.40,)), candidate("B", 6, losses=(1.50,))
-    first.training.seeds[0].measurements.precision = "bf16-autocast"
+    setattr(first.training.seeds[0].measurements, field, "other")
     first.training.seeds[0].loss_stderr = other.training.seeds[0].loss_stderr = 0.03
-    difference = loss_difference(first, other)
+    text = (await OfflineAnalyst().analyse(dossier(first, parent=other))).results
+
+    assert loss_difference(first, other) is None
+    assert task_changes(first, other) == []
+    assert "its parent B was measured on other text or in another precision, so the two are not compared" in text
+
+
+async def test_only_common_seeds_are_compared() -> None:
+    """The root's second seed was unlucky, which is no gain of a candidate that was trained with the first."""
+    root, child = candidate("Root", 1, losses=(1.40, 1.60)), candidate("Child", 5, losses=(1.45,), parent="c000001")
+    difference = loss_difference(child, root)
+    text = (await OfflineAnalyst().analyse(dossier(child, root=root))).results
 
     assert difference is not None
-    assert difference.count == 0
-    assert difference.stderr == pytest.approx(0.03 * 2**0.5)
+    assert difference.gain == pytest.approx(-0.05)
+    assert "Against the root Root (1.4000 with the same seed) the loss is" in text
+
+
+async def test_the_noise_between_seeds_is_that_of_the_baselines() -> None:
+    """One seed of a candidate says little where two of a baseline differ by more than its gain."""
+    root, child = candidate("Root", 1, losses=(1.50, 1.56)), candidate("Child", 5, losses=(1.45,), parent="c000001")
+    calm = candidate("Root", 1, losses=(1.50, 1.501))
+    noisy, told = [(await OfflineAnalyst().analyse(dossier(child, root=known))).results for known in (root, calm)]
+
+    assert "not told apart: the difference of 0.0500 lies within its error" in noisy
+    assert "lower by 0.0500" in told
+    assert "over held-out data of one seed, with the usual noise between seeds" in told
 
 
 async def test_what_was_not_measured_is_not_a_number() -> None:

@@ -97,6 +97,39 @@ def test_losses_are_paired_by_block_where_both_have_them() -> None:
     assert list(lesson.supported_by) == ["c2"]
 
 
+def test_a_difference_within_the_noise_between_seeds_is_neutral() -> None:
+    """The two seeds of a baseline differ by more than parent and child, however small the error over blocks."""
+    parent, child, baseline = candidate(1, 1.50, "a"), candidate(2, 1.47, "a", "gate", parent=1), candidate(3, 1.5, "b")
+    baseline.training.seeds.append(pb.SeedResult(seed=2, loss=1.56))
+    for record in (parent, child):
+        record.training.seeds[0].block_losses.extend(record.training.loss + 0.001 * block for block in range(-4, 5))
+    child.training.seeds[0].block_losses[0] += 1e-5
+
+    (alone,), (beside,) = (
+        lessons_of([*records, claiming(child, "gate", "helps")]).lessons for records in ([parent], [parent, baseline])
+    )
+
+    assert (list(alone.supported_by), list(beside.supported_by)) == (["c2"], [])
+
+
+def test_only_common_seeds_weigh_a_lesson() -> None:
+    """The parent's second seed was unlucky; with the first it is better than its child."""
+    parent, child = candidate(1, 1.47, "a"), claiming(candidate(2, 1.464, "a", "gate", parent=1), "gate", "hurts")
+    parent.training.seeds[0].loss = 1.45
+    calm = [candidate(number, 1.5, "b") for number in range(3, 63)]
+    for record in (parent, *calm):
+        record.training.seeds.append(
+            pb.SeedResult(seed=2, loss=2 * record.training.loss - record.training.seeds[0].loss)
+        )
+    for seed in (*parent.training.seeds, *child.training.seeds):
+        seed.block_losses.extend(seed.loss + 0.001 * block for block in range(-4, 5))
+    child.training.seeds[0].block_losses[0] += 1e-5
+
+    (lesson,) = lessons_of([parent, child, *calm]).lessons
+
+    assert list(lesson.supported_by) == ["c2"]
+
+
 def test_what_the_analyst_names_counts_as_a_component() -> None:
     """A proposer may not name what the analyst, who has read the program, finds in it."""
     child = claiming(candidate(2, 1.4, "delta-rule", parent=1), "gate", "helps")
