@@ -4,19 +4,21 @@ Events are renumbered from 1 in log order, so that the result does not depend on
 a target archive keeps the records of ended candidates in a temporary file: memory grows only by ids and hashes.
 """
 
+import hashlib
 import tempfile
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count, islice
+from itertools import chain, count, islice
 
 from services.chassis.bus import Bus, Logged
 from services.chassis.bus.subjects import subject_of
 from services.chassis.errors import NotFound, SettingsError
-from services.contracts import candidate_pb2, events_pb2
+from services.contracts import archive_pb2, candidate_pb2, events_pb2
+from services.domain.run_state import RunState
 from services.store.backends.folding import Digest, Key, Loaded, fold, needs
-from services.store.backends.rows import record_bytes
-from services.store.port import Archive, CandidateRow, LogRow, PoolRow
+from services.store.backends.rows import NODE, columns, record_bytes, tree_node
+from services.store.port import Archive, CandidateRow, LogRow, PoolRow, RunRow
 from services.store.projection import Incoming, read
 
 
@@ -29,10 +31,25 @@ class EventOutcome:
     sha256: bytes
     accepted: bool
     refused_because: str
+    content: bytes  # hash of the event as the archive stores it, without the parts that records hold
 
     @classmethod
     def of(cls, row: LogRow) -> "EventOutcome":
-        return cls(row.event.id or row.sha256.hex(), row.sequence, row.sha256, row.accepted, row.refused_because)
+        content = hashlib.sha256(row.event.SerializeToString(deterministic=True)).digest()
+        name = row.event.id or row.sha256.hex()
+        return cls(name, row.sequence, row.sha256, row.accepted, row.refused_because, content)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What an archive stores of a run beside its records: the columns it lists them by, the settings and the state."""
+
+    nodes: Mapping[str, archive_pb2.TreeNode]
+    row: RunRow | None
+
+    @classmethod
+    def of(cls, nodes: Iterable[archive_pb2.TreeNode], row: RunRow | None) -> "Shown":
+        return cls({node.id: node for node in nodes}, row)
 
 
 class Rebuilt:
@@ -81,6 +98,16 @@ class Rebuilt:
         for outcome in sorted((row for row in self.outcomes if row.accepted), key=lambda row: row.event):
             digest.event(outcome.sha256)
         return digest.result()
+
+    def shown(self, run: str) -> Shown:
+        """What an archive shows of a run."""
+        rows = [self._loaded.rows[key] for key in self._loaded.rows if key[0] == run]
+        ended = [
+            replace(row, record=candidate_pb2.Candidate.FromString(self._record(key)))
+            for key, (row, _, _) in self._ended.items()
+            if key[0] == run
+        ]
+        return Shown.of((tree_node(columns(row)) for row in (*rows, *ended)), self._loaded.runs.get(run))
 
     def _record(self, key: Key) -> bytes:
         if key not in self._ended:
@@ -131,7 +158,7 @@ async def replay(bus: Bus, run: str, into: Archive | None, live: Archive | None)
     """
     started = time.perf_counter()
     log = _numbered(bus, run)
-    digest, events, outcomes = await (_in_memory(log) if into is None else _in_archive(log, run, into))
+    digest, events, outcomes, shown = await (_in_memory(log, run) if into is None else _in_archive(log, run, into))
     seconds = time.perf_counter() - started
     if not outcomes:
         raise NotFound(f"the log holds no event of a run called {run}")
@@ -139,7 +166,9 @@ async def replay(bus: Bus, run: str, into: Archive | None, live: Archive | None)
         return Replay(run, digest, None, events, seconds)
     live_digest, _ = await live.digest(run)
     expected = [EventOutcome.of(row) async for row in live.log(run)]
-    return Replay(run, digest, live_digest, events, seconds, tuple(islice(differences(outcomes, expected), MAX_NAMED)))
+    live_shown = Shown.of(await live.tree(run), await live.run(run))
+    found = chain(differences(outcomes, expected), _shown_differences(shown, live_shown))
+    return Replay(run, digest, live_digest, events, seconds, tuple(islice(found, MAX_NAMED)))
 
 
 async def batched(messages: AsyncIterable[Logged], size: int) -> AsyncIterator[list[Logged]]:
@@ -161,23 +190,25 @@ async def _numbered(bus: Bus, run: str) -> AsyncIterator[list[Logged]]:
         yield [Logged(next(numbers), message.subject, message.body) for message in batch]
 
 
-async def _in_memory(log: AsyncIterator[list[Logged]]) -> tuple[str, int, Sequence[EventOutcome]]:
+_Result = tuple[str, int, Sequence[EventOutcome], Shown]
+
+
+async def _in_memory(log: AsyncIterator[list[Logged]], run: str) -> _Result:
     with Rebuilt() as rebuilt:
         async for batch in log:
             rebuilt.apply([read(message) for message in batch])
-        return *rebuilt.digest(), rebuilt.outcomes
+        return *rebuilt.digest(), rebuilt.outcomes, rebuilt.shown(run)
 
 
-async def _in_archive(
-    log: AsyncIterator[list[Logged]], run: str, into: Archive
-) -> tuple[str, int, Sequence[EventOutcome]]:
+async def _in_archive(log: AsyncIterator[list[Logged]], run: str, into: Archive) -> _Result:
     if await into.applied():
         raise SettingsError("--into names an archive that is not empty: give the URL of a new one.")
     async for batch in log:
         await into.apply(batch)
     if not await into.applied():
-        return "", 0, ()
-    return *await into.digest(run), [EventOutcome.of(row) async for row in into.log(run)]
+        return "", 0, (), Shown({}, None)
+    outcomes = [EventOutcome.of(row) async for row in into.log(run)]
+    return *await into.digest(run), outcomes, Shown.of(await into.tree(run), await into.run(run))
 
 
 def differences(rebuilt: Sequence[EventOutcome], live: Sequence[EventOutcome]) -> Iterable[str]:
@@ -201,3 +232,34 @@ def differences(rebuilt: Sequence[EventOutcome], live: Sequence[EventOutcome]) -
         elif our.accepted != their.accepted:
             outcomes = ["accepted" if row.accepted else f"refused ({row.refused_because})" for row in (our, their)]
             yield f"event {our.event} is {outcomes[0]} in the replay and was {outcomes[1]} in the archive"
+        elif our.content != their.content:
+            yield f"event {our.event} is stored in the archive with other content than the log's"
+
+
+def _shown_differences(ours: Shown, theirs: Shown) -> Iterator[str]:
+    """Columns, settings and states that do not follow from the log, one sentence each."""
+    for name in sorted(ours.nodes.keys() | theirs.nodes.keys()):
+        node, live = ours.nodes.get(name), theirs.nodes.get(name)
+        if node is None or live is None:
+            where = "is missing in the archive's list" if live is None else "is listed, but not in the log"
+            yield f"candidate {name} {where}"
+            continue
+        for column in (column for column in NODE if getattr(node, column) != getattr(live, column)):
+            values = f"{getattr(live, column)!r}, but the log gives {getattr(node, column)!r}"
+            yield f"candidate {name}: its {column} is listed as {values}"
+    if ours.row is None or theirs.row is None:
+        return
+    if ours.row.settings != theirs.row.settings:
+        yield f"the settings of run {ours.row.run} differ from those in its log"
+    if _without_sequences(ours.row.state) != _without_sequences(theirs.row.state):
+        yield (
+            f"the state of run {ours.row.run} (phase, pool, verifications, spending) does not follow from its log "
+            "by the rules of this version"
+        )
+
+
+def _without_sequences(state: RunState) -> RunState:
+    """The sequences in a pool depend on other runs in the log."""
+    pool = state.pool
+    members, pending = ([replace(entry, sequence=0) for entry in group] for group in (pool.members, pool.pending))
+    return replace(state, pool=replace(pool, members=tuple(members), pending=tuple(pending)))

@@ -1,6 +1,8 @@
 """An archive rebuilt from a real server's log, and what is found out about a log that was tampered with."""
 
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,40 @@ async def test_reordered_events_are_named(
     await live.close()
 
 
+@pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        ("UPDATE candidates SET fitness = 99 WHERE id = 'c000002'", "candidate c000002: its fitness is listed as 99.0"),
+        ("UPDATE candidates SET name = 'Best' WHERE id = 'c000003'", "candidate c000003: its name is listed as 'Best'"),
+        ("DELETE FROM candidates WHERE id = 'c000003'", "candidate c000003 is missing in the archive's list"),
+        ("UPDATE runs SET settings = X'0801'", "the settings of run r1 differ from those in its log"),
+        ("UPDATE runs SET state = replace(state, 'proposals_asked', 'x')", "the state of run r1 (phase, pool,"),
+        ("UPDATE log SET event = later(event)", "is stored in the archive with other content than the log's"),
+    ],
+)
+async def test_what_was_changed_in_the_archive_is_named(
+    bus: Bus, settings: ServiceSettings, finished: Simulation, tmp_path: Path, statement: str, named: str
+) -> None:
+    """What lists, trees and a resumed run read, beside the records."""
+    await publish(bus, finished.log)
+    live = await lived(tmp_path, finished.log)
+    before = await replayed(bus, live)
+    await live.close()
+    with closing(sqlite3.connect(tmp_path / "live.db")) as connection:
+        connection.create_function("later", 1, _later)
+        assert connection.execute(statement).rowcount > 0
+        connection.commit()
+    live = open_archive(f"sqlite:///{tmp_path}/live.db")
+    await live.open()
+
+    after = await replayed(bus, live)
+
+    assert before.agrees
+    assert not after.agrees
+    assert any(named in line for line in after.differences)
+    await live.close()
+
+
 async def test_replaying_an_empty_run_or_into_an_existing_file_is_refused(
     bus: Bus, settings: ServiceSettings, finished: Simulation, tmp_path: Path
 ) -> None:
@@ -124,6 +160,12 @@ async def test_replaying_an_empty_run_or_into_an_existing_file_is_refused(
     with pytest.raises(SettingsError, match="is not empty"):
         await replayed(bus, None, live)
     await live.close()
+
+
+def _later(body: bytes) -> bytes:
+    event = events_pb2.Event.FromString(body)
+    event.time.seconds += 1
+    return event.SerializeToString(deterministic=True)
 
 
 def _id(message: Logged) -> str:
