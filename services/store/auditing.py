@@ -1,8 +1,8 @@
 """Audits an exported run from its file alone: bytes, hashes, replay, and the statistics of its claims.
 
 Each line contains an event twice, readable and as published; each event contains the hash of its cause; and the
-manifest, written at the export, contains all hashes and the archive's digest. A change in one place contradicts the
-others. Only training the finalist again detects a consistent forgery of all of them.
+manifest, written at the export, contains all hashes in order and the archive's digest. A change in one place
+contradicts the others. SECURITY.md names what a consistent forgery of all of them can change.
 """
 
 import base64
@@ -18,6 +18,7 @@ from google.protobuf.json_format import MessageToDict, SerializeToJsonError
 from google.protobuf.message import DecodeError
 
 from services.archive.policies import climb_of_run
+from services.archive.scoring import measured_on
 from services.chassis.bus import Logged
 from services.chassis.bus.subjects import subject_of
 from services.chassis.errors import NotFound, SettingsError, sentence
@@ -177,12 +178,16 @@ def _manifest_differences(logged: Sequence[Logged], manifest: Mapping[str, objec
     problems = []
     if len(logged) != len(hashes):
         problems.append(f"the log holds {len(logged)} events, the manifest {len(hashes)}")
-    exported = set(hashes)
+    places, latest = {sha256: place for place, sha256 in enumerate(hashes)}, 0
     for message in logged:
-        if (digest := hashlib.sha256(message.body).hexdigest()) not in exported:
+        digest = hashlib.sha256(message.body).hexdigest()
+        if (place := places.get(digest, latest)) < latest:
+            problems.append(f"event {_original(message).id} comes after later ones: the order was changed")
+        latest = max(latest, place)
+        if digest not in places:
             expected = hashes[message.sequence - 1][:16] if message.sequence <= len(hashes) else "none"
-            changed = f"event {_original(message).id} was changed"
-            problems.append(f"{changed}: its bytes hash to {digest[:16]}, the manifest has {expected}")
+            found = f"its bytes hash to {digest[:16]}, the manifest has {expected}"
+            problems.append(f"event {_original(message).id} was changed: {found}")
     return problems
 
 
@@ -215,22 +220,24 @@ class _Round:
     """Verdicts of one round by candidate, and the rules that applied."""
 
     climb: Climb
+    proposals: int  # requested until then
     verdicts: dict[str, pb.Discovery]
 
 
 def _rounds(logged: Sequence[Logged]) -> list[_Round]:
     """All rounds of verdicts with an effect. In a fork, a candidate may have been tested before under other rules."""
-    settings, rounds = events_pb2.RunSettings(), dict[str, _Round]()
+    settings, rounds, proposals = events_pb2.RunSettings(), dict[str, _Round](), set[str]()
     for message in logged:
         event = read(message).log.event
         match event.WhichOneof("fact"):
             case "run_started" | "run_forked" as fact:
                 settings = getattr(event, fact).settings
-            case "discovery_confirmed" | "discovery_refuted" as fact if getattr(event, fact).discovery.HasField(
-                "effect"
-            ):
-                verdicts = rounds.setdefault(event.cause, _Round(climb_of_run(settings), {})).verdicts
-                verdicts[event.candidate] = getattr(event, fact).discovery
+            case "candidate_requested" if event.candidate_requested.kind == pb.KIND_PROPOSAL:
+                proposals.add(event.candidate)
+            case "discovery_confirmed" | "discovery_refuted" as fact:
+                if (verdict := getattr(event, fact).discovery).HasField("effect"):
+                    found = rounds.setdefault(event.cause, _Round(climb_of_run(settings), len(proposals), {}))
+                    found.verdicts[event.candidate] = verdict
     return list(rounds.values())
 
 
@@ -265,14 +272,14 @@ def _recomputed(tested: _Round, by_id: Mapping[str, pb.Candidate]) -> tuple[dict
             raise ValueError("a recorded number is not finite")
     if missing := sorted(involved - by_id.keys()):
         raise ValueError(f"there is no candidate {', '.join(missing)}")
-    seeds = {name: tuple(verdict.seeds) for name, verdict in tested.verdicts.items()}
-    losses = {name: _losses(by_id[name], own) for name, own in seeds.items()}
-    policy = replace(tested.climb.discovery, seeds=min(len(own) for own in seeds.values()))
+    losses = {name: _losses(by_id[name], verdict.seeds) for name, verdict in tested.verdicts.items()}
+    policy = replace(tested.climb.discovery, seeds=min(len(verdict.seeds) for verdict in tested.verdicts.values()))
     claims, differences = dict[str, Claim](), list[str]()
     for name, verdict in tested.verdicts.items():
         controls = {control: _losses(by_id[control], verdict.seeds) for control in verdict.controls}
         again = {finding.candidate: finding for finding in findings(losses, controls, verdict.tried, policy)}[name]
         differences += _verdict_differences(name, verdict, again)
+        differences += _omissions(name, verdict, tested.proposals, by_id)
         claims[name] = _claim(by_id[name], by_id[verdict.control], verdict, tested.climb.stages[-1])
     return claims, differences
 
@@ -297,16 +304,16 @@ def _claim(record: pb.Candidate, control: pb.Candidate, verdict: pb.Discovery, s
     )
 
 
-def _losses(record: pb.Candidate, seeds: Iterable[int]) -> dict[int, float]:
+def _losses(record: pb.Candidate, seeds: Sequence[int]) -> dict[int, float]:
     """The losses of these seeds in verification trainings."""
-    chosen = set(seeds)
-    trainings = [verification.training for verification in record.verifications]
-    return {seed.seed: seed.loss for training in trainings for seed in training.seeds if seed.seed in chosen}
+    return {seed: result.loss for seed, result in _round_of(record, seeds).items() if seed in seeds}
 
 
 def _verdict_differences(candidate: str, verdict: pb.Discovery, again: Finding) -> Iterator[str]:
     numbers = {
         "effect": (verdict.effect, again.effect),
+        "interval.low": (verdict.interval.low, again.interval and again.interval.low),
+        "interval.high": (verdict.interval.high, again.interval and again.interval.high),
         "p_value": (verdict.p_value, again.p),
         "adjusted_p_value": (verdict.adjusted_p_value, again.adjusted_p),
     }
@@ -318,3 +325,26 @@ def _verdict_differences(candidate: str, verdict: pb.Discovery, again: Finding) 
             f"the claim on {candidate} is recorded as {verdict.outcome} against {verdict.control}, "
             f"but the losses give {again.outcome.value} against {again.control}"
         )
+
+
+def _omissions(
+    candidate: str, verdict: pb.Discovery, proposals: int, by_id: Mapping[str, pb.Candidate]
+) -> Iterator[str]:
+    """What a verdict leaves out of its round: proposals, controls or seeds; and whether text or precision differ."""
+    claim, beside = f"the claim on {candidate}", {name: _round_of(one, verdict.seeds) for name, one in by_id.items()}
+    if verdict.tried < proposals:
+        yield f"{claim} is corrected for {verdict.tried} candidates, but {proposals} were proposed before it"
+    baselines = {name for name, seeds in beside.items() if seeds and by_id[name].kind == pb.KIND_BASELINE}
+    if omitted := sorted(baselines - set(verdict.controls)):
+        yield f"{claim} omits {', '.join(omitted)}, trained again with the same seeds"
+    trained = [beside[name] for name in (candidate, *verdict.controls)]
+    if left_out := sorted(set(trained[0]).intersection(*trained) - set(verdict.seeds)):
+        yield f"{claim} omits the seeds {', '.join(map(str, left_out))} of these trainings"
+    if len({measured_on(seed) for seeds in trained for seed in seeds.values()}) > 1:
+        yield f"{claim} compares losses on different text or in different precision"
+
+
+def _round_of(record: pb.Candidate, seeds: Sequence[int]) -> dict[int, pb.SeedResult]:
+    """All seeds of the verification trainings that have one of these seeds."""
+    trainings = [{seed.seed: seed for seed in stage.training.seeds} for stage in record.verifications]
+    return {seed: result for each in trainings if not each.keys().isdisjoint(seeds) for seed, result in each.items()}

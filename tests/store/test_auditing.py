@@ -262,3 +262,70 @@ async def test_a_loss_changed_everywhere_in_the_published_run_contradicts_its_cl
     assert any(f"the claim on {claim.candidate}: effect is" in problem for problem in problems)
     assert any("digest" in problem for problem in problems)
     assert event.startswith(f"{export.manifest['run']}.{claim.candidate}.verified")
+
+
+def swap_verifications(export: Export) -> None:
+    first = export.of("verified")
+    second = next(
+        index for index in range(first + 1, len(export.lines)) if export.lines[index]["subject"].endswith("verified")
+    )
+    export.lines[first], export.lines[second] = export.lines[second], export.lines[first]
+
+
+async def test_exchanged_events_of_different_candidates_are_named(tmp_path: Path) -> None:
+    """They are in the manifest, and the digest does not depend on how candidates interleave."""
+    export = Export.published(tmp_path, PUBLISHED[1])
+    swap_verifications(export)
+    problems = (await export.audited()).problems
+
+    assert any(problem.endswith(" comes after later ones: the order was changed") for problem in problems)
+
+
+def without_the_strongest(verdict: candidate_pb2.Discovery) -> None:
+    verdict.controls.remove(verdict.control)
+
+
+def with_few_trials(verdict: candidate_pb2.Discovery) -> None:
+    verdict.tried = 2
+
+
+def with_chosen_seeds(verdict: candidate_pb2.Discovery) -> None:
+    del verdict.seeds[-1]
+
+
+def with_a_narrower_interval(verdict: candidate_pb2.Discovery) -> None:
+    verdict.interval.low += 0.001
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (without_the_strongest, "omits c000002, trained again with the same seeds"),
+        (with_few_trials, "is corrected for 2 candidates, but 10 were proposed before it"),
+        (with_chosen_seeds, "omits the seeds 1005 of these trainings"),
+        (with_a_narrower_interval, "interval.low is recorded as"),
+    ],
+)
+async def test_a_verdict_has_to_use_all_evidence_of_its_round(
+    tmp_path: Path, change: Callable[[candidate_pb2.Discovery], None], named: str
+) -> None:
+    """A verdict that follows from a part of the losses says more than all of them do."""
+    export = Export.published(tmp_path, PUBLISHED[1])
+    export.change(export.of("confirmed"), lambda event: change(event.discovery_confirmed.discovery))
+    problems = (await export.audited()).problems
+
+    assert any(problem.startswith("the claim on ") and named in problem for problem in problems)
+
+
+async def test_a_verdict_must_not_compare_losses_on_different_texts(tmp_path: Path) -> None:
+    """A gain may then be the text's."""
+    export = Export.published(tmp_path, PUBLISHED[1])
+
+    def other_text(event: events_pb2.Event) -> None:
+        for seed in event.candidate_verified.training.seeds:
+            seed.measurements.data_fingerprint = "other"
+
+    export.change(export.of("verified"), other_text)
+    problems = (await export.audited()).problems
+
+    assert any("compares losses on different text or in different precision" in problem for problem in problems)
