@@ -239,7 +239,7 @@ def _verdicts(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Findi
         return state, ()
     state = replace(state, ladder=replace(state.ladder, open=False))
     losses = {name: dict(measured) for name, measured in state.ladder.verified}
-    measured = {name: losses[name] for name in controls(state, policy) if losses.get(name)}
+    measured = {name: losses[name] for name in controls(state, policy) if name in losses}  # empty if that failed
     # Baselines are requested first, so their ids are known.
     baselines = {candidate_id(number) for number in range(1, 1 + len(policy.baselines))}
     candidates = {name: own for name, own in losses.items() if name not in baselines}

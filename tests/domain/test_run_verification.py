@@ -138,6 +138,19 @@ def test_a_verification_that_failed_does_not_hold_the_run_up() -> None:
     assert isinstance(decisions[-1], Finish)
 
 
+def test_a_control_whose_verification_failed_leaves_all_claims_undecided() -> None:
+    """It could have been the strongest; a candidate must not win because a control crashed."""
+    state, _ = searched(VERIFYING)
+    for name, loss in (("c000001", 1.5), ("c000006", 1.2)):
+        state, _ = step(state, again(name, loss), VERIFYING)
+    state, decisions = step(state, Verified(9.0, "c000002"), VERIFYING)
+
+    (finding,) = (decision for decision in decisions if isinstance(decision, Finding))
+    assert (finding.outcome, finding.effect) == (Outcome.UNDECIDED, None)
+    assert finding.reason == "0 of 3 seeds are there for it and for every control"
+    assert finding.controls == ("c000001", "c000002")
+
+
 def test_a_run_that_goes_on_verifies_only_what_is_new() -> None:
     """A resumed run begins a round of its own, with seeds of its own."""
     state, _ = searched(VERIFYING)
