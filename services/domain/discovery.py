@@ -201,17 +201,15 @@ class ModelCard:
 
 
 def gallery(
-    findings: Sequence[Finding], facts: Mapping[str, ModelFacts], parents: lineage.Parents, controls: Sequence[str]
+    findings: Sequence[Finding], facts: Mapping[str, ModelFacts], parents: lineage.Parents
 ) -> tuple[ModelCard, ...]:
-    """The cards of all confirmed findings, greatest effect first. ``controls`` names the verified controls."""
+    """The cards of all confirmed findings, greatest effect first."""
     confirmed = [finding for finding in findings if finding.outcome is Outcome.CONFIRMED]
     ordered = sorted(confirmed, key=lambda finding: (-(finding.effect or 0.0), finding.candidate))
-    return tuple(card(finding, facts, parents, controls) for finding in ordered)
+    return tuple(card(finding, facts, parents) for finding in ordered)
 
 
-def card(
-    finding: Finding, facts: Mapping[str, ModelFacts], parents: lineage.Parents, controls: Sequence[str]
-) -> ModelCard:
+def card(finding: Finding, facts: Mapping[str, ModelFacts], parents: lineage.Parents) -> ModelCard:
     """The card of one finding. Raises ``ValueError`` if it was not tested."""
     own = facts[finding.candidate]
     path = reversed(lineage.path_to_root(parents, finding.candidate))
@@ -225,7 +223,7 @@ def card(
         ),
         cost=_cost(own),
         lineage=tuple(facts[name].name if name in facts else name for name in path),
-        compared=f"Strongest of {len(controls)} controls ({', '.join(controls)}): {finding.control}.",
+        compared=f"Strongest of {len(finding.controls)} controls ({', '.join(finding.controls)}): {finding.control}.",
         facts=own,
     )
 

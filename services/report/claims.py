@@ -25,11 +25,17 @@ def cards(status: archive_pb2.RunStatus, records: Sequence[pb.Candidate]) -> tup
     """The model cards of a run's confirmed discoveries, greatest effect first."""
     by_id = {record.id: record for record in records}
     verdicts = [finding_of(record) for record in records if record.HasField("discovery")]
-    findings = [replace(finding, control=name_in(by_id, finding.control or "")) for finding in verdicts]
+    findings = [
+        replace(
+            finding,
+            control=name_in(by_id, finding.control or ""),
+            controls=tuple(name_in(by_id, control) for control in finding.controls),
+        )
+        for finding in verdicts
+    ]
     facts = {record.id: _facts(record, status) for record in records}
     parents = {record.id: record.proposal.parent if record.proposal.parent in by_id else None for record in records}
-    controls = next((record.discovery.controls for record in records if record.discovery.controls), ())
-    return model_cards(findings, facts, parents, [name_in(by_id, control) for control in controls])
+    return model_cards(findings, facts, parents)
 
 
 def sentences(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings | None = None) -> list[str]:
@@ -129,7 +135,7 @@ def _sentence(record: pb.Candidate, by_id: dict[str, pb.Candidate]) -> str:
 def other_text_gain(record: pb.Candidate, control: pb.Candidate) -> tuple[str, float, Interval] | None:
     """The gain on text from another source: its name, the mean over the claim's seeds and its interval.
 
-    None for fewer than two common seeds that were scored there.
+    None for fewer than two common seeds that were scored there, and for different sources.
     """
     losses = [
         {
@@ -141,10 +147,11 @@ def other_text_gain(record: pb.Candidate, control: pb.Candidate) -> tuple[str, f
         for each in (record, control)
     ]
     shared = sorted(losses[0].keys() & losses[1].keys())
-    if len(shared) < 2:
+    sources = {seeds[seed].other_text for seeds in losses for seed in shared}
+    if len(shared) < 2 or len(sources) > 1:
         return None
     test = paired_test([losses[1][seed].other_text_loss - losses[0][seed].other_text_loss for seed in shared])
-    return losses[0][shared[0]].other_text, test.effect, test.interval()
+    return sources.pop(), test.effect, test.interval()
 
 
 def _outside(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings) -> str:
@@ -174,7 +181,9 @@ def _facts(record: pb.Candidate, status: archive_pb2.RunStatus) -> ModelFacts:
     measured = [seed.measurements for training in trainings for seed in training.seeds]
     prices = [call.price for call in record.calls if call.HasField("price")]
     gpu = [measurement.gpu_seconds for measurement in measured if measurement.HasField("gpu_seconds")]
-    first = measured[0] if measured else None
+    seeds = [seed for training in trainings for seed in training.seeds]
+    claimed = [seed.measurements for seed in seeds if seed.seed in record.discovery.seeds]
+    first = next(iter((*claimed, *measured)), None)  # of the stage of the claim
     return ModelFacts(
         name=name_of(record),
         motivation=record.proposal.motivation,

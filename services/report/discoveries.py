@@ -58,14 +58,15 @@ def verdicts(data: Dataset) -> Drawing:
         finding = finding_of(record)
         cells.append((
             record.id, name_of(record), finding.outcome.value, name_in(records, finding.control or ""),
-            finding.effect, *bounds(finding.interval), len(finding.seeds), finding.p, finding.adjusted_p,
+            finding.effect, *bounds(finding.interval), len(finding.seeds), finding.p, finding.adjusted_p, finding.tried,
             finding.reason,
         ))  # fmt: skip
-    header = ("id", "name", "verdict", "strongest control", "gain", "low", "high", "seeds", "p", "adjusted p", "why")
-    tried = judged[0].discovery.tried
+    header = (
+        "id", "name", "verdict", "strongest control", "gain", "low", "high", "seeds", "p", "adjusted p", "tried", "why",
+    )  # fmt: skip
     caption = (
         "gain: the control's held-out loss minus the candidate's (nats per token), paired over fresh seeds, on data "
-        f"not used for selection; low and high bound it at 95 %. p is one-sided, adjusted for {tried} tried."
+        "not used for selection; low and high bound it at 95 %. p is one-sided, adjusted for those tried until then."
     )
     return Drawing(name, title, caption, None, header, tuple(cells))
 

@@ -27,12 +27,12 @@ FOUND = findings({"a": losses(0.05), "b": losses(0.1), "c": losses(-0.1)}, CONTR
 
 def test_only_the_confirmed_enter_greatest_effect_first() -> None:
     """What was refuted is told elsewhere, not here."""
-    assert [exhibit.candidate for exhibit in gallery(FOUND, FACTS, PARENTS, list(CONTROLS))] == ["b", "a"]
+    assert [exhibit.candidate for exhibit in gallery(FOUND, FACTS, PARENTS)] == ["b", "a"]
 
 
 def test_a_card_holds_claim_evidence_cost_lineage_and_comparison() -> None:
     """Every number in it is the record's; what was not measured is left out."""
-    best = gallery(FOUND, FACTS, PARENTS, list(CONTROLS))[0]
+    best = gallery(FOUND, FACTS, PARENTS)[0]
     page = to_markdown(best)
 
     assert "0.0996 nats below gated" in best.claim
@@ -47,4 +47,4 @@ def test_an_untested_finding_makes_no_claim() -> None:
     (untested,) = findings({"a": {0: 1.0}}, CONTROLS, 1, DiscoveryPolicy())
 
     with pytest.raises(ValueError, match="not tested"):
-        card(untested, FACTS, PARENTS, list(CONTROLS))
+        card(untested, FACTS, PARENTS)

@@ -88,6 +88,20 @@ def test_only_confirmed_discoveries_have_a_model_card() -> None:
     assert any("hours of wall time" in line for line in card.cost)
 
 
+def test_a_card_is_that_of_its_own_round_and_stage() -> None:
+    """Its controls, and the parameters and data of the trainings that the claim rests on."""
+    records = finished_run(confirmed=2, refuted=0)
+    records[4].discovery.controls.remove("c000003")
+    for seed in records[4].verifications[0].training.seeds:
+        seed.measurements.parameters, seed.measurements.data_fingerprint = 20_000_000, "of the larger stage"
+    by_id = {card.candidate: card for card in cards(status(), records)}
+
+    assert by_id["c000004"].compared.startswith("Strongest of 3 controls (Net1, Net2, Net3)")
+    assert by_id["c000005"].compared.startswith("Strongest of 2 controls (Net1, Net2)")
+    assert by_id["c000005"].cost[0] == "20,000,000 parameters."
+    assert any(line.startswith("Held-out data of the larger") for line in by_id["c000005"].evidence)
+
+
 def test_a_claim_holds_its_gain_on_text_of_another_source() -> None:
     """Paired by seed with the strongest control, where both were scored there."""
     records = finished_run(confirmed=1, refuted=0)
@@ -97,6 +111,10 @@ def test_a_claim_holds_its_gain_on_text_of_another_source() -> None:
 
     assert "another source" not in " ".join(sentences(finished_run(confirmed=1, refuted=0)))
     assert "on text of another source (documentation): +0.0900 [+0.0652, +0.1148]" in " ".join(sentences(records))
+
+    records[3].verifications[0].training.seeds[0].other_text = "python-source"
+
+    assert "another source" not in " ".join(sentences(records))
 
 
 def test_costs_are_reported_per_result() -> None:
