@@ -31,7 +31,7 @@ from services.contracts import candidate_pb2
 from services.local.archive import all_candidates, open_archive
 from services.local.settings import ClientSettings, client_settings
 from services.report.progress import OVER
-from services.report.rows import Row, as_dict, row
+from services.report.rows import Row, as_dict, root_among, row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -180,7 +180,7 @@ class Laboratory:
 
     async def _rows(self, run: str) -> list[Row]:
         status, records = await self._status(run), await self._records(run, slim=True)
-        root = status.loss_of_root if status.HasField("loss_of_root") else None
+        root = root_among(records, status.settings)
         return sorted((row(record, root) for record in records), key=lambda candidate: candidate["id"])
 
     async def _record(self, candidate: str, run: str) -> candidate_pb2.Candidate:

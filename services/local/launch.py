@@ -34,7 +34,7 @@ from services.local.programs import check_programs
 from services.local.settings import ClientSettings, running_system
 from services.local.system import System, running
 from services.report.progress import OVER, Progress
-from services.report.rows import Row, row
+from services.report.rows import Row, root_among, row
 
 T = TypeVar("T")
 POLL_SECONDS = 1.0
@@ -294,7 +294,7 @@ async def _watch(
                 with contextlib.suppress(grpc.aio.AioRpcError):
                     status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
                     records = await all_candidates(archive, pb.ListCandidatesRequest(run=run, slim=True))
-                    root = status.loss_of_root if status.HasField("loss_of_root") else None
+                    root = root_among(records, status.settings)
                     rows = [row(record, root) for record in records]
                     progress.view.record_all(announced)
                     progress.view.update(status, rows)

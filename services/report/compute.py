@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from services.archive.scoring import curves_of
+from services.archive.scoring import curves_of, is_comparable
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.curves import MIN_COMPARED, MINIMUM_FINISHED, StoppingReplay, replay_quantiles, replay_stopping
@@ -156,16 +156,25 @@ class ScalingResult:
 
 
 def of_run(run: str, records: Sequence[pb.Candidate], against: str = "") -> ScalingResult:
-    """From the search of a run; its compute includes controls. Raises ValueError if the noise is unknown."""
+    """From the search of a run; its compute includes controls. Raises ValueError if the noise is unknown.
+
+    Losses on other text or in another precision than the first control's are not compared.
+    """
     references = {baseline.name for baseline in baselines() if baseline.role == "reference"}
     ordered = by_number(records)
-    controls = {
-        record.request.baseline: [seed.loss for seed in record.training.seeds]
+    baseline_records = [
+        record
         for record in ordered
         if record.kind == pb.KIND_BASELINE and record.training.seeds and record.request.baseline not in references
-    }
-    if not controls:
+    ]
+    if not baseline_records:
         raise ValueError(f"no baseline of run {run} was trained, with which candidates could be compared")
+    first = baseline_records[0]
+    controls = {
+        record.request.baseline: [seed.loss for seed in record.training.seeds]
+        for record in baseline_records
+        if is_comparable(record, first)
+    }
     control = strongest_control(controls, against or None)
     trained = [
         record for record in ordered if record.training.seeds and record.kind in (pb.KIND_PROPOSAL, pb.KIND_BASELINE)
@@ -173,7 +182,8 @@ def of_run(run: str, records: Sequence[pb.Candidate], against: str = "") -> Scal
     work = []
     for record in trained:
         losses = [seed.loss for seed in record.training.seeds]
-        better = record.kind == pb.KIND_PROPOSAL and control.is_beaten(fmean(losses), len(losses))
+        competes = record.kind == pb.KIND_PROPOSAL and is_comparable(record, first)
+        better = competes and control.is_beaten(fmean(losses), len(losses))
         work.append((seconds_of(record) / HOUR, better))
     proposals = sum(record.kind == pb.KIND_PROPOSAL for record in trained)
     return ScalingResult(f"run {run}", "hour of training and evaluation", control, proposals, discovery_scaling([work]))

@@ -17,7 +17,7 @@ from services.contracts import candidate_pb2 as pb
 from services.contracts.archive_pb2 import RunStatus
 from services.domain.statistics import Line
 from services.report.comparisons import Trained
-from services.report.rows import Row, by_number, final_train_loss, gain_over, name_of, row
+from services.report.rows import Row, by_number, final_train_loss, gain_over, name_of, root_among, row
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,12 @@ class Dataset:
     @cached_property
     def root(self) -> pb.Candidate | None:
         """The first baseline, if it was measured."""
-        names = self.status.settings.baselines[:1]
-        baselines = (record for record in self.records if record.request.baseline in names)
-        return next((baseline for baseline in baselines if baseline.training.HasField("loss")), None)
+        return root_among(self.records, self.status.settings)
 
     @cached_property
     def rows(self) -> list[Row]:
         """One row per candidate."""
-        loss = self.root.training.loss if self.root is not None else None
-        return [row(record, loss) for record in self.records]
+        return [row(record, self.root) for record in self.records]
 
     @cached_property
     def measured(self) -> list[pb.Candidate]:

@@ -8,7 +8,15 @@ from typing import Any, TypedDict
 
 from google.protobuf.message import Message
 
-from services.archive.scoring import benchmark_of, costs_of_record, loss_gain, loss_of, measures_of, shared_seeds
+from services.archive.scoring import (
+    benchmark_of,
+    costs_of_record,
+    is_comparable,
+    loss_gain,
+    loss_of,
+    measures_of,
+    shared_seeds,
+)
 from services.chassis.errors import printable
 from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
@@ -64,9 +72,16 @@ class Node(TypedDict):
     kind: str
 
 
-def row(record: pb.Candidate, loss_of_root: float | None = None) -> Row:
-    """A candidate's row, with the difference to `loss_of_root`."""
+def root_among(records: Iterable[pb.Candidate], settings: events_pb2.RunSettings) -> pb.Candidate | None:
+    """The first baseline of a run, if it was measured."""
+    baselines = (record for record in records if record.request.baseline in settings.baselines[:1])
+    return next((baseline for baseline in baselines if loss_of(baseline) is not None), None)
+
+
+def row(record: pb.Candidate, root: pb.Candidate | None = None) -> Row:
+    """A candidate's row, with the difference to the root's loss if text and precision are the same."""
     training, verdict, loss = record.training, record.verdict, loss_of(record)
+    loss_of_root = None if root is None or not is_comparable(record, root) else loss_of(root)
     interval = verdict.fitness.interval if verdict.fitness.HasField("interval") else None
     measures = measures_of(record)
     return Row(

@@ -13,13 +13,13 @@ from services.contracts import candidate_pb2 as pb
 from services.local.plan import RunOptions, run_settings
 from services.report.claims import card_json, cards, claims, sentences
 from services.report.comparisons import Trained, move_effects, part_row, parts
-from services.report.compute import costs, drafts, replay_row, replays, stopped_in_the_run, too_few
+from services.report.compute import costs, drafts, of_run, replay_row, replays, stopped_in_the_run, too_few
 from services.report.dataset import Dataset
 from services.report.discoveries import discoveries
 from services.report.figures import stopping
 from services.report.lineage import ablations, what_pays
 from services.report.page import write_report
-from services.report.rows import gain_over
+from services.report.rows import gain_over, root_among, row
 from tests.report.example_run import ablation, finished_run, status
 
 
@@ -115,6 +115,21 @@ def test_a_claim_holds_its_gain_on_text_of_another_source() -> None:
     records[3].verifications[0].training.seeds[0].other_text = "python-source"
 
     assert "another source" not in " ".join(sentences(records))
+
+
+def test_losses_on_another_text_are_not_compared_with_the_root() -> None:
+    """Neither in a list nor in the count of candidates that are better than the strongest control."""
+    records, settings = finished_run(), status().settings
+    before, root = of_run("r1", records).scaling.successes, root_among(records, settings)
+    better = min(records, key=lambda record: record.training.loss)
+    for seed in better.training.seeds:
+        seed.measurements.data_fingerprint = "another text"
+    after = of_run("r1", records).scaling.successes
+
+    assert root is not None
+    assert row(better, root)["loss_difference"] is None
+    assert row(records[1], root)["loss_difference"] == pytest.approx(records[1].training.loss - root.training.loss)
+    assert after == before - 1
 
 
 def test_costs_are_reported_per_result() -> None:

@@ -14,7 +14,7 @@ from services.contracts import candidate_pb2
 from services.domain.ladder import SCALES
 from services.local.archive import all_candidates, open_archive
 from services.local.settings import client_settings, require_choice
-from services.report.rows import Row, by_number, progress_of, row, state_name, tree_row
+from services.report.rows import Row, by_number, progress_of, root_among, row, state_name, tree_row
 
 FRONT = "front"
 SORTS = ("fitness", "loss", "benchmark", "parameters", "time", "stage", "state", FRONT, "number")
@@ -39,7 +39,10 @@ async def list_(
         require_choice("--state", name, tuple(states))
     async with open_archive(client_settings()) as archive:
         status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
-        root = status.loss_of_root if status.HasField("loss_of_root") else None
+        root = None
+        if status.HasField("loss_of_root"):
+            own = pb.ListCandidatesRequest(run=status.run, sort="number", reverse=True, slim=True)
+            root = root_among(await all_candidates(archive, own, len(status.settings.baselines)), status.settings)
         objectives = [objective.name for objective in objectives_of(status.settings)]
         if not objectives and sort == FRONT:
             raise SettingsError("--sort front: the run has one objective; see asi-arch run --policy objectives=…")
