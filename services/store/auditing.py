@@ -173,9 +173,8 @@ def _short(value: object) -> str:
 
 def _manifest_differences(logged: Sequence[Logged], manifest: Mapping[str, object]) -> list[str]:
     """Events whose bytes are not those that were exported."""
-    listed = manifest.get("sha256")
+    listed, problems = manifest.get("sha256"), []
     hashes = [str(sha256) for sha256 in listed] if isinstance(listed, list) else []
-    problems = []
     if len(logged) != len(hashes):
         problems.append(f"the log holds {len(logged)} events, the manifest {len(hashes)}")
     places, latest = {sha256: place for place, sha256 in enumerate(hashes)}, 0
@@ -310,10 +309,11 @@ def _losses(record: pb.Candidate, seeds: Sequence[int]) -> dict[int, float]:
 
 
 def _verdict_differences(candidate: str, verdict: pb.Discovery, again: Finding) -> Iterator[str]:
+    low, high = (None, None) if again.interval is None else (again.interval.low, again.interval.high)
     numbers = {
         "effect": (verdict.effect, again.effect),
-        "interval.low": (verdict.interval.low, again.interval and again.interval.low),
-        "interval.high": (verdict.interval.high, again.interval and again.interval.high),
+        "interval.low": (verdict.interval.low, low),
+        "interval.high": (verdict.interval.high, high),
         "p_value": (verdict.p_value, again.p),
         "adjusted_p_value": (verdict.adjusted_p_value, again.adjusted_p),
     }
