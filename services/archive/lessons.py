@@ -168,7 +168,7 @@ def _gain(record: pb.Candidate, parent: pb.Candidate, between: float) -> tuple[f
 
 def _weighed(lesson: pb.Lesson, source: str, effects: Iterable[_Effect]) -> archive_pb2.WeighedLesson:
     about = [effect for effect in effects if effect.component == lesson.component]
-    against = {HELPS: (HURTS,), HURTS: (HELPS,), NEUTRAL: (HELPS, HURTS)}[lesson.effect]
+    against = {HELPS: (HURTS,), HURTS: (HELPS,), NEUTRAL: (HELPS, HURTS)}.get(lesson.effect, ())
     weighed = archive_pb2.WeighedLesson(
         component=lesson.component,
         effect=lesson.effect,

@@ -178,6 +178,15 @@ def test_lessons_use_the_newest_claim_and_are_ordered_by_certainty() -> None:
     assert [(lesson.component, lesson.claim) for lesson in lessons] == [("gate", "newer"), ("norm", "it does")]
 
 
+def test_an_effect_of_a_later_version_is_told_as_it_is() -> None:
+    """Nothing speaks against it that this version knows."""
+    records = [claiming(candidate(1, 1.5, "delta-rule"), "gate", "stabilises")]
+
+    (lesson,) = lessons_of(records).lessons
+
+    assert (lesson.effect, lesson.confidence) == ("stabilises", 0.5)
+
+
 async def test_the_store_answers_with_the_lessons_of_all_candidates() -> None:
     """Computed again after each change of the run; refuted lessons are separate."""
     records = [
