@@ -67,6 +67,14 @@ class _Note:
     deaths: int = 0  # of processes that handled the message and nothing else
 
 
+def _read(body: bytes) -> _Note:
+    """A note; one that no service wrote is no evidence against the message."""
+    try:
+        return _Note(**json.loads(body))
+    except (TypeError, ValueError):
+        return _Note()
+
+
 class CrashNotes:
     """The crash notes of one process."""
 
@@ -87,7 +95,7 @@ class CrashNotes:
             return
         subject = f"{HANDLING_SUBJECTS}.{durable}.{delivery.sequence}"
         newest = await self._bus.newest(subject, HANDLING)
-        note = _Note(**json.loads(newest.body)) if newest else _Note()
+        note = _read(newest.body) if newest else _Note()
         died = note.in_hand and note.process != PROCESS
         deaths = note.deaths + (died and note.alone)
         if deaths >= MAX_LONE_CRASHES:

@@ -85,7 +85,7 @@ async def record_dead_letters(bus: Bus, consumer: Consumer) -> None:
             except Transient:
                 await delivery.redeliver(5)
                 continue
-            except (KeyError, ValueError) as error:
+            except (KeyError, TypeError, ValueError) as error:
                 get_logger().error("an invalid advisory", error=str(error), sequence=delivery.sequence)
             await delivery.acknowledge_soon()
 

@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 
 from services.chassis.bus import Bus, Logged
 from services.chassis.bus.access import ADMINISTRATOR
+from services.chassis.bus.topology import HANDLING_SUBJECTS
 from services.chassis.errors import Rejected, Transient
 from services.chassis.events import Cause, body_of, first, follow
 from services.chassis.settings import ServiceSettings
@@ -247,6 +248,24 @@ async def test_outages_never_exhaust_the_deliveries_of_a_message(guarded: NatsSe
         await work(bus, handle, partial(is_empty, admin, DURABLE))
 
     assert attempts == list(range(1, 16))
+    assert not [event for event in await facts(admin) if event.HasField("dead")]
+
+
+async def test_a_crash_note_of_another_form_is_no_evidence(guarded: NatsServer, admin: Bus) -> None:
+    """Written by hand, or by a later version: the candidate is not at fault."""
+    attempts: list[int] = []
+
+    async def handle(job: Job) -> Sequence[pb.Event]:
+        attempts.append(job.attempt)
+        if job.attempt == 1:
+            await job.bus.publish_body(f"{HANDLING_SUBJECTS}.{DURABLE}.{job.sequence}", "", b'["no note"]')
+            raise Transient("the store is away", 0)
+        return []
+
+    async with Bus(guarded.settings("engineer"), "engineer") as bus:
+        await work(bus, handle, partial(is_empty, admin, DURABLE))
+
+    assert attempts == [1, 2]
     assert not [event for event in await facts(admin) if event.HasField("dead")]
 
 

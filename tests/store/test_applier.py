@@ -6,6 +6,7 @@ from structlog.testing import capture_logs
 
 from services.chassis.bus import Bus
 from services.chassis.events import first
+from services.store.app import record_dead_letters
 from services.store.applier import Applier
 from services.store.backends import open_archive
 
@@ -29,3 +30,16 @@ async def test_a_clock_that_is_ahead_is_reported_once(bus: Bus) -> None:
 
     assert (warning["from_service"], warning["event_id"]) == ("console", "r1.started.1")
     assert 3500 < warning["seconds"] <= 3600
+
+
+async def test_an_advisory_of_another_form_does_not_stop_the_store(bus: Bus) -> None:
+    """A broker without users takes them from anybody; redelivered, it would stop the store again and again."""
+    for body in (b"[]", b'"text"', b'{"stream_seq": [], "consumer": 1}', b"\xff"):
+        await bus.publish_body("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.EVENTS.hand", "", body)
+    keeping = asyncio.create_task(record_dead_letters(bus, await bus.consumer("dead-letters")))
+    async with asyncio.timeout(20):
+        while not keeping.done() and any(await bus.depth("dead-letters")):  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.05)
+
+    assert not keeping.done()
+    keeping.cancel()
