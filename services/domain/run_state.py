@@ -3,6 +3,7 @@
 The state is bounded, so that a decision costs the same at any length of a run.
 """
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -12,6 +13,8 @@ from services.domain.objectives import Costs
 from services.domain.pool import PoolPolicy, PoolState, PoolUpdate
 from services.domain.promotion import PromotionPolicy, Result
 
+MAX_TOKENS = 2**63
+END_OF_TIME = 253_402_300_800.0  # in seconds since the epoch: the year 10000, which no timestamp can express
 Phase = Literal["baselines", "searching", "draining", "verifying", "paused", "stopped", "finished"]
 GOING_ON: frozenset[Phase] = frozenset({"baselines", "searching", "draining", "verifying"})
 
@@ -41,13 +44,18 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a run has used so far, in the units of the budget."""
+    """What a run has used so far, in the units of the budget. Raises ``ValueError`` for an impossible number."""
 
     training_seconds: float = 0.0
     gpu_seconds: float = 0.0
     tokens: int = 0
     money: float = 0.0
     flops: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not 0 <= value < (MAX_TOKENS if name == "tokens" else math.inf):
+                raise ValueError(f"a run cannot have spent {value!r} of {name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +139,10 @@ def candidate_id(number: int) -> str:
 @dataclass(frozen=True, slots=True)
 class _Timed:
     time: float  # since the epoch
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.time < END_OF_TIME:
+            raise ValueError(f"{self.time!r} seconds after the start of 1970 is not a time of the years up to 9999")
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from services.domain.run_state import Spent
 from services.llm.port import UNPAID
 from services.store import steering
 from services.store.port import CandidateRow, Change, LogRow, PoolRow, RunRow
-from services.store.steering import Refused, moment, promotable, stepped
+from services.store.steering import Refused, moment, promotable, require_finite, spent_on, stepped
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +193,12 @@ def _apply_to_candidate(fact: str, incoming: Incoming, run: RunRow, row: Candida
     if fact == "mind.answered":
         return _apply_call(incoming, run, row)
     if fact == "candidate.rescored":
-        fitness = event.candidate_rescored.fitness
+        change, fitness = Change(log, row, run), event.candidate_rescored.fitness
+        require_finite(fitness.value)
+        if row.ended is not None and row.record.kind != pb.KIND_ABLATION:
+            change = stepped(change, facts.Rescored(moment(event), event.candidate, fitness.value))
         row.record.verdict.fitness.CopyFrom(fitness)
-        if row.ended is None or row.record.kind == pb.KIND_ABLATION:
-            return Change(log, row, run)
-        return stepped(Change(log, row, run), facts.Rescored(moment(event), event.candidate, fitness.value))
+        return change
     if fact == "candidate.promoted":
         return Change(log, row, run)
     if apply := {"candidate.claimed": _claim, "candidate.released": _release, "candidate.verified": _verify}.get(fact):
@@ -267,9 +268,10 @@ def _add_part(fact: str, incoming: Incoming, run: RunRow, row: CandidateRow) -> 
     payload = getattr(event, fact.replace(".", "_", 1))
     if not payload.HasField(part):
         raise Refused(f"{fact} carries no {part}")
+    require_finite(payload.verdict.fitness.value if part == "verdict" else 0.0)
     change = Change(incoming.log, row, run, end="archive" if part in ("analysis", "rejection") else None)
     if fact == "candidate.trained":
-        change = stepped(change, facts.Spending(moment(event), _training_spent(event.candidate_trained.training)))
+        change = stepped(change, facts.Spending(moment(event), spent_on(event.candidate_trained.training)))
         change = stepped(change, facts.Trained(moment(event), event.candidate))
     getattr(row.record, part).CopyFrom(getattr(payload, part))
     row.record.state = state
@@ -285,12 +287,14 @@ def _verify(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
         raise Refused(f"no verification of {event.candidate} at rung {rung} is open")
     change, training = Change(incoming.log, row, run), verified.training
     if verified.HasField("training"):
-        change = stepped(change, facts.Spending(moment(event), _training_spent(training)))
-        row.record.verifications.add(stage=verified.stage, training=training, rung=verified.rung)
+        change = stepped(change, facts.Spending(moment(event), spent_on(training)))
     losses = tuple((seed.seed, seed.loss) for seed in training.seeds)
     result = promotable(row.record.id, training, None, run.settings)
     conditions = frozenset(" ".join(measured_on(seed)) for seed in training.seeds)
-    return stepped(change, facts.Verified(moment(event), event.candidate, rung, losses, result, conditions))
+    change = stepped(change, facts.Verified(moment(event), event.candidate, rung, losses, result, conditions))
+    if verified.HasField("training"):
+        row.record.verifications.add(stage=verified.stage, training=training, rung=verified.rung)
+    return change
 
 
 def _archive(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
@@ -338,12 +342,3 @@ def _require_link(event: events_pb2.Event, record: pb.Candidate) -> None:
 
 def _move_head(record: pb.Candidate, incoming: Incoming) -> None:
     record.head, record.head_sha256 = incoming.log.event.id, incoming.log.sha256
-
-
-def _training_spent(training: pb.Training) -> Spent:
-    seconds = gpu_seconds = flops = 0.0
-    for seed in training.seeds:
-        seconds += seed.measurements.seconds
-        gpu_seconds += seed.measurements.gpu_seconds
-        flops += seed.measurements.flops
-    return Spent(training_seconds=seconds, gpu_seconds=gpu_seconds, flops=flops)

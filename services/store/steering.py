@@ -3,6 +3,7 @@
 Pure.
 """
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from services.domain import run_state as facts
 from services.domain.pool import Draw, Entry, PoolPolicy
 from services.domain.promotion import Result
 from services.domain.run import step
-from services.domain.run_state import CONTROLS, GOING_ON, Budget, RunPolicy, RunState
+from services.domain.run_state import CONTROLS, GOING_ON, Budget, RunPolicy, RunState, Spent
 from services.llm.port import asks_endpoint
 from services.store.port import Change, LogRow, RunRow
 
@@ -71,6 +72,17 @@ def promotable(
         flops=measurements.flops_per_token if measurements.HasField("flops_per_token") else None,
         costs=costs_of_record(candidate_pb2.Candidate(training=training), settings),
     )
+
+
+def spent_on(training: candidate_pb2.Training) -> Spent:
+    """What a training took. Raises Refused for losses that are not finite, and ValueError for impossible costs."""
+    require_finite(training.loss, training.benchmark, *(seed.loss for seed in training.seeds))
+    seconds = gpu_seconds = flops = 0.0
+    for seed in training.seeds:
+        seconds += seed.measurements.seconds
+        gpu_seconds += seed.measurements.gpu_seconds
+        flops += seed.measurements.flops
+    return Spent(training_seconds=seconds, gpu_seconds=gpu_seconds, flops=flops)
 
 
 def draw_seeds(row: RunRow, tree: Sequence[archive_pb2.TreeNode], candidate: str) -> Draw | None:
@@ -142,6 +154,12 @@ def stepped(change: Change, fact: facts.Fact) -> Change:
     assert change.run is not None  # noqa: S101 - set by all callers
     state, decisions = step(change.run.state, fact, policy_of(change.run.settings))
     return replace(change, run=replace(change.run, state=state), decisions=(*change.decisions, *decisions))
+
+
+def require_finite(*numbers: float) -> None:
+    """Raise Refused unless all numbers are finite: the policy would fail on the later event that uses them."""
+    if not all(map(math.isfinite, numbers)):
+        raise Refused("it carries a number that is not finite")
 
 
 def moment(event: events_pb2.Event) -> float:

@@ -1,8 +1,11 @@
 """The pure rules: what one event does to the archive, and what the store says in answer."""
 
+import math
+
 import pytest
 
 from services.chassis.bus import Logged
+from services.chassis.bus.subjects import subject_of
 from services.chassis.events import Cause, body_of, first, follow
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
@@ -15,7 +18,7 @@ from tests.store.simulation import Simulation, answered, trained
 
 def hear(simulation: Simulation, event: events_pb2.Event) -> tuple[Change, Effects]:
     """What one more event does to a simulation, and the whole effect of it."""
-    logged = Logged(len(simulation.log) + 1, "", body_of(event))
+    logged = Logged(len(simulation.log) + 1, subject_of(event), body_of(event))
     effects = fold(unapplied([logged], len(simulation.log)), simulation.loaded, react)
     return effects.changes[0], effects
 
@@ -65,6 +68,68 @@ def test_a_result_without_a_claim_is_refused(simulation: Simulation) -> None:
     unclaimed = trained(Simulation(), proposed)
 
     assert "is stale" in hear(simulation, unclaimed)[0].log.refused_because
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_is_refused_and_leaves_the_record_as_it_was(
+    simulation: Simulation, number: float
+) -> None:
+    """Accepted, it would make the policy fail on the candidate's end, and its seat would never be free again."""
+    proposed = simulation.step(simulation.open[0])
+    claim = follow(proposed, "claimed", "engineer", 1, proposed.event.candidate)
+    claim.candidate_claimed.worker = "w1"
+    simulation.say(claim)
+    bodies = [follow(proposed, "trained", "engineer", 1, proposed.event.candidate, suffix=f"{n}") for n in range(3)]
+    bodies[0].candidate_trained.training.loss = number
+    bodies[1].candidate_trained.training.seeds.add(loss=number)
+    bodies[2].candidate_trained.training.seeds.add().measurements.gpu_seconds = number
+    call = answered(proposed)
+    call.mind_answered.call.price = number
+    outcomes = [hear(simulation, event)[0].log for event in (*bodies, call)]
+    judged = simulation.way(proposed, "candidate_judged")
+    scored = follow(Cause.of(simulation.log[-2].body), "judged", "judge", 1, judged.event.candidate, suffix="again")
+    scored.candidate_judged.verdict.fitness.value = number
+    rescored = follow(judged, "rescored", "console", 1, judged.event.candidate)
+    rescored.candidate_rescored.fitness.value = number
+    before = simulation.loaded.rows["r1", "c000001"].record.SerializeToString(deterministic=True)
+    outcomes += [hear(simulation, event)[0].log for event in (scored, rescored)]
+
+    assert [log.accepted for log in outcomes] == [False] * 6
+    assert simulation.loaded.rows["r1", "c000001"].record.SerializeToString(deterministic=True) == before
+    assert math.isfinite(simulation.loaded.runs["r1"].state.spent.money)
+
+
+@pytest.mark.parametrize(("field", "number"), [("prompt_tokens", 2**64 - 1), ("price", -1.0), ("price", 1e308)])
+def test_impossible_costs_are_refused(simulation: Simulation, field: str, number: float) -> None:
+    """Else their sum cannot be told: the status of the run would fail for ever."""
+    call = answered(simulation.open[0])
+    setattr(call.mind_answered.call, field, number)
+    logs = [hear(simulation, call)[0].log]
+    call.id += "2"
+    logs.append(hear(simulation, call)[0].log)
+
+    assert not logs[-1].accepted
+    assert "a run cannot have spent" in logs[-1].refused_because
+
+
+def test_a_time_that_is_none_is_refused(simulation: Simulation) -> None:
+    """No timestamp of a reply can express it."""
+    for seconds in (-1, 253_402_300_800, 2**63 - 1):
+        paused = first("r1", "paused", "console")
+        paused.time.seconds = seconds
+        paused.run_paused.SetInParent()
+
+        assert "is not a time" in hear(simulation, paused)[0].log.refused_because
+
+
+def test_a_body_under_an_incomplete_subject_is_refused(simulation: Simulation) -> None:
+    """A replay reads a run's own subjects: it would miss the event. The store could not answer a run of such a name."""
+    started = first("a b", "started", "console")
+    started.run_started.CopyFrom(Cause.of(simulation.log[0].body).event.run_started)
+    for subject, event in (("asi.v1.r1", answered(simulation.open[0])), ("asi.v1.r1", started), ("asi", started)):
+        incoming = unapplied([Logged(len(simulation.log) + 1, subject, body_of(event))], len(simulation.log))
+
+        assert not fold(incoming, simulation.loaded, react).logs[0].accepted
 
 
 def test_facts_about_unknown_candidates_are_refused(simulation: Simulation) -> None:

@@ -1,6 +1,7 @@
 """The pure rules of dead letters: what a retry and a drop may do, and what is refused."""
 
 from services.chassis.bus import Logged
+from services.chassis.bus.subjects import subject_of
 from services.chassis.events import Cause, body_of
 from services.chassis.worker import dead_letter
 from services.console.commands.dead import dropped, retry_of
@@ -14,7 +15,7 @@ from tests.store.simulation import Simulation
 
 def hear(simulation: Simulation, event: events_pb2.Event) -> Change:
     """What one more event would do to a simulation."""
-    logged = Logged(len(simulation.log) + 1, "", body_of(event))
+    logged = Logged(len(simulation.log) + 1, subject_of(event), body_of(event))
     return fold(unapplied([logged], len(simulation.log)), simulation.loaded, react).changes[0]
 
 
