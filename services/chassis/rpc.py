@@ -8,6 +8,7 @@ from typing import Any, Self, cast
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -205,30 +206,38 @@ class _Guard(grpc.aio.ServerInterceptor):
         method = handler_call_details.method
         if handler is None or not method.startswith(_OURS):
             return handler
-        codec = handler.request_deserializer, handler.response_serializer
+        parse, write = handler.request_deserializer, handler.response_serializer
         if handler.unary_unary:
-            call = _guarded(handler.unary_unary, method.removeprefix(_OURS))
-            return grpc.unary_unary_rpc_method_handler(call, *codec)
-        return grpc.unary_stream_rpc_method_handler(_guarded_stream(handler.unary_stream), *codec)
+            call = _guarded(handler.unary_unary, parse, method.removeprefix(_OURS))
+            return grpc.unary_unary_rpc_method_handler(call, None, write)
+        return grpc.unary_stream_rpc_method_handler(_guarded_stream(handler.unary_stream, parse), None, write)
 
 
-def _guarded(call: Callable[..., Any], name: str) -> Callable[..., Awaitable[Any]]:
-    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+def _parsed(parse: Any, body: bytes) -> Any:
+    """The request. gRPC itself would answer UNKNOWN, which callers repeat, and log a traceback."""
+    try:
+        return parse(body)
+    except DecodeError as error:
+        raise ValueError(f"the request cannot be read: {error}") from None
+
+
+def _guarded(call: Callable[..., Any], parse: Any, name: str) -> Callable[..., Awaitable[Any]]:
+    async def guarded(body: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         seconds = min(context.time_remaining() or DEADLINE_SECONDS, 3600.0)
         trace = {key: str(value) for key, value in context.invocation_metadata() or () if key in TRACE_HEADERS}
         span = telemetry.span(name, trace) if trace else nullcontext()  # other calls belong to no candidate
         async with _status_codes(context):
             with span:
                 async with asyncio.timeout(seconds):
-                    return await call(request, context)
+                    return await call(_parsed(parse, body), context)
 
     return guarded
 
 
-def _guarded_stream(call: Any) -> Callable[..., AsyncIterator[Any]]:
-    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+def _guarded_stream(call: Any, parse: Any) -> Callable[..., AsyncIterator[Any]]:
+    async def guarded(body: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         async with _status_codes(context):
-            async for answer in call(request, context):
+            async for answer in call(_parsed(parse, body), context):
                 yield answer
 
     return guarded
@@ -240,6 +249,8 @@ async def _status_codes(context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIte
         yield
     except grpc.aio.AbortError:
         raise
+    except grpc.aio.AioRpcError as error:  # of a service that this one asked
+        await context.abort(error.code(), error.details() or "")
     except Exception as error:  # noqa: BLE001 - errors become status codes
         if is_of_the_machine(error):  # another replica, or this one later, may answer
             get_logger().error("a call failed", error=str(error))

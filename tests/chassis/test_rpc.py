@@ -98,6 +98,50 @@ async def test_a_failure_of_the_server_s_machine_may_pass() -> None:
     assert is_transient(refused.value)
 
 
+class Forwarder(PartialChecker):
+    """Asks another service."""
+
+    def __init__(self, other: "checker_pb2_grpc.CheckerAsyncStub") -> None:
+        self.other = other
+
+    async def Check(self, request: checker_pb2.CheckRequest, context: object) -> CheckReport:  # noqa: N802
+        """The contract's name."""
+        del context
+        return await self.other.Check(request, timeout=30)
+
+
+async def test_the_status_of_a_service_that_was_asked_is_passed_on() -> None:
+    """A candidate that does not exist is no internal error of the judge."""
+    servers = [Server(ServiceSettings(listen="127.0.0.1:0")) for _ in range(2)]
+    checker_pb2_grpc.add_CheckerServicer_to_server(FullDisk(), servers[0].grpc)
+    await servers[0].start()
+    async with channel(f"127.0.0.1:{servers[0].port}", ServiceSettings()) as other:
+        forwarder = Forwarder(checker_pb2_grpc.CheckerStub(other))
+        checker_pb2_grpc.add_CheckerServicer_to_server(forwarder, servers[1].grpc)
+        await servers[1].start()
+        async with channel(f"127.0.0.1:{servers[1].port}", ServiceSettings()) as connection:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await checker_pb2_grpc.CheckerStub(connection).Check(checker_pb2.CheckRequest(), timeout=30)
+    for server in servers:
+        await server.stop(0)
+
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert (refused.value.details() or "").endswith("No space left on device")
+
+
+async def test_a_request_that_is_none_is_refused_with_a_sentence() -> None:
+    """Nobody repeats it, as with a status that may pass."""
+    server = await serve(0)
+    async with channel(f"127.0.0.1:{server.port}", ServiceSettings()) as connection:
+        check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = connection.unary_unary("/asi.v1.Checker/Check")
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await check(b"\xff\xff no request", timeout=30)
+    await server.stop(0)
+
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "the request cannot be read" in (refused.value.details() or "")
+
+
 async def test_several_servers_take_turns_and_one_that_is_down_is_left_out() -> None:
     """Addresses are host names as well as IP addresses; a call waits only while no server is up."""
     servers = [await serve(0) for _ in range(2)]
