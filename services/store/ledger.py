@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from services.chassis.errors import Busy, NotPossible
 from services.llm.budget import NANO, Limits, Spend
+from services.store.backends.rows import MAX_INTEGER
 from services.store.port import Archive
 from services.store.steering import policy_of
 
@@ -41,8 +42,10 @@ class RunLedger:
         """The number of the reservation.
 
         Raises NotPossible if the unbooked budget is too small, or money is limited and the price is unknown, and Busy
-        if only reservations of calls in flight exceed the budget.
+        if only reservations of calls in flight exceed the budget. ValueError: no call can cost so much.
         """
+        if max(tokens, nanodollars or 0) > MAX_INTEGER:
+            raise ValueError(f"a call cannot cost {tokens} tokens and {nanodollars or 0} nanodollars")
         async with self._lock:
             reservations = await self._open()
             # Read after the reservations: a call may be double-counted briefly, never missed.

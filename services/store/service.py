@@ -19,7 +19,7 @@ from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 from services.domain.pool import BEYOND_THE_POOL
 from services.domain.structure import fingerprint
-from services.store.backends.rows import columns, tree_node
+from services.store.backends.rows import MAX_INTEGER, columns, tree_node
 from services.store.ledger import RunLedger
 from services.store.port import SORTS, Archive, CandidateRow, Near, Query, RunRow, WriterState
 from services.store.steering import draw_seeds
@@ -173,7 +173,7 @@ class ArchiveService(ArchiveServicer):
         return pb.TreeReply(nodes=await self._archive.tree(await self._name(request.run)))
 
     async def GetPool(self, request: pb.GetPoolRequest, context: Context) -> pb.GetPoolReply:
-        row = await self._archive.pool(await self._name(request.run), request.at_sequence)
+        row = await self._archive.pool(await self._name(request.run), min(request.at_sequence, MAX_INTEGER))
         if row is None:
             return pb.GetPoolReply()
         return pb.GetPoolReply(members=row.members, sequence=row.sequence, entries=row.entries)

@@ -3,6 +3,8 @@
 import asyncio
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import pytest
 
 from services.chassis.artifacts import FsspecArtifacts
@@ -73,3 +75,19 @@ async def test_a_call_whose_usage_is_known_frees_the_rest(bus: Bus, tmp_path: Pa
         status = await _status(bus, known)
 
     assert status.spent.tokens == 300
+
+
+@pytest.mark.parametrize(("tokens", "nanodollars"), [(2**63, None), (2**64 - 1, 0), (10, 2**63)])
+async def test_impossible_reservations_are_refused(bus: Bus, tokens: int, nanodollars: int | None) -> None:
+    """No database holds such a number."""
+    async with store(bus) as known:
+        await start_run(bus, events_pb2.RunSettings(seats=0, scale="tiny", baselines=["delta_net"]))
+        await _status(bus, known)
+        with pytest.raises(grpc.aio.AioRpcError, match="a call cannot cost") as refused:
+            await known.stub.Reserve(archive_pb2.ReserveRequest(run="r1", tokens=tokens, nanodollars=nanodollars))
+        reservations = await known.archive.reservations()
+        pool = await known.stub.GetPool(archive_pb2.GetPoolRequest(run="r1", at_sequence=2**64 - 1))
+
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert not reservations
+    assert not pool.members

@@ -32,9 +32,9 @@ def versions() -> Mapping[str, str]:
 
 
 def device_name(device: str) -> str:
-    """The model name of the GPU or of the processor."""
+    """The model name of the GPU or of the processor; empty for a GPU on a machine without one."""
     if device == "cuda":
-        return torch.cuda.get_device_name()
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
