@@ -6,6 +6,7 @@ Endpoints without structured output get a fallback form: the object in a ```json
 
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -17,10 +18,7 @@ from services.llm.port import A, Block, Message, Request
 from services.llm.settings import Structured
 
 JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
-_FENCE = re.compile(
-    r"^[ \t]*(?P<ticks>`{3,}|~{3,})[ \t]*(?P<language>[\w+-]*)[^\n]*\n(?P<body>.*?)^[ \t]*(?P=ticks)[ \t]*$",
-    re.MULTILINE | re.DOTALL,
-)
+_OPENING = re.compile(r"[ \t]*(?P<ticks>`{3,}|~{3,})(?P<language>[ \t]*[\w+-]*)")
 _LONGEST_REASON = 2000
 
 
@@ -127,8 +125,10 @@ def read(text: str, answer: type[A]) -> A:
     reply = text.rsplit("</think>", 1)[-1]  # without the reasoning
     values = _values(reply, blocks_of(answer))
     try:
-        return answer.model_validate_json(json.dumps(values))
-    except ValidationError as error:
+        return answer.model_validate_json(json.dumps(values, allow_nan=False))
+    except ValueError as error:
+        if not isinstance(error, ValidationError):  # of json: 1e999 is read as infinite
+            raise Unreadable("a number in the answer is not finite") from None
         problems = [f"{'.'.join(map(str, item['loc'])) or 'answer'}: {item['msg']}" for item in error.errors()]
         raise Unreadable("; ".join(problems)[:_LONGEST_REASON]) from None
 
@@ -137,7 +137,7 @@ def _values(text: str, blocks: Mapping[str, str]) -> Mapping[str, JSON]:
     single = _object(text.strip())
     if single is not None:
         return single
-    fences = [(match["language"].lower(), match["body"]) for match in _FENCE.finditer(text)]
+    fences = _fences(text)
     parsed = [_object(body) for language, body in fences if language in ("json", "")]
     objects = [value for value in parsed if value is not None]
     if not objects:  # an object between the first and the last brace
@@ -151,6 +151,27 @@ def _values(text: str, blocks: Mapping[str, str]) -> Mapping[str, JSON]:
             # Explanations may quote parts; the whole text is the longest.
             values[name] = max(bodies, key=len)
     return values
+
+
+def _fences(text: str) -> list[tuple[str, str]]:
+    """Language and body of each fence, in linear time: a model may repeat the opening of a fence thousands of times."""
+    lines = text.split("\n")
+    closings: dict[str, list[int]] = {}
+    for index, line in enumerate(lines):
+        closings.setdefault(line.strip(" \t"), []).append(index)
+    fences, index = [], 0
+    while index < len(lines):
+        if opening := _OPENING.match(lines[index]):
+            ticks, language = opening["ticks"], opening["language"].strip().lower()
+            for length in range(len(ticks), 2, -1):  # as a last resort fewer ticks close a fence
+                later = closings.get(ticks[:length], [])
+                if (at := bisect_right(later, index)) < len(later):
+                    body = "".join(f"{line}\n" for line in lines[index + 1 : later[at]])
+                    fences.append((language if length == len(ticks) else "", body))
+                    index = later[at]
+                    break
+        index += 1
+    return fences
 
 
 def _object(text: str) -> dict[str, JSON] | None:

@@ -97,9 +97,12 @@ class Outcome:
         return spend(price, self.prompt_tokens, self.completion_tokens)
 
 
+_MOST_TOKENS = 1_000_000_000  # of one exchange
+
+
 class _Usage(BaseModel):
-    prompt_tokens: int = Field(ge=0)
-    completion_tokens: int | None = Field(default=None, ge=0)
+    prompt_tokens: int = Field(ge=0, lt=_MOST_TOKENS)
+    completion_tokens: int | None = Field(default=None, ge=0, lt=_MOST_TOKENS)
 
 
 class _Reply(BaseModel):

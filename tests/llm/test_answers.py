@@ -1,6 +1,7 @@
 """Parsing answers: all usual forms, and no others."""
 
 import json
+import time
 from typing import Annotated
 
 import pytest
@@ -53,12 +54,33 @@ def test_every_usual_form_is_understood(text: str) -> None:
         (json.dumps(HEAD), "program: Field required"),
         (json.dumps({**HEAD, "parts": [{"weight": 3}], "program": ""}), "parts.0.weight"),
         ("[" * 100_000, "no JSON object"),
+        (json.dumps({**HEAD, "parts": [{"weight": 0.5}], "program": ""}).replace("0.5", "1e999"), "is not finite"),
+        ("```json\n" * 20_000, "no JSON object"),
+        ("`" * 100_000 + "\n" + "~~~~\n" * 9, "no JSON object"),
     ],
 )
 def test_an_invalid_answer_raises_an_error_that_says_how_to_repair_it(text: str, reason: str) -> None:
     """The reason is what the model is shown."""
     with pytest.raises(Unreadable, match=reason):
         read(text, Plan)
+
+
+@pytest.mark.parametrize("text", ["```json\n" * 10_000, "`" * 100_000 + "\n", "~~~python\n```\n" * 10_000])
+def test_a_model_that_repeats_itself_does_not_hold_up_its_service(text: str) -> None:
+    """Heartbeats and other questions share its event loop; this took minutes."""
+    started = time.process_time()
+    with pytest.raises(Unreadable):
+        read(text, Plan)
+
+    assert time.process_time() - started < 2
+
+
+def test_fences_that_are_not_closed_do_not_hide_others() -> None:
+    """And one may be closed by fewer ticks than opened it."""
+    late = f"````text\nnot closed\n```json\n{json.dumps(HEAD)}\n```\n~~~ Python\nx = 1\n  ~~~ \n"
+    fewer = f"````json\n{json.dumps(HEAD)}\n```\n```python\nx = 1\n```"
+
+    assert read(late, Plan) == read(fewer, Plan) == WHOLE
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])).map(lambda text: text.replace("```", "")))

@@ -78,6 +78,16 @@ async def test_concurrent_calls_under_faults_stay_within_the_budget(seed: int) -
     assert all(not isinstance(result, BaseException) or isinstance(result, MindError) for result in results)
 
 
+async def test_an_impossible_usage_is_not_booked() -> None:
+    """No event could hold it; the exchange is booked at its reservation and repeated, as with any malformed reply."""
+    ledger = MemoryLedger(Limits(tokens=100_000))
+    async with served(script(Step(answer=GOOD, completion_tokens=10**30), Step(answer=GOOD)), ledger) as (server, mind):
+        await mind.ask(asked_question())
+
+    assert len(server.received) == 2
+    assert ledger.booked("r1").tokens < 100_000
+
+
 async def test_a_call_that_could_exceed_is_not_made() -> None:
     """Nothing is sent; the worker loop gets a rejection at stage policy."""
     ledger = MemoryLedger(Limits(tokens=150))
