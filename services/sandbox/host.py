@@ -135,9 +135,18 @@ class Sandbox:
             await child.open()
             yield child
         finally:
-            if child is not None:
-                await asyncio.shield(child.close())
-            await asyncio.to_thread(remove_tree, scratch)
+            ending = asyncio.ensure_future(_end(child, scratch))
+            try:
+                await asyncio.shield(ending)
+            except asyncio.CancelledError:
+                await asyncio.shield(ending)  # a job that is cancelled while it ends leaves nothing either
+                raise
+
+
+async def _end(child: Child | None, scratch: Path) -> None:
+    if child is not None:
+        await child.close()
+    await asyncio.to_thread(remove_tree, scratch)
 
 
 def _start(server: Server, job: str, limits: Limits, scratch: Path, user: int, group: Group | None) -> Child:

@@ -85,6 +85,26 @@ async def test_children_run_side_by_side_and_their_folders_go(sandbox: Sandbox) 
     assert not any(scratch.exists() for _, scratch in answers)
 
 
+async def test_a_job_that_is_cancelled_while_it_ends_leaves_nothing(sandbox: Sandbox) -> None:
+    """As the second child of a check, whose first one broke the protocol at the same time."""
+    leaving, scratch = asyncio.Event(), []
+
+    async def run() -> None:
+        async with sandbox.child(f"{JOBS}:wait", LIMITS) as child:
+            await child.receive(timeout=10)
+            scratch.append(child.scratch)
+            leaving.set()
+
+    running = asyncio.create_task(run())
+    await leaving.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    assert sandbox.processes() == []
+    assert not scratch[0].exists()
+
+
 async def test_a_job_that_may_start_programs_can(sandbox: Sandbox) -> None:
     """Triton and torch.compile call compilers."""
     limits = Limits(memory_bytes=512 << 20, cpu_seconds=20, wall_seconds=20, subprocesses=True)
