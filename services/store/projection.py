@@ -55,7 +55,7 @@ def read(message: Logged) -> Incoming:
     if readable:
         log = LogRow(message.sequence, event.run, event.candidate, hashlib.sha256(body).digest(), event, True)
         return Incoming(message, log, inherited=inherited)
-    run, sha256 = next(iter(message.subject.split(".")[2:]), ""), hashlib.sha256(message.body).digest()
+    run, sha256 = next(iter(message.subject.split(".")[2:-1]), ""), hashlib.sha256(message.body).digest()
     reason = "its body is not a readable event of its subject"
     log = LogRow(message.sequence, run, "", sha256, events_pb2.Event(), False, reason)
     return Incoming(message, log, readable=False)

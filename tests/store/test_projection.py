@@ -129,7 +129,9 @@ def test_a_body_under_an_incomplete_subject_is_refused(simulation: Simulation) -
     for subject, event in (("asi.v1.r1", answered(simulation.open[0])), ("asi.v1.r1", started), ("asi", started)):
         incoming = unapplied([Logged(len(simulation.log) + 1, subject, body_of(event))], len(simulation.log))
 
-        assert not fold(incoming, simulation.loaded, react).logs[0].accepted
+        (log,) = fold(incoming, simulation.loaded, react).logs
+        assert not log.accepted
+        assert log.run == ""
 
 
 def test_facts_about_unknown_candidates_are_refused(simulation: Simulation) -> None:
