@@ -24,17 +24,11 @@ from services.engineer.scales import Scale, ScaleError, load_scale
 from services.engineer.training.result import Metrics, TrainingFailed, TrainingResult
 from services.sandbox import PRELOAD_CHECKS, Sandbox, SandboxUnavailable
 
-_KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-    stat.S_IFSOCK: "a socket",
-}
-LINE_CHARACTERS = 300
-LINE_SECONDS = 15.0
-BAR = 16
-CLEAR = "\r\x1b[K"
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+          stat.S_IFSOCK: "a socket"}  # fmt: skip
+LARGEST = 2**32 - 1
+LINE_CHARACTERS, LINE_SECONDS = 300, 15.0
+BAR, CLEAR = 16, "\r\x1b[K"
 BYTES = 256
 COMPILER_WORDS = ("checkpoint", "torch.compiler", "flex_attention", "dynamo", "higher_order", "functorch", "torch.func")
 """Words in programs for which torch imports its compiler, which takes a second and is impossible in a check."""
@@ -43,6 +37,9 @@ MARKS = {"pass": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 async def main(arguments: argparse.Namespace) -> int:
     """Run one command and return the exit status."""
+    for name, least in (("steps", 1), ("seed", 0)):
+        if (value := getattr(arguments, name, None)) is not None and not least <= value <= LARGEST:
+            raise ScaleError(f"--{name} is {value}; give a whole number from {least} to {LARGEST}.")
     program = await asyncio.to_thread(_read, arguments.file)
     arguments.scale, overrides = await asyncio.to_thread(_scale, arguments)
     data = Path(os.environ.get("ASI_DATA_DIR", ".data")) / "data"
@@ -94,17 +91,21 @@ def _scale(arguments: argparse.Namespace) -> tuple[str, dict[str, str]]:
     scale, own_scale = str(arguments.scale), dict[str, str]()
     if scale.endswith(SCALE_FILE):
         try:
-            scale, own_scale = parse_scale_file(_read(Path(scale)), scale)
-        except ValueError as error:
-            raise ScaleError(f"{error}.") from None
+            scale, own_scale = parse_scale_file(_read(Path(scale), "a scale as TOML"), scale)
+        except (ScaleError, ValueError) as error:
+            raise ScaleError(f"--scale {str(error).removesuffix('.')}.") from None
     corpus = str(arguments.corpus or "")
     if corpus and not corpus.startswith(HUB):
         corpus = str(Path(corpus).absolute())
-    for text in arguments.set:
-        if not text.partition("=")[0] or "=" not in text:
-            raise ScaleError(f"--set is {text!r}; write it as NAME=VALUE.")
+    if bad := [text for text in arguments.set if text.find("=") < 1]:
+        raise ScaleError(f"--set is {bad[0]!r}; write it as NAME=VALUE.")
     options = dict(text.split("=", 1) for text in arguments.set)
-    return scale, {**own_scale, **(corpus_overrides(corpus) if corpus else {}), **options}
+    overrides = {**own_scale, **(corpus_overrides(corpus) if corpus else {}), **options}
+    try:
+        load_scale(scale, overrides)
+    except ScaleError as error:
+        raise ScaleError(f"--scale {arguments.scale}{' with --set' if options else ''}: {error}") from None
+    return scale, overrides
 
 
 def _vocabulary(scale: Scale, cache: Path) -> int:
@@ -247,17 +248,14 @@ def report_text(report: CheckReport, verbose: bool) -> str:
         if verdict.evidence and (verbose or verdict.outcome == "fail"):
             lines += _evidence_lines(verdict.evidence)
     result = "passed" if report.passed else "refused"
-    parameters = "" if report.parameters is None else f", {report.parameters:,} parameters in the whole model"
-    return "\n".join([*lines, f"{result} in {report.seconds:.1f} s ({report.isolation}{parameters})"])
+    size = "" if report.parameters is None else f", {report.parameters:,} parameters in the whole model"
+    return "\n".join([*lines, f"{result} in {report.seconds:.1f} s ({report.isolation}{size})"])
 
 
 def _evidence_lines(evidence: Mapping[str, JSON]) -> list[str]:
     """Values by name, then the program's own frames; the exception itself is the verdict's message."""
-    values = [
-        f"{name.replace('_', ' ')} {value if isinstance(value, str | int | float) else json.dumps(value)}"
-        for name, value in evidence.items()
-        if name != "traceback"
-    ]
+    values = [f"{name.replace('_', ' ')} {value if isinstance(value, str | int | float) else json.dumps(value)}"
+              for name, value in evidence.items() if name != "traceback"]  # fmt: skip
     lines = [", ".join(values)[:400]] if values else []
     lines += str(evidence.get("traceback", "")).splitlines()[1:-1]
     return [f"      {line}" for line in lines]
@@ -284,20 +282,20 @@ def _result_text(result: TrainingResult) -> str:
     return "\n".join(lines)
 
 
-def _read(path: Path) -> str:
-    """The program in a file, without a byte order mark. Raises ScaleError for an unsuitable file."""
+def _read(path: Path, content_kind: str = "a Python program") -> str:
+    """The text of a file, without a byte order mark. Raises ScaleError for an unsuitable file."""
     try:
         kind = _KINDS.get(stat.S_IFMT(path.stat().st_mode))
         if kind is not None:  # reading a FIFO or a device may not end
-            raise ScaleError(f"{path} is {kind}: give a file that holds a Python program.")
+            raise ScaleError(f"{path} is {kind}: give a file that holds {content_kind}.")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ScaleError(f"{path} cannot be read: {error.strerror}.") from None
     if len(content) > MAX_BYTES:
-        raise ScaleError(f"{path} has more than {MAX_BYTES} bytes, the limit for a program.")
+        raise ScaleError(f"{path} has more than {MAX_BYTES} bytes, the limit for {content_kind}.")
     if not content.strip():
-        raise ScaleError(f"{path} is empty: give a file that holds a Python program.")
+        raise ScaleError(f"{path} is empty: give a file that holds {content_kind}.")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

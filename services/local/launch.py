@@ -28,7 +28,7 @@ from services.llm.settings import validate_prices
 from services.local.archive import all_candidates, run_status, until_applied
 from services.local.estimate import PROFILE_SECONDS, SMALLER, adapts, decide_precision, plan_run
 from services.local.log import pause_run, resume_run, start_run
-from services.local.plan import RunOptions, budget, fork_settings, has_budget, require_possible_scale, run_settings
+from services.local.plan import Limits, RunOptions, budget, fork_settings, require_possible_scale, run_settings
 from services.local.processes import stop_signal, unless_stopped
 from services.local.programs import check_programs
 from services.local.settings import ClientSettings, running_system
@@ -79,7 +79,8 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
     has begun.
     """
     new_settings = await _settings_of(settings, options, start)
-    new_budget = budget(options) if has_budget(options) else None
+    limits = [getattr(options, name) for name in Limits.model_fields]
+    new_budget = None if limits == [None] * len(limits) else budget(options)
     before = await _resumable(settings, start.name, new_budget) if start.resume else None
     current = before.settings if before else new_settings
     limited = (new_budget or current.budget).HasField("money")
@@ -150,7 +151,7 @@ async def _settings_of(settings: ClientSettings, options: RunOptions, start: Sta
             await run_status(settings, record_of(options.mind)[0])
         except NotFound as error:
             raise NotFound(f"--mind {options.mind}: {error}") from None
-    await asyncio.to_thread(require_possible_scale, new_settings)
+    await asyncio.to_thread(require_possible_scale, new_settings, options.changes_of_scale)
     return new_settings
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
@@ -57,11 +57,9 @@ class Measurement(BaseModel):
     """How candidates are trained and scored."""
 
     scale: str = _setting(
-        "tiny",
-        "mini, tiny, explore, verify, final or FILE.toml; default: by the machine's speed",
-        wire="scale",
+        "tiny", "mini, tiny, explore, verify, final or FILE.toml; default: by the machine's speed", wire="scale",
         fixed=True,
-    )
+    )  # fmt: skip
     overrides: dict[str, str] = _setting(
         {}, "override of the scale, such as tokens=20000", flag="set", wire="scale_overrides", fixed=True
     )
@@ -128,6 +126,12 @@ class RunOptions(Measurement, Search, Limits, Verification):
     """All settings of a run. `model_fields_set` holds those that were set explicitly."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    _changes_of_scale: str = PrivateAttr("--set")  # the flags that `overrides` are from
+
+    @property
+    def changes_of_scale(self) -> str:
+        """The flags that changed the scale, for errors."""
+        return self._changes_of_scale
 
     @field_validator("overrides", "policies", mode="before")
     @classmethod
@@ -185,14 +189,13 @@ class RunOptions(Measurement, Search, Limits, Verification):
         if self.scale.endswith(SCALE_FILE):
             try:
                 base, own_scale = parse_scale_file(Path(self.scale).read_text(encoding="utf-8-sig"), self.scale)
-            except OSError as error:
-                raise SettingsError(f"--scale {self.scale}: {error.strerror}.") from None
+            except (OSError, UnicodeDecodeError) as error:
+                raise SettingsError(f"--scale {self.scale}: {getattr(error, 'strerror', error)}.") from None
             except ValueError as error:
                 raise SettingsError(f"--scale {error}.") from None
+            self._changes_of_scale = f"--scale {self.scale}{' with --set' if self.overrides else ''}"
             changes["scale"], overrides = base, {**own_scale, **overrides}
-        if overrides != self.overrides:
-            changes["overrides"] = overrides
-        return self.model_copy(update=changes) if changes else self
+        return self.model_copy(update=changes if overrides == self.overrides else {**changes, "overrides": overrides})
 
 
 def flag_of(name: str, field: FieldInfo) -> str:
@@ -280,11 +283,6 @@ def budget(options: RunOptions) -> pb.Budget:
     return settings.budget
 
 
-def has_budget(options: RunOptions) -> bool:
-    """Whether any part of the budget is set."""
-    return any(getattr(options, name) is not None for name in Limits.model_fields)
-
-
 def fork_settings(source: pb.RunSettings, options: RunOptions) -> pb.RunSettings:
     """The settings of a fork: its source's, with the explicitly set options that may differ.
 
@@ -338,13 +336,13 @@ def _require_possible(settings: pb.RunSettings) -> None:
         raise SettingsError(f"{error}.") from None
 
 
-def require_possible_scale(settings: pb.RunSettings) -> None:
-    """Validate all overrides with the engineer's own rules.
+def require_possible_scale(settings: pb.RunSettings, changes: str = "--set") -> None:
+    """Validate all overrides with the engineer's own rules; `changes`: the flags that changed the scale.
 
     Raises SettingsError naming an override that a stage of this run does not know, or its invalid value.
     """
     if settings.scale_overrides:
-        scale_values("--set", settings.scale, settings.scale_overrides)
+        scale_values(changes, settings.scale, settings.scale_overrides)
     for stage in climb_of_run(settings).stages:
         if stage.overrides:
             scale_values(f"--policy stages ({stage.scale})", stage.scale, dict(stage.overrides))

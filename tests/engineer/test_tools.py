@@ -61,3 +61,32 @@ def test_a_training_that_hangs_says_what_it_waits_for(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "the training failed: " in done.stdout
     assert "waiting for step 1 (the limit is 30 s) for 15 s\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--steps", "-3"], "--steps is -3; give a whole number from 1 to 4294967295."),
+        (["--steps", "9" * 30], f"--steps is {'9' * 30}; "),
+        (["--seed", "-1"], "--seed is -1; give a whole number from 0 to 4294967295."),
+        (
+            ["--set", f"tokens={'9' * 30}"],
+            "--scale tiny with --set: The scale's tokens must be more than zero and at most 9007199254740992",
+        ),
+        (["--scale", "empty.toml"], "--scale empty.toml is empty: give a file that holds a scale as TOML.\n"),
+        (["--scale", "own.toml"], "--scale own.toml: The scale has no field 'tokenz' (did you mean tokens"),
+    ],
+)
+def test_a_number_or_scale_that_no_training_takes_is_refused_with_its_flag(
+    flags: list[str], message: str, tmp_path: Path
+) -> None:
+    """At once, by the name that the user wrote, and not by a traceback of the training."""
+    for name, text in (("program.py", "x = 1\n"), ("empty.toml", ""), ("own.toml", 'base = "mini"\ntokenz = 5\n')):
+        (tmp_path / name).write_text(text)
+    command = [sys.executable, "-m", "services.engineer.tools", "train", "program.py", *flags]
+    environment = {**bare_environment(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
+
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith(f"asi-arch: {message}")

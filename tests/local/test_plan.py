@@ -11,7 +11,7 @@ from services.chassis.errors import NotFound, NotPossible, SettingsError
 from services.chassis.events import body_of, first
 from services.contracts import events_pb2
 from services.local.launch import Start, run_locally
-from services.local.plan import RunOptions, run_settings
+from services.local.plan import RunOptions, require_possible_scale, run_settings
 from services.local.settings import ClientSettings
 from services.report.progress import Progress
 from services.store.backends import opened
@@ -149,3 +149,23 @@ async def test_a_run_of_imported_records_is_not_continued(tmp_path: Path, start:
     with pytest.raises(NotPossible, match=r"run i1 was imported from asi-arch and no candidate .* --seed-program"):
         await run_locally(settings, RunOptions(candidates=3), start, Progress(quiet=True))
     assert not settings.lock_file.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"), [({}, "--scale .*own.toml: "), ({"set": ["blocks=1"]}, "--scale .*own.toml with --set: ")]
+)
+def test_a_fault_of_a_scale_file_names_the_file(changes: dict[str, object], flag: str, tmp_path: Path) -> None:
+    """It is not one of --set, which need not have been given."""
+    (tmp_path / "own.toml").write_text('base = "tiny"\ntokenz = 5\n')
+    options = RunOptions.read({"scale": str(tmp_path / "own.toml"), **changes})
+
+    with pytest.raises(SettingsError, match=f"{flag}The scale has no field 'tokenz'"):
+        require_possible_scale(run_settings(options), options.changes_of_scale)
+
+
+def test_a_scale_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    """A decoder's error alone does not say which file it is about."""
+    (tmp_path / "own.toml").write_bytes(b"\xff")
+
+    with pytest.raises(SettingsError, match=r"--scale .*own\.toml: "):
+        RunOptions.read({"scale": str(tmp_path / "own.toml")})

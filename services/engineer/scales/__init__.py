@@ -35,6 +35,7 @@ _FROM_ZERO = frozenset(
     {"warmup", "decay", "weight_decay", "final_rate", "beta1", "beta2", "evaluations", "task_limit", "loss_chunk"}
 )
 _SHARES = frozenset({"warmup", "decay", "final_rate", "beta1", "beta2"})
+_LARGEST = 2**53  # beyond it messages and JSON lose digits
 
 
 class ScaleError(ValueError):
@@ -186,9 +187,9 @@ def _validate(scale: Scale) -> None:
         name, value = field.name, getattr(scale, field.name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
-        if not (value >= 0 if name in _FROM_ZERO else value > 0) or value == float("inf"):
+        if not (value >= 0 if name in _FROM_ZERO else value > 0) or value > _LARGEST:
             bound = "zero or more" if name in _FROM_ZERO else "more than zero"
-            raise ScaleError(f"The scale's {name} must be {bound} and finite, not {value}.")
+            raise ScaleError(f"The scale's {name} must be {bound} and at most {_LARGEST}, not {value}.")
         if name in _SHARES and value > 1:
             raise ScaleError(f"The scale's {name} must be between 0 and 1, not {value}.")
     for name, choices in _CHOICES.items():
