@@ -98,8 +98,8 @@ def as_text(request: Request[BaseModel]) -> str:
     return "\n".join([*parts, "\n[the answer's JSON schema]", json.dumps(plain_schema(request.answer))])
 
 
-def parts_table(request: Request[BaseModel]) -> str:
-    """Approximate tokens of each part of the prompt, by its main headings, as a Markdown table."""
+def _tokens_of_parts(request: Request[BaseModel]) -> list[tuple[str, int]]:
+    """Approximate tokens of each part of the prompt, by its main headings."""
     parts: list[tuple[str, int]] = []
     for message in request.messages:
         title, length = f"[{message.role}]", 0
@@ -110,9 +110,18 @@ def parts_table(request: Request[BaseModel]) -> str:
             length += len(line)
         parts.append((title, length))
     rows = [(title, -(-length // CHARACTERS_PER_TOKEN)) for title, length in parts if length]
-    rows += [("the answer's schema", len(json.dumps(plain_schema(request.answer))) // CHARACTERS_PER_TOKEN)]
+    return [*rows, ("the answer's schema", len(json.dumps(plain_schema(request.answer))) // CHARACTERS_PER_TOKEN)]
+
+
+def parts_text(request: Request[BaseModel], as_json: bool) -> str:
+    """Approximate tokens of each part of the prompt, as JSON or as a Markdown table."""
+    rows = _tokens_of_parts(request)
+    total = sum(tokens for _, tokens in rows)
+    if as_json:
+        parts = [{"part": title, "tokens": tokens} for title, tokens in rows]
+        return json.dumps({"version": request.prompt_version, "parts": parts, "tokens": total}, indent=2)
     lines = [f"| {request.prompt_version} | tokens |", "|---|---|", *(f"| {title} | {n:,} |" for title, n in rows)]
-    return "\n".join([*lines, f"| all | {sum(n for _, n in rows):,} |"])
+    return "\n".join([*lines, f"| all | {total:,} |"])
 
 
 def main(
@@ -124,7 +133,7 @@ def main(
     async def text() -> str:
         request = await _request(load(kind, service), arguments, question)
         if arguments.parts:
-            return parts_table(request)
+            return parts_text(request, arguments.json)
         if arguments.json:
             return json.dumps(await shown(request, os.environ), indent=2, ensure_ascii=False)
         return as_text(request)

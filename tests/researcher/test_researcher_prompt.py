@@ -64,6 +64,10 @@ async def test_the_tokens_of_each_part_are_counted(
     total = int(rows.pop("all").replace(",", ""))
     assert sum(int(tokens.replace(",", "")) for tokens in rows.values()) == total
     assert {"[system]", "Parent", "Noise", "the answer's schema"} <= rows.keys()
+    command = ("propose", "--candidate", "c000001", "--parts", "--json")
+    assert await run_command(Neighbours(archive()), monkeypatch, *command) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["tokens"], {row["part"] for row in shown["parts"]}) == (total, rows.keys())
 
 
 async def test_a_candidate_that_nobody_embedded_has_no_neighbours_to_show(
