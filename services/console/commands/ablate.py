@@ -5,7 +5,6 @@ Without a candidate: the effect of each move of the run, from all pairs of progr
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import contextlib
 import os
@@ -30,6 +29,7 @@ from services.contracts import candidate_pb2 as pb
 from services.domain.components import FORM
 from services.local.archive import all_candidates, open_archive, run_and_candidates
 from services.local.log import SERVICE, publish
+from services.local.programs import read_programs
 from services.local.settings import ClientSettings, client_settings, running_system
 from services.local.system import System, running
 from services.report.comparisons import (
@@ -117,22 +117,22 @@ def _print_effects(effects: Sequence[MoveEffect], as_json: bool) -> None:
 def _ablate_programs(
     settings: ClientSettings, run: str, candidate: str, folder: Path, seeds: int, as_json: bool
 ) -> None:
-    """Train what is missing, then compare. Raises NotPossible for a folder without programs."""
+    """Train what is missing, then compare. Raises SettingsError for a folder without programs, or with a bad one."""
+    programs = read_programs("--programs", [str(folder)])
     status, records = asyncio.run(run_and_candidates(settings, run))
     own = record_named(records, candidate)
-    files = sorted(folder.glob("*.py"))
     variants = [
         pb.Candidate(
-            id=file.stem,
+            id=program.name,
             request=pb.Request(ablation_of=own.id),
-            proposal=pb.Proposal(name=file.stem, program=file.read_text("utf-8")),
+            proposal=pb.Proposal(name=program.name, program=program.program),
         )
-        for file in files
+        for program in programs
     ]
     path = settings.run_folder(status.run) / ABLATIONS_FILE
     plan = list(planned(status, [own, *variants], [1], seeds, CORPORA[:1], _trainings_for(own.id, path)))
     train_all(plan, path, os.cpu_count() or 1, quiet=as_json)
-    descriptions = {file.stem: ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "" for file in files}
+    descriptions = {program.name: program.motivation for program in programs}
     rows = variants_of(_trainings_for(own.id, path), own.id, descriptions)
     if not rows:
         raise NotPossible(f"{folder} holds no program that was trained with two seeds or more")
