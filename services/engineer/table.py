@@ -86,7 +86,6 @@ class Builder:
         parts = [asdict(scale), corpus.fingerprint, versions()["torch"].split("+")[0]]
         self.conditions = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
         self.finished = 0
-        folder.mkdir(parents=True, exist_ok=True)
         self._locks = (folder / f"{name}.locks").open("a")
         self._locked: set[int] = set()
 
@@ -188,7 +187,19 @@ class Builder:
 
 
 async def build(arguments: argparse.Namespace) -> int:
-    """Train until the time or number limit is reached or nothing is left. Returns the exit status."""
+    """Train until the time or number limit is reached or nothing is left. Returns the exit status.
+
+    Raises ScaleError for flags that cannot be used.
+    """
+    if bad := [text for text in arguments.set if text.find("=") < 1]:
+        raise ScaleError(f"--set is {bad[0]!r}; write it as NAME=VALUE.")
+    for flag, least, values in (("seeds", 0, arguments.seeds), ("workers", 1, [arguments.workers])):
+        if min(values) < least:
+            raise ScaleError(f"--{flag} is {min(values)}; give whole numbers from {least}.")
+    try:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ScaleError(f"--folder {arguments.folder} cannot be created: {error.strerror}.") from None
     name = arguments.scale
     base, overrides = SCALES[name]
     scale = load_scale(base, {**overrides, **dict(pair.split("=", 1) for pair in arguments.set)})

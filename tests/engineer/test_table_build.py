@@ -40,6 +40,23 @@ def build(folder: Path, *more: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--folder", "/proc/table"], "--folder /proc/table cannot be created: No such file or directory."),
+        (["--set", "tokens"], "--set is 'tokens'; write it as NAME=VALUE."),
+        (["--seeds", "1", "-1"], "--seeds is -1; give whole numbers from 0."),
+        (["--workers", "0"], "--workers is 0; give whole numbers from 1."),
+    ],
+)
+def test_flags_that_cannot_be_used_are_refused_by_name(flags: list[str], reason: str, tmp_path: Path) -> None:
+    """Not by a traceback, and not by doing nothing."""
+    command = [sys.executable, "-m", "services.engineer.table", "--folder", str(tmp_path / "table"), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (2, f"asi-arch: {reason}\n")
+
+
 def recorded(folder: Path, minimum: int) -> list[Record]:
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
