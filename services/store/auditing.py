@@ -88,7 +88,7 @@ def read_manifest(path: Path) -> dict[str, object]:
         manifest = json.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise SettingsError(
-            f"there is no {path}: `asi-arch export RUN --manifest` writes it; name it with --manifest."
+            f"there is no {path}, which `asi-arch export RUN --manifest` writes beside the log."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"{path} is not a manifest that `export --manifest` wrote: {sentence(error)}.") from None

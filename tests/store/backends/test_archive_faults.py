@@ -284,6 +284,15 @@ async def test_a_backup_becomes_the_same_archive(
         await restore_archive(tmp_path / "nothing", archive_url("sqlite", request, tmp_path))
 
 
+async def test_a_copy_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """The archive itself is sound."""
+    archive = open_archive(f"sqlite:///{tmp_path}/archive.db")
+    await archive.open()
+    with pytest.raises(ArchiveUnavailable, match="/proc/copy: unable to open"):
+        await archive.backup(Path("/proc/copy"))
+    await archive.close()
+
+
 @pytest.mark.parametrize("content", ["nothing", "text", "another database", "the first half"])
 async def test_only_an_intact_copy_is_restored(tmp_path: Path, finished: Simulation, content: str) -> None:
     """Anything else would take the place of the archive that is to be restored."""

@@ -182,7 +182,7 @@ def _copy(connection: sqlite3.Connection, path: Path) -> None:
         with closing(connect(incomplete, writes=True, create=True)) as target:
             connection.backup(target)
     except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN):
             raise
-        raise ArchiveUnavailable(f"{path}: {error}") from error  # the full disk is that of the copy
+        raise ArchiveUnavailable(f"{path}: {error}") from error  # of the copy: its disk is full, or cannot be written
     incomplete.rename(path)
