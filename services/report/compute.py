@@ -175,6 +175,10 @@ def of_run(run: str, records: Sequence[pb.Candidate], against: str = "") -> Scal
         for record in baseline_records
         if is_comparable(record, first)
     }
+    if all(len(losses) < 2 for losses in controls.values()):
+        raise ValueError(
+            f"each baseline of run {run} was trained with one seed, which shows no noise; see run --baseline-seeds 2"
+        )
     control = strongest_control(controls, against or None)
     trained = [
         record for record in ordered if record.training.seeds and record.kind in (pb.KIND_PROPOSAL, pb.KIND_BASELINE)

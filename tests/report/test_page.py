@@ -70,6 +70,16 @@ def test_an_imported_record_has_no_held_out_loss_and_no_time_of_training(publish
         of_run("imported", published.records)
 
 
+def test_baselines_with_one_seed_show_no_noise() -> None:
+    """The reason names the flag that would."""
+    records = finished_run()
+    for record in records:
+        del record.training.seeds[1:]
+
+    with pytest.raises(ValueError, match="trained with one seed, which shows no noise; see run --baseline-seeds 2"):
+        of_run("r1", records)
+
+
 def test_figure_1_counts_those_better_than_the_root_against_hours() -> None:
     """With a line and its band, and the words that say what better means."""
     drawing = count_against_compute(finished())

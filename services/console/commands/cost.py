@@ -94,9 +94,14 @@ def scaling(
     on_table: Annotated[
         bool, typer.Option("--table", help="simulate runs on the shipped table of mixers; needs no run")
     ] = False,
-    policy: Annotated[str, typer.Option(help="with --table: the search policy")] = "bandit",
-    budget: Annotated[int, typer.Option(min=4, help="with --table: trainings of each run")] = compute.TABLE_BUDGET,
-    runs: Annotated[int, typer.Option(min=1, help="with --table: number of runs")] = compute.TABLE_RUNS,
+    policy: Annotated[str | None, typer.Option(help="with --table: the search policy", show_default="bandit")] = None,
+    budget: Annotated[
+        int | None,
+        typer.Option(min=4, help="with --table: trainings of each run", show_default=str(compute.TABLE_BUDGET)),
+    ] = None,
+    runs: Annotated[
+        int | None, typer.Option(min=1, help="with --table: number of runs", show_default=str(compute.TABLE_RUNS))
+    ] = None,
     against: Annotated[str, typer.Option(help="a baseline's name; default: the strongest control")] = "",
     as_json: Json = False,
 ) -> None:
@@ -104,12 +109,17 @@ def scaling(
 
     A candidate is better if its loss is below the control's by more than the noise between seeds.
     """
+    if not on_table and (policy, budget, runs) != (None, None, None):
+        raise typer.BadParameter("--policy, --budget and --runs need --table")
+    if on_table and (argument or run):
+        raise typer.BadParameter("--table simulates runs: it takes no RUN")
     try:
         if on_table:
             from services.table.policies import POLICIES
 
+            policy = policy or "bandit"
             require_choice("--policy", policy, tuple(POLICIES))
-            result = compute.on_the_table(policy, budget, runs, against)
+            result = compute.on_the_table(policy, budget or compute.TABLE_BUDGET, runs or compute.TABLE_RUNS, against)
         else:
             status, records = asyncio.run(run_and_candidates(client_settings(), chosen_run(argument, run)))
             result = compute.of_run(status.run, records, against)

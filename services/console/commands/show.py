@@ -57,6 +57,10 @@ def show(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Show one candidate: numbers, motivation, verdict, analysis."""
+    if exchanges is not None and not lessons:
+        raise typer.BadParameter("--exchanges needs --lessons")
+    if lessons and program:
+        raise typer.BadParameter("--program and --lessons print different things: give one")
     if lessons:
         learnt = asyncio.run(_learnt(client_settings(), run, candidate, exchanges))
         print_json(learnt.as_json()) if as_json else _print_learnt(learnt)
@@ -308,7 +312,7 @@ def _print_measures(left: candidate_pb2.Candidate, right: candidate_pb2.Candidat
         Column("unit", [UNITS.get(measure["measure"], "") for measure in rows], rank=3),
     ]))  # fmt: skip
     if gain := gain_over(right, left):
-        say(paragraph(f"{left.id} against {right.id}, loss: {gain.sentence}"))
+        say(paragraph(f"gain of {left.id} over {right.id} in loss: {gain.sentence}"))
     if warning := mixed_conditions([row(left), row(right)]):
         say(styled(paragraph(warning), fg="yellow"))
 
