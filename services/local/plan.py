@@ -85,7 +85,9 @@ class Measurement(BaseModel):
 class Search(BaseModel):
     """How candidates are proposed."""
 
-    mind: str = _setting("offline", "offline, openai, recorded:RUN or recorded:RUN@SEQUENCE", wire="mind")
+    mind: str = _setting(
+        "offline", "offline, openai, openai+offline, recorded:RUN[@SEQUENCE] or recorded:FILE", wire="mind"
+    )
     seats: int = _setting(2, "candidates in flight at once", wire="seats", ge=1)
     seed: int = _setting(1, "seed of all random draws of the run", wire="seed", ge=0)
     parent_policy: str = _setting(PARENTS, "power-law, paper, uniform, uct or islands", wire="parent_policy")

@@ -163,14 +163,16 @@ PRESET = {
 def discover(
     name: Name = None,
     candidates: Annotated[int, typer.Option(min=1, help="proposals; every fourth is trained again")] = 8,
-    mind: Annotated[str, typer.Option(help="offline, openai or recorded:RUN")] = "offline",
+    mind: Annotated[str, typer.Option(help="offline, openai, openai+offline or recorded:RUN")] = "offline",
     seed: Annotated[int, typer.Option(min=0, help="seed of all random draws of the run")] = 1,
     as_json: Json = False,
 ) -> None:
     """Search, then verify the best candidates with fresh seeds and data against the strongest controls.
 
-    Takes about half an hour on two idle CPU cores. The same as `asi-arch run` with these flags: --promotion halving
-    --baseline-seeds 2 --set tokens=600000 --policy stages=tiny:tokens=1000000:seeds=5 --policy flops=+0.1.
+    Takes about half an hour on two idle CPU cores. The same as `asi-arch run` with these flags: --scale tiny
+    --baselines delta_net,gated_delta_net,delta_net_value_skip,gated_delta_net_window --baseline-seeds 2
+    --set tokens=600000 --promotion halving --policy eta=4 --policy stages=tiny:tokens=1000000:seeds=5
+    --policy parameters=0.1 --policy flops=+0.1 --candidates 8.
     """
     options = RunOptions.read({**PRESET, "candidates": candidates, "mind": mind, "seed": seed})
     run_to_end(options, Start(checked_run_name(name) if name else None), as_json)
