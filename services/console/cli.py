@@ -157,6 +157,10 @@ def asi_arch() -> None:
 
 def main() -> None:
     """The entry point: an expected error ends in one sentence."""
+    for name in ("stdin", "stdout", "stderr"):  # one that is closed: no other file may be opened under its number
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: PTH123, SIM115
+            os.set_inheritable(getattr(sys, name).fileno(), True)
     gc.set_threshold(100_000)  # collecting after every 700 new objects takes a tenth of a short command
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -20,6 +20,7 @@ from services.report.rows import ABSENT, Node, Row, interval_text, number
 
 MIN_NAME = 24
 MIN_SHORTENED_NAME = 8
+MIN_HEAD = 6  # of a deep branch: an ellipsis, its depth and a space
 GAP = "  "
 _STYLES = re.compile(r"(\x1b\[(?:[0-2]|3[0-7])m)")
 """What `styled` adds to a text."""
@@ -149,7 +150,7 @@ def fitted(text: str, size: int) -> str:
     """A line, cut with an ellipsis to at most `size` columns."""
     if columns_of(text) <= size:
         return text
-    while columns_of(text) > size - 1:
+    while text and columns_of(text) > size - 1:
         text = text[: min(len(text) - 1, size)]
     return f"{text}…"
 
@@ -201,7 +202,7 @@ def family(nodes: Sequence[Node]) -> str:
     for node in nodes:
         children[node["parent"] if node["parent"] in ids else None].append(node)
     id_width = max((len(node["id"]) for node in nodes), default=0)
-    room = width() - id_width - 20
+    room = max(width() - id_width - 20, MIN_HEAD + MIN_SHORTENED_NAME)
     lines = [styled(f"{'name'.ljust(room)}{GAP}{'id'.ljust(id_width)}{GAP}{'fitness':>7}{GAP}{'loss':>7}", bold=True)]
     stack = [(node, "", "") for node in _best_first(children[None])]
     while stack:
@@ -219,10 +220,10 @@ def _best_first(nodes: Sequence[Node]) -> list[Node]:
 
 
 def _branch(node: Node, head: str, room: int, ids: int) -> str:
-    max_width = max(2, room - MIN_NAME)  # a deep branch is drawn with its depth instead of all of its lines
+    max_width = max(MIN_HEAD, room - MIN_NAME)  # a deep branch is drawn with its depth instead of all of its lines
     if len(head) > max_width:
         depth = f"{len(head) // 2}"
-        head = f"{head[: max_width - len(depth) - 3]}…{depth} "
+        head = f"{head[: max(0, max_width - len(depth) - 3)]}…{depth} "
     name = _one_line(node["name"] or ABSENT)
     name = fitted(name, room - len(head))
     numbers = node["state"].rjust(16)

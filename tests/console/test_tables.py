@@ -72,6 +72,21 @@ def test_a_deep_tree_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "…59 " in lines[-1]
 
 
+@pytest.mark.parametrize("width", [1, 30, 45])
+def test_a_tree_ends_on_a_terminal_without_room_for_names(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names were shortened for ever, since no letters fit at all."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    nodes = [
+        Node(id=f"c{number:06d}", parent=f"c{number - 1:06d}" if number else None, name=f"Net{number}" * 5,
+             fitness=0.5, loss=None, state="archived", kind="proposal")
+        for number in range(200)
+    ]  # fmt: skip
+    lines = family(nodes).splitlines()
+
+    assert len(lines) == 201
+    assert all(len(line) <= max(width, 41) for line in lines)
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_tables_keep_id_name_and_fitness_at_any_width(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole columns go, the least important first; nothing is wider than the terminal."""
