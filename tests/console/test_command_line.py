@@ -342,6 +342,6 @@ def test_a_closed_standard_output_is_no_error(tmp_path: Path) -> None:
     """As under a supervisor: what the command does is worth more than what it prints."""
     command = f"exec {sys.executable} -m services.console table query delta_net >&-"
     environment = bare_environment(tmp_path)
-    done = subprocess.run(["sh", "-c", command], env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(["/bin/sh", "-c", command], env=environment, stderr=subprocess.PIPE, text=True, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
