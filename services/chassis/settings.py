@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self, TypeVar
@@ -66,6 +67,12 @@ class ServiceSettings(BaseModel):
             raise ValueError("ASI_NATS_CERT and ASI_NATS_KEY belong together; set both or none")
         if len({self.grpc_ca is None, self.grpc_cert is None, self.grpc_key is None}) > 1:
             raise ValueError("gRPC's TLS is mutual; set ASI_GRPC_CA, ASI_GRPC_CERT and ASI_GRPC_KEY, or none of them")
+        for name in ("listen", "metrics_listen"):  # before a broker is waited for
+            if (address := getattr(self, name)) is not None:
+                try:
+                    host_and_port(address)
+                except SettingsError as error:
+                    raise ValueError(f"{_variable(name, '')}: {str(error).removesuffix('.')}") from None
         return self
 
     @property
@@ -101,6 +108,12 @@ def load(kind: type[S], service: str, environment: Mapping[str, str] | None = No
         first = error.errors()[0]
         field = str(first["loc"][0]) if first["loc"] else ""
         reason = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "string_pattern_mismatch":
+            words, end = (
+                re.findall("[a-z]+", first["ctx"]["pattern"].replace("s?", "")),
+                "://" in first["ctx"]["pattern"],
+            )
+            reason = f"{'begin it with' if end else 'choose'} {' or '.join(word + '://' * end for word in words)}"
         if field not in kind.model_fields:
             raise SettingsError(f"{reason}.") from None
         raise SettingsError(f"{_variable(field, service)}={values.get(field, '')!r} is invalid: {reason}.") from None

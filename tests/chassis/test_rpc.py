@@ -11,7 +11,7 @@ import pytest
 
 from services.chassis.errors import SettingsError
 from services.chassis.rpc import Server, channel, is_transient
-from services.chassis.settings import ServiceSettings, host_and_port
+from services.chassis.settings import ServiceSettings, host_and_port, load
 from services.contracts import checker_pb2, checker_pb2_grpc
 from services.contracts.candidate_pb2 import CheckReport
 from services.local.processes import free_port
@@ -160,3 +160,21 @@ async def test_several_servers_take_turns_and_one_that_is_down_is_left_out() -> 
 
     assert down.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
     assert time.monotonic() - started < 8 * DEFAULT
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("ASI_LISTEN", "7101", "ASI_LISTEN: '7101' is not an address; write host:port, for example 127.0.0.1:7101."),
+        ("ASI_METRICS_LISTEN", "x:y", "ASI_METRICS_LISTEN: 'x:y' is not an address; write host:port"),
+        ("ASI_NATS_URL", "hub", "ASI_NATS_URL='hub' is invalid: begin it with nats:// or tls:// or ws:// or wss://."),
+        ("ASI_NATS_MONITOR_URL", "hub", "ASI_NATS_MONITOR_URL='hub' is invalid: begin it with http://."),
+        ("ASI_LOG_LEVEL", "loud", "ASI_LOG_LEVEL='loud' is invalid: choose debug or info or warning or error."),
+    ],
+)
+def test_an_invalid_address_or_choice_is_refused_with_what_is_possible(variable: str, value: str, message: str) -> None:
+    """When settings are read: a service would wait for its broker first, and then refuse its own address."""
+    with pytest.raises(SettingsError) as raised:
+        load(ServiceSettings, "judge", {variable: value})
+
+    assert str(raised.value).startswith(message)
