@@ -200,6 +200,25 @@ async def test_a_page_stays_open_while_the_system_restarts(site: Site) -> None:
 
 
 @pytest.mark.slow
+async def test_an_address_of_an_unknown_run_leaves_the_choice_of_another(site: Site) -> None:
+    """As of a bookmark from another data folder: its list of runs was empty."""
+    async with opened(f"{site.address}?run=r9&view=leaderboard") as page:
+        await expect(page.locator(".banner")).to_have_text("no run is called r9. Trying again.")
+        await page.locator(".run select").select_option("r1")
+
+        await expect(page.locator(".rows tbody a").first).to_be_visible()
+        await expect(page.locator(".banner")).to_be_hidden()
+
+
+@pytest.mark.slow
+async def test_an_empty_leaderboard_says_why(site: Site) -> None:
+    """On a phone as well."""
+    for width in (400, 1280):
+        async with opened(f"{site.address}?view=leaderboard&filter=loss<-9", width) as page:
+            await expect(page.locator(".rows .empty")).to_have_text("No candidate passes the filter.")
+
+
+@pytest.mark.slow
 async def test_the_log_is_shown_as_it_happens(site: Site, bus: Bus) -> None:
     """What is in the log already, then what comes."""
     earlier, later = (first("r1", "paused", "console", attempt) for attempt in (1, 2))

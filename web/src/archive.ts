@@ -85,7 +85,8 @@ async function load(run: string): Promise<void> {
       return;
     } catch (error) {
       if (ownGeneration !== generation) return;
-      problem.value = `${(error as Error).message} Trying again.`;
+      problem.value = `${(error as Error).message.replace(/\.?$/, ".")} Trying again.`;
+      void getJson<Run[]>("/api/runs", {}).then((listed) => { if (ownGeneration === generation) runs.value = listed; }, () => undefined);
       await new Promise((resolve) => setTimeout(resolve, wait));
       if (ownGeneration !== generation) return;
     }

@@ -70,6 +70,7 @@ export function CandidateTable({ rows, columns, ticked, onTick, label, height }:
   const visibleRows = ordered.slice(from, to);
   const style = { height: height ? `${height}px` : undefined };
   const onScroll = (event: Event) => setTop((event.currentTarget as HTMLElement).scrollTop);
+  const nothing = !ordered.length && <p class="empty">{address.value.filter ? "No candidate passes the filter." : "No candidate to show yet."}</p>;
   if (cards) {
     return (
       <div class="rows" ref={box} style={style} onScroll={onScroll} tabIndex={0} role="region" aria-label={label}>
@@ -85,6 +86,7 @@ export function CandidateTable({ rows, columns, ticked, onTick, label, height }:
             </li>
           ))}
         </ol>
+        {nothing}
       </div>
     );
   }
@@ -121,7 +123,7 @@ export function CandidateTable({ rows, columns, ticked, onTick, label, height }:
           {to < ordered.length && <tr class="space" aria-hidden="true"><td style={{ height: (ordered.length - to) * ROW_HEIGHT }} /></tr>}
         </tbody>
       </table>
-      {!ordered.length && <p class="empty">No candidate passes the filter.</p>}
+      {nothing}
     </div>
   );
 }
