@@ -33,3 +33,5 @@ if __name__ == "__main__":
         sys.exit(0 if serving() else 1)
     except grpc.RpcError as error:
         sys.exit(f"no answer: {error.details()}")
+    except KeyError as error:
+        sys.exit(f"{error.args[0]} is not set: give it the value that the service has")

@@ -147,3 +147,12 @@ async def test_a_dropped_or_changed_index_of_mongodb_is_reported(mongo_url: str)
     assert before == []
     assert any(line.startswith("index accepted_once of log is") for line in differences)
     assert "index run_1__id_1 of log does not exist" in differences
+
+
+def test_a_health_check_without_an_address_says_so() -> None:
+    """On a machine without containers it is called by hand."""
+    environment = {name: value for name, value in os.environ.items() if name != "ASI_LISTEN"}
+    script = Path(__file__).parents[2] / "deploy/healthcheck.py"
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (1, "ASI_LISTEN is not set: give it the value that the service has\n")
