@@ -48,10 +48,11 @@ NUMBERS = frozenset("ceil e exp floor float32 float64 inf int64 log log10 log1p 
 ATTRIBUTES = {"numpy": NUMBERS, "operator": ONLY_THESE["operator"]}
 """Modules that may be imported as a whole if only some attributes are used."""
 PLAIN_SCRIPTING = frozenset(
-    f"torch.jit.{name}" for name in ("annotate", "export", "ignore", "is_scripting", "script", "unused")
+    f"torch.jit.{name}" for name in ("Final", "annotate", "export", "ignore", "is_scripting", "script", "unused")
 )
 """Replaced, or without effect, when a program is loaded, so that it runs in plain Python."""
 INSTEAD = {
+    "__dict__": "call setattr or getattr with a literal name",
     "apex": "keep the path in plain torch, and remove the import or catch its ImportError",
     "causal_conv1d": "use ShortConvolution of fla.modules, or nn.Conv1d with padding on the left",
     "flash_attn": "use torch.nn.functional.scaled_dot_product_attention",
@@ -63,7 +64,11 @@ INSTEAD = {
     "scipy": "use torch's functions, such as torch.linalg and torch.special",
     "sys": "remove what uses it",
     "time": "remove what uses it, as a program must not depend on the clock",
+    "torch._dynamo": "remove what uses it; torch.compile and torch.compiler may stay",
+    "torch.distributed": "remove what uses it, as a program runs in one process",
     "torch.jit": "write @torch.jit.script, which is ignored here",
+    "torch.utils._pytree": "call the function on each tensor of the tuple or dictionary",
+    "transformers": "take the sizes as arguments of __init__ or from a dataclass of the program, and return the tensor",
     "torch._higher_order_ops": "write the scan in plain torch, by cumsum or in steps of doubling distance",
     "triton": "call fla's kernels, or write plain torch",
 }
@@ -91,9 +96,10 @@ FORBIDDEN_ATTRIBUTES = frozenset(
 """Attributes of any object that lead to the interpreter, files or the process."""
 ALLOWED_DUNDERS = frozenset(
     """
-    __all__ __annotations__ __call__ __class__ __dataclass_fields__ __doc__ __enter__ __eq__ __exit__ __getattr__
-    __getitem__ __init__ __init_subclass__ __iter__ __len__ __main__ __name__ __post_init__ __qualname__ __repr__
-    __setattr__ __version__
+    __all__ __annotations__ __author__ __call__ __class__ __constants__ __copyright__ __credits__ __dataclass_fields__
+    __date__ __doc__ __email__ __enter__ __eq__ __exit__ __getattr__ __getitem__ __init__ __init_subclass__ __iter__
+    __len__ __license__ __main__ __maintainer__ __name__ __post_init__ __qualname__ __repr__ __setattr__ __slots__
+    __status__ __version__
     """.split()
 )
 
@@ -254,7 +260,7 @@ def _import_from(node: ast.ImportFrom, _: set[str]) -> Iterator[str]:
         if alias.name == "*":
             yield f"import what is needed from {module} by name, not *"
         elif forbidden or alias.name not in ONLY_THESE.get(module, {alias.name}):
-            yield f"import of {module}.{alias.name} is not allowed"
+            yield f"import of {module}.{alias.name} is not allowed{_remedy(f'{module}.{alias.name}')}"
 
 
 def _module(name: str) -> Iterator[str]:
@@ -266,25 +272,26 @@ def _module(name: str) -> Iterator[str]:
         or any(part.startswith("_") for part in parts[1:])
     ):
         allowed = "the public parts of torch, einops, fla, and standard modules such as math, typing and functools"
-        advice = INSTEAD.get(".".join(parts[:2]), INSTEAD.get(parts[0], f"a program may use {allowed}"))
+        listed = max(prefixes & INSTEAD.keys(), key=len, default="")
+        advice = INSTEAD.get(listed, f"a program may use {allowed}")
         yield f"import of {printable(name, 80)} is not allowed: {advice}"
 
 
 def _name(node: ast.Name, imported: set[str]) -> Iterator[str]:
     renames_module = node.id == "__name__" and not isinstance(node.ctx, ast.Load)
     if node.id in FORBIDDEN_NAMES - imported or _is_forbidden_dunder(node.id) or renames_module:
-        hint = ": rename a variable of that name, or remove the call" if node.id in FORBIDDEN_NAMES else ""
+        hint = ": rename a variable of that name, or remove the call" if node.id in FORBIDDEN_NAMES else _remedy(node.id)
         yield f"{node.id} is not allowed{hint}"
 
 
 def _attribute(node: ast.Attribute, imported: set[str]) -> Iterator[str]:
     path = _dotted(node)
     if path in FORBIDDEN_MODULES:
-        yield f"{path} is not allowed" + (f": {INSTEAD[path]}" if path in INSTEAD else "")
+        yield f"{path} is not allowed{_remedy(path)}"
     elif node.attr in FORBIDDEN_ATTRIBUTES or _is_forbidden_dunder(node.attr):
-        yield f".{printable(node.attr, 80)} is not allowed"
+        yield f".{printable(node.attr, 80)} is not allowed{_remedy(node.attr)}"
     elif isinstance(node.ctx, ast.Store | ast.Del) and path and path.split(".")[0] in imported:
-        yield f"{path} belongs to a library and must not be changed"
+        yield f"{path} belongs to a library and must not be changed: remove the line"
 
 
 def _call(node: ast.Call, imported: set[str]) -> Iterator[str]:
@@ -298,6 +305,10 @@ def _call(node: ast.Call, imported: set[str]) -> Iterator[str]:
         yield from _attribute(ast.Attribute(node.args[0], attribute.value, ast.Load()), imported)
     elif target and target.split(".")[0] in imported and target not in PURE_MODULES:
         yield f"{node.func.id} on {target} needs a literal name"
+
+
+def _remedy(name: str) -> str:
+    return f": {INSTEAD.get(name, 'remove what uses it')}"
 
 
 def _is_forbidden_dunder(name: str) -> bool:

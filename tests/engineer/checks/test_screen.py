@@ -60,6 +60,7 @@ def test_script_decorators_pass_but_the_rest_of_their_module_does_not() -> None:
     """They are replaced when a program is loaded; torch.jit.load reads files."""
     assert not screen("import torch\n\n\n@torch.jit.script\ndef f(x):\n    return x\n").violated
     assert not screen("import torch\n\nrows = torch.jit.annotate(list[torch.Tensor], [])\n").violated
+    assert not screen("import torch\n\n\nclass A:\n    scale: torch.jit.Final[float]\n").violated
     for text in ("torch.jit.load('x')", "torch.jit", "torch.jit.trace(f, x)"):
         assert screen(f"import torch\n\n{text}\n").violated
 
@@ -70,6 +71,10 @@ def test_a_refused_module_comes_with_what_to_use_instead() -> None:
     assert "@torch.jit.script" in screen("from torch.jit import script\n").message
     assert "rename a variable" in screen("vars = 1\n").message
     assert "rewrite the program in PyTorch" in screen("import mlx.core as mx\n").message
+    assert "on each tensor" in screen("from torch.utils._pytree import tree_map\n").message
+    assert "in one process" in screen("from torch import distributed as dist\n").message
+    assert "call setattr" in screen("x.__dict__['a'] = 1\n").message
+    assert "remove the line" in screen("import torch\ntorch.backends.cudnn.benchmark = True\n").message
     assert not screen("import logging\n\nlogger = logging.getLogger(__name__)\n").violated
     assert screen("import logging.handlers\n").violated
 
@@ -103,6 +108,13 @@ def test_a_header_may_be_copied_with_modules_that_nothing_uses(program: str) -> 
 def test_what_is_used_of_other_modules_is_refused(program: str) -> None:
     """The names are looked for wherever they may stand."""
     assert screen(f"{program}\n").violated
+
+
+def test_names_with_underscores_that_describe_a_program_or_class_pass() -> None:
+    """Headers name authors, states of scans have slots, and scripted modules constants."""
+    for name in ("__author__", "__license__", "__slots__", "__constants__"):
+        assert not screen(f"class A:\n    {name} = ('a',)\n").violated, name
+    assert "__import__ is not allowed: remove what uses it" in screen("os = __import__('os')\n").message
 
 
 @pytest.mark.parametrize("caught", ["except ImportError:", "except (ModuleNotFoundError, OSError):", "except:"])
