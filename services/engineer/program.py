@@ -1,9 +1,11 @@
-"""Executes a candidate's program and constructs its mixer. Runs in the child."""
+"""Executes a candidate's program, constructs its mixer and explains its errors. Runs in the child."""
 
 import hashlib
 import linecache
+import re
 import sys
-from types import ModuleType
+import traceback
+from types import FrameType, ModuleType
 
 import einops._torch_specific
 import einops.layers.torch  # noqa: F401 - confined jobs cannot open files, so programs' imports are loaded beforehand
@@ -65,3 +67,74 @@ def execute(source: str) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+_EXPLANATIONS = (
+    (r"leaf Variable that requires grad is being used in an in-place|view of a leaf Variable",
+     "the program changes a parameter or its input in place: compute a new tensor instead"),
+    (r"modified by an inplace operation|a view .* is being modified inplace",
+     "the program changes a tensor in place that the backward pass still needs: write x = x + y, not x += y"),
+    (r"metaclass conflict",
+     "a class of the program has a metaclass that conflicts with nn.Module's: remove it"),
+    (r"omplex(Float|Double|64|128)|for only complex|autograd only supports .*real",
+     "the program computes with complex numbers where real ones are needed: take the real part or the absolute value"),
+    (r"/dev/u?random",
+     "the program seeds a generator from /dev/urandom: use torch's default generator, which is seeded"),
+    (r"not compiled with CUDA|No CUDA GPUs",
+     "the program uses a GPU where there is none: take the device from the input, as in device=x.device"),
+    (r"does not require grad and does not have a grad_fn",
+     "the program computes a gradient in its forward, which also runs where gradients are disabled: "
+     "compute it inside `with torch.enable_grad():`"),
+    (r"'indices' to have one of the following scalar types",
+     "the class looks up an embedding of its input, so it is a whole model: the mixer gets hidden states of shape "
+     "[batch, length, width]; name the mixer's class DeltaNet, or let only its forward take hidden_states"),
+    (r"backward through the graph a second time",
+     "the program keeps a tensor of one forward for the next with its gradients: keep it as x.detach()"),
+    (r"forward\(\) missing \d+ required positional",
+     "forward is called with the hidden states alone: give its other parameters defaults"),
+    (r"too many values to unpack \(expected 2\)|not enough values to unpack \(expected 4",
+     "the program unpacks another number of values than it names: hidden states are [batch, length, width]"),
+    (r"uninitialized parameter|UninitializedParameter",
+     "the program has lazy modules, whose sizes are unknown before the first forward: "
+     "use nn.Linear(hidden_size, ...) instead of nn.LazyLinear(...)"),
+    (r"Expected more than 1 value per channel",
+     "the program normalises over the batch, so that rows depend on each other: normalise each token, as RMSNorm does"),
+    (r"Expected more than 1 spatial element",
+     "the program normalises over the length, so that outputs depend on later inputs: normalise each token"),
+    (r"PermissionError",
+     "the program opens a file, or imports a module that is not loaded: use only torch, einops, fla and plain Python"),
+)  # fmt: skip
+
+
+def explain(error: BaseException) -> str:
+    """The error message of an exception in a program, preceded by an explanation of common errors."""
+    message = f"{type(error).__name__}: {str(error)[:2000]}".rstrip(": ")
+    message += "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    line = _line_of(error)
+    where = f", raised in {line}" if line else ""
+    for pattern, explanation in _EXPLANATIONS:
+        if re.search(pattern, message):
+            return f"{explanation} ({message}{where})"
+    return message + where
+
+
+def _line_of(error: BaseException) -> str | None:
+    """The innermost line of the program in an exception's traceback, and the function that has it."""
+    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if _is_own(frame)]
+    if not frames:
+        return None
+    code, number = frames[-1][0].f_code, frames[-1][1]
+    function = "" if code.co_name == "<module>" else f" ({code.co_qualname})"
+    return f"line {number}{function}: {linecache.getline(code.co_filename, number).strip()}"[:200]
+
+
+def _is_own(frame: FrameType) -> bool:
+    return frame.f_code.co_filename.startswith(FILE_PREFIX)
+
+
+def traceback_tail(error: BaseException) -> str:
+    """The last 2,000 characters of an exception's traceback: of the program's own frames, if it has any."""
+    trace = traceback.TracebackException.from_exception(error)
+    own = [frame for frame in trace.stack if frame.filename.startswith(FILE_PREFIX)]
+    trace.stack = traceback.StackSummary.from_list(own or trace.stack)
+    return "".join(trace.format())[-2000:]

@@ -20,15 +20,16 @@ from typing import cast
 
 import numpy as np
 import torch
+import torch.utils.checkpoint
 from numpy.typing import NDArray
 from torch import nn
 
 from services.engineer.checks.child_probes import run_probe
 from services.engineer.checks.remote import State
 from services.engineer.checks.report import JSON, CheckSettings
-from services.engineer.checks.subject import ARITHMETICS, Subject, explain, output_of, randomise, seeded, traceback_tail
+from services.engineer.checks.subject import ARITHMETICS, Subject, checkpoint_in_modes, output_of, randomise, seeded
 from services.engineer.construction import MixerSizes, block_layout
-from services.engineer.program import execute, load_mixer, prepare_child
+from services.engineer.program import execute, explain, load_mixer, prepare_child, traceback_tail
 from services.sandbox.wire import Arrays, Channel, Message
 
 Answer = tuple[str, dict[str, JSON], Arrays]
@@ -40,6 +41,7 @@ def run(channel: Channel) -> None:
     begin = channel.receive()
     settings = CheckSettings.from_json(cast("dict[str, object]", begin.header["settings"]))
     prepare_child()
+    torch.utils.checkpoint.checkpoint = checkpoint_in_modes  # type: ignore[assignment]
     subject = Subject(partial(build, str(begin.header["program"]), settings.whole_model, settings.layers), settings)
     channel.send("ready")
     handlers: dict[str, Callable[[Subject, Message], Answer]] = {
@@ -102,8 +104,8 @@ def _forward(subject: Subject, request: Message) -> Answer:
     if direction is not None:
         weights = torch.from_numpy(direction.copy()).to(output.dtype)
         loss = torch.where((weights != 0) & output.isfinite(), output * weights, 0.0).sum()
-        (gradient,) = torch.autograd.grad(loss, inputs, allow_unused=True)
-        arrays["gradient"] = (torch.zeros_like(inputs) if gradient is None else gradient).detach().numpy()
+        arithmetic.backward(loss)
+        arrays["gradient"] = (torch.zeros_like(inputs) if inputs.grad is None else inputs.grad).numpy()
     return "output", {}, arrays
 
 

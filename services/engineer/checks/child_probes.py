@@ -19,12 +19,11 @@ from services.engineer.checks.subject import (
     Arithmetic,
     Subject,
     accepts,
-    explain,
     gap_between,
     output_of,
     shapes_of,
-    traceback_tail,
 )
+from services.engineer.program import explain, traceback_tail
 
 SHAPE, GRADIENT_SHAPE = (2, 65), (2, 70)  # (batch, length)
 _LABELS: Mapping[ArithmeticName, str] = {"single": "fp32", "autocast": "bf16 autocast"}
@@ -38,11 +37,11 @@ DECODED_LENGTH, PREFILL, DECODED_STATE = 40, 33, State(randomised=True)
 def without_gradient(subject: Subject, mixer: nn.Module) -> set[str]:
     """Names of trainable parameters without a gradient of a generic loss on noise, after one forward and backward."""
     mixer.zero_grad(set_to_none=True)
-    inputs = subject.noise(*GRADIENT_SHAPE, subject.width)
+    inputs = subject.noise(*GRADIENT_SHAPE, subject.width).requires_grad_()  # as in training
     output = subject.call(mixer, inputs)
     direction = subject.noise(*GRADIENT_SHAPE, subject.width, seed=4)
     if output.requires_grad:  # else it depends on no parameter
-        torch.autograd.backward((output * direction.to(output.dtype) + output.pow(2)).sum())
+        subject.exact.backward((output * direction.to(output.dtype) + output.pow(2)).sum())
     return {
         name
         for name, parameter in mixer.named_parameters()
@@ -133,7 +132,7 @@ def _problem(subject: Subject, arithmetic: Arithmetic, batch: int, length: int, 
             return f"the output has shape {tuple(output.shape)} for an input of shape {tuple(inputs.shape)}"
         if not output.requires_grad:
             return "the output does not depend on inputs or parameters: nothing can be trained"
-        torch.autograd.backward(output.float().pow(2).mean())
+        arithmetic.backward(output.float().pow(2).mean())
         if not torch.isfinite(output).all():
             return "the output is not finite for standard normal inputs: torch.empty, for one, sets no values"
     changed = sorted(name for name, _ in shapes.items() ^ shapes_of(mixer).items())
@@ -185,7 +184,7 @@ def _non_finite(subject: Subject, inputs: Tensor, arithmetic: Arithmetic) -> lis
         output = output_of(mixer(leaf))
     if not output.isfinite().all():
         return ["the output"]
-    torch.autograd.backward(output.float().mean())
+    arithmetic.backward(output.float().mean())
     gradients = {"the gradient of the input": leaf.grad}
     gradients |= {f"the gradient of {name}": parameter.grad for name, parameter in mixer.named_parameters()}
     return [name for name, gradient in gradients.items() if gradient is not None and not gradient.isfinite().all()]

@@ -280,7 +280,8 @@ def _module(name: str) -> Iterator[str]:
 def _name(node: ast.Name, imported: set[str]) -> Iterator[str]:
     renames_module = node.id == "__name__" and not isinstance(node.ctx, ast.Load)
     if node.id in FORBIDDEN_NAMES - imported or _is_forbidden_dunder(node.id) or renames_module:
-        hint = ": rename a variable of that name, or remove the call" if node.id in FORBIDDEN_NAMES else _remedy(node.id)
+        plain = node.id in FORBIDDEN_NAMES
+        hint = ": rename a variable of that name, or remove the call" if plain else _remedy(node.id)
         yield f"{node.id} is not allowed{hint}"
 
 

@@ -1,4 +1,4 @@
-"""The probed program in the child: builds it, runs it in a given state and precision, and explains its errors.
+"""The probed program in the child: builds it and runs it in a given state and precision.
 
 Probes use double precision where possible: rounding is then nine orders of magnitude below any useful leak, and
 tolerances need no calibration. Explicit casts in programs (`x.float()`, `dtype=torch.bfloat16`) are replaced by casts
@@ -6,23 +6,19 @@ to double, by intercepting torch functions.
 """
 
 import inspect
-import linecache
-import re
-import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from types import FrameType
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, default_generator, nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from services.engineer.checks.compare import Gap, largest_gap
 from services.engineer.checks.remote import TOLERANCES, State
 from services.engineer.checks.report import ArithmeticName, CheckSettings
-from services.engineer.program import FILE_PREFIX
 from services.engineer.training.model import cast_floats
 
 Args = tuple[object, ...]
@@ -69,6 +65,22 @@ def _lift(argument: object) -> object:
     return _LIFTED.get(argument, argument) if type(argument) is torch.dtype else argument
 
 
+_CHECKPOINT = torch.utils.checkpoint.checkpoint
+
+
+def checkpoint_in_modes(function: Callable[..., object], *args: object, **options: object) -> object:
+    """torch's checkpoint, but a repetition in a backward pass, which has no modes, runs in those of the forward."""
+    modes = _get_current_function_mode_stack()
+
+    def within(*inputs: object, **keywords: object) -> object:
+        with ExitStack() as stack:
+            for mode in () if _get_current_function_mode_stack() else modes:
+                stack.enter_context(mode)
+            return function(*inputs, **keywords)
+
+    return _CHECKPOINT(within, *args, **options)
+
+
 @dataclass(frozen=True)
 class Arithmetic:
     """A precision to compute in, and the relative difference that counts as rounding in it."""
@@ -88,12 +100,21 @@ class Arithmetic:
     @contextmanager
     def active(self) -> Iterator[None]:
         """Computes in this precision inside the block, with dropout off."""
-        double, default = self.name == "double", torch.get_default_dtype()
         autocast = torch.autocast("cpu", torch.bfloat16) if self.name == "autocast" else nullcontext()
-        torch.set_default_dtype(torch.float64 if double else default)
+        with autocast, self._default_dtype(), _Lifted() if self.name == "double" else _WithoutDropout():
+            yield
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradients of a loss, in the precision of the forward, of which checkpoints repeat parts."""
+        with self._default_dtype():
+            torch.autograd.backward(loss)
+
+    @contextmanager
+    def _default_dtype(self) -> Iterator[None]:
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64 if self.name == "double" else default)
         try:
-            with autocast, _Lifted() if double else _WithoutDropout():
-                yield
+            yield
         finally:
             torch.set_default_dtype(default)
 
@@ -276,74 +297,3 @@ def _parameter_noise(seed: int, index: int, shape: torch.Size) -> Tensor:
     """Standard normal values for one parameter, cached since drawing them takes longer than a small mixer's forward."""
     generator = torch.Generator().manual_seed(1000 * seed + 7919 + index)
     return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-
-_EXPLANATIONS = (
-    (r"leaf Variable that requires grad is being used in an in-place|view of a leaf Variable",
-     "the program changes a parameter or its input in place: compute a new tensor instead"),
-    (r"modified by an inplace operation|a view .* is being modified inplace",
-     "the program changes a tensor in place that the backward pass still needs: write x = x + y, not x += y"),
-    (r"metaclass conflict",
-     "a class of the program has a metaclass that conflicts with nn.Module's: remove it"),
-    (r"omplex(Float|Double|64|128)|for only complex|autograd only supports .*real",
-     "the program computes with complex numbers where real ones are needed: take the real part or the absolute value"),
-    (r"/dev/u?random",
-     "the program seeds a generator from /dev/urandom: use torch's default generator, which is seeded"),
-    (r"not compiled with CUDA|No CUDA GPUs",
-     "the program uses a GPU where there is none: take the device from the input, as in device=x.device"),
-    (r"does not require grad and does not have a grad_fn",
-     "the program computes a gradient in its forward, which also runs where gradients are disabled: "
-     "compute it inside `with torch.enable_grad():`"),
-    (r"'indices' to have one of the following scalar types",
-     "the class looks up an embedding of its input, so it is a whole model: the mixer gets hidden states of shape "
-     "[batch, length, width]; name the mixer's class DeltaNet, or let only its forward take hidden_states"),
-    (r"backward through the graph a second time",
-     "the program keeps a tensor of one forward for the next with its gradients: keep it as x.detach()"),
-    (r"forward\(\) missing \d+ required positional",
-     "forward is called with the hidden states alone: give its other parameters defaults"),
-    (r"too many values to unpack \(expected 2\)|not enough values to unpack \(expected 4",
-     "the program unpacks another number of values than it names: hidden states are [batch, length, width]"),
-    (r"uninitialized parameter|UninitializedParameter",
-     "the program has lazy modules, whose sizes are unknown before the first forward: "
-     "use nn.Linear(hidden_size, ...) instead of nn.LazyLinear(...)"),
-    (r"Expected more than 1 value per channel",
-     "the program normalises over the batch, so that rows depend on each other: normalise each token, as RMSNorm does"),
-    (r"Expected more than 1 spatial element",
-     "the program normalises over the length, so that outputs depend on later inputs: normalise each token"),
-    (r"PermissionError",
-     "the program opens a file, or imports a module that is not loaded: use only torch, einops, fla and plain Python"),
-)  # fmt: skip
-
-
-def explain(error: BaseException) -> str:
-    """The error message of an exception in a program, preceded by an explanation of common errors."""
-    message = f"{type(error).__name__}: {str(error)[:2000]}".rstrip(": ")
-    message += "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    line = _line_of(error)
-    where = f", raised in {line}" if line else ""
-    for pattern, explanation in _EXPLANATIONS:
-        if re.search(pattern, message):
-            return f"{explanation} ({message}{where})"
-    return message + where
-
-
-def _line_of(error: BaseException) -> str | None:
-    """The innermost line of the program in an exception's traceback, and the function that has it."""
-    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if _is_own(frame)]
-    if not frames:
-        return None
-    code, number = frames[-1][0].f_code, frames[-1][1]
-    function = "" if code.co_name == "<module>" else f" ({code.co_qualname})"
-    return f"line {number}{function}: {linecache.getline(code.co_filename, number).strip()}"[:200]
-
-
-def _is_own(frame: FrameType) -> bool:
-    return frame.f_code.co_filename.startswith(FILE_PREFIX)
-
-
-def traceback_tail(error: BaseException) -> str:
-    """The last 2,000 characters of an exception's traceback: of the program's own frames, if it has any."""
-    trace = traceback.TracebackException.from_exception(error)
-    own = [frame for frame in trace.stack if frame.filename.startswith(FILE_PREFIX)]
-    trace.stack = traceback.StackSummary.from_list(own or trace.stack)
-    return "".join(trace.format())[-2000:]

@@ -12,9 +12,9 @@ import torch
 
 from services.engineer.checks.child import build
 from services.engineer.checks.report import CheckSettings
-from services.engineer.checks.subject import DOUBLE, SINGLE, Subject, explain
+from services.engineer.checks.subject import DOUBLE, SINGLE, Subject
 from services.engineer.construction import BadConstructor, MixerSizes, NoMixer, find_mixer
-from services.engineer.program import execute, load_mixer
+from services.engineer.program import execute, explain, load_mixer
 
 pytestmark = pytest.mark.usefixtures("prepared_child")
 
