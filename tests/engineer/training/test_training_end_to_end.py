@@ -11,8 +11,10 @@ import pytest
 
 from services.engineer.data import Corpus
 from services.engineer.scales import Scale, load_scale
+from services.engineer.training.child import flops_per_token
 from services.engineer.training.host import JOB, train
 from services.engineer.training.result import Drained, LooksAhead, Metrics, TrainingFailed
+from services.engineer.training.sizes import ModelSizes
 from services.engineer.training.watcher import WatchSettings
 from tests.engineer.training import programs
 from tests.engineer.training.inline_sandbox import ChildEnd, InlineSandbox
@@ -34,6 +36,17 @@ async def test_a_training_yields_a_finite_loss_with_everything_measured(small: S
     assert result.measurements.flops_per_token is not None
     assert result.measurements.energy_joules is None
     assert result.measurements.data_fingerprint == corpus.fingerprint
+
+
+def test_flops_of_parts_that_the_backward_pass_repeats_are_counted() -> None:
+    """Hooks by module, which torch's counter sets, fail in a checkpoint that is reentrant."""
+    sizes, head = ModelSizes(256, 32, 1, 2, 64, tied=False), "from torch.utils.checkpoint import checkpoint\n"
+    repeated = head + programs.mixer("x = checkpoint(self.out, x, use_reentrant=True)")
+    plain, twice = (flops_per_token(text, sizes, 64, "fp32") for text in (programs.CONVOLUTION, repeated))
+
+    assert plain is not None
+    assert twice is not None
+    assert twice - plain == pytest.approx(4 * 2 * 32 * 32)
 
 
 async def test_the_same_seed_gives_the_same_loss_and_another_seed_another(small: Scale, corpus: Corpus) -> None:
