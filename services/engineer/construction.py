@@ -36,6 +36,7 @@ OPTIONS: dict[str, object] = {
     "qk_activation": "silu",
     "qk_norm": "l2",
 }
+WIDTHS = ("dim", "model_dim", "n_embd", "n_embed", "embed_dim", "embed_size", "emb_dim", "embedding_dim")
 HEADS = ("num_heads", "n_heads", "heads", "num_attention_heads")
 KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads")
 LAYER_COUNT = "num_hidden_layers"
@@ -182,6 +183,11 @@ def _arguments(kind: type, sizes: MixerSizes, within: tuple[type, ...] = ()) -> 
     defaults = {parameter.name: parameter.default for parameter in parameters}
     heads = [defaults[name] for name in HEADS if defaults.get(name) is not None]
     named_only |= {name: sizes.heads for name in KEY_VALUE_HEADS if defaults.get(name) in heads}  # as many by default
+    widths = [name for name in ("hidden_size", "d_model", *WIDTHS) if defaults.get(name) is not None]
+    widths.sort(key=lambda name: isinstance(defaults[name], int))  # what is required is the width
+    for name in widths[1:]:
+        if defaults[name] != defaults[widths[0]]:
+            named_only.pop(name, None)  # a size of its own, as of an embedding of positions
     arguments: dict[str, object] = {}
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         arguments |= usual
@@ -242,7 +248,7 @@ def usual_arguments(sizes: MixerSizes) -> dict[str, object]:
 def synonyms(sizes: MixerSizes) -> dict[str, object]:
     """Alternative argument names, passed only to mixers whose signature names them."""
     values = {
-        "dim embed_dim embed_size emb_dim embedding_dim model_dim n_embd n_embed": sizes.width,
+        " ".join(WIDTHS): sizes.width,
         "heads n_head n_heads nhead num_attention_heads": sizes.heads,
         "head_dim dim_head d_head": sizes.width // sizes.heads,
         "layer_id layer_index": sizes.layer,

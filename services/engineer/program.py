@@ -5,6 +5,9 @@ import linecache
 import re
 import sys
 import traceback
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType, ModuleType
 
 import einops._torch_specific
@@ -88,6 +91,11 @@ _EXPLANATIONS = (
     (r"'indices' to have one of the following scalar types",
      "the class looks up an embedding of its input, so it is a whole model: the mixer gets hidden states of shape "
      "[batch, length, width]; name the mixer's class DeltaNet, or let only its forward take hidden_states"),
+    (r"before Module.__init__\(\) call",
+     "the constructor does not call its parent's first: begin it with super().__init__()"),
+    (r"FlexAttention does not support backward on CPU",
+     "flex_attention has no backward pass on a CPU: cut the sequence into blocks of the window's size, and use "
+     "torch.nn.functional.scaled_dot_product_attention within each block and the one before"),
     (r"backward through the graph a second time",
      "the program keeps a tensor of one forward for the next with its gradients: keep it as x.detach()"),
     (r"forward\(\) missing \d+ required positional",
@@ -106,11 +114,14 @@ _EXPLANATIONS = (
 )  # fmt: skip
 
 
-def explain(error: BaseException) -> str:
-    """The error message of an exception in a program, preceded by an explanation of common errors."""
+def explain(error: BaseException, repeat: Callable[[], object] | None = None) -> str:
+    """The error message of an exception in a program, preceded by an explanation of common errors.
+
+    `repeat` runs the program again, to find the line whose backward pass raised the exception.
+    """
     message = f"{type(error).__name__}: {str(error)[:2000]}".rstrip(": ")
     message += "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    line = _line_of(error)
+    line = _line_of(error) or (repeat and _line_of_backward(repeat))
     where = f", raised in {line}" if line else ""
     for pattern, explanation in _EXPLANATIONS:
         if re.search(pattern, message):
@@ -126,6 +137,20 @@ def _line_of(error: BaseException) -> str | None:
     code, number = frames[-1][0].f_code, frames[-1][1]
     function = "" if code.co_name == "<module>" else f" ({code.co_qualname})"
     return f"line {number}{function}: {linecache.getline(code.co_filename, number).strip()}"[:200]
+
+
+def _line_of_backward(repeat: Callable[[], object]) -> str | None:
+    """The program's line that computed what torch was differentiating when `repeat` failed, as torch warns of it."""
+    with warnings.catch_warnings(record=True) as caught, suppress(Exception):
+        warnings.simplefilter("always")
+        with torch.autograd.detect_anomaly(check_nan=False):
+            repeat()
+    traces = "".join(str(warning.message) for warning in caught)
+    lines = re.findall(rf'File "({FILE_PREFIX}\w+>)", line (\d+), in (\w+)', traces)
+    if not lines:
+        return None
+    file, number, function = lines[-1]
+    return f"line {number} ({function}): {linecache.getline(file, int(number)).strip()}"[:200]
 
 
 def _is_own(frame: FrameType) -> bool:

@@ -4,6 +4,7 @@ A finding can only reject a program: whatever scores depend on is measured by th
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import MappingProxyType
 
 import torch
@@ -94,12 +95,12 @@ def runs(subject: Subject) -> Finding:
 def _failure(subject: Subject, name: ArithmeticName) -> Finding | None:
     for batch, length in RUN_SHAPES:
         where: dict[str, JSON] = {"batch": batch, "length": length, "precision": name}
-        first = (batch, length) == RUN_SHAPES[0]
-        sizes, steps = ("", STEPS) if first else (f" (batch {batch}, length {length})", 1)
+        sizes, steps = ("", STEPS) if (batch, length) == RUN_SHAPES[0] else (f" (batch {batch}, length {length})", 1)
+        step = partial(_problem, subject, ARITHMETICS[name], batch, length, steps)
         try:
-            problem = _problem(subject, ARITHMETICS[name], batch, length, steps)
+            problem = step()
         except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the error is the finding
-            message = explain(error)[:800] + _advice(subject, name, batch, length) + sizes
+            message = explain(error, step)[:800] + _advice(subject, name, batch, length) + sizes
             return Finding(True, message, {**where, "traceback": traceback_tail(error)})
         if problem:
             return Finding(True, problem + sizes, where)
@@ -243,7 +244,7 @@ def checkpoint(subject: Subject) -> Finding:
     expected, actual = (subject.call(mixer.eval(), inputs) for mixer in (trained, restored))
     violation = (
         "the output changes after a checkpoint is saved and loaded: "
-        "keep what it depends on in parameters and persistent buffers"
+        "keep what it depends on in parameters and persistent buffers, and lists of modules in nn.ModuleList"
     )
     return _compare(subject, expected, actual, violation, "a checkpoint holds the whole model")
 

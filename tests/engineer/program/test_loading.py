@@ -138,6 +138,10 @@ def test_ambiguous_size_names_are_passed_only_if_required() -> None:
     """A default of its own says what a program means by hidden_dim."""
     assert constructor_arguments("hidden_dim, heads, dim_head") == {"hidden_dim": 16, "heads": 2, "dim_head": 8}
     assert constructor_arguments("dim, hidden_dim=64") == {"dim": 16, "hidden_dim": 64}
+    assert constructor_arguments("emb_dim=5, *, n_embd") == {"emb_dim": 5, "n_embd": 16}
+    assert constructor_arguments("hidden_size=64, d_model=None, dim=64, embed_dim=None") == dict.fromkeys(
+        ("hidden_size", "d_model", "dim", "embed_dim"), 16
+    )
 
 
 def test_arguments_that_a_part_rejects_are_left_out() -> None:
@@ -309,6 +313,7 @@ def test_a_cached_tensor_does_not_survive_a_change_of_precision() -> None:
         ("nn.Embedding(9, 4)(hidden_states)", "name the mixer's class DeltaNet"),
         ("torch.autograd.grad(hidden_states.sum(), hidden_states)", "torch.enable_grad()"),
         ("self.forward()", "give its other parameters defaults"),
+        ("nn.Module.__new__(nn.Module).a = nn.Linear(1, 1)", "begin it with super().__init__()"),
         ("batch, length = hidden_states.shape", "hidden states are [batch, length, width]"),
         ("return [][1]", "IndexError: list index out of range, raised in line 9 (Mixer.forward): return [][1]"),
     ],
@@ -316,10 +321,26 @@ def test_a_cached_tensor_does_not_survive_a_change_of_precision() -> None:
 def test_an_error_without_a_cause_gets_a_cause(body: str, message: str) -> None:
     """The author sees only the message."""
     program = kind("Mixer").replace("        return hidden_states\n", f"        {body}\n")
-    with pytest.raises((AssertionError, IndexError, RuntimeError, TypeError, ValueError)) as raised:
+    with pytest.raises((AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)) as raised:
         load_mixer(HEAD + program, SIZES)(torch.randn(1, 3, 16))
 
     assert message in explain(raised.value)
+
+
+def test_an_error_of_the_backward_pass_names_the_line_of_the_forward() -> None:
+    """Torch raises it in its own code, where no line of the program runs."""
+    body = "        y = hidden_states.exp()\n        y += 1\n        return y +"
+    program = kind("Mixer").replace("        return", body)
+    mixer = load_mixer(HEAD + program, SIZES)
+
+    def step() -> None:
+        torch.autograd.backward(mixer(torch.randn(1, 3, 16).requires_grad_()).sum())
+
+    with pytest.raises(RuntimeError) as raised:
+        step()
+
+    assert "write x = x + y, not x += y" in explain(raised.value)
+    assert "raised in line 9 (forward): y = hidden_states.exp()" in explain(raised.value, step)
 
 
 def test_the_layers_of_a_model_share_one_module() -> None:
