@@ -23,10 +23,12 @@ from services.engineer.export.card import Card
 from services.engineer.program import execute
 from services.engineer.records import keep_weights
 from services.engineer.training.child import build_model, model_arrays
+from services.engineer.training.model import BF16, FP32, autocast
 from services.engineer.training.sizes import ModelSizes
 from services.mixers.description import CATALOGUE, Mixer
 from services.mixers.moves import LIBRARY
 from services.mixers.render import render
+from tests.engineer.training.programs import mixer
 
 SIZES = ModelSizes(vocabulary=256, width=32, blocks=2, heads=2, feed_forward=64, tied=False)
 TOKENS = [[10, 65, 66, 67, 0, 255, 30, 31, 32, 33, 34]]
@@ -48,7 +50,8 @@ model = package.load()
 tokens = torch.tensor({tokens})
 more = package.generate(model, tokens, count=3)
 layer = package.mixer(width=16, heads=2)
-out = layer(torch.zeros(1, 5, 16))
+with torch.autocast("cpu", dtype=torch.bfloat16):
+    out = layer(torch.zeros(1, 5, 16))
 print(json.dumps({{"logits": package.logits(model, tokens).tolist(), "more": more.tolist(),
                   "out": list((out if isinstance(out, torch.Tensor) else out[0]).shape),
                   "fla": "fla" in sys.modules, "fresh": package.build().training}}))
@@ -58,10 +61,10 @@ print(json.dumps({{"logits": package.logits(model, tokens).tolist(), "more": mor
 def composed() -> str:
     """A program as the offline search writes it: three moves away from a baseline."""
     rng = random.Random(3)
-    mixer: Mixer = CATALOGUE["gated_delta_net"]
+    description: Mixer = CATALOGUE["gated_delta_net"]
     for _ in range(3):
-        mixer = rng.choice(LIBRARY).apply(mixer) or mixer
-    return render(mixer.canonical(), "ComposedMixer", "Because of a test.")
+        description = rng.choice(LIBRARY).apply(description) or description
+    return render(description.canonical(), "ComposedMixer", "Because of a test.")
 
 
 def record_of(program: str, name: str) -> pb.Candidate:
@@ -91,12 +94,14 @@ def on_its_own(folder: Path, name: str, alone: Path) -> dict[str, object]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prepared_child")
-@pytest.mark.parametrize("which", ["baseline", "composed"])
+@pytest.mark.parametrize("which", ["baseline", "composed", "of mixed precision"])
 async def test_a_package_computes_what_our_own_loader_computes(which: str, tmp_path: Path) -> None:
     """The same logits from the kept weights, without this project, without fla."""
     program = baseline("delta_net").program if which == "baseline" else composed()
+    if mixed := which == "of mixed precision":
+        program = mixer("x = x @ torch.eye(x.shape[-1], dtype=torch.bfloat16)")
     model = build_model(program, SIZES, seed=7, device="cpu").eval()
-    with torch.no_grad():
+    with torch.no_grad(), autocast("cpu", BF16 if mixed else FP32):
         ours = model.head(model.hidden(torch.tensor(TOKENS))[0]).float().numpy()
     artifacts = FsspecArtifacts((tmp_path / "artifacts").as_uri())
     weights = await artifacts.get(await keep_weights(artifacts, model_arrays(model)))

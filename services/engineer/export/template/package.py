@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from services.engineer.construction import MixerSizes, block_layout, construct, mixer_of_layer
 from services.engineer.export.template.kernels import execute
-from services.engineer.training.model import LanguageModel
+from services.engineer.training.model import BF16, LanguageModel, autocast
 from services.engineer.training.sizes import ModelSizes
 
 __all__ = ["CARD", "SIZES", "LanguageModel", "build", "decode", "encode", "generate", "load", "logits", "mixer"]
@@ -61,10 +61,16 @@ def load(device: str = "cpu") -> LanguageModel:
 
 @torch.no_grad()
 def logits(model: LanguageModel, tokens: Tensor) -> Tensor:
-    """Tokens [batch, length] → float32 logits [batch, length, vocabulary] of the next tokens."""
-    hidden, _ = model.hidden(tokens)
-    scores: Tensor = model.head(hidden).float()
-    return scores
+    """Tokens [batch, length] → float32 logits [batch, length, vocabulary] of the next tokens.
+
+    Computed in float32, or under autocast, as in training, for a program that mixes precisions and runs only there.
+    """
+    try:
+        scores: Tensor = model.head(model.hidden(tokens)[0])
+    except RuntimeError:
+        with autocast(tokens.device.type, BF16):
+            scores = model.head(model.hidden(tokens)[0])
+    return scores.float()
 
 
 @torch.no_grad()
