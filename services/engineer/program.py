@@ -93,6 +93,13 @@ _EXPLANATIONS = (
      "[batch, length, width]; name the mixer's class DeltaNet, or let only its forward take hidden_states"),
     (r"before Module.__init__\(\) call",
      "the constructor does not call its parent's first: begin it with super().__init__()"),
+    (r"instantiate abstract class",
+     "the class inherits abstract methods: define each of them in it, or remove @abstractmethod"),
+    (r"RecursionError",
+     "the program calls itself without end: a __getattr__ must return super().__getattr__(name) where that exists"),
+    (r"differentiated Tensor.* not have been used",
+     "the program differentiates with respect to a tensor that the loss does not use, such as a view made where "
+     "gradients are disabled, as in evaluation: make it with x.detach().clone().requires_grad_()"),
     (r"FlexAttention does not support backward on CPU",
      "flex_attention has no backward pass on a CPU: cut the sequence into blocks of the window's size, and use "
      "torch.nn.functional.scaled_dot_product_attention within each block and the one before"),

@@ -282,7 +282,7 @@ async def _row_dependence(program: Remote, rows: int, length: int, state: State)
         if gap.relative > program.tolerance:
             evidence = gap.evidence() | {"batch": rows, "length": length}
             message = f"a row's output changes when {change} ({state}): inputs are [batch, length, width]"
-            message += "" if state.training else ", and noise is drawn if self.training only"
+            message += "; no mean spans the batch" + ("" if state.training else "; draw noise if self.training only")
             return Finding(True, message, evidence)
     return None
 

@@ -1,0 +1,55 @@
+"""What a program's author reads of an exception: its line, and the cause or remedy of common ones."""
+
+import pytest
+import torch
+
+from services.engineer.program import explain, load_mixer
+from tests.engineer.program.test_loading import HEAD, SIZES, kind
+
+pytestmark = pytest.mark.usefixtures("prepared_child")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "assert hidden_states.shape[1] % 16 == 0",
+            "AssertionError, raised in line 9 (Mixer.forward): assert hidden_states.shape[1]",
+        ),
+        ("nn.Embedding(9, 4)(hidden_states)", "name the mixer's class DeltaNet"),
+        ("torch.autograd.grad(hidden_states.sum(), hidden_states)", "torch.enable_grad()"),
+        ("self.forward()", "give its other parameters defaults"),
+        ("nn.Module.__new__(nn.Module).a = nn.Linear(1, 1)", "begin it with super().__init__()"),
+        ("self.forward(hidden_states)", "super().__getattr__"),
+        ("__import__('collections').abc.Sized()", "define each of them"),
+        (
+            "x = nn.Linear(1, 1).weight\n        torch.autograd.grad((x + 1).sum(), x + 1)",
+            "detach().clone()",
+        ),
+        ("batch, length = hidden_states.shape", "hidden states are [batch, length, width]"),
+        ("return [][1]", "IndexError: list index out of range, raised in line 9 (Mixer.forward): return [][1]"),
+    ],
+)
+def test_an_error_without_a_cause_gets_a_cause(body: str, message: str) -> None:
+    """The author sees only the message."""
+    program = kind("Mixer").replace("        return hidden_states\n", f"        {body}\n")
+    with pytest.raises((AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)) as raised:
+        load_mixer(HEAD + program, SIZES)(torch.randn(1, 3, 16))
+
+    assert message in explain(raised.value)
+
+
+def test_an_error_of_the_backward_pass_names_the_line_of_the_forward() -> None:
+    """Torch raises it in its own code, where no line of the program runs."""
+    body = "        y = hidden_states.exp()\n        y += 1\n        return y +"
+    program = kind("Mixer").replace("        return", body)
+    mixer = load_mixer(HEAD + program, SIZES)
+
+    def step() -> None:
+        torch.autograd.backward(mixer(torch.randn(1, 3, 16).requires_grad_()).sum())
+
+    with pytest.raises(RuntimeError) as raised:
+        step()
+
+    assert "write x = x + y, not x += y" in explain(raised.value)
+    assert "raised in line 9 (forward): y = hidden_states.exp()" in explain(raised.value, step)
