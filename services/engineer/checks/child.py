@@ -104,6 +104,10 @@ def _forward(subject: Subject, request: Message) -> Answer:
     if direction is not None:
         weights = torch.from_numpy(direction.copy()).to(output.dtype)
         loss = torch.where((weights != 0) & output.isfinite(), output * weights, 0.0).sum()
+        if not loss.requires_grad:
+            raise RuntimeError(
+                "the output has no gradient: remove torch.no_grad() and torch.inference_mode() from forward"
+            )
         arithmetic.backward(loss)
         arrays["gradient"] = (torch.zeros_like(inputs) if inputs.grad is None else inputs.grad).numpy()
     return "output", {}, arrays

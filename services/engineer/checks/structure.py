@@ -21,6 +21,10 @@ CUTS = (1, 2, 3, 7, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 80, 95, 96, 127, 128
 ODD_LENGTHS = (97, 160)  # no multiple of any chunk, and whole chunks of 16 and 32
 LONG = 600  # some programs use another path for long inputs
 PREFIXES = (1, 2, 3, 16, 31, 33, 64, 65, 97, 130)
+_REPETITIONS = (  # in evaluation mode, in training mode
+    ("with one input", "draw random numbers if self.training only, and fixed ones in __init__, into a buffer"),
+    ("under one seed", "set what torch.empty creates, use torch's default generator, keep no state outside of self"),
+)
 ROWS_FACTOR, SHORT = 4, 64  # benchmarks are read in larger batches of shorter rows
 REPEATABILITY_TOLERANCE = 1e-9  # equality but for kernels whose order of operations depends on memory alignment
 TOKEN_LIMIT = 1 << 16
@@ -69,14 +73,8 @@ async def repeatability(program: Remote) -> Finding:
                 gap = largest_gap(left, right, REPEATABILITY_TOLERANCE)
                 if gap.relative > REPEATABILITY_TOLERANCE:
                     evidence = gap.evidence() | {"layer": layer}
-                    seeds = "under one seed" if state.training else "with one input"
-                    message = f"two runs {seeds} differ in the {what} ({state})"
-                    message += (
-                        ""
-                        if state.training
-                        else (": draw random numbers if self.training only, and fixed ones in __init__, into a buffer")
-                    )
-                    return Finding(True, message, evidence)
+                    seeds, advice = _REPETITIONS[state.training]
+                    return Finding(True, f"two runs {seeds} differ in the {what} ({state}): {advice}", evidence)
     return Finding(False, "two runs agree")
 
 

@@ -30,6 +30,7 @@ ADVICE = {
     "batch": "no mean spans the batch",
     "parameters": "of at most 2.5 ×",
     "prefix": "position / length",
+    "repeatability": "keep no state outside of self",
     "unused": "no gradient reaches: g_proj.weight",
     "drift": "if self.training only",
     "checkpoint": "persistent buffers",
@@ -176,15 +177,16 @@ async def test_a_failure_in_forward_shows_the_frames_of_the_program_alone(sandbo
 
 
 async def test_the_message_names_the_cause(sandbox: Sandbox) -> None:
-    """These three named another one, such as a gradient that the program does not compute."""
+    """These four named another one, such as a gradient that the program does not compute."""
     returns_input = text_of(ZOO / "life" / "bad_returns_its_input.py")
     keeps_graph = text_of(ZOO / "runs" / "bad_keeps_its_graph.py")
-    draws_noise = returns_input.replace("return hidden_states", "return x + x.detach().normal_()").replace(
-        "self.project(hidden_states)", "x = self.project(hidden_states)"
-    )
+    projects = returns_input.replace("self.project(hidden_states)", "x = self.project(hidden_states)")
+    draws_noise = projects.replace("return hidden_states", "return x + x.detach().normal_()")
+    detaches = projects.replace("return hidden_states", "return x if self.training else x.detach()")
     causes = {
         returns_input: "none of the 2 parameters receives a gradient",
         keeps_graph: "keep it as x.detach()",
+        detaches: "the output has no gradient: remove",
         draws_noise: "draw random numbers if self.training only",
     }
     for program, cause in causes.items():
