@@ -41,7 +41,7 @@ def run(channel: Channel) -> None:
     begin = channel.receive()
     settings = CheckSettings.from_json(cast("dict[str, object]", begin.header["settings"]))
     prepare_child()
-    torch.utils.checkpoint.checkpoint = checkpoint_in_modes  # type: ignore[assignment]
+    torch.utils.checkpoint.checkpoint = checkpoint_in_modes
     subject = Subject(partial(build, str(begin.header["program"]), settings.whole_model, settings.layers), settings)
     channel.send("ready")
     handlers: dict[str, Callable[[Subject, Message], Answer]] = {

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import torch
 import torch.utils.checkpoint
@@ -68,13 +69,13 @@ def _lift(argument: object) -> object:
 _CHECKPOINT = torch.utils.checkpoint.checkpoint
 
 
-def checkpoint_in_modes(function: Callable[..., object], *args: object, **options: object) -> object:
+def checkpoint_in_modes(function: Callable[..., object], *args: object, **options: Any) -> object:
     """torch's checkpoint, but a repetition in a backward pass, which has no modes, runs in those of the forward."""
-    modes = _get_current_function_mode_stack()
+    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
 
     def within(*inputs: object, **keywords: object) -> object:
         with ExitStack() as stack:
-            for mode in () if _get_current_function_mode_stack() else modes:
+            for mode in () if _get_current_function_mode_stack() else modes:  # type: ignore[no-untyped-call]
                 stack.enter_context(mode)
             return function(*inputs, **keywords)
 
