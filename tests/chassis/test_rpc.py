@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from services.chassis.errors import SettingsError
+from services.chassis.errors import NotFound, SettingsError
 from services.chassis.rpc import Server, channel, is_transient
 from services.chassis.settings import ServiceSettings, host_and_port, load
 from services.contracts import checker_pb2, checker_pb2_grpc
@@ -98,6 +98,15 @@ async def test_a_failure_of_the_server_s_machine_may_pass() -> None:
     assert is_transient(refused.value)
 
 
+class Unknowing(PartialChecker):
+    """Has no such candidate."""
+
+    async def Check(self, request: checker_pb2.CheckRequest, context: object) -> CheckReport:  # noqa: N802
+        """The contract's name."""
+        del request, context
+        raise NotFound("no such candidate")
+
+
 class Forwarder(PartialChecker):
     """Asks another service."""
 
@@ -113,7 +122,7 @@ class Forwarder(PartialChecker):
 async def test_the_status_of_a_service_that_was_asked_is_passed_on() -> None:
     """A candidate that does not exist is no internal error of the judge."""
     servers = [Server(ServiceSettings(listen="127.0.0.1:0")) for _ in range(2)]
-    checker_pb2_grpc.add_CheckerServicer_to_server(FullDisk(), servers[0].grpc)
+    checker_pb2_grpc.add_CheckerServicer_to_server(Unknowing(), servers[0].grpc)
     await servers[0].start()
     async with channel(f"127.0.0.1:{servers[0].port}", ServiceSettings()) as other:
         forwarder = Forwarder(checker_pb2_grpc.CheckerStub(other))
@@ -125,8 +134,8 @@ async def test_the_status_of_a_service_that_was_asked_is_passed_on() -> None:
     for server in servers:
         await server.stop(0)
 
-    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert (refused.value.details() or "").endswith("No space left on device")
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+    assert refused.value.details() == "no such candidate"
 
 
 async def test_a_request_that_is_none_is_refused_with_a_sentence() -> None:
