@@ -13,8 +13,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from services.chassis.bus import Bus
 from services.chassis.bus.access import seed_variable
-from services.chassis.errors import NotPossible, SettingsError, sentence
+from services.chassis.errors import NotPossible, SettingsError, Transient, sentence
 from services.chassis.rpc import channel
 from services.local.processes import Broker, ServiceFailed, ServiceProcess, end_orphans, free_port, unless_stopped
 from services.local.settings import ClientSettings, locked, running_system
@@ -63,6 +64,9 @@ class System:
         end_orphans(left_behind, self.settings.data_dir)
         if self.broker:
             self.broker.start()
+            with contextlib.suppress(Transient):  # else they come later by themselves
+                async with Bus(self.client, "asi-run") as bus:
+                    await bus.take_back()  # what the last system handed back when it ended
         self.services["store"].start()
         self._write_file()
         await self._wait_for("store")

@@ -190,6 +190,10 @@ class Bus:
         await consumer.bind()
         return consumer
 
+    async def take_back(self) -> None:
+        """Let all unfinished deliveries come again at once; only while no service runs. Raises Transient."""
+        await asyncio.gather(*(Consumer(self._js, spec, self._denials).take_back() for spec in self._specs.values()))
+
     async def depth(self, durable: str) -> Depth:
         """The queue depth of a durable consumer. Raises Transient if it is missing or the server is unreachable."""
         info = await self._info(self._specs[durable])

@@ -5,7 +5,7 @@ import contextlib
 import json
 import re
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import nats.errors
@@ -23,6 +23,7 @@ from services.chassis.errors import BusLost, Denied, Transient
 from services.chassis.logs import get_logger
 
 T = TypeVar("T")
+_TAKEN_BACK_AFTER = 0.1
 FAILURES = (TimeoutError, nats.errors.Error, nats.js.errors.Error)
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 
@@ -179,6 +180,21 @@ class Consumer:
         except nats.errors.Error:  # not connected: the next fetch retries
             await self._require_exists()
         self._requested = most
+
+    async def take_back(self) -> None:
+        """Make the server deliver again, at once, what was delivered and not acknowledged.
+
+        A server that was restarted remembers deliveries, but not that they were handed back, and would wait for
+        `ack_wait`. Only while no service runs: another replica would get what it works on. Raises Transient.
+        """
+        info = await self.info()
+        if info is None or not (info.num_ack_pending or info.config.ack_wait == _TAKEN_BACK_AFTER):
+            return
+        for seconds in (_TAKEN_BACK_AFTER, self._spec.ack_wait):  # a change lets the server look at its deliveries
+            config = replace(self._spec, ack_wait=seconds).config()
+            subject = f"{API}.CONSUMER.DURABLE.CREATE.{self._spec.stream}.{self._spec.durable}"
+            await self._denials.request(subject, self._js.add_consumer(self._spec.stream, config))
+            await asyncio.sleep(5 * _TAKEN_BACK_AFTER if seconds == _TAKEN_BACK_AFTER else 0)
 
     async def info(self) -> ConsumerInfo | None:
         """The consumer as the server knows it, or None. Raises Transient if the server is unreachable."""

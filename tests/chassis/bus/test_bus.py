@@ -11,7 +11,7 @@ from services.chassis.errors import BusLost, EventTooBig, Transient
 from services.chassis.events import Cause, body_of, first, follow
 from services.chassis.settings import ServiceSettings
 from services.contracts import events_pb2 as pb
-from services.local.processes import free_port
+from services.local.processes import Broker, free_port
 from services.store.forking import inherited
 
 
@@ -33,6 +33,27 @@ async def test_the_same_event_published_twice_is_in_the_log_once(bus: Bus) -> No
 
     assert await bus.publish(event) == await bus.publish(event)
     assert await bus.last_sequence() == 1
+
+
+async def test_what_was_handed_back_before_a_restart_comes_again_at_once(
+    broker: Broker, settings: ServiceSettings
+) -> None:
+    """The server forgets that it was, and would deliver it after a minute; its configuration stays as it is."""
+    async with Bus(settings, "tests") as bus:
+        await bus.set_up()
+        await bus.publish(requested())
+        for durable in ("store", "researcher"):
+            (delivery,) = await (await bus.consumer(durable)).fetch(1)
+            await delivery.redeliver(0)
+    await asyncio.to_thread(broker.stop)
+    await asyncio.to_thread(broker.start)
+    async with Bus(settings, "tests") as bus:
+        consumers = [await bus.consumer(durable) for durable in ("store", "researcher")]
+        assert [await consumer.fetch(1, wait=0.5) for consumer in consumers] == [[], []]
+        await bus.take_back()
+
+        assert [len(await consumer.fetch(1)) for consumer in consumers] == [1, 1]
+        assert await bus.compare() == []
 
 
 async def test_a_second_set_up_creates_nothing_and_finds_no_drift(bus: Bus) -> None:
