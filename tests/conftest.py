@@ -15,6 +15,7 @@ from types import FrameType, ModuleType
 import hypothesis
 import pytest
 import pytest_asyncio
+import structlog
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from services.chassis.bus import Bus
@@ -148,6 +149,14 @@ async def bus(settings: ServiceSettings) -> AsyncIterator[Bus]:
 def _programs_packages() -> dict[str, ModuleType]:
     names = ("fla", "transformers")
     return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in names}
+
+
+@pytest.fixture(autouse=True)
+def _default_logs() -> Iterator[None]:
+    """Undoes what a command did that ran in this process: other tests capture logs of all levels."""
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
 
 
 @pytest.fixture(scope="module", autouse=True)

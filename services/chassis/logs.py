@@ -17,19 +17,16 @@ HALF_CLOSED = "returning true from eof_received() has no effect when using ssl"
 
 
 class _Lines(io.TextIOBase):
-    """A stream for log lines that ignores OSError: a full disk must not end the process."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    """Standard error, whatever it is at the time, without its OSError: a full disk must not end the process."""
 
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError):
-            self._stream.write(text)
+            sys.stderr.write(text)
         return len(text)
 
     def flush(self) -> None:
         with contextlib.suppress(OSError):
-            self._stream.flush()
+            sys.stderr.flush()
 
 
 def configure(service: str, level: str = "info") -> None:
@@ -45,7 +42,7 @@ def configure_for_people(level: str = "warning") -> None:
 
 
 def _configure(level: str, stamps: list[Processor], rendering: list[Processor]) -> None:
-    lines = _Lines(sys.stderr)
+    lines = _Lines()
     stamps = [merge_contextvars, *stamps]
     structlog.configure(
         processors=[*stamps, *rendering],
