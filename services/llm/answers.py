@@ -126,11 +126,11 @@ def read(text: str, answer: type[A]) -> A:
     values = _values(reply, blocks_of(answer))
     try:
         return answer.model_validate_json(json.dumps(values, allow_nan=False))
-    except ValueError as error:
-        if not isinstance(error, ValidationError):  # of json: 1e999 is read as infinite
-            raise Unreadable("a number in the answer is not finite") from None
+    except ValidationError as error:
         problems = [f"{'.'.join(map(str, item['loc'])) or 'answer'}: {item['msg']}" for item in error.errors()]
         raise Unreadable("; ".join(problems)[:_LONGEST_REASON]) from None
+    except ValueError:  # of json: 1e999 is read as infinite
+        raise Unreadable("a number in the answer is not finite") from None
 
 
 def _values(text: str, blocks: Mapping[str, str]) -> Mapping[str, JSON]:
@@ -156,15 +156,17 @@ def _values(text: str, blocks: Mapping[str, str]) -> Mapping[str, JSON]:
 def _fences(text: str) -> list[tuple[str, str]]:
     """Language and body of each fence, in linear time: a model may repeat the opening of a fence thousands of times."""
     lines = text.split("\n")
-    closings: dict[str, list[int]] = {}
+    closings: dict[tuple[str, int], list[int]] = {}  # the lines of only ticks or tildes, by the sign and its number
     for index, line in enumerate(lines):
-        closings.setdefault(line.strip(" \t"), []).append(index)
+        signs = line.strip(" \t")
+        if set(signs) in ({"`"}, {"~"}):
+            closings.setdefault((signs[0], len(signs)), []).append(index)
     fences, index = [], 0
     while index < len(lines):
         if opening := _OPENING.match(lines[index]):
             ticks, language = opening["ticks"], opening["language"].strip().lower()
             for length in range(len(ticks), 2, -1):  # as a last resort fewer ticks close a fence
-                later = closings.get(ticks[:length], [])
+                later = closings.get((ticks[0], length), [])
                 if (at := bisect_right(later, index)) < len(later):
                     body = "".join(f"{line}\n" for line in lines[index + 1 : later[at]])
                     fences.append((language if length == len(ticks) else "", body))

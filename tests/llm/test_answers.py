@@ -65,7 +65,7 @@ def test_an_invalid_answer_raises_an_error_that_says_how_to_repair_it(text: str,
         read(text, Plan)
 
 
-@pytest.mark.parametrize("text", ["```json\n" * 10_000, "`" * 100_000 + "\n", "~~~python\n```\n" * 10_000])
+@pytest.mark.parametrize("text", ["```json\n" * 10_000, "`" * 500_000 + "\n", "~~~python\n```\n" * 10_000])
 def test_a_model_that_repeats_itself_does_not_hold_up_its_service(text: str) -> None:
     """Heartbeats and other questions share its event loop; this took minutes."""
     started = time.process_time()
