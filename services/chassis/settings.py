@@ -2,17 +2,27 @@
 
 import difflib
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from services.chassis.errors import SettingsError
 
 PREFIX = "ASI_"
 SERVICES = ("researcher", "engineer", "judge", "analyst", "store")
+
+
+def _url(*schemes: str) -> AfterValidator:
+    """Refuses URLs that begin with none of the schemes."""
+
+    def validated(url: str) -> str:
+        if not url.startswith(schemes):
+            raise ValueError(f"begin it with {' or '.join(schemes)}")
+        return url
+
+    return AfterValidator(validated)
 
 
 class ServiceSettings(BaseModel):
@@ -23,8 +33,8 @@ class ServiceSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
-    nats_url: str = Field(
-        "nats://127.0.0.1:4222", pattern=r"^(nats|tls|ws|wss)://", description="of a cluster all, commas between them"
+    nats_url: Annotated[str, _url("nats://", "tls://", "ws://", "wss://")] = Field(
+        "nats://127.0.0.1:4222", description="of a cluster all, commas between them"
     )
     nats_nkey_seed: SecretStr | None = Field(None, description="nkey seed of this service's user; absent: no user")
     nats_nkey_file: Path | None = Field(None, description="a file that holds the seed instead")
@@ -34,8 +44,8 @@ class ServiceSettings(BaseModel):
     grpc_ca: Path | None = Field(None, description="CA certificate; switches mutual TLS on for gRPC")
     grpc_cert: Path | None = Field(None, description="certificate of this service, for its server and its calls")
     grpc_key: Path | None = Field(None, description="private key of grpc_cert")
-    nats_monitor_url: str | None = Field(
-        None, pattern=r"^https?://", description="the broker's monitoring (`http`); of a cluster all, commas between"
+    nats_monitor_url: Annotated[str, _url("http://", "https://")] | None = Field(
+        None, description="the broker's monitoring (`http`); of a cluster all, commas between"
     )
     require_durable_broker: bool = Field(
         False, description="refuse a broker that is too old or may lose acknowledged events, instead of warning"
@@ -48,7 +58,7 @@ class ServiceSettings(BaseModel):
     judge_address: str = Field("127.0.0.1:7104", description="gRPC address of the judge")
     listen: str = Field("127.0.0.1:0", description="host:port of this service's gRPC server; port 0 takes a free one")
     metrics_listen: str | None = Field(None, description="host:port for Prometheus; absent: none")
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     grace_seconds: float = Field(20.0, ge=0, description="how long a drain waits for work in hand")
     silence_seconds: float = Field(
         60.0,
@@ -108,12 +118,6 @@ def load(kind: type[S], service: str, environment: Mapping[str, str] | None = No
         first = error.errors()[0]
         field = str(first["loc"][0]) if first["loc"] else ""
         reason = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "string_pattern_mismatch":
-            words, end = (
-                re.findall("[a-z]+", first["ctx"]["pattern"].replace("s?", "")),
-                "://" in first["ctx"]["pattern"],
-            )
-            reason = f"{'begin it with' if end else 'choose'} {' or '.join(word + '://' * end for word in words)}"
         if field not in kind.model_fields:
             raise SettingsError(f"{reason}.") from None
         raise SettingsError(f"{_variable(field, service)}={values.get(field, '')!r} is invalid: {reason}.") from None

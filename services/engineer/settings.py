@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 
@@ -37,7 +38,7 @@ class EngineerSettings(ServiceSettings):
         description="pipe folder of a running NVIDIA MPS daemon, for trainings that share a GPU; programs can access "
         "the daemon, and a crash of its server ends all trainings; default: trainings take turns on the GPU",
     )
-    device: str | None = Field(None, pattern="^(cpu|cuda)$", description="default: the scale's device")
+    device: Literal["cpu", "cuda"] | None = Field(None, description="default: the scale's device")
 
     @field_validator("stages")
     @classmethod

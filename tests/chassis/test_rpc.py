@@ -177,8 +177,12 @@ async def test_several_servers_take_turns_and_one_that_is_down_is_left_out() -> 
         ("ASI_LISTEN", "7101", "ASI_LISTEN: '7101' is not an address; write host:port, for example 127.0.0.1:7101."),
         ("ASI_METRICS_LISTEN", "x:y", "ASI_METRICS_LISTEN: 'x:y' is not an address; write host:port"),
         ("ASI_NATS_URL", "hub", "ASI_NATS_URL='hub' is invalid: begin it with nats:// or tls:// or ws:// or wss://."),
-        ("ASI_NATS_MONITOR_URL", "hub", "ASI_NATS_MONITOR_URL='hub' is invalid: begin it with http://."),
-        ("ASI_LOG_LEVEL", "loud", "ASI_LOG_LEVEL='loud' is invalid: choose debug or info or warning or error."),
+        ("ASI_NATS_MONITOR_URL", "hub", "ASI_NATS_MONITOR_URL='hub' is invalid: begin it with http:// or https://."),
+        (
+            "ASI_LOG_LEVEL",
+            "loud",
+            "ASI_LOG_LEVEL='loud' is invalid: Input should be 'debug', 'info', 'warning'",
+        ),
     ],
 )
 def test_an_invalid_address_or_choice_is_refused_with_what_is_possible(variable: str, value: str, message: str) -> None:
