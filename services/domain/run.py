@@ -18,6 +18,8 @@ MIXED = (
     "the trainings of this round differ in held-out text or precision: engineers need the same corpus, "
     "ASI_ENGINEER_TEXT_SEED and precision"
 )
+LEAST_LEVEL = 1e-6
+"""A round may use half of this share of the level even if less is left, so that its trials fit into 32 bits."""
 
 
 def step(state: RunState, fact: facts.Fact, policy: RunPolicy) -> tuple[RunState, tuple[Decision, ...]]:
@@ -247,7 +249,7 @@ def _verdicts(state: RunState, policy: RunPolicy) -> tuple[RunState, tuple[Findi
         return state, ()
     tried = max(state.proposals_asked + len(policy.seed_programs), len(candidates))
     tried += len(state.ladder.earlier & candidates.keys())  # earlier tests count for the correction
-    tried = max(tried, math.ceil(2 * len(candidates) / (1 - state.ladder.level_used)))
+    tried = max(tried, math.ceil(2 * len(candidates) / max(1 - state.ladder.level_used, LEAST_LEVEL)))
     if len(state.ladder.conditions) > 1:
         names = tuple(sorted(measured))
         untested = [Finding(name, Outcome.UNDECIDED, MIXED, None, (), tried, controls=names) for name in candidates]

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from services.contracts import candidate_pb2 as pb
 from services.domain.discovery import DiscoveryPolicy, Finding, Outcome
 from services.domain.ladder import Promote, Stage
 from services.domain.pool import PoolPolicy
@@ -196,3 +197,16 @@ def test_the_level_holds_however_often_a_run_is_extended() -> None:
 
         assert sum(shares) < 1
     assert false / runs < 0.05
+
+
+@pytest.mark.parametrize("used", [1 - 1e-10, 1.0])
+def test_a_run_that_was_extended_for_ever_still_has_verdicts(used: float) -> None:
+    """Half of the rest, again and again, is a number of trials that no message holds, and then a division by zero."""
+    state, _ = searched(VERIFYING)
+    state = replace(state, ladder=replace(state.ladder, level_used=used))
+    for name, loss in (("c000001", 1.5), ("c000006", 1.2), ("c000002", 1.4)):
+        state, decisions = step(state, again(name, loss), VERIFYING)
+
+    (finding,) = (decision for decision in decisions if isinstance(decision, Finding))
+    assert finding.outcome is Outcome.UNDECIDED
+    assert pb.Discovery(tried=finding.tried).tried == finding.tried
