@@ -101,11 +101,11 @@ def loss_difference(record: pb.Candidate, reference: pb.Candidate, between: Nois
         return None
     if not is_comparable(record, reference):
         return None
-    if rows := block_gains(record, reference):
-        difference = _of_rows(fmean(map(fmean, rows)), rows)
-    else:
-        gain = reference.training.loss - record.training.loss
-        difference = _unpaired(gain, loss_error(record), loss_error(reference))
+    gain = reference.training.loss - record.training.loss
+    if pairs := shared_seeds(record, reference):
+        gain = fmean(theirs.loss - own.loss for own, theirs in pairs)
+    rows = block_gains(record, reference)
+    difference = _of_rows(gain, rows) if rows else _unpaired(gain, loss_error(record), loss_error(reference))
     if between is None or difference.seeds is not None:
         return difference
     return replace(difference, seeds=between.deviation * math.sqrt(2), freedom=between.freedom)
@@ -113,9 +113,9 @@ def loss_difference(record: pb.Candidate, reference: pb.Candidate, between: Nois
 
 def task_changes(record: pb.Candidate, reference: pb.Candidate) -> list[TaskChange]:
     """Every task that both were tested on, the largest change first."""
-    ours, theirs = task_means(record), task_means(reference)
     if not is_comparable(record, reference):
         return []
+    ours, theirs = task_means(record), task_means(reference)
     changes = [
         TaskChange(task, theirs[task], ours[task], _task_difference(record, reference, task, ours[task] - theirs[task]))
         for task in ours.keys() & theirs.keys()

@@ -102,9 +102,12 @@ async def test_losses_on_another_text_or_in_another_precision_are_not_compared(f
     assert "its parent B was measured on other text or in another precision, so the two are not compared" in text
 
 
-async def test_only_common_seeds_are_compared() -> None:
+@pytest.mark.parametrize("blocks", [True, False])
+async def test_only_common_seeds_are_compared(blocks: bool) -> None:
     """The root's second seed was unlucky, which is no gain of a candidate that was trained with the first."""
     root, child = candidate("Root", 1, losses=(1.40, 1.60)), candidate("Child", 5, losses=(1.45,), parent="c000001")
+    for seed in () if blocks else (*root.training.seeds, *child.training.seeds):
+        seed.ClearField("block_losses")
     difference = loss_difference(child, root)
     text = (await OfflineAnalyst().analyse(dossier(child, root=root))).results
 
