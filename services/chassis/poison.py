@@ -17,6 +17,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 
+from pydantic import TypeAdapter, ValidationError
+
 from services.chassis.bus import Bus, Delivery
 from services.chassis.bus.topology import HANDLING, HANDLING_SUBJECTS
 from services.chassis.errors import Transient
@@ -67,11 +69,14 @@ class _Note:
     deaths: int = 0  # of processes that handled the message and nothing else
 
 
+_NOTE = TypeAdapter(_Note)
+
+
 def _read(body: bytes) -> _Note:
     """A note; one that no service wrote is no evidence against the message."""
     try:
-        return _Note(**json.loads(body))
-    except (TypeError, ValueError):
+        return _NOTE.validate_json(body)
+    except ValidationError:
         return _Note()
 
 

@@ -258,7 +258,7 @@ async def test_a_crash_note_of_another_form_is_no_evidence(guarded: NatsServer, 
     async def handle(job: Job) -> Sequence[pb.Event]:
         attempts.append(job.attempt)
         if job.attempt == 1:
-            await job.bus.publish_body(f"{HANDLING_SUBJECTS}.{DURABLE}.{job.sequence}", "", b'["no note"]')
+            await job.bus.publish_body(f"{HANDLING_SUBJECTS}.{DURABLE}.{job.sequence}", "", b'{"deaths": "many"}')
             raise Transient("the store is away", 0)
         return []
 
