@@ -172,7 +172,7 @@ def test_a_run_that_goes_on_verifies_only_what_is_new() -> None:
 
 def test_the_level_holds_however_often_a_run_is_extended() -> None:
     """Ten rounds of one candidate each, none of a true gain: a round may use half of what the earlier ones left."""
-    rng, runs, false = random.Random(3), 250, 0
+    rng, runs, false = random.Random(3), 100, 0
     policy = replace(
         VERIFYING, baselines=("delta_net",), promotion=SuccessiveHalving(eta=2, budget=Size(None, None)), controls=()
     )

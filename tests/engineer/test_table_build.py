@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from services.engineer.table import RELIABILITY_CELLS, is_complete, order
+from services.engineer.scales import ScaleError
+from services.engineer.table import RELIABILITY_CELLS, _parser, is_complete, order
+from services.engineer.table import build as build_table
 from services.table.lattice import cells
 from services.table.records import Record, read_all
 
@@ -49,12 +51,12 @@ def build(folder: Path, *more: str) -> "subprocess.Popen[str]":
         (["--workers", "0"], "--workers is 0; give whole numbers from 1."),
     ],
 )
-def test_flags_that_cannot_be_used_are_refused_by_name(flags: list[str], reason: str, tmp_path: Path) -> None:
+async def test_flags_that_cannot_be_used_are_refused_by_name(flags: list[str], reason: str, tmp_path: Path) -> None:
     """Not by a traceback, and not by doing nothing."""
-    command = [sys.executable, "-m", "services.engineer.table", "--folder", str(tmp_path / "table"), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    with pytest.raises(ScaleError) as refused:
+        await build_table(_parser().parse_args(["--folder", str(tmp_path / "table"), *flags]))
 
-    assert (done.returncode, done.stderr) == (2, f"asi-arch: {reason}\n")
+    assert str(refused.value) == reason
 
 
 def recorded(folder: Path, minimum: int) -> list[Record]:
