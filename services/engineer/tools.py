@@ -10,7 +10,6 @@ import math
 import os
 import stat
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
@@ -19,20 +18,19 @@ from time import monotonic
 from services.chassis.errors import SettingsError
 from services.domain.ladder import HUB, SCALE_FILE, SCALES, corpus_overrides, parse_scale_file
 from services.domain.syntax import MAX_BYTES
-from services.engineer.checks.report import JSON, CheckReport, Verdict
+from services.engineer.checks.report import CheckReport, Verdict, report_text
 from services.engineer.scales import Scale, ScaleError, load_scale
 from services.engineer.training.result import Metrics, TrainingFailed, TrainingResult
 from services.sandbox import PRELOAD_CHECKS, Sandbox, SandboxUnavailable
 
-_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
-          stat.S_IFSOCK: "a socket"}  # fmt: skip
 LARGEST = 2**32 - 1
-LINE_CHARACTERS, LINE_SECONDS = 300, 15.0
-BAR, CLEAR = 16, "\r\x1b[K"
+LINE_CHARACTERS = 300
+LINE_SECONDS = 15.0
+BAR = 16
+CLEAR = "\r\x1b[K"
 BYTES = 256
 COMPILER_WORDS = ("checkpoint", "torch.compiler", "flex_attention", "dynamo", "higher_order", "functorch", "torch.func")
 """Words in programs for which torch imports its compiler, which takes a second and is impossible in a check."""
-MARKS = {"pass": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 
 async def main(arguments: argparse.Namespace) -> int:
@@ -240,27 +238,6 @@ class _Progress:
             sys.stderr.write(f"{text}\n")
 
 
-def report_text(report: CheckReport, verbose: bool) -> str:
-    """A line per verdict; failures, or with `verbose` all, with their evidence."""
-    lines = []
-    for verdict in report.verdicts:
-        lines.append(f"{MARKS[verdict.outcome]}  {verdict.probe:<14} {verdict.message}")
-        if verdict.evidence and (verbose or verdict.outcome == "fail"):
-            lines += _evidence_lines(verdict.evidence)
-    result = "passed" if report.passed else "refused"
-    size = "" if report.parameters is None else f", {report.parameters:,} parameters in the whole model"
-    return "\n".join([*lines, f"{result} in {report.seconds:.1f} s ({report.isolation}{size})"])
-
-
-def _evidence_lines(evidence: Mapping[str, JSON]) -> list[str]:
-    """Values by name, then the program's own frames; the exception itself is the verdict's message."""
-    values = [f"{name.replace('_', ' ')} {value if isinstance(value, str | int | float) else json.dumps(value)}"
-              for name, value in evidence.items() if name != "traceback"]  # fmt: skip
-    lines = [", ".join(values)[:400]] if values else []
-    lines += str(evidence.get("traceback", "")).splitlines()[1:-1]
-    return [f"      {line}" for line in lines]
-
-
 def _result_text(result: TrainingResult) -> str:
     measurements = result.measurements
     lines = [
@@ -285,8 +262,9 @@ def _result_text(result: TrainingResult) -> str:
 def _read(path: Path, content_kind: str = "a Python program") -> str:
     """The text of a file, without a byte order mark. Raises ScaleError for an unsuitable file."""
     try:
-        kind = _KINDS.get(stat.S_IFMT(path.stat().st_mode))
-        if kind is not None:  # reading a FIFO or a device may not end
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):  # reading a FIFO or a device may not end
+            kind = "a folder" if stat.S_ISDIR(mode) else "a FIFO, device or socket"
             raise ScaleError(f"{path} is {kind}: give a file that holds {content_kind}.")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)

@@ -57,9 +57,8 @@ class Measurement(BaseModel):
     """How candidates are trained and scored."""
 
     scale: str = _setting(
-        "tiny", "mini, tiny, explore, verify, final or FILE.toml; default: by the machine's speed", wire="scale",
-        fixed=True,
-    )  # fmt: skip
+        "tiny", "mini, tiny, explore, verify, final or FILE.toml; default: by machine speed", wire="scale", fixed=True
+    )
     overrides: dict[str, str] = _setting(
         {}, "override of the scale, such as tokens=20000", flag="set", wire="scale_overrides", fixed=True
     )

@@ -291,8 +291,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--into", metavar="URL", help="a new archive to keep, as sqlite:///PATH or mongodb://…")
     sub = commands.add_parser("import", help="import a published archive or an exported log as a new run")
     sub.add_argument("format", choices=("asi-arch", "programs", "jsonl", "parquet"))
-    sub.add_argument("path", type=Path, help="file or folder; of asi-arch tree.json and 106.json, or what mongoexport "
-                     "or mongodump wrote of its database; of programs a folder of Python files")  # fmt: skip
+    sub.add_argument(
+        "path", type=Path, help="file or folder: a log, tree.json and 106.json, a mongoexport or mongodump, or programs"
+    )
     sub.add_argument("--run", help="name of the new run; default: imported or programs (an exported log keeps its own)")
     sub.add_argument("--skip-bad", action="store_true", help="skip invalid records, and list them")
     sub.add_argument("--detach", action="store_true", help="of asi-arch: make records with an unknown parent roots")
@@ -302,9 +303,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub = commands.add_parser("export", help="export a run", epilog=epilog)
     sub.add_argument("run", nargs="?", default="", help="default: the newest run")
-    sub.add_argument("--format", choices=("jsonl", "parquet", "asi-arch"), default="jsonl",
-                     help="asi-arch, the published one, has no place for held-out losses: it has training losses, "
-                          "benchmarks and fitness")  # fmt: skip
+    sub.add_argument(
+        "--format",
+        choices=("jsonl", "parquet", "asi-arch"),
+        default="jsonl",
+        help="asi-arch: the published format, with training losses, benchmarks and fitness, without held-out losses",
+    )
     sub.add_argument(
         "--out", type=Path, help="file (of parquet two), or folder for asi-arch; default: named after the run"
     )

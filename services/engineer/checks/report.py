@@ -1,5 +1,6 @@
 """Settings of a check, and its report: one verdict for each probe that ran."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -12,6 +13,7 @@ MESSAGE_CHARACTERS = 2000
 """Limits on one verdict, as programs influence its texts, which go into logs and events."""
 Outcome = Literal["pass", "fail", "warn"]
 ArithmeticName = Literal["double", "single", "autocast"]
+MARKS: Mapping[Outcome, str] = {"pass": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 
 @dataclass(frozen=True)
@@ -122,3 +124,27 @@ class CheckSettings:
     def from_json(cls, values: Mapping[str, object]) -> "CheckSettings":
         """From the fields, in a message from the host."""
         return cls(**{**values, "exempt": tuple(values["exempt"])})  # type: ignore[arg-type]
+
+
+def report_text(report: CheckReport, verbose: bool) -> str:
+    """A line per verdict; failures, or with `verbose` all, with their evidence."""
+    lines = []
+    for verdict in report.verdicts:
+        lines.append(f"{MARKS[verdict.outcome]}  {verdict.probe:<14} {verdict.message}")
+        if verdict.evidence and (verbose or verdict.outcome == "fail"):
+            lines += _evidence_lines(verdict.evidence)
+    result = "passed" if report.passed else "refused"
+    parameters = "" if report.parameters is None else f", {report.parameters:,} parameters in the whole model"
+    return "\n".join([*lines, f"{result} in {report.seconds:.1f} s ({report.isolation}{parameters})"])
+
+
+def _evidence_lines(evidence: Mapping[str, JSON]) -> list[str]:
+    """Values by name, then the program's own frames; the exception itself is the verdict's message."""
+    values = [
+        f"{name.replace('_', ' ')} {value if isinstance(value, str | int | float) else json.dumps(value)}"
+        for name, value in evidence.items()
+        if name != "traceback"
+    ]
+    lines = [", ".join(values)[:400]] if values else []
+    lines += str(evidence.get("traceback", "")).splitlines()[1:-1]
+    return [f"      {line}" for line in lines]

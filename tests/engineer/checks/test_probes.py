@@ -15,9 +15,8 @@ from services.domain.zoo import baseline, baselines
 from services.engineer.checks.compare import Values
 from services.engineer.checks.host import PROBES, check
 from services.engineer.checks.remote import Remote
-from services.engineer.checks.report import JSON, CheckReport, CheckSettings
+from services.engineer.checks.report import JSON, CheckReport, CheckSettings, report_text
 from services.engineer.checks.structure import steep_growth
-from services.engineer.tools import report_text
 from services.sandbox import Child, ChildTimeout, Message, Sandbox
 
 ZOO = Path(__file__).parent / "zoo"

@@ -29,10 +29,10 @@ def paths(tmp_path: Path) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("fifo", "is a FIFO: give a file"),
-        ("zero", "is a device: give a file"),
+        ("fifo", "is a FIFO, device or socket: give a file"),
+        ("zero", "is a FIFO, device or socket: give a file"),
         ("folder", "is a folder: give a file"),
-        ("socket", "is a socket: give a file"),
+        ("socket", "is a FIFO, device or socket: give a file"),
         ("missing", "cannot be read: No such file or directory"),
         ("huge.py", "has more than 262144 bytes"),
         ("empty.py", "is empty: give a file"),
