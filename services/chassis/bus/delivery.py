@@ -23,7 +23,7 @@ from services.chassis.errors import BusLost, Denied, Transient
 from services.chassis.logs import get_logger
 
 T = TypeVar("T")
-_TAKEN_BACK_AFTER = 0.1
+_SHORT_WAIT = 0.1  # in seconds, for an acknowledgement
 FAILURES = (TimeoutError, nats.errors.Error, nats.js.errors.Error)
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 
@@ -188,13 +188,16 @@ class Consumer:
         `ack_wait`. Only while no service runs: another replica would get what it works on. Raises Transient.
         """
         info = await self.info()
-        if info is None or not (info.num_ack_pending or info.config.ack_wait == _TAKEN_BACK_AFTER):
+        interrupted = info is not None and info.config.ack_wait == _SHORT_WAIT  # the runner ended during an earlier one
+        if info is None or not (info.num_ack_pending or interrupted):
             return
-        for seconds in (_TAKEN_BACK_AFTER, self._spec.ack_wait):  # a change lets the server look at its deliveries
-            config = replace(self._spec, ack_wait=seconds).config()
-            subject = f"{API}.CONSUMER.DURABLE.CREATE.{self._spec.stream}.{self._spec.durable}"
-            await self._denials.request(subject, self._js.add_consumer(self._spec.stream, config))
-            await asyncio.sleep(5 * _TAKEN_BACK_AFTER if seconds == _TAKEN_BACK_AFTER else 0)
+        await self._configure(replace(self._spec, ack_wait=_SHORT_WAIT))  # the server then looks at its deliveries
+        await asyncio.sleep(5 * _SHORT_WAIT)
+        await self._configure(self._spec)
+
+    async def _configure(self, spec: ConsumerSpec) -> None:
+        subject = f"{API}.CONSUMER.DURABLE.CREATE.{spec.stream}.{spec.durable}"
+        await self._denials.request(subject, self._js.add_consumer(spec.stream, spec.config()))
 
     async def info(self) -> ConsumerInfo | None:
         """The consumer as the server knows it, or None. Raises Transient if the server is unreachable."""
