@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, wraps
 from typing import Any
 
 import torch
@@ -69,6 +69,7 @@ def _lift(argument: object) -> object:
 _CHECKPOINT = torch.utils.checkpoint.checkpoint
 
 
+@wraps(_CHECKPOINT)  # a program must not tell a check from a training by its name
 def checkpoint_in_modes(function: Callable[..., object], *args: object, **options: Any) -> object:
     """torch's checkpoint, but a repetition in a backward pass, which has no modes, runs in those of the forward."""
     modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]

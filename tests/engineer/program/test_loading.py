@@ -12,7 +12,7 @@ import torch
 
 from services.engineer.checks.child import build
 from services.engineer.checks.report import CheckSettings
-from services.engineer.checks.subject import DOUBLE, SINGLE, Subject
+from services.engineer.checks.subject import DOUBLE, SINGLE, Subject, checkpoint_in_modes
 from services.engineer.construction import BadConstructor, MixerSizes, NoMixer, find_mixer
 from services.engineer.program import execute, load_mixer
 
@@ -301,6 +301,11 @@ def test_a_cached_tensor_does_not_survive_a_change_of_precision() -> None:
 
     assert subject.output(inputs, arithmetic=DOUBLE).dtype is torch.float64
     assert subject.output(inputs, arithmetic=SINGLE).dtype is torch.float32
+
+
+def test_the_checkpoint_of_probes_has_the_name_of_torch_s() -> None:
+    """A program may read it, and must not tell a check from a training by it."""
+    assert (checkpoint_in_modes.__name__, checkpoint_in_modes.__qualname__) == ("checkpoint", "checkpoint")
 
 
 def test_the_layers_of_a_model_share_one_module() -> None:
