@@ -153,7 +153,7 @@ def _line_of_backward(repeat: Callable[[], object]) -> str | None:
         with torch.autograd.detect_anomaly(check_nan=False):
             repeat()
     traces = "".join(str(warning.message) for warning in caught)
-    lines = re.findall(rf'File "({FILE_PREFIX}\w+>)", line (\d+), in (\w+)', traces)
+    lines = re.findall(rf'File "({FILE_PREFIX}\w+>)", line (\d+), in (\S+)', traces)
     if not lines:
         return None
     file, number, function = lines[-1]

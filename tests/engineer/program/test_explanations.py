@@ -39,9 +39,12 @@ def test_an_error_without_a_cause_gets_a_cause(body: str, message: str) -> None:
     assert message in explain(raised.value)
 
 
-def test_an_error_of_the_backward_pass_names_the_line_of_the_forward() -> None:
+@pytest.mark.parametrize(
+    ("exponential", "where"), [("hidden_states.exp()", "forward"), ("(lambda x: x.exp())(hidden_states)", "<lambda>")]
+)
+def test_an_error_of_the_backward_pass_names_the_line_of_the_forward(exponential: str, where: str) -> None:
     """Torch raises it in its own code, where no line of the program runs."""
-    body = "        y = hidden_states.exp()\n        y += 1\n        return y +"
+    body = f"        y = {exponential}\n        y += 1\n        return y +"
     program = kind("Mixer").replace("        return", body)
     mixer = load_mixer(HEAD + program, SIZES)
 
@@ -52,4 +55,4 @@ def test_an_error_of_the_backward_pass_names_the_line_of_the_forward() -> None:
         step()
 
     assert "write x = x + y, not x += y" in explain(raised.value)
-    assert "raised in line 9 (forward): y = hidden_states.exp()" in explain(raised.value, step)
+    assert f"raised in line 9 ({where}): y = {exponential}" in explain(raised.value, step)
