@@ -26,7 +26,7 @@ FATAL = {probe.name for probe in PROBES if probe.fatal} | {"screen"}
 # DeltaNet's two mixers at the sizes of scale tiny: what the budget of parameters is measured by.
 SETTINGS = CheckSettings(baseline_parameters=135_232)
 ADVICE = {
-    "batch": "no mean spans the batch",
+    "batch": "take no mean over the batch",
     "parameters": "of at most 2.5 ×",
     "prefix": "position / length",
     "repeatability": "keep no state outside of self",
