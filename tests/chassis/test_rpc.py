@@ -54,6 +54,7 @@ async def test_a_call_without_a_deadline_gets_one_and_a_longer_one_is_not_cut_sh
     assert time.monotonic() - started < 3 * DEFAULT
 
 
+@pytest.mark.slow
 async def test_a_server_that_starts_late_is_found_soon() -> None:
     """Engineers may be scaled to zero and back; a caller must not back off for minutes."""
     port = free_port()
@@ -151,6 +152,7 @@ async def test_a_request_that_is_none_is_refused_with_a_sentence() -> None:
     assert "the request cannot be read" in (refused.value.details() or "")
 
 
+@pytest.mark.slow
 async def test_several_servers_take_turns_and_one_that_is_down_is_left_out() -> None:
     """Addresses are host names as well as IP addresses; a call waits only while no server is up."""
     servers = [await serve(0) for _ in range(2)]

@@ -11,7 +11,9 @@ HOSTILE = {
     "replacement fields": ("f'" + "{x}" * 60_000 + "'", "more than 4000 opening braces"),
     "null byte": ("import torch\n\0", "line 2: the text holds a null byte"),
     "half a character": ("x = '\ud800'", "line 1: the text holds half of a surrogate pair"),
-    "long module name": ("import " + "a." * 50_000 + "a", "line 1: import of a.a"),
+    "long module name": ("import " + "a." * 900 + "a", "line 1: import of a.a"),
+    "longer module name": ("import " + "a." * 100_000 + "a", "more than 1000 dots"),
+    "module name over lines": ("if 1: from a" + ".\\\n a" * 40_000 + " import b", "more than 1000 dots"),
     "name that rewrites a terminal": ("getattr(x, '__\x1b[2J__')", "line 1: .__\\x1b[2J__ is not allowed"),
 }
 
