@@ -57,15 +57,19 @@ def test_wide_letters_are_counted_with_their_columns(monkeypatch: pytest.MonkeyP
     assert sum("…" in line for line in branches) == 2
 
 
+def line_of_descent(count: int) -> list[Node]:
+    """Each node is the child of the one before."""
+    return [
+        Node(id=f"c{number:06d}", parent=f"c{number - 1:06d}" if number else None, name=f"Net{number}" * 5,
+             fitness=0.5, loss=None, state="archived", kind="proposal")
+        for number in range(count)
+    ]  # fmt: skip
+
+
 def test_a_deep_tree_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """A branch deeper than the lines have room for is drawn with its depth."""
     monkeypatch.setenv("COLUMNS", "80")
-    nodes = [
-        Node(id=f"c{number:06d}", parent=f"c{number - 1:06d}" if number else None, name=f"Net{number}" * 5,
-             fitness=0.5, loss=None, state="archived", kind="proposal")
-        for number in range(60)
-    ]  # fmt: skip
-    lines = family(nodes).splitlines()
+    lines = family(line_of_descent(60)).splitlines()
 
     assert len(lines) == 61
     assert all(len(line) <= 80 for line in lines)
@@ -76,12 +80,7 @@ def test_a_deep_tree_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_tree_ends_on_a_terminal_without_room_for_names(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names were shortened for ever, since no letters fit at all."""
     monkeypatch.setenv("COLUMNS", str(width))
-    nodes = [
-        Node(id=f"c{number:06d}", parent=f"c{number - 1:06d}" if number else None, name=f"Net{number}" * 5,
-             fitness=0.5, loss=None, state="archived", kind="proposal")
-        for number in range(200)
-    ]  # fmt: skip
-    lines = family(nodes).splitlines()
+    lines = family(line_of_descent(200)).splitlines()
 
     assert len(lines) == 201
     assert all(len(line) <= max(width, 41) for line in lines)
