@@ -50,6 +50,11 @@ async def test_what_was_handed_back_before_a_restart_comes_again_at_once(
     async with Bus(settings, "tests") as bus:
         consumers = [await bus.consumer(durable) for durable in ("store", "researcher")]
         assert [await consumer.fetch(1, wait=0.5) for consumer in consumers] == [[], []]
+        taking, changed = asyncio.create_task(bus.take_back()), list[str]()
+        while len(changed) < 2 and not taking.done():
+            changed = await bus.compare({"store", "researcher"})
+        taking.cancel()  # as if the runner were killed
+        assert len(changed) == 2
         await bus.take_back()
 
         assert [len(await consumer.fetch(1)) for consumer in consumers] == [1, 1]
