@@ -34,8 +34,10 @@ export function Explore() {
       <section class="card" aria-label="Scatter">
         <div class="head">
           <h2>{y.label} against {x.label}</h2>
-          <Choice label="x" value={x.key} options={options} onChange={(key) => go({ x: key }, true)} />
-          <Choice label="y" value={y.key} options={options} onChange={(key) => go({ y: key }, true)} />
+          <div class="choices">
+            <Choice label="x" value={x.key} options={options} onChange={(key) => go({ x: key }, true)} />
+            <Choice label="y" value={y.key} options={options} onChange={(key) => go({ y: key }, true)} />
+          </div>
         </div>
         <Scatter rows={all} x={x} y={y} onPick={setPicked} />
       </section>

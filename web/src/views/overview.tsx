@@ -139,8 +139,10 @@ function Best() {
     <section class="card" aria-label="Best so far">
       <div class="head">
         <h2>Best so far</h2>
-        <Choice label="measure" value={measure?.key ?? ""} options={measuresOf(all).filter((known) => known.better).map(({ key, label }) => [key, label])} onChange={(key) => { chosen.value = key; }} />
-        <Choice label="against" value={xAxis.value} options={X_AXES.filter((axis) => axis === "candidates" || (axis === "compute" ? hasCompute : hasTime)).map((axis) => [axis, axis])} onChange={(key) => { xAxis.value = key as typeof xAxis.value; }} />
+        <div class="choices">
+          <Choice label="measure" value={measure?.key ?? ""} options={measuresOf(all).filter((known) => known.better).map(({ key, label }) => [key, label])} onChange={(key) => { chosen.value = key; }} />
+          <Choice label="against" value={xAxis.value} options={X_AXES.filter((axis) => axis === "candidates" || (axis === "compute" ? hasCompute : hasTime)).map((axis) => [axis, axis])} onChange={(key) => { xAxis.value = key as typeof xAxis.value; }} />
+        </div>
       </div>
       {measure && lines[1]?.points.length
         ? <Lines lines={lines} x={x} y={measure.label} yText={measure.format} height={260} label={`${measure.label}, best so far against ${x}: from ${measure.format(lines[1].points[0]![1])} to ${measure.format(lines[1].points.at(-1)![1])} over ${lines[1].points.length} candidates`} />
