@@ -13,10 +13,10 @@ from statistics import fmean, stdev
 
 from services.analyst.cognition import Knowledge
 from services.analyst.cognition.search import Hit
-from services.archive.scoring import block_gains, is_comparable, loss_error, shared_seeds, task_means
+from services.archive.scoring import block_gains, is_comparable, loss_error, seed_noise, shared_seeds, task_means
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
-from services.domain.statistics import LEVEL, Noise, normal_quantile, pooled_noise, student_quantile
+from services.domain.statistics import LEVEL, Noise, normal_quantile, student_quantile
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,7 @@ class Dossier:
     @property
     def between_seeds(self) -> Noise | None:
         """The deviation of losses between seeds, pooled over the known records with several; None without any."""
-        groups = [[seed.loss for seed in record.training.seeds] for record in self.all_records]
-        several = [group for group in groups if len(group) > 1]
-        return pooled_noise(several) if several else None
+        return seed_noise(self.all_records)
 
     @property
     def all_records(self) -> tuple[pb.Candidate, ...]:

@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.analyst.comparison import Dossier, flops_of, loss_difference, parameters_of, results, task_changes
 from services.analyst.offline_analyst import OfflineAnalyst, components_of, hits_of
-from services.archive.records import program_of
-from services.archive.scoring import task_means
+from services.archive.scoring import program_of, task_means
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
 from services.domain.components import VOCABULARY

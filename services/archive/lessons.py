@@ -15,10 +15,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from services.archive.scoring import block_gains, is_comparable, loss_error
+from services.archive.scoring import block_gains, is_comparable, loss_error, seed_noise
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
-from services.domain.statistics import pooled_noise
 
 HELPS, HURTS, NEUTRAL = "helps", "hurts", "neutral"
 STANDARD_ERRORS = 2.0
@@ -128,8 +127,8 @@ class _Effect:
 def _measured_effects(records: Sequence[pb.Candidate]) -> Iterator[_Effect]:
     """An effect per component by which a candidate differs from its parent, if their losses can be compared."""
     by_id = {record.id: record for record in records}
-    repeated = [[seed.loss for seed in record.training.seeds] for record in records if len(record.training.seeds) > 1]
-    between = pooled_noise(repeated).deviation if repeated else 0.0
+    noise = seed_noise(records)
+    between = noise.deviation if noise else 0.0
     for record in records:
         parent = by_id.get(record.proposal.parent)
         if parent is None or (gain := _gain(record, parent, between)) is None:

@@ -76,11 +76,6 @@ async def _known(call: Awaitable[Reply]) -> Reply | None:
         raise
 
 
-def program_of(record: pb.Candidate) -> str:
-    """The program that was trained, which may be a revision of the proposed one."""
-    return record.training.program or record.proposal.program
-
-
 FRESH_SECONDS = 5.0
 
 

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 
 from services.contracts import candidate_pb2 as pb
@@ -26,7 +26,7 @@ from services.domain.fitness import (
 )
 from services.domain.objectives import Costs, Objective, costs_of, parse_objectives
 from services.domain.pool import BY_FITNESS
-from services.domain.statistics import Interval, bootstrap
+from services.domain.statistics import Interval, Noise, bootstrap, pooled_noise
 
 RESAMPLES = 200
 Rows = Callable[[pb.Candidate, pb.Candidate], list[list[float]]]
@@ -47,6 +47,11 @@ def objectives_of(settings: events_pb2.RunSettings) -> tuple[Objective, ...]:
             "uniform or power-law"
         )
     return objectives
+
+
+def program_of(record: pb.Candidate) -> str:
+    """The trained program, which may be a revision, else the proposed one; empty without any."""
+    return record.training.program or record.proposal.program
 
 
 def measures_of(record: pb.Candidate) -> dict[str, float | None]:
@@ -113,6 +118,12 @@ def loss_error(record: pb.Candidate) -> float | None:
         return record.training.loss_stderr
     seeds = record.training.seeds
     return seeds[0].loss_stderr if len(seeds) == 1 and seeds[0].HasField("loss_stderr") else None
+
+
+def seed_noise(records: Iterable[pb.Candidate]) -> Noise | None:
+    """The deviation of losses between seeds, pooled over the records with several; None without any."""
+    groups = [[seed.loss for seed in record.training.seeds] for record in records if len(record.training.seeds) > 1]
+    return pooled_noise(groups) if groups else None
 
 
 def score(

@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 
 from services.archive.policies import stopping_rule
-from services.archive.records import program_of
-from services.archive.scoring import curves_of, loss_of
+from services.archive.scoring import curves_of, loss_of, program_of
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.curves import Curve

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from services.archive.records import Runs, program_of, record_with_sources
-from services.archive.scoring import benchmark_of, loss_of, score, stage_scale, terms_of
+from services.archive.records import Runs, record_with_sources
+from services.archive.scoring import benchmark_of, loss_of, program_of, score, stage_scale, terms_of
 from services.chassis.errors import NotYet, Rejected
 from services.chassis.events import first, follow
 from services.chassis.worker import Job

@@ -9,8 +9,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.archive.records import program_of
-from services.archive.scoring import benchmark_of, loss_of
+from services.archive.scoring import measures_of, program_of
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
@@ -204,15 +203,13 @@ def anonymous_program(program: str, name: str) -> str:
 
 def observation(record: pb.Candidate, relatives: Iterable[pb.Candidate]) -> Observation:
     """Means of a candidate's measurements over its seeds, and its distance to the nearest of `relatives`."""
-    measurements = [seed.measurements for seed in record.training.seeds]
-    parameters = [float(values.parameters) for values in measurements if values.parameters]
-    flops = [values.flops_per_token for values in measurements if values.HasField("flops_per_token")]
+    measures = measures_of(record)
     return Observation(
-        loss=loss_of(record),
-        benchmark=benchmark_of(record),
+        loss=measures["loss"],
+        benchmark=measures["benchmark"],
         distance=distance(record, relatives),
-        parameters=fmean(parameters) if parameters else None,
-        flops_per_token=fmean(flops) if flops else None,
+        parameters=measures["parameters"],
+        flops_per_token=measures["flops"],
     )
 
 

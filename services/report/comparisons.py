@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from services.archive.scoring import loss_of
+from services.archive.scoring import loss_of, seed_noise
 from services.contracts import candidate_pb2 as pb
 from services.domain.statistics import LEVEL, Interval, holm, linear_fit, paired_test, pooled_noise, student_quantile
-from services.report.rows import Gain, bounds, gain_over, interval_text, seed_noise, widened
+from services.report.rows import Gain, bounds, gain_over, interval_text, widened
 
 SIZES_FILE = "sizes.jsonl"
 

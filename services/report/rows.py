@@ -21,7 +21,7 @@ from services.chassis.errors import printable
 from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.objectives import Progress, progress
-from services.domain.statistics import Interval, Noise, pooled_noise, with_seed_noise
+from services.domain.statistics import Interval, Noise, with_seed_noise
 
 IN_FLIGHT = [
     state for state in pb.State.values() if state not in (pb.STATE_UNSPECIFIED, pb.STATE_ARCHIVED, pb.STATE_REJECTED)
@@ -233,22 +233,11 @@ def gain_over(reference: pb.Candidate | None, record: pb.Candidate) -> Gain | No
     return Gain(sum(gains) / len(gains), interval, len(gains))
 
 
-def seed_noise(records: Sequence[pb.Candidate]) -> Noise | None:
-    """The deviation of losses between seeds, pooled over candidates with several; None without any."""
-    groups = [[seed.loss for seed in record.training.seeds] for record in records if len(record.training.seeds) > 1]
-    return pooled_noise(groups) if groups else None
-
-
 def widened(gain: Gain, between: Noise | None) -> Gain:
     """A gain over one seed with its interval widened by the noise between seeds."""
     if gain.seeds > 1 or between is None:
         return gain
     return replace(gain, interval=with_seed_noise(gain.interval, between, gain.seeds), other_seeds=True)
-
-
-def program_of(record: pb.Candidate) -> str:
-    """The trained program, else the proposed one; empty without any."""
-    return record.training.program or record.proposal.program
 
 
 ABSENT = "–"

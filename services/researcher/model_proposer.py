@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.archive.lessons import lessons_text
-from services.archive.records import program_of
+from services.archive.scoring import program_of
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
 from services.contracts import checker_pb2, checker_pb2_grpc

@@ -6,13 +6,11 @@ import math
 from collections.abc import Iterator, Sequence
 
 from services.archive.policies import climb_of_run
-from services.archive.records import program_of
-from services.archive.scoring import measures_of, objectives_of
+from services.archive.scoring import measures_of, objectives_of, program_of, seed_noise
 from services.contracts import candidate_pb2 as pb
 from services.contracts import checker_pb2, cognition_pb2, events_pb2
 from services.domain.fitness import INVESTIGATE, PAPER, PROBE, leakage_policy, suspicion
 from services.domain.promotion import Budget, Limit
-from services.domain.statistics import pooled_noise
 from services.domain.syntax import Unreadable, parse, without_docstrings
 from services.researcher.draft import Refusal
 
@@ -198,10 +196,7 @@ def curve_text(seed: pb.SeedResult, points: int = 12) -> str:
 
 def noise_text(records: Sequence[pb.Candidate]) -> str:
     """The smallest difference in loss above the noise, by the pooled variance of records with several seeds."""
-    try:
-        trained = (record.training.seeds for record in records if record.training.seeds)
-        noise = pooled_noise([seed.loss for seed in seeds] for seeds in trained)
-    except ValueError:
+    if (noise := seed_noise(records)) is None:
         return "Seed noise is not measured yet: treat small differences between single seeds as chance."
     return (
         f"Seed noise: standard deviation {noise.deviation:.4f} nats ({noise.freedom} degrees of freedom). Between "

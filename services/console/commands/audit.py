@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from services.archive.scoring import program_of
 from services.chassis.errors import NotPossible, SettingsError
 from services.console.options import Json, Run, complete_candidates, print_json
 from services.console.tables import pairs, paragraph, say, styled
@@ -21,7 +22,7 @@ from services.contracts import candidate_pb2
 from services.local.archive import candidate_with_chain
 from services.local.processes import engineer_tool
 from services.local.settings import client_settings
-from services.report.rows import ABSENT, as_dict, interval_text, number, program_of, row
+from services.report.rows import ABSENT, as_dict, interval_text, number, row
 
 SEED_SPREAD = 0.0135
 """Nats: the measured standard deviation between seeds at scale tiny, for candidates with one seed."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 
 from services.archive.lessons import Quotation, lessons_text, quotations
+from services.archive.scoring import program_of
 from services.chassis.errors import NotFound, NotPossible
 from services.console.options import Candidate, Json, Run, print_json
 from services.console.tables import (
@@ -29,7 +30,7 @@ from services.contracts import candidate_pb2
 from services.llm.port import Role
 from services.local.archive import all_candidates, open_archive
 from services.local.settings import ClientSettings, client_settings
-from services.report.rows import ABSENT, Gain, Row, as_dict, gain_over, interval_text, number, program_of, row
+from services.report.rows import ABSENT, Gain, Row, as_dict, gain_over, interval_text, number, row
 
 if TYPE_CHECKING:
     from services.llm.recorded import Exchange

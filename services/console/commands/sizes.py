@@ -19,6 +19,7 @@ from typing import Annotated
 
 import typer
 
+from services.archive.scoring import program_of
 from services.chassis.errors import NotFound, NotPossible, SettingsError
 from services.console.options import Candidate, Json, Run, print_json
 from services.console.tables import Column, paragraph, say, table
@@ -28,7 +29,7 @@ from services.local.archive import run_and_candidates
 from services.local.processes import engineer_tool, scale_values
 from services.local.settings import client_settings, did_you_mean, split_names
 from services.report.comparisons import SIZES_FILE, SizeGain, Trained, Trend, gains, read_sizes, sizes_text, trends
-from services.report.rows import bounds, interval_text, program_of
+from services.report.rows import bounds, interval_text
 
 CORPORA = ("python-source", "documentation")
 

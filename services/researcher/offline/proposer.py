@@ -12,8 +12,7 @@ from google.protobuf.json_format import MessageToDict
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from services.archive.records import program_of
-from services.archive.scoring import costs_of_record, objectives_of
+from services.archive.scoring import costs_of_record, objectives_of, program_of
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
 from services.contracts.events_pb2 import RunSettings
