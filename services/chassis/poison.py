@@ -9,15 +9,13 @@ attributed to it. A machine that fails three times with the same suspect cannot 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from contextlib import asynccontextmanager, suppress
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from services.chassis.bus import Bus, Delivery
 from services.chassis.bus.topology import HANDLING, HANDLING_SUBJECTS
@@ -61,23 +59,11 @@ class SuspectLock:
                 self._changed.notify_all()
 
 
-@dataclass(frozen=True)
-class _Note:
+class _Note(BaseModel):
     process: str = ""
     in_hand: bool = False
     alone: bool = False
     deaths: int = 0  # of processes that handled the message and nothing else
-
-
-_NOTE = TypeAdapter(_Note)
-
-
-def _read(body: bytes) -> _Note:
-    """A note; one that no service wrote is no evidence against the message."""
-    try:
-        return _NOTE.validate_json(body)
-    except ValidationError:
-        return _Note()
 
 
 class CrashNotes:
@@ -100,21 +86,25 @@ class CrashNotes:
             return
         subject = f"{HANDLING_SUBJECTS}.{durable}.{delivery.sequence}"
         newest = await self._bus.newest(subject, HANDLING)
-        note = _read(newest.body) if newest else _Note()
+        note = _Note()
+        if newest is not None:
+            with suppress(ValidationError):  # no service wrote it: it is no evidence against the message
+                note = _Note.model_validate_json(newest.body)
         died = note.in_hand and note.process != PROCESS
         deaths = note.deaths + (died and note.alone)
         if deaths >= MAX_LONE_CRASHES:
             raise PoisonMessage(f"{deaths} processes crashed while they handled only this message")
         alone = died or deaths > 0
         async with self._lock.hold(alone):
-            await self._write(subject, _Note(PROCESS, True, alone, deaths))
+            own = _Note(process=PROCESS, in_hand=True, alone=alone, deaths=deaths)
+            await self._write(subject, own)
             try:
                 yield
             finally:
-                await self._clear(subject, _Note(PROCESS, False, alone, deaths))
+                await self._clear(subject, own.model_copy(update={"in_hand": False}))
 
     async def _write(self, subject: str, note: _Note) -> None:
-        await self._bus.publish_body(subject, "", json.dumps(asdict(note)).encode())
+        await self._bus.publish_body(subject, "", note.model_dump_json().encode())
 
     async def _clear(self, subject: str, note: _Note, delay: float = 0.0) -> None:
         if delay:
