@@ -16,7 +16,7 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
-from pydantic import AliasPath, BaseModel, Field, ValidationError
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError
 
 from services.chassis.artifacts import FsspecArtifacts
 from services.chassis.errors import SettingsError, Transient, sentence
@@ -205,25 +205,21 @@ def rewarded_model(calls: Iterable[pb.Call], role: Role) -> str | None:
     return answered[-1] if answered else None
 
 
-class _Message(BaseModel):
+class ExchangedMessage(BaseModel):
+    """One message of a recorded question."""
+
     role: str
     content: str
 
 
-class _Line(BaseModel):
+class Exchange(BaseModel):
+    """A recorded question and its answer, a line of a file; `form` is the name of the answer's schema."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
     model: str = Field(validation_alias=AliasPath("request", "model"))
     form: str = Field(validation_alias=AliasPath("request", "response_format", "json_schema", "name"), min_length=1)
-    messages: list[_Message] = Field(validation_alias=AliasPath("request", "messages"))
-    answer: str
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """A recorded question and its answer; `form` is the name of the answer's schema."""
-
-    model: str
-    form: str
-    messages: tuple[tuple[str, str], ...]
+    messages: list[ExchangedMessage] = Field(validation_alias=AliasPath("request", "messages"))
     answer: str
 
 
@@ -245,7 +241,7 @@ class ExchangeFileMind:
 
     async def ask(self, request: Request[A]) -> Answered[A]:
         """See the port. Raises NotRecorded if no unused answer of this form is left."""
-        messages = tuple((message.role, message.text) for message in request.messages)
+        messages = [ExchangedMessage(role=message.role, content=message.text) for message in request.messages]
         same_form = [exchange for exchange in self._unused if exchange.form == request.answer.__name__]
         exchange = next((exact for exact in same_form if exact.messages == messages), next(iter(same_form), None))
         if exchange is None:
@@ -271,11 +267,9 @@ def read_exchanges(path: Path) -> list[Exchange]:
         if not text.strip():
             continue
         try:
-            line = _Line.model_validate_json(text)
+            exchanges.append(Exchange.model_validate_json(text))
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
             where = ".".join(map(str, problem["loc"])) or "it"
             raise SettingsError(f"{path}, line {number} is not an exchange: {where}: {problem['msg']}.") from None
-        messages = tuple((message.role, message.content) for message in line.messages)
-        exchanges.append(Exchange(line.model, line.form, messages, line.answer))
     return exchanges

@@ -205,7 +205,9 @@ def test_a_models_score_adds_little_to_the_loss() -> None:
     """Ten verdicts of a recorded run: why a verdict is asked for the run's best alone and selects nobody."""
     path = Path(__file__).parents[2] / "examples" / "recorded-run" / "exchanges.jsonl"
     answers = {
-        exchange.messages[1][1]: exchange.answer for exchange in read_exchanges(path) if exchange.form == "ScoreAnswer"
+        exchange.messages[1].content: exchange.answer
+        for exchange in read_exchanges(path)
+        if exchange.form == "ScoreAnswer"
     }
     scores = [read(answer, ScoreAnswer) for answer in answers.values()]
     gains = [-float(text.split("# The candidate")[1].split("loss ")[1].split()[0]) for text in answers]

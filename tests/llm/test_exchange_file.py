@@ -13,7 +13,7 @@ from services.domain.structure import fingerprint
 from services.judge.judges import ScoreAnswer
 from services.llm.answers import read
 from services.llm.port import Message, NotRecorded, Request, Role, exchange_file, validate_mind
-from services.llm.recorded import Exchange, ExchangeFileMind, read_exchanges
+from services.llm.recorded import Exchange, ExchangedMessage, ExchangeFileMind, read_exchanges
 from services.researcher.model_proposer import (
     NoveltyAnswer,
     ProposalAnswer,
@@ -38,7 +38,8 @@ def question(text: str) -> Request[NoveltyAnswer]:
 def exchange(text: str, reason: str) -> Exchange:
     """A recorded answer to `question(text)`."""
     answer = f'{{"repeat": false, "candidate": "", "reason": "{reason}"}}'
-    return Exchange("some-model", "NoveltyAnswer", (("user", text),), answer)
+    messages = [ExchangedMessage(role="user", content=text)]
+    return Exchange(model="some-model", form="NoveltyAnswer", messages=messages, answer=answer)
 
 
 async def test_the_answer_to_the_same_messages_is_preferred() -> None:
@@ -60,7 +61,9 @@ async def test_every_shipped_answer_is_given_again(run: str, proposals: int) -> 
     mind = ExchangeFileMind(exchanges, f"recorded:{run}")
 
     for exchange in exchanges:
-        messages = tuple(Message("user" if role == "user" else "system", text) for role, text in exchange.messages)
+        messages = tuple(
+            Message("user" if message.role == "user" else "system", message.content) for message in exchange.messages
+        )
         request = Request(Role.PROPOSE, "r1", "c1", messages, FORMS[exchange.form], "any-1")
         answered = await mind.ask(request)
         assert answered.answer == read(exchange.answer, FORMS[exchange.form])
@@ -108,7 +111,7 @@ def test_separators_of_lines_within_a_text_and_a_byte_order_mark_are_no_faults(t
     line = SHIPPED.read_text(encoding="utf-8").split("\n")[0].replace("You explain", "You\u2028explain", 1)
     (tmp_path / "own.jsonl").write_text(f"{line}\n\n", encoding="utf-8-sig")
 
-    assert read_exchanges(tmp_path / "own.jsonl")[0].messages[0][1].startswith("You\u2028explain")
+    assert read_exchanges(tmp_path / "own.jsonl")[0].messages[0].content.startswith("You\u2028explain")
 
 
 def test_a_mind_of_a_file_is_validated_and_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

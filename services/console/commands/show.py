@@ -157,7 +157,7 @@ async def _prompt(
     except (FileNotFoundError, ArtifactDamaged, ValueError, KeyError):
         quoted = json.dumps(record.proposal.name)
         answers = [exchange for exchange in exchanges if exchange.form in PROPOSALS and quoted in exchange.answer]
-        return "\n".join(text for _, text in answers[-1].messages) if answers else None
+        return "\n".join(message.content for message in answers[-1].messages) if answers else None
 
 
 def _print_learnt(learnt: Learnt) -> None:
