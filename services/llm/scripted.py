@@ -2,7 +2,8 @@
 
     python -m services.llm.scripted --port 0 --script FILE      # prints its base URL
 
-It replaces a real endpoint in tests and measurements, at no cost and with any fault on demand.
+It replaces a real endpoint in tests and measurements, at no cost and with any fault on demand. It needs aiohttp, which
+the extra `console` installs.
 A script is a JSON or TOML file with a list `steps`, and `otherwise` for requests that match no remaining step:
 
     {"steps": [{"fault": "rate_limit", "retry_after": 0.5},
@@ -21,14 +22,15 @@ import contextlib
 import json
 import sys
 import tomllib
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any, Literal, cast
 
+from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from services.chassis import tasks
 from services.chassis.errors import SettingsError
 from services.llm.answers import JSON, smallest
 
@@ -105,16 +107,15 @@ class Player:
 
 _LARGEST_BODY = 64 << 20
 _TRICKLE_SECONDS = 0.05
-_STATUS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests"}
+_END_SECONDS = 0.1  # for the requests that are being answered when the endpoint ends
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
     """One request as it arrived."""
 
-    method: str
     path: str
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     body: str
 
     @property
@@ -126,13 +127,6 @@ class Received:
         return value
 
 
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    status: int
-    body: bytes
-    headers: dict[str, str] = field(default_factory=dict)
-
-
 class ScriptedEndpoint:
     """The server; an async context manager. `received` holds all requests, `most_at_once` the highest concurrency."""
 
@@ -140,8 +134,9 @@ class ScriptedEndpoint:
         self._player = Player(script)
         self._embedding = Player(Script(steps=script.embeddings))
         self._port = port
-        self._server: asyncio.Server | None = None
-        self._serving: set[asyncio.Task[None]] = set()
+        app = web.Application(client_max_size=_LARGEST_BODY)
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_END_SECONDS)
         self._busy = 0
         self.most_at_once = 0
         self.received: list[Received] = []
@@ -150,100 +145,73 @@ class ScriptedEndpoint:
     @property
     def base_url(self) -> str:
         """The value for OPENAI_BASE_URL."""
-        if self._server is None:
+        if not self._runner.addresses:
             raise RuntimeError("the scripted endpoint is not started")
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
+        return f"http://127.0.0.1:{self._runner.addresses[0][1]}/v1"
 
     async def __aenter__(self) -> "ScriptedEndpoint":
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._server is not None:
-            self._server.close()
-        await tasks.end(*self._serving)
+        await self._runner.cleanup()
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._connection(reader, writer))
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
-
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve requests of one connection until either side closes it."""
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        received = Received(request.path, request.headers, (await request.read()).decode("utf-8", "replace"))
+        self.received.append(received)
+        self.arrived.set()
+        self._busy += 1
+        self.most_at_once = max(self.most_at_once, self._busy)
         try:
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                while (request := await _read(reader)) is not None:
-                    self.received.append(request)
-                    self.arrived.set()
-                    self._busy += 1
-                    self.most_at_once = max(self.most_at_once, self._busy)
-                    try:
-                        await self._serve(request, writer)
-                    finally:
-                        self._busy -= 1
-                    if writer.is_closing():
-                        return
+            return await self._reply(request, received)
         finally:
-            writer.close()
+            self._busy -= 1
 
-    async def _serve(self, request: Received, writer: asyncio.StreamWriter) -> None:
+    async def _reply(self, request: web.Request, received: Received) -> web.StreamResponse:
         if request.path.endswith("/chat/completions"):
-            step, answer = self._player.next(request.body), _completion
+            step, answer = self._player.next(received.body), _completion
         elif request.path.endswith("/embeddings"):
-            step, answer = self._embedding.next(request.body), _embeddings
+            step, answer = self._embedding.next(received.body), _embeddings
         elif request.path.endswith("/models"):
-            await _send(writer, _json(200, {"object": "list", "data": [{"id": "scripted", "object": "model"}]}))
-            return
+            return web.json_response({"object": "list", "data": [{"id": "scripted", "object": "model"}]})
         else:
-            await _send(writer, _error(404, f"nothing at {request.path}"))
-            return
+            return _error(404, f"nothing at {request.path}")
         await asyncio.sleep(step.latency)
         if step.fault == "hang":
             await asyncio.sleep(step.delay)
-            writer.close()
-            return
-        reply = _refusal(request, step) or answer(request, step)
-        await _send(writer, reply, cut=step.fault == "disconnect", slowly=step.fault == "trickle")
+            _disconnect(request)
+        reply = _refusal(received, step) or answer(received, step)
+        return await _send_in_part(request, reply, step.fault) if step.fault in ("disconnect", "trickle") else reply
 
 
-async def _read(reader: asyncio.StreamReader) -> Received | None:
-    """The next request, or None at the end of the connection."""
-    try:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-    except asyncio.IncompleteReadError:
-        return None
-    first, *lines = head.rstrip().split("\r\n")
-    method, path, _ = first.split(" ", 2)
-    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    length = int(headers.get("content-length", "0"))
-    if length > _LARGEST_BODY:
-        return None
-    return Received(method, path, headers, (await reader.readexactly(length)).decode("utf-8", "replace"))
+async def _send_in_part(request: web.Request, reply: web.Response, fault: FaultName) -> web.StreamResponse:
+    """Half of the reply, then the end of the connection; or all of it, byte by byte."""
+    assert isinstance(reply.body, bytes)  # noqa: S101 - as all replies here are made
+    sent = web.StreamResponse(status=reply.status, headers=reply.headers)
+    sent.content_length = len(reply.body)
+    await sent.prepare(request)
+    if fault == "disconnect":
+        await sent.write(reply.body[: len(reply.body) // 2])
+        _disconnect(request)
+        return sent
+    for at in range(len(reply.body)):
+        await sent.write(reply.body[at : at + 1])
+        await asyncio.sleep(_TRICKLE_SECONDS)
+    return sent
 
 
-async def _send(writer: asyncio.StreamWriter, reply: _Reply, cut: bool = False, slowly: bool = False) -> None:
-    headers = {"content-type": "application/json", "content-length": str(len(reply.body)), **reply.headers}
-    lines = [f"HTTP/1.1 {reply.status} {_STATUS.get(reply.status, 'Error')}"]
-    head = "\r\n".join(lines + [f"{name}: {value}" for name, value in headers.items()]) + "\r\n\r\n"
-    writer.write(head.encode("latin-1"))
-    body = reply.body[: len(reply.body) // 2] if cut else reply.body
-    for piece in [body[at : at + 1] for at in range(len(body))] if slowly else [body]:
-        writer.write(piece)
-        await writer.drain()
-        await asyncio.sleep(_TRICKLE_SECONDS if slowly else 0)
-    if cut:
-        writer.close()
+def _disconnect(request: web.Request) -> None:
+    if request.transport is not None:
+        request.transport.close()
 
 
-def _json(status: int, content: JSON) -> _Reply:
-    return _Reply(status, json.dumps(content).encode())
+def _error(status: int, message: str) -> web.Response:
+    error = {"message": message, "type": "scripted", "param": None, "code": None}
+    return web.json_response({"error": error}, status=status)
 
 
-def _error(status: int, message: str) -> _Reply:
-    return _json(status, {"error": {"message": message, "type": "scripted", "param": None, "code": None}})
-
-
-def _refusal(request: Received, step: Step) -> _Reply | None:
+def _refusal(request: Received, step: Step) -> web.Response | None:
     """The error reply of a step, if any."""
     try:
         payload = request.json
@@ -251,7 +219,9 @@ def _refusal(request: Received, step: Step) -> _Reply | None:
         return _error(400, f"not a request: {error}")
     if step.fault == "rate_limit":
         reply = _error(429, step.message)
-        return reply if step.retry_after is None else replace(reply, headers={"retry-after": str(step.retry_after)})
+        if step.retry_after is not None:
+            reply.headers["retry-after"] = str(step.retry_after)
+        return reply
     if step.fault in ("server_error", "bad_request"):
         return _error(step.status if step.fault == "server_error" else 400, step.message)
     if step.fault == "unauthorised":
@@ -259,11 +229,11 @@ def _refusal(request: Received, step: Step) -> _Reply | None:
     if step.fault == "unsupported_schema" and _schema(payload) is not None:
         return _error(400, "'response_format' of type 'json_schema' is not supported with this model")
     if step.fault == "malformed":
-        return _Reply(200, b"<html>upstream timed out</html>")
+        return web.Response(body=b"<html>upstream timed out</html>", content_type="application/json")
     return None
 
 
-def _completion(request: Received, step: Step) -> _Reply:
+def _completion(request: Received, step: Step) -> web.Response:
     """The reply to a chat completion."""
     payload = request.json
     text = step.answer if isinstance(step.answer, str) else json.dumps(step.answer)
@@ -289,7 +259,7 @@ def _completion(request: Received, step: Step) -> _Reply:
         "choices": [] if step.fault == "empty" else choices,
         "usage": None if step.fault == "no_usage" else usage,
     }
-    return _json(200, body)
+    return web.json_response(body)
 
 
 def _schema(payload: dict[str, JSON]) -> dict[str, JSON] | None:
@@ -300,7 +270,7 @@ def _schema(payload: dict[str, JSON]) -> dict[str, JSON] | None:
     return schema if isinstance(schema, dict) else None
 
 
-def _embeddings(request: Received, step: Step) -> _Reply:
+def _embeddings(request: Received, step: Step) -> web.Response:
     """Letter counts: deterministic, and similar for similar texts. A truncating step omits one vector."""
     payload = request.json
     content = payload.get("input")
@@ -311,7 +281,7 @@ def _embeddings(request: Received, step: Step) -> _Reply:
     ]
     tokens = len(request.body.split())
     usage: JSON = None if step.fault == "no_usage" else {"prompt_tokens": tokens, "total_tokens": tokens}
-    return _json(200, {"object": "list", "model": payload.get("model"), "data": rows, "usage": usage})
+    return web.json_response({"object": "list", "model": payload.get("model"), "data": rows, "usage": usage})
 
 
 async def _main(port: int, script: Script) -> None:
