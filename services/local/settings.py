@@ -134,6 +134,17 @@ def split_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def whole_numbers(flag: str, text: str) -> list[int]:
+    """The numbers in a comma-separated list. Raises SettingsError unless there are some, all from 1."""
+    try:
+        numbers = [int(part) for part in split_names(text)]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise SettingsError(f"{flag} is {text!r}; give comma-separated whole numbers from 1.")
+    return numbers
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Similar names as in "; did you mean gla?"; empty if there are none."""
     import difflib

@@ -27,7 +27,7 @@ from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 from services.local.archive import run_and_candidates
 from services.local.processes import engineer_tool, scale_values
-from services.local.settings import client_settings, did_you_mean, split_names
+from services.local.settings import client_settings, did_you_mean, split_names, whole_numbers
 from services.report.comparisons import SIZES_FILE, SizeGain, Trained, Trend, gains, read_sizes, sizes_text, trends
 from services.report.rows import bounds, interval_text
 
@@ -62,7 +62,8 @@ def sizes(
         raise SettingsError(f"--corpus is {bad[0]!r}; choose of {', '.join(CORPORA)}.")
     path = settings.run_folder(status.run) / SIZES_FILE
     if not only_show:
-        plan = list(planned(status, [own, *controls], _factors(factors), seeds, texts, read_sizes(path)))
+        by_size = sorted(set(whole_numbers("--factors", factors)))
+        plan = list(planned(status, [own, *controls], by_size, seeds, texts, read_sizes(path)))
         train_all(plan, path, parallel or os.cpu_count() or 1, quiet=as_json)
     trained = read_sizes(path)
     size_gains = gains(trained, own.id)
@@ -86,16 +87,6 @@ def record_named(records: Sequence[pb.Candidate], name: str) -> pb.Candidate:
     if not program_of(matches[0]):
         raise NotPossible(f"{name} has no program")
     return matches[0]
-
-
-def _factors(text: str) -> list[int]:
-    try:
-        factors = sorted({int(part) for part in split_names(text)})
-    except ValueError:
-        factors = []
-    if not factors or factors[0] < 1:
-        raise SettingsError(f"--factors is {text!r}: give whole numbers from 1, as in 1,2,4.")
-    return factors
 
 
 @dataclass(frozen=True)

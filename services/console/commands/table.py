@@ -15,7 +15,7 @@ from services.console.options import PASS_ON, Json, print_json
 from services.console.tables import Column, pairs, paragraph, say, styled
 from services.console.tables import table as text_table
 from services.local.processes import ends_with_parent
-from services.local.settings import require_choice, split_names
+from services.local.settings import require_choice, split_names, whole_numbers
 from services.report.rows import ABSENT, interval_text, number
 
 if TYPE_CHECKING:
@@ -205,8 +205,8 @@ def compare(
     started = time.monotonic()
     try:
         results = compared(
-            measured, {name: POLICIES[name] for name in names}, _integers("--budgets", budgets), runs,
-            _integers("--seats", seats), finalists,
+            measured, {name: POLICIES[name] for name in names}, whole_numbers("--budgets", budgets), runs,
+            whole_numbers("--seats", seats), finalists,
         )  # fmt: skip
     except ValueError as error:
         raise NotPossible(str(error)) from None
@@ -314,13 +314,3 @@ def _space(folder: Path | None, scale: str, estimates: bool) -> "tuple[Table, st
         f"{len(full.space)} architectures at {scale}, of which {len(measured.space)} are measured and the others "
         f"estimated (explained variance {explained:.2f} in cross-validation): provisional"
     )
-
-
-def _integers(flag: str, text: str) -> list[int]:
-    try:
-        numbers = [int(part) for part in split_names(text)]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 1:
-        raise SettingsError(f"{flag} is {text!r}; give comma-separated whole numbers from 1.")
-    return numbers
