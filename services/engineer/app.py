@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from services.chassis.artifacts import FsspecArtifacts
+from services.archive.artifacts import FsspecArtifacts
 from services.chassis.bus.topology import engineer_durable
 from services.chassis.errors import SettingsError
 from services.chassis.logs import get_logger

@@ -16,10 +16,10 @@ import structlog
 from google.protobuf.json_format import MessageToDict
 from pydantic import ValidationError
 
+from services.archive.artifacts import FsspecArtifacts
 from services.archive.records import record_for
 from services.archive.scoring import program_of
 from services.chassis import metrics, worker
-from services.chassis.artifacts import FsspecArtifacts
 from services.chassis.errors import HandedBack, Rejected, Transient
 from services.chassis.events import follow
 from services.chassis.worker import Job

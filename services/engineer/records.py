@@ -11,7 +11,7 @@ import structlog
 from google.protobuf.message import DecodeError
 from safetensors.numpy import save
 
-from services.chassis.artifacts import FsspecArtifacts
+from services.archive.artifacts import FsspecArtifacts
 from services.contracts import candidate_pb2 as pb
 from services.contracts.progress_pb2 import TrainingProgress
 from services.engineer.training.result import CurvePoint, Measurements, Metrics, TrainingResult, benchmark_of

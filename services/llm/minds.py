@@ -22,8 +22,8 @@ import grpc
 import grpc.aio
 from prometheus_client import Counter
 
+from services.archive.artifacts import FsspecArtifacts
 from services.chassis import tasks
-from services.chassis.artifacts import FsspecArtifacts
 from services.chassis.bus import Bus
 from services.chassis.errors import Transient
 from services.chassis.events import Cause, follow

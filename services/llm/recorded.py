@@ -18,7 +18,7 @@ import grpc
 import grpc.aio
 from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError
 
-from services.chassis.artifacts import FsspecArtifacts
+from services.archive.artifacts import FsspecArtifacts
 from services.chassis.errors import SettingsError, Transient, sentence
 from services.contracts import archive_pb2, archive_pb2_grpc
 from services.contracts import candidate_pb2 as pb

@@ -15,9 +15,9 @@ import grpc.aio
 from aiohttp import web
 from google.protobuf.message import DecodeError, Message
 
+from services.archive.artifacts import ArtifactDamaged, FsspecArtifacts
 from services.archive.scoring import benchmark_gain
 from services.chassis import tasks
-from services.chassis.artifacts import ArtifactDamaged, FsspecArtifacts
 from services.chassis.bus.subjects import fact_of
 from services.chassis.errors import BusLost, NotFound, SettingsError, Transient
 from services.contracts import archive_pb2 as pb

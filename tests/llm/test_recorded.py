@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services.chassis.artifacts import FsspecArtifacts
+from services.archive.artifacts import FsspecArtifacts
 from services.contracts import candidate_pb2 as pb
 from services.llm.port import AnswerInvalid, MindError, MindRefused, NotRecorded, Request, Role
 from services.llm.recorded import CallRecord, RecordedMind, rewarded_model, to_message

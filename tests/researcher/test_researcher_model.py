@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import JsonValue
 
-from services.chassis.artifacts import FsspecArtifacts
+from services.archive.artifacts import FsspecArtifacts
 from services.chassis.bus import Bus
 from services.chassis.errors import Rejected
 from services.chassis.rpc import channel

@@ -7,7 +7,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from services.chassis.artifacts import FsspecArtifacts
+from services.archive.artifacts import FsspecArtifacts
 from services.chassis.bus import Bus
 from services.chassis.events import Cause
 from services.chassis.worker import Job

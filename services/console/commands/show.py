@@ -146,7 +146,7 @@ async def _prompt(
     settings: ClientSettings, record: candidate_pb2.Candidate, exchanges: "Sequence[Exchange]"
 ) -> str | None:
     """The last prompt for this proposal; None if there was none, or its text is not on this machine."""
-    from services.chassis.artifacts import ArtifactDamaged, FsspecArtifacts
+    from services.archive.artifacts import ArtifactDamaged, FsspecArtifacts
 
     calls = [call for call in record.calls if call.role == Role.PROPOSE and not call.error]
     if not calls:

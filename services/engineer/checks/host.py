@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 
-from services.chassis.plugins import PROBES as PLUGINS
-from services.chassis.plugins import load_all
 from services.domain.zoo import baselines
 from services.engineer.checks.remote import ProgramRaised, ProtocolBroken, Remote
 from services.engineer.checks.report import JSON, CheckReport, CheckSettings, Finding, Verdict
@@ -16,6 +14,8 @@ from services.engineer.checks.screen import screen_apart
 from services.engineer.checks.structure import HOST_PROBES, measured_cost, probed_layers, supported
 from services.engineer.scales import Scale
 from services.engineer.training.sizes import model_sizes
+from services.mixers.plugins import PROBES as PLUGINS
+from services.mixers.plugins import load_all
 from services.sandbox import Child, ChildDied, ChildTimeout, Limits, Malformed, Sandbox
 from services.sandbox.linux import nvidia_devices
 

@@ -10,10 +10,10 @@ from typing import cast
 
 import numpy as np
 
-from services.chassis.plugins import EVALUATORS, load_plugin, plugin_names
 from services.engineer.evaluation.reader import Reader, Trial
 from services.engineer.evaluation.tasks import TRAINED_NAMES, EvaluationUnavailable
 from services.engineer.training.result import TaskScore
+from services.mixers.plugins import EVALUATORS, load_plugin, plugin_names
 
 Evaluator = Callable[[Reader], Awaitable[TaskScore]]
 """Scores a trained model through its reader. Its rows are not tested for look-ahead, so an evaluator must not pass the

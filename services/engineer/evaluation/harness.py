@@ -18,11 +18,11 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 from numpy.typing import NDArray
 
-from services.chassis.plugins import EVALUATORS, plugin_names
 from services.engineer.evaluation.questions import LOCAL, VERSION, make_questions
 from services.engineer.evaluation.reader import Reader, Trial
 from services.engineer.evaluation.tasks import ITEMS, TRAINED_NAMES
 from services.engineer.training.session import Job
+from services.mixers.plugins import EVALUATORS, plugin_names
 
 T = TypeVar("T")
 evaluator.get_git_commit_hash = lambda: None  # it would run git, which writes to stderr

@@ -6,8 +6,8 @@ Imports neither torch nor, without such tasks, the harness.
 import os
 from pathlib import Path
 
-from services.chassis.plugins import EVALUATORS, plugin_names
 from services.engineer.scales import Scale
+from services.mixers.plugins import EVALUATORS, plugin_names
 
 LOCAL_NAMES = ("mqar", "induction", "copying", "brackets", "code", "cloze")
 """The tasks that need no network."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from google.protobuf.json_format import ParseDict
 
-from services.chassis.artifacts import ArtifactDamaged, FsspecArtifacts
+from services.archive.artifacts import ArtifactDamaged, FsspecArtifacts
 from services.chassis.errors import SettingsError, sentence
 from services.chassis.settings import load
 from services.contracts import archive_pb2

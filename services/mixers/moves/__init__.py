@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from services.chassis.plugins import MOVES, load_all
 from services.mixers.moves import inputs, memory, output, paths
 from services.mixers.moves.move import Move, Source
+from services.mixers.plugins import MOVES, load_all
 
 __all__ = ["BY_NAME", "LIBRARY", "Move", "Source"]
 

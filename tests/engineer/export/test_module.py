@@ -12,7 +12,7 @@ import pytest
 import torch
 from google.protobuf.json_format import MessageToDict
 
-from services.chassis.artifacts import FsspecArtifacts
+from services.archive.artifacts import FsspecArtifacts
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.zoo import baseline

@@ -12,13 +12,13 @@ import pytest
 import transformers  # noqa: F401 - datasets, in the harness, would use its stand-in for programs
 
 from services.chassis.errors import SettingsError
-from services.chassis.plugins import MOVES, load_all, plugin_names
 from services.domain.ladder import corpus_overrides, parse_scale_file
 from services.engineer.data import CorpusError, open_corpus
 from services.engineer.scales import ScaleError, load_scale
 from services.engineer.training.host import train
 from services.local.plan import RunOptions
 from services.mixers.moves import Move
+from services.mixers.plugins import MOVES, load_all, plugin_names
 from tests.engineer.training.inline_sandbox import InlineSandbox
 from tests.engineer.training.programs import CONVOLUTION, SMALL, mixer
 
