@@ -245,15 +245,9 @@ class ModelAnalyst:
         return analysis
 
     def _analysis(self, answer: AnalysisAnswer, dossier: Dossier) -> pb.Analysis:
-        tags = [tag for component in answer.components if (tag := VOCABULARY.tag(component))]
         return pb.Analysis(
-            design_evaluation=answer.design_evaluation,
-            results=answer.results,
-            expectation=answer.expectation,
-            explanation=answer.explanation,
-            synthesis=answer.synthesis,
-            components=list(dict.fromkeys(tags)) or components_of(dossier.record),
-            ideas=[pb.Idea(text=idea.text, origin=idea.origin, source=idea.source) for idea in answer.ideas],
+            **answer.model_dump(exclude={"components", "lessons"}),  # the five parts and the ideas
+            components=VOCABULARY.tags(answer.components) or components_of(dossier.record),
             lessons=[
                 pb.Lesson(component=VOCABULARY.tag(lesson.component), effect=lesson.effect, claim=lesson.claim)
                 for lesson in answer.lessons

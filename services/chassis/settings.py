@@ -94,9 +94,7 @@ class ServiceSettings(BaseModel):
 S = TypeVar("S", bound=ServiceSettings)
 
 # Variables of minds and embedders, which parse them themselves.
-MIND_NAMES = frozenset(
-    {"ASI_MIND_FILE", "ASI_MODEL", "ASI_EMBEDDER", "ASI_EMBEDDING_MODEL", "ASI_ARCHIVE_URL", "ASI_UVLOOP"}
-)
+MIND_NAMES = frozenset({"ASI_MIND_FILE", "ASI_MODEL", "ASI_EMBEDDER", "ASI_EMBEDDING_MODEL", "ASI_ARCHIVE_URL"})
 
 
 def load(kind: type[S], service: str, environment: Mapping[str, str] | None = None) -> S:

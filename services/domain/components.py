@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 _SEPARATORS = re.compile(r"[^a-z0-9]+")
@@ -54,6 +54,10 @@ class Vocabulary:
     def tag(self, text: str) -> str:
         """The canonical name where there is one, else the text in lower case with hyphens; empty for an empty text."""
         return self._index.get(_spelling(text)) or "-".join(text.lower().replace("_", " ").split())
+
+    def tags(self, texts: Iterable[str]) -> tuple[str, ...]:
+        """The distinct tags of texts, including those without a canonical name."""
+        return tuple(tag for tag in dict.fromkeys(map(self.tag, texts)) if tag)
 
 
 _KINDS = """

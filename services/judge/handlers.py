@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
 
 from services.archive.records import Runs, record_with_sources
 from services.archive.scoring import benchmark_of, loss_of, program_of, score, stage_scale, terms_of
@@ -64,10 +65,7 @@ class JudgeHandler:
             absent_because=opinion.absent_because,
         )
         if opinion.scores is not None:
-            scores = opinion.scores
-            verdict.scores.CopyFrom(
-                pb.SubScores(performance=scores.performance, innovation=scores.innovation, complexity=scores.complexity)
-            )
+            verdict.scores.CopyFrom(pb.SubScores(**asdict(opinion.scores)))
         _add_fitness(verdict, case, opinion.raw, terms)
         return verdict
 

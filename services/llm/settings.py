@@ -4,7 +4,6 @@ Without a file, OPENAI_BASE_URL, OPENAI_API_KEY and ASI_MODEL name one endpoint 
 contains no secrets, but the names of variables. deploy/mind.example.toml shows every key.
 """
 
-import os
 import random
 import tomllib
 from collections.abc import Mapping
@@ -125,9 +124,8 @@ class MindSettings(_Frozen):
         return self
 
 
-def load_mind(environment: Mapping[str, str] | None = None) -> MindSettings:
+def load_mind(environment: Mapping[str, str]) -> MindSettings:
     """The settings that the environment names. Raises SettingsError naming the key or variable and the fix."""
-    environment = os.environ if environment is None else environment
     path = environment.get("ASI_MIND_FILE")
     source = path or "the environment"
     values = _read(Path(path)) if path else _without_file(environment)
@@ -143,12 +141,11 @@ def load_mind(environment: Mapping[str, str] | None = None) -> MindSettings:
     return _with_secrets(settings, environment)
 
 
-def load_embedding(environment: Mapping[str, str] | None = None) -> MindSettings | None:
+def load_embedding(environment: Mapping[str, str]) -> MindSettings | None:
     """The settings with an embedding model, if the environment names one; a mind is not needed.
 
     Raises the same errors as `load_mind`.
     """
-    environment = os.environ if environment is None else environment
     model = environment.get("ASI_EMBEDDING_MODEL")
     if not environment.get("ASI_MIND_FILE"):
         return load_mind({**environment, "ASI_MODEL": environment.get("ASI_MODEL") or model}) if model else None

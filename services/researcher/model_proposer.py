@@ -261,14 +261,9 @@ class ModelProposer:
             name=answer.name,
             motivation=answer.motivation,
             program=program,
-            components=component_tags(answer.components),
+            components=VOCABULARY.tags(answer.components),
             memory=answer.memory or "",
             ideas=[pb.Idea(text=idea.text, origin=idea.origin, source=idea.source) for idea in answer.ideas],
             mind=self._mind.name,
             prompt_version=version,
         )
-
-
-def component_tags(tags: Sequence[str]) -> tuple[str, ...]:
-    """Distinct tags in the vocabulary's spelling, including unknown ones."""
-    return tuple(tag for tag in dict.fromkeys(VOCABULARY.tag(text) for text in tags) if tag)

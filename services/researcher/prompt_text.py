@@ -20,6 +20,7 @@ BOARD_NEWEST = 20  # further rows, newest first
 LESSON_CHARACTERS = 90
 BOARD_COMPONENTS = 4
 DIFFERENCE_LINES = 80
+CURVE_POINTS = 12
 
 
 def scale_text(scale: checker_pb2.ScaleDescription | None) -> str:
@@ -187,10 +188,10 @@ def _score_texts(training: pb.Training) -> list[str]:
     ]
 
 
-def curve_text(seed: pb.SeedResult, points: int = 12) -> str:
-    """About `points` points of the training curve."""
+def curve_text(seed: pb.SeedResult) -> str:
+    """About `CURVE_POINTS` points of the training curve."""
     measured = [point for point in seed.curve if point.HasField("train_loss")]
-    step = max(1, len(measured) // points)
+    step = max(1, len(measured) // CURVE_POINTS)
     return ", ".join(f"{point.step}: {point.train_loss:.3f}" for point in measured[::step])
 
 

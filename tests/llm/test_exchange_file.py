@@ -9,18 +9,13 @@ from pydantic import BaseModel
 from services.analyst.model_analyst import AnalysisAnswer
 from services.chassis.errors import SettingsError
 from services.contracts import candidate_pb2 as pb
+from services.domain.components import VOCABULARY
 from services.domain.structure import fingerprint
 from services.judge.judges import ScoreAnswer
 from services.llm.answers import read
 from services.llm.port import Message, NotRecorded, Request, Role, exchange_file, validate_mind
 from services.llm.recorded import Exchange, ExchangedMessage, ExchangeFileMind, read_exchanges
-from services.researcher.model_proposer import (
-    NoveltyAnswer,
-    ProposalAnswer,
-    SummaryAnswer,
-    apply_edits,
-    component_tags,
-)
+from services.researcher.model_proposer import NoveltyAnswer, ProposalAnswer, SummaryAnswer, apply_edits
 from services.researcher.prompt_text import difference_text
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -80,7 +75,7 @@ def test_the_shipped_proposals_are_structurally_new_and_keep_their_tags() -> Non
 
     full = [proposal for proposal in proposals if not proposal.edits]
     assert len({fingerprint(proposal.program).digest for proposal in full}) == len(full) > 5
-    assert all(len(component_tags(proposal.components)) == len(set(proposal.components)) for proposal in proposals)
+    assert all(len(VOCABULARY.tags(proposal.components)) == len(set(proposal.components)) for proposal in proposals)
 
 
 def test_edits_change_what_occurs_once() -> None:
