@@ -27,7 +27,7 @@ from services.contracts import archive_pb2, archive_pb2_grpc, cognition_pb2, cog
 from services.contracts import candidate_pb2 as pb
 from services.llm.openai_embedder import endpoint_embedder
 from services.llm.port import Request, Role
-from services.llm.prompts import main, plain
+from services.llm.prompts import main
 
 
 async def question(
@@ -41,7 +41,7 @@ async def question(
     request = archive_pb2.GetRelativesRequest(run=record.run, candidate=record.id, siblings=SIBLINGS)
     relatives = await archive.GetRelatives(request, timeout=30)
     dossier = await dossier_of(relatives, Runs(archive), library, lambda query, _mind: library.embedded(query))
-    return plain(analyse_request(dossier))
+    return analyse_request(dossier)
 
 
 async def serve(settings: AnalystSettings) -> None:

@@ -22,7 +22,7 @@ from services.domain.syntax import parse
 from services.engineer.settings import EngineerSettings
 from services.llm.minds import Minds
 from services.llm.port import Block, Request, Role
-from services.llm.prompts import load_prompt, plain
+from services.llm.prompts import load_prompt
 
 _LINE = re.compile(r'File "<candidate_[0-9a-f]+>", line (\d+)')
 _CREATORS = frozenset({"arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "tensor", "zeros"})
@@ -208,7 +208,7 @@ async def revise_question(
 ) -> Request[BaseModel]:
     """The request about a candidate's last failure in training. Raises NotPossible if there is none."""
     del settings, archive, role
-    return plain(revise_request(record, last_failure(record)))
+    return revise_request(record, last_failure(record))
 
 
 def last_failure(record: pb.Candidate) -> Failure:

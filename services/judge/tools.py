@@ -25,7 +25,7 @@ from services.judge.handlers import JudgeHandler, case_of
 from services.judge.judges import score_request
 from services.llm.minds import ArchiveLedger
 from services.llm.port import Request, Role
-from services.llm.prompts import main, plain
+from services.llm.prompts import main
 
 
 async def question(
@@ -36,7 +36,7 @@ async def question(
     if not record.training.HasField("loss"):
         raise NotPossible(f"candidate {record.id} is not measured, so there is nothing to judge")
     try:
-        return plain(score_request(await case_of(archive, Runs(archive), record)))
+        return score_request(await case_of(archive, Runs(archive), record))
     except (NotYet, Rejected) as error:
         raise NotPossible(f"candidate {record.id} cannot be judged: {error}") from None
 

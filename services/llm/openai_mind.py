@@ -15,6 +15,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pydantic import BaseModel
+
 from services.chassis.worker import waiting_for
 from services.llm.budget import BudgetLedger
 from services.llm.model_client import DOWN, Attempt, CallAccounting, guard_logs, model_clients, release_logs
@@ -159,7 +161,7 @@ class OpenAIMind:
             raise
         return Answered(answer, tuple(question.calls))
 
-    def preview(self, request: Request[A]) -> str:
+    def preview(self, request: Request[BaseModel]) -> str:
         """The JSON body of the first request that `ask` would send."""
         key = self._order(request.role)[0]
         body = self._models[key].body(self._clean(request), (), self._settings.roles[request.role])

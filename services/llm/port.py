@@ -35,6 +35,7 @@ from pydantic import BaseModel, JsonValue
 from services.chassis.errors import Rejected, Transient
 
 A = TypeVar("A", bound=BaseModel)
+A_co = TypeVar("A_co", bound=BaseModel, covariant=True)
 
 UNPAID = "unpaid"
 """Key in the evidence of a rejection: the budget does not cover a question that the candidate needs."""
@@ -110,7 +111,7 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Request(Generic[A]):
+class Request(Generic[A_co]):
     """A question.
 
     `answer` is the pydantic model of the reply. `ordinal` distinguishes intended repetitions of a question (a judge's
@@ -122,7 +123,7 @@ class Request(Generic[A]):
     run: str
     candidate: str
     messages: tuple[Message, ...]
-    answer: type[A]
+    answer: type[A_co]
     prompt_version: str
     temperature: float | None = None
     ordinal: int = 0
@@ -180,11 +181,6 @@ class Answered(Generic[A]):
 
     answer: A
     calls: tuple[Call, ...]
-
-    @property
-    def model(self) -> str:
-        """The model that gave the answer."""
-        return self.calls[-1].model
 
 
 class MindError(Exception):

@@ -7,12 +7,12 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from string import Template
-from typing import Protocol, TypeVar, cast
+from typing import TypeVar
 
 import grpc
 import grpc.aio
@@ -25,7 +25,7 @@ from services.contracts import archive_pb2, archive_pb2_grpc
 from services.contracts import candidate_pb2 as pb
 from services.llm.budget import MemoryLedger
 from services.llm.openai_mind import OpenAIMind
-from services.llm.port import A, Message, Request, Role, plain_schema
+from services.llm.port import Message, Request, Role, plain_schema
 
 
 @dataclass(frozen=True)
@@ -56,23 +56,12 @@ def load_prompt(package: str, name: str) -> Prompt:
 
 
 S = TypeVar("S", bound=ServiceSettings)
-S_contra = TypeVar("S_contra", bound=ServiceSettings, contravariant=True)
 CHARACTERS_PER_TOKEN = 4
 DESCRIBES_A_MIND = ("ASI_MIND_FILE", "ASI_MODEL")
 
 
-class Question(Protocol[S_contra]):
-    """Builds the request of a service about a candidate."""
-
-    async def __call__(
-        self, settings: S_contra, archive: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, role: Role
-    ) -> Request[BaseModel]:
-        """Raises NotPossible if the service has no question about the candidate."""
-
-
-def plain(request: Request[A]) -> Request[BaseModel]:
-    """The request without the type of its answer, to be shown, not sent."""
-    return cast("Request[BaseModel]", request)
+Question = Callable[[S, "archive_pb2_grpc.ArchiveAsyncStub", pb.Candidate, Role], Awaitable[Request[BaseModel]]]
+"""Builds the request of a service about a candidate. Raises NotPossible if the service has none about it."""
 
 
 async def shown(request: Request[BaseModel], environment: Mapping[str, str]) -> dict[str, JsonValue]:

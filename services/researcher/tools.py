@@ -179,13 +179,13 @@ async def question(
 ) -> Request[BaseModel]:
     """The current request."""
     if role is Role.SUMMARISE:
-        return prompts.plain(summary_request(record, record))
+        return summary_request(record, record)
     async with _services(settings, archive) as services:
         if role is Role.JUDGE_NOVELTY:
             near = [motivation.candidate for motivation in await services.motivations(record)]
             proposal = record.proposal
-            return prompts.plain(novelty_request(record, proposal.motivation, proposal.program, near))
-        return prompts.plain(propose_request(await services.context(record), ()))
+            return novelty_request(record, proposal.motivation, proposal.program, near)
+        return propose_request(await services.context(record), ())
 
 
 PROMPTS = (Role.PROPOSE, Role.SUMMARISE, Role.JUDGE_NOVELTY)

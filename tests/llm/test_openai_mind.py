@@ -34,7 +34,7 @@ async def test_a_good_answer_comes_back_typed_with_its_call() -> None:
 
     (call,) = answered.calls
     assert answered.answer == Idea.model_validate(GOOD)
-    assert (call.model, call.endpoint, call.error, answered.model) == ("model-e0", "e0", None, "model-e0")
+    assert (call.model, call.endpoint, call.error) == ("model-e0", "e0", None)
     assert call.prompt_tokens is not None
     assert call.price == pytest.approx((call.prompt_tokens + (call.completion_tokens or 0)) / 1e6)
     assert b"What next?" in call.prompt
@@ -219,7 +219,7 @@ async def test_the_next_model_is_used_while_one_is_down() -> None:
     ):
         answered = await model.ask(question())
 
-    assert answered.model == "model-e1"
+    assert answered.calls[-1].model == "model-e1"
     assert [call.error for call in answered.calls] == [Fault.SERVER_ERROR] * 3 + [None]
 
 
@@ -232,8 +232,8 @@ async def test_the_bandit_prefers_the_model_with_more_reward() -> None:
     ):
         for number in range(60):
             answered = await model.ask(question(candidate=f"c{number}"))
-            gain = 0.9 if answered.model == "model-e1" else 0.0
-            await model.reward(Role.PROPOSE, answered.model, f"c{number}", gain)
+            gain = 0.9 if answered.calls[-1].model == "model-e1" else 0.0
+            await model.reward(Role.PROPOSE, answered.calls[-1].model, f"c{number}", gain)
 
     assert len(first.received) >= 5
     assert len(second.received) > 2 * len(first.received)

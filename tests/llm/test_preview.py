@@ -3,14 +3,14 @@
 import json
 
 from services.llm.port import plain_schema
-from services.llm.prompts import as_text, plain, shown
+from services.llm.prompts import as_text, shown
 from tests.llm.scripted_minds import KEY, Idea, question
 
 
 async def test_without_a_configured_model_there_is_no_body() -> None:
     """The messages are exact all the same."""
     request = question("What next?")
-    preview = await shown(plain(request), {})
+    preview = await shown(request, {})
 
     assert preview["body"] is None
     assert preview["hash"] == request.prompt_hash
@@ -20,7 +20,7 @@ async def test_without_a_configured_model_there_is_no_body() -> None:
 async def test_the_body_is_what_would_be_sent_and_holds_no_key() -> None:
     """A key in the text of a prompt is not shown."""
     environment = {"ASI_MODEL": "some-model", "OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}
-    preview = await shown(plain(question(f"What next, {KEY}?")), environment)
+    preview = await shown(question(f"What next, {KEY}?"), environment)
 
     assert isinstance(preview["body"], dict)
     assert preview["body"]["model"] == "some-model"
@@ -29,7 +29,7 @@ async def test_the_body_is_what_would_be_sent_and_holds_no_key() -> None:
 
 def test_the_text_names_version_and_schema() -> None:
     """For reading."""
-    text = as_text(plain(question("What next?")))
+    text = as_text(question("What next?"))
 
     assert text.startswith("version: ")
     assert "What next?" in text
