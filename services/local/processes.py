@@ -81,6 +81,20 @@ def ends_with_parent(command: Sequence[str]) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, str(os.getpid()), *command]
 
 
+def _start_child(command: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """A child that appends its output to `log`, in its own session: Ctrl-C reaches only the runner, which drains it."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            ends_with_parent(command),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
 RESTARTS = 5
 RESTART_WINDOW_SECONDS = 60.0
 
@@ -100,17 +114,9 @@ class ServiceProcess:
     crashes: list[float] = field(default_factory=list)
 
     def start(self) -> None:
-        """Start it in its own session, so that Ctrl-C reaches only the runner, which drains it."""
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(
-                ends_with_parent([sys.executable, "-m", f"services.{self.name}"]),
-                env={**_inherited(self.name), **self.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        """Start it; it ends with this process."""
+        command = [sys.executable, "-m", f"services.{self.name}"]
+        self.process = _start_child(command, {**_inherited(self.name), **self.environment}, self.log)
 
     def supervise(self) -> bool:
         """Restart it if it has ended; True if so. Raises ServiceFailed, or SettingsError with its message."""
@@ -240,15 +246,17 @@ class Broker:
             f'host: "127.0.0.1"\nport: {self.port}\nhttp: "127.0.0.1:{self.monitor_port}"\n'
             f'jetstream {{ store_dir: "{self.folder.absolute()}", sync_interval: {"always" if self.sync else "2m"} }}\n'
         )
-        with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                ends_with_parent([str(find_nats_server()), "-c", str(config.absolute())]),
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # Ctrl-C must not reach the broker before the services have drained
-                env={"PATH": os.environ.get("PATH", "")},
-            )
-        self._wait(log)
+        command = [str(find_nats_server()), "-c", str(config.absolute())]
+        self.process = process = _start_child(command, {"PATH": os.environ.get("PATH", "")}, log)
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and process.poll() is None:
+            with socket.socket() as probe:
+                probe.settimeout(0.2)
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.01)
+        self.stop()
+        raise SettingsError(f"nats-server did not start; see {log}")
 
     def supervise(self) -> bool:
         """Restart it on the same files if it has ended; True if so."""
@@ -274,18 +282,6 @@ class Broker:
             self.process.kill()
             self.process.wait(10)
             self.process = None
-
-    def _wait(self, log: Path) -> None:
-        assert self.process is not None  # noqa: S101 - start has set it
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and self.process.poll() is None:
-            with socket.socket() as probe:
-                probe.settimeout(0.2)
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.01)
-        self.stop()
-        raise SettingsError(f"nats-server did not start; see {log}")
 
 
 @contextlib.contextmanager
