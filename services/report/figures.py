@@ -8,7 +8,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from services.archive.scoring import costs_of_record, objectives_of
+from services.archive.scoring import benchmark_of, costs_of_record, loss_of, objectives_of
 from services.contracts import candidate_pb2 as pb
 from services.domain.statistics import linear_fit
 from services.report.compute import replay_row, replays, too_few
@@ -129,9 +129,9 @@ def trends(data: Dataset) -> Drawing:
 
 SCORES: tuple[tuple[str, Callable[[pb.Candidate], float | None]], ...] = (
     ("fitness", lambda record: record.verdict.fitness.value if record.verdict.HasField("fitness") else None),
-    ("held-out loss", lambda record: record.training.loss if record.training.HasField("loss") else None),
+    ("held-out loss", loss_of),
     ("final training loss", final_train_loss),
-    ("mean accuracy", lambda record: record.training.benchmark if record.training.HasField("benchmark") else None),
+    ("mean accuracy", benchmark_of),
     ("judge", lambda record: record.verdict.raw if record.verdict.HasField("raw") else None),
 )
 

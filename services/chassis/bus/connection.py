@@ -15,7 +15,7 @@ from services.chassis import telemetry
 from services.chassis.bus import Logged
 from services.chassis.bus.access import API, connect_options, refusal
 from services.chassis.bus.delivery import FAILURES, Consumer, Denials, receive
-from services.chassis.bus.subjects import subject_of
+from services.chassis.bus.subjects import ALL, subject_of
 from services.chassis.bus.topology import (
     EVENTS,
     HANDLING,
@@ -259,7 +259,7 @@ class Bus:
         message = await self._denials.request(f"{API}.STREAM.MSG.GET.{stream}", request)
         return Logged(message.seq or 0, message.subject or "", message.data or b"") if message else None
 
-    async def read_log(self, subject: str = "asi.v1.>", start: int = 1) -> AsyncIterator[Logged]:
+    async def read_log(self, subject: str = ALL, start: int = 1) -> AsyncIterator[Logged]:
         """Every message on `subject` from sequence `start` to the newest one at the time of the call, in order.
 
         Raises Transient if the log is unreachable or delivers nothing for 30 seconds.
@@ -276,7 +276,7 @@ class Bus:
                         return
         raise Transient(f"the log delivered nothing for {SILENCE_SECONDS:g} s")
 
-    async def follow(self, subject: str = "asi.v1.>", start: int = 1) -> AsyncGenerator[Logged | None]:
+    async def follow(self, subject: str = ALL, start: int = 1) -> AsyncGenerator[Logged | None]:
         """Every message on `subject` from sequence `start` on, without end; None after a second without one.
 
         Raises BusLost if the stream does not exist.

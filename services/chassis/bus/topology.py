@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from nats.js import api
 
+from services.chassis.bus.subjects import ALL
 from services.chassis.errors import BusLost, SettingsError
 from services.chassis.logs import get_logger
 from services.chassis.settings import ServiceSettings
@@ -97,7 +98,7 @@ def topology(silence_seconds: float = 60.0) -> tuple[tuple[StreamSpec, ...], tup
     """The streams and consumers that must exist before a service starts. Durations are in seconds, as in nats-py."""
     advisory = "$JS.EVENT.ADVISORY.CONSUMER"
     streams = (
-        StreamSpec(EVENTS, ("asi.v1.>",), keep_forever=True),
+        StreamSpec(EVENTS, (ALL,), keep_forever=True),
         StreamSpec(ADVISORIES, (f"{advisory}.MAX_DELIVERIES.{EVENTS}.>", f"{advisory}.MSG_TERMINATED.{EVENTS}.>")),
         StreamSpec(HANDLING, (f"{HANDLING_SUBJECTS}.>",), newest_only=True),
     )
@@ -112,7 +113,7 @@ def topology(silence_seconds: float = 60.0) -> tuple[tuple[StreamSpec, ...], tup
         *engineers,
         ConsumerSpec("judge", "judge", "asi.v1.*.candidate.trained", silence_seconds, 64),
         ConsumerSpec("analyst", "analyst", "asi.v1.*.candidate.judged", silence_seconds, 64),
-        ConsumerSpec("store", "store", "asi.v1.>", silence_seconds / 2, 1000),
+        ConsumerSpec("store", "store", ALL, silence_seconds / 2, 1000),
         ConsumerSpec("dead-letters", "store", "$JS.EVENT.ADVISORY.>", silence_seconds / 2, 100, stream=ADVISORIES),
     )
 
