@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -18,7 +19,7 @@ from services.chassis.bus.access import seed_variable
 from services.chassis.errors import NotPossible, SettingsError, Transient, sentence
 from services.chassis.rpc import channel
 from services.local.processes import Broker, ServiceFailed, ServiceProcess, end_orphans, free_port, unless_stopped
-from services.local.settings import ClientSettings, locked, running_system
+from services.local.settings import ClientSettings, RunningSystem, locked, running_system
 
 # The store starts first, since it creates the streams, and stops last, to apply the events of the others.
 ORDER = ("store", "analyst", "judge", "engineer", "researcher")
@@ -49,10 +50,15 @@ class System:
         return self.broker.url if self.broker else self.settings.nats_url
 
     @property
+    def description(self) -> RunningSystem:
+        """What other commands know of it."""
+        addresses = {api: self._address(name) for name, api in ADDRESSES.items()}
+        return RunningSystem(os.getpid(), self.nats_url, addresses)
+
+    @property
     def client(self) -> ClientSettings:
         """The settings with which to talk to this system."""
-        addresses = {f"{ADDRESSES[name]}_address": self._address(name) for name in ADDRESSES}
-        return self.settings.model_copy(update={"nats_url": self.nats_url, **addresses})
+        return self.description.client(self.settings)
 
     async def start(self) -> None:
         """Start everything and wait until every service answers. Raises ServiceFailed, SettingsError."""
@@ -112,7 +118,7 @@ class System:
         raise ServiceFailed(f"the {name} did not come up in {START_SECONDS:g} seconds; see {self.services[name].log}")
 
     def _environment(self, name: str) -> dict[str, str]:
-        environment = {f"ASI_{ADDRESSES[service].upper()}_ADDRESS": self._address(service) for service in ADDRESSES}
+        environment = {f"ASI_{api.upper()}_ADDRESS": self._address(service) for service, api in ADDRESSES.items()}
         if self.broker:
             environment |= {"ASI_NATS_MONITOR_URL": self.broker.monitor_url, "ASI_REQUIRE_DURABLE_BROKER": "true"}
         guarded = seed_variable(name) in os.environ  # then only the broker's administrator may create streams
@@ -128,14 +134,9 @@ class System:
         return f"127.0.0.1:{self.ports[name]}"
 
     def _write_file(self) -> None:
-        """Write the addresses of the running system for other commands."""
-        content = {
-            "pid": os.getpid(),
-            "nats_url": self.nats_url,
-            "addresses": {ADDRESSES[name]: self._address(name) for name in ADDRESSES},
-            "pids": {name: service.process.pid for name, service in self.services.items() if service.process}
-            | ({"broker": self.broker.pid} if self.broker else {}),
-        }
+        """Write the description for other commands, with the processes for the next system of this folder."""
+        pids = {name: service.process.pid for name, service in self.services.items() if service.process}
+        content = {**asdict(self.description), "pids": pids | ({"broker": self.broker.pid} if self.broker else {})}
         temporary = self.settings.system_file.with_suffix(".tmp")
         temporary.write_text(json.dumps(content, indent=2))
         temporary.replace(self.settings.system_file)
