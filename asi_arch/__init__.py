@@ -25,10 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from services.archive import all_candidates
 from services.chassis.errors import NotFound
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
-from services.local.archive import all_candidates, open_archive
+from services.local.archive import open_archive
 from services.local.settings import ClientSettings, client_settings
 from services.report.progress import OVER
 from services.report.rows import Row, as_dict, root_among, row

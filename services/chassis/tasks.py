@@ -1,7 +1,6 @@
-"""Reliable cancellation of asyncio tasks, and paged calls."""
+"""Reliable cancellation of asyncio tasks."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 AGAIN_SECONDS = 2.0
@@ -24,13 +23,3 @@ async def end(*tasks: "asyncio.Task[Any]", within: float | None = None, again: f
     for task in tasks:
         if not task.cancelled():
             task.exception()  # asyncio need not report it as never retrieved
-
-
-async def pages(call: Callable[..., Awaitable[Any]], request: Any, seconds: float) -> AsyncIterator[Any]:
-    """The replies of a paged call such as Archive.ListCandidates, from the page of the request on."""
-    while True:
-        reply = await call(request, timeout=seconds)
-        yield reply
-        if not reply.next_page_token:
-            return
-        request.page_token = reply.next_page_token

@@ -22,8 +22,8 @@ import grpc
 import grpc.aio
 from prometheus_client import Counter
 
+from services.archive import all_candidates
 from services.archive.artifacts import FsspecArtifacts
-from services.chassis import tasks
 from services.chassis.bus import Bus
 from services.chassis.errors import Transient
 from services.chassis.events import Cause, follow
@@ -115,11 +115,9 @@ class Minds:
             calls = LoggedCalls(self._archive, self._artifacts, run, until)
             return RecordedMind(calls, f"{run}@{until}", await self._open_openai(job))
         record = CallRecord(self._artifacts)
-        request = archive_pb2.ListCandidatesRequest(run=run, page_size=PAGE)
-        async for page in tasks.pages(self._archive.ListCandidates, request, LIST_SECONDS):
-            for candidate in page.candidates:
-                for call in candidate.calls:
-                    record.add(candidate.id, call)
+        for candidate in await all_candidates(self._archive, archive_pb2.ListCandidatesRequest(run=run)):
+            for call in candidate.calls:
+                record.add(candidate.id, call)
         return RecordedMind(record, run)
 
 
@@ -193,8 +191,6 @@ class ArchiveLedger:
 
 
 FRESH_SECONDS = 60.0
-PAGE = 200
-LIST_SECONDS = 60.0
 
 
 class RewardFeed:
@@ -213,9 +209,8 @@ class RewardFeed:
             return
         self._updated[run] = time.monotonic()
         try:
-            request = archive_pb2.ListCandidatesRequest(run=run, states=[pb.STATE_ARCHIVED], page_size=PAGE)
-            replies = tasks.pages(self._archive.ListCandidates, request, LIST_SECONDS)
-            records = {record.id: record async for page in replies for record in page.candidates}
+            request = archive_pb2.ListCandidatesRequest(run=run, states=[pb.STATE_ARCHIVED])
+            records = {record.id: record for record in await all_candidates(self._archive, request)}
         except grpc.aio.AioRpcError as error:
             get_logger().warning("cannot update the choice of models: no reply of the archive", reason=error.details())
             return

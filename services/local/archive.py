@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from services.chassis import tasks
+from services.archive import all_candidates
 from services.chassis.errors import NotFound, NotPossible, Transient
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
@@ -20,7 +20,6 @@ from services.local.settings import SQLITE, ClientSettings, did_you_mean, runnin
 if TYPE_CHECKING:
     from services.contracts import archive_pb2_grpc
 
-PAGE = 500
 APPLY_SECONDS = 30.0
 APPLY_RATE = 200  # events a second that the slowest archive applies
 _RUN = re.compile(r"no run is called (\S+)")
@@ -51,19 +50,6 @@ async def open_archive(settings: ClientSettings) -> AsyncIterator[archive_pb2_gr
             if (refusal := _not_found(error)) is None:
                 raise
             raise NotFound(f"{refusal}{await _suggestion(archive, refusal)}") from None
-
-
-async def all_candidates(
-    archive: archive_pb2_grpc.ArchiveAsyncStub, request: pb.ListCandidatesRequest, limit: int | None = None
-) -> list[candidate_pb2.Candidate]:
-    """Every page of a list, or its first `limit` candidates."""
-    candidates: list[candidate_pb2.Candidate] = []
-    request.page_size = PAGE if limit is None else min(PAGE, limit)
-    async for page in tasks.pages(archive.ListCandidates, request, 30):
-        candidates += page.candidates
-        if limit is not None and len(candidates) >= limit:
-            break
-    return candidates[:limit]
 
 
 async def find_candidate(settings: ClientSettings, run: str, candidate: str) -> candidate_pb2.Candidate:

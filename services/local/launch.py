@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import grpc.aio
 from google.protobuf.json_format import MessageToJson
 
+from services.archive import all_candidates
 from services.archive.policies import stages_of
 from services.chassis import tasks
 from services.chassis.bus import Bus
@@ -25,7 +26,7 @@ from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2
 from services.llm.port import RECORDED, asks_endpoint, exchange_file, record_of
 from services.llm.settings import validate_prices
-from services.local.archive import all_candidates, run_status, until_applied
+from services.local.archive import run_status, until_applied
 from services.local.estimate import PROFILE_SECONDS, SMALLER, adapts, decide_precision, plan_run
 from services.local.log import pause_run, resume_run, start_run
 from services.local.plan import Limits, RunOptions, budget, fork_settings, require_possible_scale, run_settings

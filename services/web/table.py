@@ -12,12 +12,12 @@ import grpc
 import grpc.aio
 from google.protobuf.json_format import MessageToDict
 
+from services.archive import PAGE, all_candidates
 from services.archive.scoring import task_means
 from services.chassis import tasks
 from services.chassis.errors import NotFound, Transient
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
-from services.local.archive import PAGE, all_candidates
 from services.report.claims import outcome_of
 from services.report.rows import IN_FLIGHT, final_train_loss, name_of
 from services.report.rows import row as candidate_row

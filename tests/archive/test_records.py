@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 
+from services.archive import all_candidates
 from services.archive.records import record_for, record_with_relatives, record_with_sources
 from services.chassis.bus import Bus
 from services.chassis.errors import Transient
@@ -111,3 +112,27 @@ async def test_an_older_store_loses_no_candidate(
     async with served(archive) as stub:
         with pytest.raises(Transient, match="update the store first"):
             await read(stub, delivery(bus, archive))
+
+
+class PagedArchive(KnownArchive):
+    """Pages of at most two candidates, numbered as the store does: by where the next one begins."""
+
+    async def ListCandidates(self, request: arc.ListCandidatesRequest, context: Context) -> arc.ListCandidatesReply:  # noqa: N802
+        del context
+        start = int(request.page_token or 0)
+        end = start + min(2, request.page_size)
+        page = [pb.Candidate(id=f"c{number}") for number in range(start, min(end, 5))]
+        return arc.ListCandidatesReply(candidates=page, next_page_token=str(end) if end < 5 else "")
+
+
+@pytest.mark.parametrize(
+    ("first_page", "limit", "expected"), [("", None, "01234"), ("2", None, "234"), ("", 3, "012"), ("", 1, "0")]
+)
+async def test_a_list_is_read_from_the_requested_page_to_the_last_or_the_limit(
+    first_page: str, limit: int | None, expected: str
+) -> None:
+    """Page by page."""
+    async with served(PagedArchive()) as stub:
+        records = await all_candidates(stub, arc.ListCandidatesRequest(page_token=first_page), limit)
+
+    assert [record.id for record in records] == [f"c{number}" for number in expected]

@@ -1,4 +1,4 @@
-"""Tasks that drop a cancellation end all the same; paged calls."""
+"""Tasks that drop a cancellation end all the same."""
 
 import asyncio
 import contextlib
@@ -6,8 +6,6 @@ import contextlib
 import pytest
 
 from services.chassis import tasks
-from services.contracts import archive_pb2
-from services.contracts import candidate_pb2 as pb
 
 
 async def _deaf(times: int) -> None:
@@ -48,18 +46,3 @@ async def test_the_time_for_an_end_may_be_limited() -> None:
 
     assert left
     assert deaf.cancelled()
-
-
-async def test_a_paged_call_is_repeated_from_the_requested_page_to_the_last() -> None:
-    """As the store numbers pages: by where the next one begins."""
-
-    async def call(request: archive_pb2.ListCandidatesRequest, **options: float) -> archive_pb2.ListCandidatesReply:
-        assert options == {"timeout": 5}
-        start = int(request.page_token)
-        page = [pb.Candidate(id=f"c{number}") for number in range(start, min(start + 2, 5))]
-        return archive_pb2.ListCandidatesReply(candidates=page, next_page_token=str(start + 2) if start < 3 else "")
-
-    request = archive_pb2.ListCandidatesRequest(page_token="2")  # noqa: S106 - a number
-    pages = [[record.id for record in page.candidates] async for page in tasks.pages(call, request, 5)]
-
-    assert pages == [["c2", "c3"], ["c4"]]

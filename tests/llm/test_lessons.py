@@ -2,9 +2,10 @@
 
 import pytest
 
+from services.archive import PAGE
 from services.contracts import archive_pb2 as arc
 from services.contracts import candidate_pb2 as pb
-from services.llm.minds import PAGE, RewardFeed, gain_of
+from services.llm.minds import RewardFeed, gain_of
 from services.llm.port import Role
 from services.store.service import Context
 from tests.archive_server import KnownArchive, archive_client

@@ -17,6 +17,7 @@ from typing import Annotated
 import grpc.aio
 import typer
 
+from services.archive import all_candidates
 from services.chassis import logs
 from services.chassis.errors import NotPossible
 from services.chassis.events import first
@@ -27,7 +28,7 @@ from services.console.tables import Column, paragraph, say, styled, table
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.components import FORM
-from services.local.archive import all_candidates, open_archive, run_and_candidates
+from services.local.archive import open_archive, run_and_candidates
 from services.local.log import SERVICE, publish
 from services.local.programs import read_programs
 from services.local.settings import ClientSettings, client_settings, running_system

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from services.archive import all_candidates
 from services.archive.scoring import objectives_of
 from services.chassis.errors import SettingsError
 from services.console.options import Candidate, Json, Run, RunArgument, chosen_run, print_json, run_async
@@ -12,7 +13,7 @@ from services.console.tables import family, listing, mixed_conditions, paragraph
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 from services.domain.ladder import SCALES
-from services.local.archive import all_candidates, open_archive
+from services.local.archive import open_archive
 from services.local.settings import client_settings, require_choice
 from services.report.rows import Row, by_number, progress_of, root_among, row, state_name, tree_row
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
+from services.archive import all_candidates
 from services.archive.lessons import Quotation, lessons_text, quotations
 from services.archive.scoring import program_of
 from services.chassis.errors import NotFound, NotPossible
@@ -28,7 +29,7 @@ from services.console.tables import (
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 from services.llm.port import Role
-from services.local.archive import all_candidates, open_archive
+from services.local.archive import open_archive
 from services.local.settings import ClientSettings, client_settings
 from services.report.rows import ABSENT, Gain, Row, as_dict, gain_over, interval_text, number, row
 

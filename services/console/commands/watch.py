@@ -16,6 +16,7 @@ import grpc.aio
 import typer
 from google.protobuf.message import DecodeError
 
+from services.archive import all_candidates
 from services.chassis.bus import Bus, Logged
 from services.chassis.errors import NotFound
 from services.console.options import Json, Run
@@ -23,7 +24,7 @@ from services.console.tables import say
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc
 from services.contracts.events_pb2 import Event
-from services.local.archive import all_candidates, open_archive
+from services.local.archive import open_archive
 from services.local.log import follow_run, open_log
 from services.local.settings import ClientSettings, client_settings, running_system
 from services.report.progress import LINE_SECONDS, OVER, EventRow, View, best_line, event_row, line
