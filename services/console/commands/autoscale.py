@@ -19,7 +19,7 @@ import typer
 from services.chassis.bus import Bus
 from services.chassis.bus.topology import REACH_SECONDS, engineer_durable, require_server
 from services.chassis.errors import NotPossible, SettingsError, Transient
-from services.console.options import Json
+from services.console.options import Json, run_async
 from services.console.tables import say
 from services.domain.ladder import SCALES
 from services.local.processes import ServiceProcess, free_port, scale_values, stop_signal
@@ -117,7 +117,8 @@ class EngineerTarget:
         return min(self.maximum, max(self.minimum, *(count for _, count in self._backlogs)))
 
 
-def autoscale(
+@run_async
+async def autoscale(
     stage: Annotated[str, typer.Option(help="whose queue is followed: tiny, explore, verify or final")] = "tiny",
     minimum: Annotated[int, typer.Option("--min", min=0, help="minimum number of engineers")] = 0,
     maximum: Annotated[
@@ -135,36 +136,6 @@ def autoscale(
     require_choice("--stage", stage, SCALES)
     settings, devices = client_settings(), devices_for([stage], maximum)
     target = EngineerTarget(minimum, len(devices), calm)
-    asyncio.run(_autoscale(settings, stage, devices, target, every, as_json))
-
-
-def worker(
-    stages: Annotated[str, typer.Option(help="comma-separated stages to train")] = "explore", as_json: Json = False
-) -> None:
-    """Train for a system elsewhere: one engineer per visible GPU, else one on the CPU; SIGTERM or Ctrl-C drains.
-
-    ASI_NATS_URL and ASI_ARCHIVE_ADDRESS are its addresses; CUDA_VISIBLE_DEVICES selects GPUs. Artifacts are stored at
-    ASI_ARTIFACTS_URL, which must be the same for all engineers of a run.
-    """
-    names = split_names(stages)
-    for name in names:
-        require_choice("--stages", name, SCALES)
-    asyncio.run(_work(client_settings(), names, as_json))
-
-
-def _report(status: FleetStatus, as_json: bool) -> None:
-    draining = f", {status['draining']} draining" if status["draining"] else ""
-    queue = f"{status['waiting']} waiting, {status['in_hand']} in hand"
-    say(json.dumps(status) if as_json else f"{queue}: {status['engineers']} engineers{draining}")
-
-
-async def _autoscale(
-    settings: ClientSettings, stage: str, devices: Sequence[str], target: EngineerTarget, every: float, as_json: bool
-) -> None:
-    """Follow the depth of a stage's queue until SIGTERM, Ctrl-C or the end of the system that runs here; then drain.
-
-    Raises SettingsError, NotPossible, BusLost, ServiceFailed.
-    """
     environment = engineer_environment(settings, [stage])
     client = settings.model_copy(update={"nats_url": environment["ASI_NATS_URL"]})
     beside = running_system(settings) is not None
@@ -191,18 +162,26 @@ async def _autoscale(
                 await fleet.drain()
 
 
-async def _work(settings: ClientSettings, stages: Sequence[str], as_json: bool) -> None:
-    """One engineer per visible GPU, else one on the CPU, until SIGTERM or Ctrl-C; then drain all.
+@run_async
+async def worker(
+    stages: Annotated[str, typer.Option(help="comma-separated stages to train")] = "explore", as_json: Json = False
+) -> None:
+    """Train for a system elsewhere: one engineer per visible GPU, else one on the CPU; SIGTERM or Ctrl-C drains.
 
-    Raises SettingsError where ASI_NATS_URL or ASI_ARCHIVE_ADDRESS is missing, NotPossible, BusLost, ServiceFailed.
+    ASI_NATS_URL and ASI_ARCHIVE_ADDRESS are its addresses; CUDA_VISIBLE_DEVICES selects GPUs. Artifacts are stored at
+    ASI_ARTIFACTS_URL, which must be the same for all engineers of a run.
     """
-    for name in ("ASI_NATS_URL", "ASI_ARCHIVE_ADDRESS"):
-        if name not in os.environ:
+    names = split_names(stages)
+    for name in names:
+        require_choice("--stages", name, SCALES)
+    settings = client_settings()
+    for variable in ("ASI_NATS_URL", "ASI_ARCHIVE_ADDRESS"):
+        if variable not in os.environ:
             raise SettingsError(
-                f"{name} is not set: a worker trains for a system that runs elsewhere: set the address."
+                f"{variable} is not set: a worker trains for a system that runs elsewhere: set the address."
             )
-    devices = devices_for(stages, None if gpus() else 1)
-    environment = engineer_environment(settings, stages)
+    devices = devices_for(names, None if gpus() else 1)
+    environment = engineer_environment(settings, names)
     await require_server(environment["ASI_NATS_URL"])
     fleet = Fleet(devices, environment, settings.data_dir / "logs")
     with stop_signal() as stop:
@@ -214,6 +193,12 @@ async def _work(settings: ClientSettings, stages: Sequence[str], as_json: bool) 
                 await _rest(stop, 1.0)
         finally:
             await fleet.drain()
+
+
+def _report(status: FleetStatus, as_json: bool) -> None:
+    draining = f", {status['draining']} draining" if status["draining"] else ""
+    queue = f"{status['waiting']} waiting, {status['in_hand']} in hand"
+    say(json.dumps(status) if as_json else f"{queue}: {status['engineers']} engineers{draining}")
 
 
 def devices_for(stages: Sequence[str], maximum: int | None) -> list[str]:

@@ -50,7 +50,8 @@ class Drift:
         return None if self.now is None or self.recorded is None else self.now - self.recorded
 
 
-def judge(
+@run_async
+async def judge(
     candidate: Annotated[str, typer.Argument(help="an id, or a name that just one candidate has")] = "",
     baselines: Annotated[bool, typer.Option("--calibrate", help="judge every baseline of the run instead")] = False,
     tolerance: Annotated[float, typer.Option(min=0, help="largest accepted drift, in points")] = 1.0,
@@ -64,7 +65,9 @@ def judge(
     if bool(candidate) == baselines:
         raise SettingsError("name what to judge: either a CANDIDATE or --calibrate.")
     settings = client_settings()
-    rows = asyncio.run(_repeated(settings, run, candidate))
+    records = [await find_candidate(settings, run, candidate)] if candidate else await _baselines(settings, run)
+    async with _judge(settings) as stub:  # all at once
+        rows = await asyncio.gather(*(_judge_again(stub, record) for record in records))
     largest = max((abs(row.drift) for row in rows if row.drift is not None), default=None)
     if as_json:
         verdicts = [{**asdict(row), "drift": row.drift} for row in rows]
@@ -75,17 +78,8 @@ def judge(
         raise typer.Exit(1)
 
 
-async def _repeated(settings: ClientSettings, run: str, candidate: str) -> list[Drift]:
-    """The candidate, or with "" every measured baseline, judged again, all at once.
-
-    Raises NotFound where no baseline is measured, NotPossible where the run's judge cannot be asked.
-    """
-    records = [await find_candidate(settings, run, candidate)] if candidate else await _baselines(settings, run)
-    async with _judge(settings) as judge:
-        return list(await asyncio.gather(*(_judge_again(judge, record) for record in records)))
-
-
 async def _baselines(settings: ClientSettings, run: str) -> list[candidate_pb2.Candidate]:
+    """Raises NotFound where none is measured, NotPossible for a run without a judge."""
     async with open_archive(settings) as archive:
         status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
         if status.settings.ablations.without_judge:
