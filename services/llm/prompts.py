@@ -120,7 +120,12 @@ def main(
     arguments = _parser(roles).parse_args(argv)
 
     async def text() -> str:
-        request = await _request(load(kind, service), arguments, question)
+        settings = load(kind, service)
+        async with channel(settings.archive_address, settings) as connection:
+            archive = archive_pb2_grpc.ArchiveStub(connection)
+            named = archive_pb2.GetCandidateRequest(run=arguments.run, candidate=arguments.candidate)
+            record = await archive.GetCandidate(named, timeout=30)
+            request = await question(settings, archive, record, Role(arguments.role))
         if arguments.parts:
             return parts_text(request, arguments.json)
         if arguments.json:
@@ -145,14 +150,6 @@ def print_result(text: Coroutine[None, None, str]) -> int:
         return 0
     sys.stderr.write(f"asi-arch: {reason}\n")
     return status
-
-
-async def _request(settings: S, arguments: argparse.Namespace, question: Question[S]) -> Request[BaseModel]:
-    async with channel(settings.archive_address, settings) as connection:
-        archive = archive_pb2_grpc.ArchiveStub(connection)
-        request = archive_pb2.GetCandidateRequest(run=arguments.run, candidate=arguments.candidate)
-        record = await archive.GetCandidate(request, timeout=30)
-        return await question(settings, archive, record, Role(arguments.role))
 
 
 def _parser(roles: Sequence[Role]) -> argparse.ArgumentParser:
