@@ -135,12 +135,13 @@ class Consumer:
         self._inbox: Subscription | None = None
         self._requested = 0  # messages that the latest request still expects
 
-    async def bind(self) -> None:
-        """Subscribe. Raises BusLost if the durable consumer does not exist."""
+    async def bind(self) -> Subscription:
+        """Subscribe; the inbox. Raises BusLost if the durable consumer does not exist."""
         await self._require_exists()
         self._inbox = await self._client.subscribe(
             self._client.new_inbox(), cb=self._arrived.put, pending_msgs_limit=-1, pending_bytes_limit=-1
         )
+        return self._inbox
 
     async def release(self) -> None:
         """Stop receiving; messages that were received and not fetched are redelivered to other replicas."""
@@ -159,10 +160,14 @@ class Consumer:
 
         Raises BusLost if the durable consumer was deleted, which would otherwise cause a busy loop of errors.
         """
-        if self._inbox is None:
-            await self.bind()
+        inbox = self._inbox or await self.bind()
         if self._requested <= 0 and self._arrived.empty():
-            await self._request(most, wait)
+            request = json.dumps({"batch": most, "expires": int(wait * 1e9)}).encode()
+            try:
+                await self._client.publish(self._next, request, inbox.subject)
+            except nats.errors.Error:  # not connected: the next fetch retries
+                await self._require_exists()
+            self._requested = most
         messages = await self._denials.watch(self._next, receive(self._arrived, most, wait + 0.5))
         deliveries = [Delivery(message, self._denials) for message in messages if not _status(message)]
         statuses = {status for message in messages if (status := _status(message))}
@@ -171,15 +176,6 @@ class Consumer:
             await asyncio.sleep(0.0 if statuses <= _EXPIRED else 0.2)
             await self._require_exists()
         return deliveries
-
-    async def _request(self, most: int, wait: float) -> None:
-        assert self._inbox is not None  # noqa: S101 - bound by the caller
-        request = json.dumps({"batch": most, "expires": int(wait * 1e9)}).encode()
-        try:
-            await self._client.publish(self._next, request, self._inbox.subject)
-        except nats.errors.Error:  # not connected: the next fetch retries
-            await self._require_exists()
-        self._requested = most
 
     async def take_back(self) -> None:
         """Make the server deliver again, at once, what was delivered and not acknowledged.
