@@ -1,4 +1,4 @@
-"""When a candidate is a discovery, and the model card of a confirmed one.
+"""When a candidate is a discovery.
 
 A verified candidate is compared with the run's strongest control by a one-sided t-test, paired by fresh seeds, on
 held-out data that no selection has seen, corrected for all candidates tried.
@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from services.domain import lineage
 from services.domain.statistics import (
     Interval,
     PairedTest,
@@ -161,98 +160,3 @@ def _judged(draft: Finding, test: PairedTest, adjusted: float, policy: Discovery
         outcome, reason = Outcome.UNDECIDED, f"a gain is neither shown (adjusted p {adjusted:.3g}) nor ruled out"
     numbers = replace(draft, effect=test.effect, interval=interval, p=test.p, adjusted_p=adjusted)
     return replace(numbers, outcome=outcome, reason=reason)
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What finding and verifying one candidate took; ``None`` is not measured."""
-
-    tokens_trained: int | None = None
-    gpu_hours: float | None = None
-    wall_hours: float | None = None
-    money: float | None = None  # in US dollars
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """A candidate's facts on its card."""
-
-    name: str
-    motivation: str
-    stage: str
-    data_fingerprint: str
-    parameters: int | None
-    tokens_per_second: float | None
-    cost: Cost
-
-
-@dataclass(frozen=True, slots=True)
-class ModelCard:
-    """One confirmed discovery in sentences, with its facts."""
-
-    candidate: str
-    claim: str
-    evidence: tuple[str, ...]
-    cost: tuple[str, ...]
-    lineage: tuple[str, ...]
-    """Names from the root to the candidate."""
-    compared: str
-    facts: ModelFacts
-
-
-def gallery(
-    findings: Sequence[Finding], facts: Mapping[str, ModelFacts], parents: lineage.Parents
-) -> tuple[ModelCard, ...]:
-    """The cards of all confirmed findings, greatest effect first."""
-    confirmed = [finding for finding in findings if finding.outcome is Outcome.CONFIRMED]
-    ordered = sorted(confirmed, key=lambda finding: (-(finding.effect or 0.0), finding.candidate))
-    return tuple(card(finding, facts, parents) for finding in ordered)
-
-
-def card(finding: Finding, facts: Mapping[str, ModelFacts], parents: lineage.Parents) -> ModelCard:
-    """The card of one finding. Raises ``ValueError`` if it was not tested."""
-    own = facts[finding.candidate]
-    path = reversed(lineage.path_to_root(parents, finding.candidate))
-    return ModelCard(
-        candidate=finding.candidate,
-        claim=_claim(finding, own),
-        evidence=(
-            f"{len(finding.seeds)} fresh seeds, paired: {', '.join(map(str, finding.seeds))}.",
-            f"One-sided p {finding.p:.3g}, adjusted {finding.adjusted_p:.3g} for {finding.tried} trials.",
-            f"Held-out data {own.data_fingerprint}, which no selection has seen.",
-        ),
-        cost=_cost(own),
-        lineage=tuple(facts[name].name if name in facts else name for name in path),
-        compared=f"Strongest of {len(finding.controls)} controls ({', '.join(finding.controls)}): {finding.control}.",
-        facts=own,
-    )
-
-
-def to_markdown(entry: ModelCard) -> str:
-    """The card as a page section."""
-    lines = [f"## {entry.facts.name}", "", entry.claim, "", entry.facts.motivation, "", "### Evidence", ""]
-    lines += [f"- {line}" for line in (*entry.evidence, entry.compared)]
-    lines += ["", "### Cost", "", *(f"- {line}" for line in entry.cost or ("Not measured.",))]
-    return "\n".join([*lines, "", "### Lineage", "", " → ".join(entry.lineage), ""])
-
-
-def _claim(finding: Finding, facts: ModelFacts) -> str:
-    if finding.effect is None or finding.interval is None:
-        raise ValueError(f"finding of {finding.candidate} has no effect to claim: it was not tested")
-    return (
-        f"At stage {facts.stage}, {facts.name} has a held-out loss {finding.effect:.4f} nats below {finding.control} "
-        f"(95% interval {finding.interval.low:.4f} to {finding.interval.high:.4f})."
-    )
-
-
-def _cost(facts: ModelFacts) -> tuple[str, ...]:
-    cost = facts.cost
-    lines = [
-        (facts.parameters, "{:,} parameters."),
-        (facts.tokens_per_second, "{:,.0f} tokens per second in training."),
-        (cost.tokens_trained, "{:,} tokens trained on, all seeds and stages."),
-        (cost.gpu_hours, "{:.3g} GPU-hours."),
-        (cost.wall_hours, "{:.3g} hours of wall time."),
-        (cost.money, "{:.2f} USD for language models."),
-    ]
-    return tuple(text.format(value) for value, text in lines if value is not None)

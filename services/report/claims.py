@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
 from services.archive.policies import climb_of_run
 from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
-from services.domain.discovery import Cost, Finding, ModelCard, ModelFacts, Outcome, detectable
-from services.domain.discovery import gallery as model_cards
+from services.domain.discovery import Finding, Outcome, detectable
+from services.domain.lineage import path_to_root
 from services.domain.promotion import Result
 from services.domain.statistics import Interval, paired_test
 from services.report.rows import bounds, interval_text, name_of
@@ -21,21 +21,77 @@ def claims(records: Sequence[pb.Candidate]) -> list[dict[str, object]]:
     return sorted(verdicts, key=lambda claim: (not claim["confirmed"], str(claim["id"])))
 
 
-def cards(status: archive_pb2.RunStatus, records: Sequence[pb.Candidate]) -> tuple[ModelCard, ...]:
+@dataclass(frozen=True)
+class ModelCard:
+    """One confirmed discovery in sentences; `lineage` holds names from the root to the candidate."""
+
+    id: str
+    name: str
+    claim: str
+    evidence: tuple[str, ...]
+    compared: str
+    cost: tuple[str, ...]
+    lineage: tuple[str, ...]
+    motivation: str
+
+
+def cards(status: archive_pb2.RunStatus, records: Sequence[pb.Candidate]) -> list[ModelCard]:
     """The model cards of a run's confirmed discoveries, greatest effect first."""
     by_id = {record.id: record for record in records}
-    verdicts = [finding_of(record) for record in records if record.HasField("discovery")]
-    findings = [
-        replace(
-            finding,
-            control=name_in(by_id, finding.control or ""),
-            controls=tuple(name_in(by_id, control) for control in finding.controls),
-        )
-        for finding in verdicts
+    tested = [record for record in records if record.discovery.HasField("interval")]
+    confirmed = [record for record in tested if outcome_of(record.discovery) == "confirmed"]
+    confirmed.sort(key=lambda record: (by_effect(record), record.id))
+    return [_card(record, by_id, status) for record in confirmed]
+
+
+def _card(record: pb.Candidate, by_id: Mapping[str, pb.Candidate], status: archive_pb2.RunStatus) -> ModelCard:
+    verdict, name, stage = record.discovery, name_of(record), record.discovery.stage or status.settings.scale
+    control, *controls = (name_in(by_id, candidate) for candidate in (verdict.control, *verdict.controls))
+    trainings = [record.training, *(verification.training for verification in record.verifications)]
+    seeds = [seed for training in trainings for seed in training.seeds]
+    measured = [seed.measurements for seed in seeds]
+    claimed = [seed.measurements for seed in seeds if seed.seed in verdict.seeds]
+    first = next(iter([*claimed, *measured]), None)  # of the stage of the claim
+    parents = {each.id: each.proposal.parent if each.proposal.parent in by_id else None for each in by_id.values()}
+    return ModelCard(
+        id=record.id,
+        name=name,
+        claim=f"At stage {stage}, {name} has a held-out loss {verdict.effect:.4f} nats below {control} "
+        f"(95% interval {verdict.interval.low:.4f} to {verdict.interval.high:.4f}).",
+        evidence=(
+            f"{len(verdict.seeds)} fresh seeds, paired: {', '.join(map(str, verdict.seeds))}.",
+            f"One-sided p {verdict.p_value:.3g}, adjusted {verdict.adjusted_p_value:.3g} for {verdict.tried} trials.",
+            f"Held-out data {first.data_fingerprint[:16] if first else 'unknown'}, which no selection has seen.",
+        ),
+        compared=f"Strongest of {len(controls)} controls ({', '.join(controls)}): {control}.",
+        cost=_cost(record, first, measured),
+        lineage=tuple(name_in(by_id, candidate) for candidate in reversed(path_to_root(parents, record.id))),
+        motivation=record.proposal.motivation,
+    )
+
+
+def _cost(record: pb.Candidate, first: pb.Measurements | None, measured: Sequence[pb.Measurements]) -> tuple[str, ...]:
+    """What finding and verifying the candidate took, without what was not measured."""
+    speed = first.tokens_per_second if first and first.HasField("tokens_per_second") else None
+    gpu = [measurements.gpu_seconds for measurements in measured if measurements.HasField("gpu_seconds")]
+    prices = [call.price for call in record.calls if call.HasField("price")]
+    lines = [
+        ("{:,} parameters.", first.parameters if first else None),
+        ("{:,.0f} tokens per second in training.", speed),
+        ("{:,} tokens trained on, all seeds and stages.", sum(each.tokens for each in measured) or None),
+        ("{:.3g} GPU-hours.", sum(gpu) / 3600 if gpu else None),
+        ("{:.3g} hours of wall time.", sum(each.seconds for each in measured) / 3600 if measured else None),
+        ("{:.2f} USD for language models.", sum(prices) if prices else None),
     ]
-    facts = {record.id: _facts(record, status) for record in records}
-    parents = {record.id: record.proposal.parent if record.proposal.parent in by_id else None for record in records}
-    return model_cards(findings, facts, parents)
+    return tuple(text.format(value) for text, value in lines if value is not None)
+
+
+def card_markdown(card: ModelCard) -> str:
+    """The card as a page section."""
+    lines = [f"## {card.name}", "", card.claim, "", card.motivation, "", "### Evidence", ""]
+    lines += [f"- {line}" for line in (*card.evidence, card.compared)]
+    lines += ["", "### Cost", "", *(f"- {line}" for line in card.cost or ("Not measured.",))]
+    return "\n".join([*lines, "", "### Lineage", "", " → ".join(card.lineage), ""])
 
 
 def sentences(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings | None = None) -> list[str]:
@@ -55,15 +111,6 @@ def sentences(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings 
     if gain is not None:
         lines.append(f"  These tests would have confirmed a true gain of {gain:.4f} nats with a chance of 80 %.")
     return lines
-
-
-def card_json(entry: ModelCard) -> dict[str, object]:
-    """A card as JSON."""
-    return {
-        "id": entry.candidate, "name": entry.facts.name, "claim": entry.claim, "evidence": list(entry.evidence),
-        "compared": entry.compared, "cost": list(entry.cost), "lineage": list(entry.lineage),
-        "motivation": entry.facts.motivation,
-    }  # fmt: skip
 
 
 def outcome_of(discovery: pb.Discovery) -> str:
@@ -174,27 +221,3 @@ def _size(record: pb.Candidate) -> Result | None:
     flops = measured.flops_per_token if measured.HasField("flops_per_token") else None
     loss = record.training.loss
     return Result(record.id, -loss, loss, parameters=measured.parameters or None, flops=flops)
-
-
-def _facts(record: pb.Candidate, status: archive_pb2.RunStatus) -> ModelFacts:
-    trainings = [record.training, *(verification.training for verification in record.verifications)]
-    measured = [seed.measurements for training in trainings for seed in training.seeds]
-    prices = [call.price for call in record.calls if call.HasField("price")]
-    gpu = [measurement.gpu_seconds for measurement in measured if measurement.HasField("gpu_seconds")]
-    seeds = [seed for training in trainings for seed in training.seeds]
-    claimed = [seed.measurements for seed in seeds if seed.seed in record.discovery.seeds]
-    first = next(iter((*claimed, *measured)), None)  # of the stage of the claim
-    return ModelFacts(
-        name=name_of(record),
-        motivation=record.proposal.motivation,
-        stage=record.discovery.stage or status.settings.scale,
-        data_fingerprint=first.data_fingerprint[:16] if first else "unknown",
-        parameters=first.parameters if first else None,
-        tokens_per_second=first.tokens_per_second if first and first.HasField("tokens_per_second") else None,
-        cost=Cost(
-            tokens_trained=sum(measurement.tokens for measurement in measured) or None,
-            gpu_hours=sum(gpu) / 3600 if gpu else None,
-            wall_hours=sum(measurement.seconds for measurement in measured) / 3600 if measured else None,
-            money=sum(prices) if prices else None,
-        ),
-    )

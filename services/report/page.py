@@ -11,6 +11,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC
 from pathlib import Path
 
@@ -25,9 +26,8 @@ from services.chassis.errors import NotPossible, printable
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 from services.contracts.events_pb2 import RunSettings
-from services.domain.discovery import ModelCard
 from services.report import dataset, figures
-from services.report.claims import card_json, cards, sentences
+from services.report.claims import ModelCard, cards, sentences
 from services.report.comparisons import Trained
 from services.report.dataset import Dataset, Drawing
 from services.report.discoveries import discoveries
@@ -296,23 +296,23 @@ def gallery_section(data: Dataset, folder: Path) -> str:
     model_cards = cards(data.status, data.records)
     if not model_cards:
         return f'<h2>{TITLE}</h2><p class="missing">Empty: no claim of this run was confirmed.</p>'
-    text = json.dumps([card_json(card) for card in model_cards], indent=2, ensure_ascii=False)
+    text = json.dumps([asdict(card) for card in model_cards], indent=2, ensure_ascii=False)
     (folder / "gallery.json").write_text(text, encoding="utf-8")
     body = "".join(map(_card, model_cards))
     return f'<h2>{TITLE}</h2>{body}<p class="soft"><a href="gallery.json">json</a></p>'
 
 
-def _card(entry: ModelCard) -> str:
+def _card(card: ModelCard) -> str:
     parts = (
-        ("Evidence", (*entry.evidence, entry.compared)),
-        ("Cost", entry.cost or ("Not measured.",)),
-        ("Lineage", (" → ".join(entry.lineage),)),
+        ("Evidence", (*card.evidence, card.compared)),
+        ("Cost", card.cost or ("Not measured.",)),
+        ("Lineage", (" → ".join(card.lineage),)),
     )
     facts = "".join(
         f"<dt>{title}</dt>" + "".join(f"<dd>{escape(line)}</dd>" for line in lines) for title, lines in parts
     )
     return (
-        f'<article class="missing"><h3>{escape(entry.facts.name)} '
-        f'<span class="soft">{escape(entry.candidate)}</span></h3>'
-        f"<p><strong>{escape(entry.claim)}</strong></p><p>{escape(entry.facts.motivation)}</p><dl>{facts}</dl></article>"
+        f'<article class="missing"><h3>{escape(card.name)} '
+        f'<span class="soft">{escape(card.id)}</span></h3>'
+        f"<p><strong>{escape(card.claim)}</strong></p><p>{escape(card.motivation)}</p><dl>{facts}</dl></article>"
     )

@@ -11,7 +11,7 @@ from services.console.commands.ablate import components_of
 from services.console.commands.run import PRESET
 from services.contracts import candidate_pb2 as pb
 from services.local.plan import RunOptions, run_settings
-from services.report.claims import card_json, cards, claims, sentences
+from services.report.claims import card_markdown, cards, claims, sentences
 from services.report.comparisons import Trained, move_effects, part_row, parts
 from services.report.compute import costs, drafts, of_run, replay_row, replays, stopped_in_the_run, too_few
 from services.report.dataset import Dataset
@@ -76,16 +76,25 @@ def test_the_preset_is_a_possible_run() -> None:
 
 
 def test_only_confirmed_discoveries_have_a_model_card() -> None:
-    """With claim, evidence, comparison, cost and lineage."""
+    """With claim, evidence, comparison, cost and lineage; what was not measured is left out."""
     records = finished_run(confirmed=1, refuted=2)
     (card,) = cards(status(), records)
-    shown = card_json(card)
 
     assert [claim["outcome"] for claim in claims(records)] == ["confirmed", "refuted", "refuted"]
     assert "0.0500 nats below Net2" in card.claim
-    assert shown["lineage"] == ["Net1", "Net4"]
-    assert "Strongest of 3 controls (Net1, Net2, Net3): Net2." in str(shown["compared"])
-    assert any("hours of wall time" in line for line in card.cost)
+    assert card.lineage == ("Net1", "Net4")
+    assert "Strongest of 3 controls (Net1, Net2, Net3): Net2." in card_markdown(card)
+    assert "for 12 trials" in card_markdown(card)
+    assert card.cost == ("400,000 parameters.", "2,400,000 tokens trained on, all seeds and stages.",
+                         "0.1 hours of wall time.")  # fmt: skip
+
+
+def test_cards_come_in_the_order_of_their_effects() -> None:
+    """And a verdict without a test has none, whatever it says."""
+    records = finished_run(confirmed=3, refuted=0)
+    records[3].discovery.ClearField("interval")
+
+    assert [card.id for card in cards(status(), records)] == ["c000006", "c000005"]
 
 
 def test_a_card_is_that_of_its_own_round_and_stage() -> None:
@@ -94,7 +103,7 @@ def test_a_card_is_that_of_its_own_round_and_stage() -> None:
     records[4].discovery.controls.remove("c000003")
     for seed in records[4].verifications[0].training.seeds:
         seed.measurements.parameters, seed.measurements.data_fingerprint = 20_000_000, "of the larger stage"
-    by_id = {card.candidate: card for card in cards(status(), records)}
+    by_id = {card.id: card for card in cards(status(), records)}
 
     assert by_id["c000004"].compared.startswith("Strongest of 3 controls (Net1, Net2, Net3)")
     assert by_id["c000005"].compared.startswith("Strongest of 2 controls (Net1, Net2)")

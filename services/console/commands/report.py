@@ -6,6 +6,7 @@ Each command imports what it draws with: matplotlib and aiohttp take half a seco
 import asyncio
 import errno
 import webbrowser
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -14,11 +15,10 @@ import typer
 from services.chassis.errors import NotFound, NotPossible
 from services.console.options import Json, Run, RunArgument, chosen_run, print_json
 from services.console.tables import paragraph, print_markdown, say
-from services.domain.discovery import to_markdown
 from services.local.archive import run_and_candidates
 from services.local.processes import free_port
 from services.local.settings import client_settings
-from services.report.claims import card_json, cards, claims, sentences
+from services.report.claims import card_markdown, cards, claims, sentences
 from services.report.comparisons import ABLATIONS_FILE, SIZES_FILE, read_sizes
 
 
@@ -50,13 +50,13 @@ def gallery(argument: RunArgument = "", run: Run = "", as_json: Json = False) ->
     status, records = asyncio.run(run_and_candidates(client_settings(), chosen_run(argument, run)))
     verdicts, discovery_cards = claims(records), cards(status, records)
     if as_json:
-        shown = {card.candidate: card_json(card) for card in discovery_cards}
+        shown = {card.id: asdict(card) for card in discovery_cards}
         print_json([{**claim, "card": shown.get(str(claim["id"]))} for claim in verdicts])
     elif not verdicts:
         say("no claim was tested yet: `asi-arch discover` verifies its finalists")
     else:
         for card in discovery_cards:
-            print_markdown(to_markdown(card), to_markdown(card))
+            print_markdown(card_markdown(card), card_markdown(card))
         for line in sentences(records, status.settings):
             say(paragraph(line, indent=4))
 
