@@ -47,7 +47,7 @@ from services.engineer.training.measurements import versions
 from services.engineer.training.model import AUTO
 from services.engineer.training.result import Drained, Metrics, TrainingFailed
 from services.engineer.training.session import Job as Training
-from services.engineer.training.session import Supervision, Weights
+from services.engineer.training.session import Supervision
 from services.mixers.description import CATALOGUE, Mixer, state_size
 from services.sandbox import Sandbox, SandboxUnavailable
 
@@ -249,20 +249,14 @@ class Engineer:
 
     async def _score(self, trained: Trained, stage: Stage, folder: WorkFolder) -> pb.SeedResult:
         """Score a trained seed and store the result in its folder. Raises TrainingFailed."""
-        artifacts: list[pb.Artifact] = []
-
-        async def keep(weights: Weights) -> None:
-            if self.weights is not None:
-                artifacts.append(await keep_weights(self.weights, weights))
-
         limit, linear = stage.settings.most_parameters, trained.job.program not in REFERENCES
         other = stage.other_text
-        result = await score(trained, self.sandbox, keep, parameter_limit=limit, other_text=other, linear=linear)
+        result = await score(trained, self.sandbox, parameter_limit=limit, other_text=other, linear=linear)
         device = result.measurements.device
         metrics.TRAINING_SECONDS.labels(stage.scale.name, device).inc(result.measurements.seconds)
         message = seed_message(result)
-        for artifact in artifacts:
-            message.checkpoint.CopyFrom(artifact)
+        if self.weights is not None:
+            message.checkpoint.CopyFrom(await keep_weights(self.weights, trained.weights))
         await asyncio.to_thread(folder.write_result, trained.job.identity, message)
         return message
 

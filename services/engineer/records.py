@@ -107,21 +107,22 @@ class WorkFolder:
             return None
 
     def write_result(self, identity: str, result: pb.SeedResult) -> None:
-        """Store a seed's result atomically. On a full disk it is lost: another attempt would train the seed again."""
-        try:
-            self._write_result(identity, result)
-        except OSError as error:
-            structlog.get_logger().warning("a result was not stored for later attempts", error=str(error))
+        """Store a seed's result atomically, in place of its checkpoint.
 
-    def _write_result(self, identity: str, result: pb.SeedResult) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        On a full disk it is lost: another attempt would train the seed again.
+        """
         path = self._result(result.seed, identity)
         temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            file.write(result.SerializeToString())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(result.SerializeToString())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            self.checkpoint(result.seed).unlink(missing_ok=True)
+        except OSError as error:
+            structlog.get_logger().warning("a result was not stored for later attempts", error=str(error))
 
     def _result(self, seed: int, identity: str) -> Path:
         return self._folder / f"{seed}-{identity[:16]}.result"

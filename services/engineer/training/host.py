@@ -6,8 +6,7 @@ the program runs while held-out text is read.
 """
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -65,7 +64,10 @@ async def train(
     """
     settings = watch or WatchSettings(memory_bytes=scale.memory_bytes)
     supervision = Supervision(on_progress, stop, checkpoint, watch=settings)
-    return await score(await optimise(Job(program, seed, scale, corpus), supervision, sandbox), sandbox)
+    result = await score(await optimise(Job(program, seed, scale, corpus), supervision, sandbox), sandbox)
+    if checkpoint is not None:
+        await asyncio.to_thread(checkpoint.unlink, missing_ok=True)
+    return result
 
 
 async def optimise(job: Job, supervision: Supervision, sandbox: Sandbox) -> Trained:
@@ -101,7 +103,6 @@ def require_independent(trainings: Sequence[Trained]) -> None:
 async def score(
     trained: Trained,
     sandbox: Sandbox,
-    keep: Callable[[Weights], Awaitable[None]] | None = None,
     parameter_limit: float | None = None,
     other_text: Corpus | None = None,
     linear: bool = False,
@@ -125,11 +126,6 @@ async def score(
     scores = await examine(exam)
     other_text_loss = None if other_text is None else await loss_on(exam, other_text)
     scoring = joules_of(job.scale.device, energy)
-    if keep is not None:
-        await keep(trained.weights)
-    if session.supervision.checkpoint is not None:
-        with contextlib.suppress(OSError):  # the disk may have become read-only
-            await asyncio.to_thread(session.supervision.checkpoint.unlink, True)
     joules = None if trained.joules is None or scoring is None else trained.joules + scoring
     seconds = trained.seconds + monotonic() - start
     return TrainingResult(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from services.archive.artifacts import FsspecArtifacts
 from services.chassis.bus import Bus
 from services.chassis.bus.topology import MAX_EVENT_BYTES
 from services.chassis.errors import HandedBack, Rejected
@@ -30,8 +31,10 @@ CANNOT_BE_HELPED = mixer("x = x + torch.zeros(3, 5)")
 
 
 async def test_every_seed_is_trained_and_measured(bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path) -> None:
-    """One event, small enough for the bus, with means over the seeds and who measured them how."""
+    """One event, small enough for the bus, with means over the seeds, who measured them how, and their weights."""
+    artifacts = FsspecArtifacts(str(tmp_path / "artifacts"))
     async with engineering(sandbox, stages, tmp_path, bus) as (engineer, _):
+        engineer.weights = artifacts
         job = await delivery(bus, seeds=(1, 2, 3))
         assert await engineer.handle(job) == []
     (event,) = await published(bus, "trained")
@@ -44,6 +47,8 @@ async def test_every_seed_is_trained_and_measured(bus: Bus, sandbox: Sandbox, st
     assert training.worker
     assert training.seeds[0].measurements.isolation == sandbox.level
     assert len(body_of(event)) < MAX_EVENT_BYTES
+    assert all([await artifacts.get(seed.checkpoint) for seed in training.seeds])
+    assert not list((tmp_path / "work").rglob("*.checkpoint"))
 
 
 async def test_a_recurrence_is_trained_by_its_kernel_and_both_forms_are_kept(
