@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from services.domain.zoo import baselines
-from services.engineer.data import Corpus, batches
+from services.engineer.data import Corpus
 from services.engineer.evaluation.scoring import QUICK_ROWS
 from services.engineer.evaluation.tasks import ITEMS
 from services.engineer.precision import pass_seconds
@@ -40,14 +40,13 @@ async def measure_speed(sandbox: Sandbox, scale: Scale, corpus: Corpus, training
     """
     batch = min(scale.batch, 2 * scale.micro_batch)
     scale = replace(scale, batch=batch, compile=False, tokens=scale.tokens_per_step, per_device=1)
-    order = batches(corpus.train, batch=scale.batch, context=scale.context, seed=0, first=0, count=_STEPS)
-    tokens = np.stack(list(order)).astype(np.uint16)
-    header = Job(baselines()[0].program, 0, scale, corpus).header()
+    job = Job(baselines()[0].program, 0, scale, corpus)
+    tokens = np.stack(list(job.batches(0, _STEPS))).astype(np.uint16)
     ready = asyncio.Barrier(trainings)
 
     async def training() -> float:
         async with sandbox.child(JOB, limits_of(scale)) as child:
-            await ask(child, "begin", header, {}, expect="ready", timeout=_SECONDS)
+            await ask(child, "begin", job.header(), {}, expect="ready", timeout=_SECONDS)
             await _train(child, tokens[:1])  # the first step allocates memory
             async with ready:
                 seconds = await _train(child, tokens)

@@ -16,7 +16,7 @@ from statistics import mean
 import numpy as np
 from numpy.typing import NDArray
 
-from services.engineer.data import Corpus, batches, heldout_blocks
+from services.engineer.data import Corpus, heldout_blocks
 from services.engineer.data.corpus import TokenArray, Tokens
 from services.engineer.evaluation.benchmarks import run_benchmarks
 from services.engineer.evaluation.reader import Reader, Trial, open_reader
@@ -130,12 +130,8 @@ async def next_loss(exam: Examination, step: int) -> float:
 
     The training child is still running, so held-out text is not used here; it gets the same batches in its next steps.
     """
-    scale = exam.job.scale
-    count = -(-QUICK_ROWS // scale.batch)
-    order = batches(
-        exam.job.corpus.train, batch=scale.batch, context=scale.context, seed=exam.job.seed, first=step, count=count
-    )
-    rows = np.concatenate(list(order))[:QUICK_ROWS]
+    count = -(-QUICK_ROWS // exam.job.scale.batch)
+    rows = np.concatenate(list(exam.job.batches(step, count)))[:QUICK_ROWS]
     async with open_reader(exam.job, exam.sandbox, exam.weights) as reader:
         predictions = await reader.predict(rows)
     return float(-predictions.log_probs.mean(dtype=np.float64))

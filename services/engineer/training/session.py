@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import monotonic
@@ -84,6 +84,11 @@ class Job:
         """The sizes of the language model."""
         return model_sizes(self.scale, self.corpus.tokens.vocabulary)
 
+    def batches(self, first: int, count: int) -> Iterator[NDArray[np.int64]]:
+        """The batches [batch, context + 1] of `count` steps from step `first` on."""
+        batch, context = self.scale.batch, self.scale.context
+        return batches(self.corpus.train, batch=batch, context=context, seed=self.seed, first=first, count=count)
+
     def header(self) -> dict[str, JSON]:
         """The header of the message `begin` of a training child."""
         scale = self.scale
@@ -147,7 +152,7 @@ class Session:
         self.history: list[Metrics] = []
         self.compiled, self.auxiliary_loss = False, cast("float | None", None)
         self._saved_at, self._saving_seconds = monotonic(), float("inf")
-        self._prefetched: tuple[int, int, asyncio.Task[Rows]] | None = None
+        self._prefetched: asyncio.Task[Rows] | None = None  # the next chunk's batches
 
     async def begin(self) -> None:
         """Send the child its program, and resume from the checkpoint if there is one."""
@@ -170,7 +175,7 @@ class Session:
         random = self.job.corpus.random(f"audit {self.job.identity}")
         audited = int(random.integers(self.step, steps)) if self.step < steps else steps
         while self.step < steps:
-            metrics = await self._train(self._next_stop(self.step) - self.step, audited)
+            metrics = await self._train(audited)
             decision = watch(self.history, self.supervision.watch, self.supervision.peers, self.supervision.finished)
             if decision is None and self.step in self._evaluation_steps():
                 loss = await self._loss_at(await self.weights(), self.step)
@@ -208,12 +213,13 @@ class Session:
     def _time_left(self) -> float:
         return max(1.0, self.job.scale.wall_seconds - self.spent)
 
-    async def _train(self, count: int, audited: int) -> Metrics:
+    async def _train(self, audited: int) -> Metrics:
         start, before, is_saved = self.step, self._state, self._state_step == self.step
-        rows = await self._rows(start, count)
-        tokens = np.stack(rows).astype(np.uint16)
+        rows = await self._prefetched if self._prefetched is not None else self._batches(start)
+        count, tokens = len(rows), np.stack(rows).astype(np.uint16)
         started, busy = monotonic(), self.child.usage().cpu_seconds
-        self._prefetch(start + count)
+        if start + count < self.job.scale.steps:  # read from disk while the child computes
+            self._prefetched = asyncio.create_task(asyncio.to_thread(self._batches, start + count))
         answer = await ask(self.child, "train", {}, {"tokens": tokens}, expect="metrics", timeout=self._time_left())
         seconds = monotonic() - started
         self.step += count
@@ -227,23 +233,9 @@ class Session:
             self.segment = Segment(start, rows, losses, before, self._state)
         return metrics
 
-    async def _rows(self, start: int, count: int) -> Rows:
-        """The batches of a chunk, which may have been prefetched."""
-        prefetched, self._prefetched = self._prefetched, None
-        if prefetched is not None and prefetched[:2] == (start, count):
-            return await prefetched[2]
-        return self._batches(start, count)
-
-    def _prefetch(self, start: int) -> None:
-        """Read the next chunk's batches from disk while the child computes."""
-        if start < self.job.scale.steps:
-            count = self._next_stop(start) - start
-            self._prefetched = (start, count, asyncio.create_task(asyncio.to_thread(self._batches, start, count)))
-
-    def _batches(self, start: int, count: int) -> Rows:
-        scale, train = self.job.scale, self.job.corpus.train
-        seed = self.job.seed
-        return tuple(batches(train, batch=scale.batch, context=scale.context, seed=seed, first=start, count=count))
+    def _batches(self, start: int) -> Rows:
+        """The batches of the chunk that begins with step `start`."""
+        return tuple(self.job.batches(start, self._next_stop(start) - start))
 
     def _record(self, answer: Message, count: int, seconds: float, used: Usage, busy: float) -> Metrics:
         scale = self.job.scale
