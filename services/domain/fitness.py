@@ -16,7 +16,7 @@ A suspiciously low loss is a `Suspicion`, which is investigated; `fault` evaluat
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
+from statistics import fmean
 
 from services.domain.statistics import Interval, Noise, pooled_noise, student_quantile
 
@@ -30,11 +30,7 @@ STEEPNESS = 6.0
 JUDGE_LOWEST, JUDGE_HIGHEST = 1.0, 10.0
 
 
-def _mean(parts: Sequence[float]) -> float:
-    return math.fsum(parts) / len(parts)
-
-
-_SATURATING: Mapping[str, Callable[[Sequence[float]], float]] = MappingProxyType({"paper": _mean, "code": math.fsum})
+_SATURATING: Mapping[str, Callable[[Sequence[float]], float]] = {"paper": fmean, "code": math.fsum}
 """How the paper and its code combine the terms."""
 VERSIONS = (STANDARDISED_GAIN, *_SATURATING)
 DEFAULT = STANDARDISED_GAIN
@@ -95,7 +91,7 @@ def fitness(version: str, measured: Measured, baseline: Measured, terms: frozens
     if len(measured_parts) < len(parts):
         return None
     value = _SATURATING[version](list(measured_parts.values()))
-    return Fitness(value, version, MappingProxyType(measured_parts), baseline)
+    return Fitness(value, version, measured_parts, baseline)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +144,7 @@ def scale_of(replicates: Mapping[str, Replicates]) -> Scale | None:
     benchmark = terms[BENCHMARK].reliability if BENCHMARK in terms else None
     if terms[LOSS].reliability and benchmark:
         weights[BENCHMARK] = benchmark
-    return Scale(MappingProxyType(terms), MappingProxyType(weights))
+    return Scale(terms, weights)
 
 
 def standardised_gain(
@@ -184,8 +180,8 @@ def reliability(values: Sequence[Mapping[int, float]], error: float | None = Non
     seeds = sorted(set(values[0]).intersection(*values[1:]))
     table = [[value[seed] for seed in seeds] for value in values]
     if len(seeds) >= 2:
-        means, columns = [_mean(row) for row in table], [_mean(column) for column in zip(*table, strict=True)]
-        centre = _mean(means)
+        means, columns = [fmean(row) for row in table], [fmean(column) for column in zip(*table, strict=True)]
+        centre = fmean(means)
         residuals = [
             (value - mean - column + centre) ** 2
             for row, mean in zip(table, means, strict=True)
@@ -222,7 +218,7 @@ def _term_scale(measured: Replicates) -> TermScale | None:
     elif len(root) > 1:  # a gain is the difference of two values with the root's deviation
         alone = pooled_noise([list(root.values())])
         seeds = Noise(alone.deviation * math.sqrt(2), alone.freedom)
-    items = math.sqrt(_mean([error**2 for error in measured.item_errors])) if measured.item_errors else None
+    items = math.sqrt(fmean([error**2 for error in measured.item_errors])) if measured.item_errors else None
     noise = math.hypot(seeds.deviation if seeds else 0.0, items or 0.0)
     if not noise > 0:
         return None

@@ -8,7 +8,6 @@ import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 Costs = tuple[float, ...]
 """One number for each objective of the run, in their order."""
@@ -35,20 +34,18 @@ class Objective:
         return 1 - cost if self.higher else cost
 
 
-OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
-    {
-        objective.name: objective
-        for objective in (
-            Objective("loss", "nats per token"),
-            Objective("benchmark", "mean accuracy", higher=True),
-            Objective("parameters", ""),
-            Objective("flops", "per token"),
-            Objective("speed", "tokens per second", higher=True),
-            Objective("memory", "bytes at the peak"),
-            Objective("state", "numbers kept per layer"),
-        )
-    }
-)
+OBJECTIVES: Mapping[str, Objective] = {
+    objective.name: objective
+    for objective in (
+        Objective("loss", "nats per token"),
+        Objective("benchmark", "mean accuracy", higher=True),
+        Objective("parameters", ""),
+        Objective("flops", "per token"),
+        Objective("speed", "tokens per second", higher=True),
+        Objective("memory", "bytes at the peak"),
+        Objective("state", "numbers kept per layer"),
+    )
+}
 MAX_OBJECTIVES = 4
 """Objectives of a run: with more, almost no candidate dominates another."""
 

@@ -10,7 +10,6 @@ import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
 from services.domain import lineage
 from services.domain.objectives import Costs, nsga_order
@@ -219,9 +218,13 @@ BEYOND_THE_POOL = frozenset({"uniform", "uct", "islands"})
 BY_FITNESS = frozenset({"uct", "islands"})
 """Those of them that rank by fitness alone."""
 
-STRATEGIES: Mapping[str, ParentStrategy] = MappingProxyType(
-    {"paper": paper, "uniform": uniform, "power-law": power_law, "uct": uct, "islands": islands}
-)
+STRATEGIES: Mapping[str, ParentStrategy] = {
+    "paper": paper,
+    "uniform": uniform,
+    "power-law": power_law,
+    "uct": uct,
+    "islands": islands,
+}
 """Every strategy by the name that a run's settings use."""
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from types import MappingProxyType
 
 from services.mixers.description import CATALOGUE, Features, Inputs, Memory, Mixer, Output
 from services.mixers.moves import LIBRARY
@@ -115,13 +114,13 @@ def moves_between(before: str, after: str) -> Iterator[str]:
 
 @cache
 def _by_values() -> Mapping[tuple[str, ...], Cell]:
-    return MappingProxyType({cell.values: cell for cell in cells()})
+    return {cell.values: cell for cell in cells()}
 
 
 @cache
 def _by_key() -> Mapping[str, Cell]:
     """The cells by their mixers' structures and by their names."""
-    return MappingProxyType({key: cell for cell in cells() for key in (cell.structure, cell.name)})
+    return {key: cell for cell in cells() for key in (cell.structure, cell.name)}
 
 
 def _mixer(values: Mapping[str, str]) -> Mixer:

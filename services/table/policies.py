@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,22 +149,20 @@ def surrogate_halving(search: Search, factor: int = 3, first: int = 16) -> Choic
 
 RUNGS = (0.25, 0.5, 1.0)
 
-POLICIES: Mapping[str, Policy] = MappingProxyType(
-    {
-        "random": random_search,
-        "local": local_search,
-        "evolution": regularised_evolution,
-        "paper": paper_pool,
-        "power-law": power_law,
-        "uct": uct,
-        "bandit": bandit,
-        "surrogate": surrogate,
-        "local-surrogate": local_surrogate,
-        "pool-surrogate": pool_surrogate,
-        "halving": halving,
-        "surrogate-halving": surrogate_halving,
-    }
-)
+POLICIES: Mapping[str, Policy] = {
+    "random": random_search,
+    "local": local_search,
+    "evolution": regularised_evolution,
+    "paper": paper_pool,
+    "power-law": power_law,
+    "uct": uct,
+    "bandit": bandit,
+    "surrogate": surrogate,
+    "local-surrogate": local_surrogate,
+    "pool-surrogate": pool_surrogate,
+    "halving": halving,
+    "surrogate-halving": surrogate_halving,
+}
 
 
 def policy(name: str) -> Policy:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
 from string import ascii_lowercase, digits
-from types import MappingProxyType
 
 from services.engineer.evaluation.tasks import LOCAL_NAMES
 
@@ -124,8 +123,8 @@ def _repeated_name(window: str) -> tuple[int, str, list[str]] | None:
     return None
 
 
-LOCAL: Mapping[str, Callable[[Random, str], Question]] = MappingProxyType(
-    dict(zip(LOCAL_NAMES, (mqar, induction, copying, brackets, code, cloze), strict=True))
+LOCAL: Mapping[str, Callable[[Random, str], Question]] = dict(
+    zip(LOCAL_NAMES, (mqar, induction, copying, brackets, code, cloze), strict=True)
 )
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -278,18 +277,16 @@ def _arithmetic(terms: int, modulus: int, problems: int) -> tuple[int, Sampler]:
     return length, sample
 
 
-TASKS: Mapping[str, Task] = MappingProxyType(
-    {
-        task.name: task
-        for task in (
-            Task("mqar", 1536, 512, *_recall(16, 1536)),
-            Task("fuzzy-recall", 96, 32, *_recall(8, 96, motif=3)),
-            Task("noisy-recall", 192, 64, *_recall(16, 192, noise=0.2)),
-            Task("copying", 17, 16, *_copying(32, 16)),
-            Task("compression", 8, 8, *_compression(8, 96, 0.1)),
-            Task("hops", 32, 16, *_hops(16, 4, 16)),
-            Task("arithmetic", 16, 7, *_arithmetic(3, 7, 12)),
-        )
-    }
-)
+TASKS: Mapping[str, Task] = {
+    task.name: task
+    for task in (
+        Task("mqar", 1536, 512, *_recall(16, 1536)),
+        Task("fuzzy-recall", 96, 32, *_recall(8, 96, motif=3)),
+        Task("noisy-recall", 192, 64, *_recall(16, 192, noise=0.2)),
+        Task("copying", 17, 16, *_copying(32, 16)),
+        Task("compression", 8, 8, *_compression(8, 96, 0.1)),
+        Task("hops", 32, 16, *_hops(16, 4, 16)),
+        Task("arithmetic", 16, 7, *_arithmetic(3, 7, 12)),
+    )
+}
 """All tasks, with lengths from 64 to 96."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any
 
 from services.domain.ladder import SCALES
 from services.domain.zoo import baselines
@@ -17,20 +17,15 @@ from services.domain.zoo import baselines
 __all__ = ["CANDIDATE", "SCALES", "Scale", "ScaleError", "load_scale"]
 
 
-Precision = Literal["auto", "bf16-autocast", "fp32"]
-CorpusName = Literal["python-source", "documentation", "files", "hub"]
-Evolves = Literal["mixer", "model"]
 CANDIDATE = "candidate"
 """In a pattern of layers, the candidate's mixer."""
 
-_CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "precision": get_args(Precision),
-        "corpus": get_args(CorpusName),
-        "device": ("cpu", "cuda"),
-        "evolves": get_args(Evolves),
-    }
-)
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "precision": ("auto", "bf16-autocast", "fp32"),
+    "corpus": ("python-source", "documentation", "files", "hub"),
+    "device": ("cpu", "cuda"),
+    "evolves": ("mixer", "model"),
+}
 _FROM_ZERO = frozenset(
     {"warmup", "decay", "weight_decay", "final_rate", "beta1", "beta2", "evaluations", "task_limit", "loss_chunk"}
 )
