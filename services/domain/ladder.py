@@ -11,7 +11,7 @@ more, ``none`` no limit.
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from services.domain.discovery import DiscoveryPolicy
 from services.domain.promotion import (
@@ -29,6 +29,7 @@ from services.domain.promotion import (
 Losses = tuple[tuple[int, float], ...]  # by seed
 MAX_SEEDS = 99
 T = TypeVar("T")
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,11 +213,11 @@ def climb_of(promotion: str, policies: Policies, scale: str, overrides: Mapping[
     """The promotion of a run's settings. Raises ``ValueError`` naming an invalid policy."""
     if promotion and promotion not in PROMOTIONS:
         raise ValueError(f"promotion is {promotion!r}; choose one of {', '.join(PROMOTIONS)}")
-    ablations = _integer(policies, "ablations", 0)
+    ablations = _number(policies, "ablations", 0)
     if promotion in ("", "none"):
         return Climb(None, (), DiscoveryPolicy(), ablations)
     default = DiscoveryPolicy()
-    stages = _stages(policies, scale, overrides, _integer(policies, "verify_seeds", default.seeds))
+    stages = _stages(policies, scale, overrides, _number(policies, "verify_seeds", default.seeds))
     discovery = DiscoveryPolicy(
         level=_number(policies, "level", default.level),
         seeds=stages[-1].seeds,
@@ -232,8 +233,8 @@ def _promotion(name: str, policies: Policies) -> PromotionPolicy:
     budget = Budget(_limit(policies, "parameters"), _limit(policies, "flops"), match == "width")
     if name == "paper":
         usual = PaperPromotion()
-        return PaperPromotion(_integer(policies, "block", usual.block), _integer(policies, "verify", usual.top), budget)
-    return SuccessiveHalving(_integer(policies, "eta", SuccessiveHalving().eta), budget)
+        return PaperPromotion(_number(policies, "block", usual.block), _number(policies, "verify", usual.top), budget)
+    return SuccessiveHalving(_number(policies, "eta", SuccessiveHalving().eta), budget)
 
 
 def _stages(policies: Policies, scale: str, overrides: Mapping[str, str], seeds: int) -> tuple[Stage, ...]:
@@ -254,7 +255,7 @@ def _stage(text: str, scale: str, overrides: Mapping[str, str], seeds: int) -> S
     own = dict(overrides) if name == scale else {}
     if {"steps", "tokens"} & pairs.keys():
         own = {field: value for field, value in own.items() if field not in ("steps", "tokens")}
-    count = _integer(pairs, "seeds", seeds)
+    count = _number(pairs, "seeds", seeds)
     pairs.pop("seeds", None)
     return Stage(name, count, tuple(sorted((own | pairs).items())))
 
@@ -264,20 +265,14 @@ def _limit(policies: Policies, name: str) -> Limit | None:
     return None if text == "none" else Limit(_number({name: text}, name, 0.0), upwards=text.startswith("+"))
 
 
-def _integer(policies: Policies, name: str, default: int) -> int:
-    value = policies.get(name, default)
+def _number(policies: Policies, name: str, default: Number) -> Number:
+    """A policy as a number of the default's type."""
+    value: Any = policies.get(name, default)
     try:
-        return int(value)  # type: ignore[call-overload,no-any-return]
+        return type(default)(value)
     except (TypeError, ValueError):
-        raise ValueError(f"policy {name} must be a whole number, not {value!r}") from None
-
-
-def _number(policies: Policies, name: str, default: float) -> float:
-    value = policies.get(name, default)
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise ValueError(f"policy {name} must be a number, not {value!r}") from None
+        expected = "a whole number" if isinstance(default, int) else "a number"
+        raise ValueError(f"policy {name} must be {expected}, not {value!r}") from None
 
 
 SCALES = ("mini", "tiny", "explore", "verify", "final")

@@ -16,11 +16,6 @@ def _special() -> Any:
     return special
 
 
-def normal_survival(z: float) -> float:
-    """P(Z > z) of the standard normal distribution, accurate far into the tail."""
-    return float(_special().ndtr(-z))
-
-
 def normal_quantile(share: float) -> float:
     """The z with P(Z ≤ z) = ``share``."""
     return float(_special().ndtri(share))

@@ -143,15 +143,6 @@ class Mixer(Part):
         text = json.dumps(self.canonical().model_dump(exclude_defaults=True), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def to_json(self) -> str:
-        """The description as compact JSON with sorted keys."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Mixer":
-        """Read what `to_json` wrote. Raises ValueError for anything that is not a valid description."""
-        return cls.model_validate_json(text)
-
 
 SOLVED_FORMS = frozenset({"mesa", "ridge"})
 LEVELS = 16

@@ -29,36 +29,26 @@ class Surrogate:
     def __init__(self, mixers: Sequence[Mixer], scores: Sequence[float]) -> None:
         self._fields = [_fields(mixer) for mixer in mixers]
         targets = np.array(scores, dtype=float)
-        self._mean, self._scale = float(targets.mean()), float(targets.std()) or 1.0
+        self._scale = float(targets.std()) or 1.0
         kernel = _kernel(self._fields, self._fields)
         self._factor = np.linalg.cholesky(kernel + NOISE * np.eye(len(targets)))
-        self._weights = np.linalg.solve(
-            self._factor.T, np.linalg.solve(self._factor, (targets - self._mean) / self._scale)
-        )
+        standardised = (targets - targets.mean()) / self._scale
+        self._weights = np.linalg.solve(self._factor.T, np.linalg.solve(self._factor, standardised))
         self._best = float((kernel @ self._weights).max())
-
-    def predict(self, mixers: Sequence[Mixer]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean and deviation of each mixer's score."""
-        mean, deviation = self._standard(mixers)
-        return self._mean + self._scale * mean, self._scale * deviation
 
     def expected_improvement(self, mixers: Sequence[Mixer]) -> NDArray[np.float64]:
         """The expected improvement of each mixer over the best prediction for a measured one; at least zero.
 
         With noise, the best score would be one of the luckiest.
         """
-        mean, deviation = self._standard(mixers)
+        shared = _kernel([_fields(mixer) for mixer in mixers], self._fields)
+        solved = np.linalg.solve(self._factor, shared.T)
+        mean, deviation = shared @ self._weights, np.sqrt(np.maximum(1.0 - (solved * solved).sum(axis=0), 1e-9))
         z = (mean - self._best) / deviation
         below = np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in z])
         gain = deviation * (z * below + np.exp(-z * z / 2) / math.sqrt(2 * math.pi))
         improvement: NDArray[np.float64] = self._scale * np.maximum(gain, 0.0)
         return improvement
-
-    def _standard(self, mixers: Sequence[Mixer]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        shared = _kernel([_fields(mixer) for mixer in mixers], self._fields)
-        solved = np.linalg.solve(self._factor, shared.T)
-        mean: NDArray[np.float64] = shared @ self._weights
-        return mean, np.sqrt(np.maximum(1.0 - (solved * solved).sum(axis=0), 1e-9))
 
 
 def _fields(mixer: Mixer) -> dict[str, object]:

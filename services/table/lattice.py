@@ -73,7 +73,7 @@ def find(architecture: Mixer | str) -> Cell:
     key = architecture if mixer is None else mixer.structure()
     cell = _by_key().get(str(key))
     if cell is None:
-        text = architecture if isinstance(architecture, str) else architecture.to_json()
+        text = architecture if isinstance(architecture, str) else architecture.model_dump_json()
         raise ValueError(f"the table has no architecture {text!r}; give one of the lattice, such as {cells()[0].name}")
     return cell
 

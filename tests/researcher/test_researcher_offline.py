@@ -1,7 +1,5 @@
 """From candidate.requested to candidate.proposed without a language model, with neighbours behind real gRPC."""
 
-import json
-
 import pytest
 
 from services.chassis.bus import Bus
@@ -123,7 +121,7 @@ def measured_compositions(count: int) -> list[pb.Candidate]:
             training=pb.Training(loss=2.0 - 0.01 * number),
             proposal=pb.Proposal(name=f"Net{number}", program=program, structure=fingerprint(program).digest),
         )  # fmt: skip
-        record.proposal.description.update(json.loads(mixer.to_json()))
+        record.proposal.description.update(mixer.model_dump(mode="json"))
         record.verdict.fitness.value = number
         records.append(record)
     return records

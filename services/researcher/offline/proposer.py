@@ -163,7 +163,7 @@ class OfflineProposer:
             motivation=text,
             program=render(mixer, name, text),
             components=components_of(mixer),
-            description=json.loads(mixer.to_json()),
+            description=mixer.model_dump(mode="json"),
             mind=NAME,
         )
 

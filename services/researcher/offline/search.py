@@ -1,6 +1,5 @@
 """The offline mind: a search over descriptions of mixers, without a language model."""
 
-import json
 import random
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -169,7 +168,7 @@ def propose_offline(
     entries = suggested(retrieved)
     bandit = Bandit.learned(history, entries)
     mates = [seed for seed in references if seed.description]
-    structures = {start.structure(), *(Mixer.from_json(seed.description or "").structure() for seed in mates)}
+    structures = {start.structure(), *(Mixer.model_validate_json(seed.description or "").structure() for seed in mates)}
     for _ in range(TRIES):
         child = _child(start, mates, bandit, rng)
         if child is None or child.mixer.structure() in structures:
@@ -241,7 +240,7 @@ def propose_by_surrogate(
 def starting_point(parent: Seed) -> tuple[Mixer, str | None]:
     """The parent's description, or a substitute with its name in the catalogue."""
     if parent.description:
-        return Mixer.from_json(parent.description).canonical(), None
+        return Mixer.model_validate_json(parent.description).canonical(), None
     if parent.family is not None and parent.family in CATALOGUE:
         return CATALOGUE[parent.family].canonical(), None
     return CATALOGUE[ROOT].canonical(), ROOT
@@ -254,7 +253,7 @@ def _child(
     count = rng.choice(NUMBER_OF_MOVES) if moves is None else moves
     if mates and rng.random() < CROSSOVER_SHARE:
         mate = rng.choice(mates)
-        mixed = cross(start, Mixer.from_json(mate.description or ""), rng)
+        mixed = cross(start, Mixer.model_validate_json(mate.description or ""), rng)
         child = _Child(mixed, (), mate) if mixed else child
         count -= 1
     for move in bandit.ranking(rng):
@@ -278,7 +277,7 @@ def _proposal(
         name=name,
         motivation=text,
         program=render(child.mixer, name, text),
-        description=json.loads(child.mixer.to_json()),
+        description=child.mixer.model_dump(mode="json"),
         moves=tuple(move.name for move in child.moves),
         components=components_of(child.mixer),
         ideas=ideas(steps, mate),

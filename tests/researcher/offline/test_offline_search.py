@@ -23,8 +23,8 @@ from services.researcher.offline.search import (
 )
 from tests.researcher.offline.compositions import composition
 
-PARENT = Seed("c0001", "DeltaNet", "", 0.5, CATALOGUE["delta_net"].to_json())
-REFERENCE = Seed("c0002", "GatedDeltaNet", "", 0.6, CATALOGUE["gated_delta_net"].to_json())
+PARENT = Seed("c0001", "DeltaNet", "", 0.5, CATALOGUE["delta_net"].model_dump_json())
+REFERENCE = Seed("c0002", "GatedDeltaNet", "", 0.6, CATALOGUE["gated_delta_net"].model_dump_json())
 
 
 def proposal(
@@ -58,7 +58,7 @@ def test_children_differ_from_parent_references_and_earlier_ones() -> None:
     children: list[Draft] = []
     for seed in range(40):
         children.append(proposal(seed, earlier=[child.program for child in children]))
-    known = {Mixer.from_json(seed.description or "").structure() for seed in (PARENT, REFERENCE)}
+    known = {Mixer.model_validate_json(seed.description or "").structure() for seed in (PARENT, REFERENCE)}
 
     assert len({structure(child) for child in children} | known) == 42
 
@@ -138,7 +138,7 @@ def measured(count: int) -> list[Seed]:
     for number in range(count):
         mixer = composition(number)
         fitness = 0.5 + 0.3 * (mixer.output.gate != "none") + 0.2 * (mixer.output.skip != "none")
-        seeds.append(Seed(f"c{number + 10:04d}", f"Net{number}", "", fitness, mixer.to_json()))
+        seeds.append(Seed(f"c{number + 10:04d}", f"Net{number}", "", fitness, mixer.model_dump_json()))
     return seeds
 
 
@@ -184,5 +184,5 @@ def test_the_surrogate_never_proposes_what_is_measured() -> None:
         child = propose_by_surrogate(PARENT, [REFERENCE], known, [], random.Random(seed))
         known.append(Seed(f"d{seed}", child.name, child.program, 0.5, json.dumps(child.description)))
 
-    structures = [Mixer.from_json(seed.description or "").structure() for seed in known[10:]]
+    structures = [Mixer.model_validate_json(seed.description or "").structure() for seed in known[10:]]
     assert len(set(structures)) == 10
