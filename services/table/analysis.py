@@ -105,19 +105,8 @@ def agreements(table: Table) -> list[Agreement]:
     return results
 
 
-def between_scales(first: Table, second: Table) -> tuple[int, float, float, float] | None:
-    """The number of common architectures, and the rank correlation of their losses with its interval."""
-    return _correlation(first.truth, second.truth)
-
-
-def with_tasks(table: Table, measured: Table) -> dict[str, tuple[int, float, float, float]]:
-    """As `between_scales`, of the losses with the error rates in the other scale's trained tasks."""
-    errors = {task: {name: 1 - score for name, score in scores.items()} for task, scores in measured.scores.items()}
-    correlations = {task: _correlation(table.truth, rates) for task, rates in errors.items()}
-    return {task: correlation for task, correlation in correlations.items() if correlation}
-
-
-def _correlation(first: Mapping[str, float], second: Mapping[str, float]) -> tuple[int, float, float, float] | None:
+def correlation(first: Mapping[str, float], second: Mapping[str, float]) -> tuple[int, float, float, float] | None:
+    """The number of architectures in both, and the rank correlation of their values with its interval."""
     shared = sorted(first.keys() & second.keys())
     if len(shared) < 4:
         return None

@@ -186,12 +186,12 @@ class Table:
         return {name: fmean(values) for name, values in losses.items() if values}
 
     @cached_property
-    def scores(self) -> Mapping[str, Mapping[str, float]]:
-        """Mean accuracies over seeds by trained task and architecture, where they were measured."""
+    def errors(self) -> Mapping[str, Mapping[str, float]]:
+        """Mean error rates over seeds by trained task and architecture, where they were measured."""
         seeds = defaultdict[str, dict[str, list[float]]](dict)
         for record in self.records():
             for task, accuracy in record.scores.items():
-                seeds[task].setdefault(record.cell, []).append(accuracy)
+                seeds[task].setdefault(record.cell, []).append(1 - accuracy)
         return {task: {cell: fmean(values) for cell, values in group.items()} for task, group in seeds.items()}
 
     @property

@@ -74,11 +74,11 @@ def info(folder: Folder = None, scale: ScaleName = "mini-half", as_json: Json = 
     failed = [record for record in records if record.failure]
     noise, reliable = measured.seed_noise, analysis.reliability(measured)
     tables = {name: _load(folder, name, empty=True) for name in SCALES}
-    relations = {
-        f"order at {name}": analysis.between_scales(measured, other) for name, other in tables.items() if name != scale
-    }
+    others = {f"order at {name}": other.truth for name, other in tables.items() if name != scale}
     for name, other in tables.items():
-        relations |= {f"{task} at {name}": relation for task, relation in analysis.with_tasks(measured, other).items()}
+        others |= {f"{task} at {name}": errors for task, errors in other.errors.items()}
+    correlations = {name: analysis.correlation(measured.truth, values) for name, values in others.items()}
+    relations = {name: relation for name, relation in correlations.items() if relation}
     effects, agreements = analysis.effects(measured), analysis.agreements(measured)
     stoppings, best = analysis.stoppings(measured), min(measured.truth, key=measured.truth.__getitem__)
     if as_json:
@@ -88,7 +88,7 @@ def info(folder: Folder = None, scale: ScaleName = "mini-half", as_json: Json = 
             "best": best, "lowest_loss": measured.best,
             "seed_deviation": noise.deviation if noise else None,
             "reliability": None if reliable is None else {"architectures": reliable[0], "share": reliable[1]},
-            "correlations": {name: relation for name, relation in relations.items() if relation},
+            "correlations": relations,
             "fidelities": [asdict(agreement) for agreement in agreements],
             "stopping": [asdict(stopping) for stopping in stoppings],
             "effects": [asdict(effect) for effect in effects],
@@ -101,10 +101,8 @@ def info(folder: Folder = None, scale: ScaleName = "mini-half", as_json: Json = 
         ("seed deviation", number(noise.deviation if noise else None)),
         ("reliability", ABSENT if reliable is None else f"{reliable[1]:.3f} of the variance of one seed's losses"),
     ]
-    for name, relation in relations.items():
-        if relation:
-            count, rho, low, high = relation
-            rows.append((name, f"rank correlation {rho:.2f} [{low:.2f}, {high:.2f}], {count} architectures"))
+    for name, (count, rho, low, high) in relations.items():
+        rows.append((name, f"rank correlation {rho:.2f} [{low:.2f}, {high:.2f}], {count} architectures"))
     say(pairs(rows))
     _early_and_stopping(agreements, stoppings)
     if effects:
