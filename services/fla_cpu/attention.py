@@ -20,6 +20,7 @@ from services.fla_cpu.shapes import (
     carry_states,
     chunk_size,
     merge_chunks,
+    per_sequence,
     require_known,
     require_packed,
     require_same_shape,
@@ -118,7 +119,7 @@ def chunk_linear_attn(
     if not normalize:
         return output, last
     factor = q.shape[-1] ** -0.5 if scale is None else scale
-    sums, total = _running_sum(upcast(k), keys, cu_seqlens)
+    sums, total = per_sequence(_running_sum, [upcast(k)], keys, cu_seqlens)
     weight = (upcast(q) * factor * sums).sum(-1, keepdim=True)
     return (upcast(output) / (weight + 1e-10)).to(v.dtype), (last, total) if output_final_state else None
 
@@ -139,17 +140,10 @@ def fused_recurrent_linear_attn(
     return chunk_linear_attn(q, k, v, scale, initial_state, output_final_state, normalize, cu_seqlens)
 
 
-def _running_sum(k: Tensor, before: Tensor | None, boundaries: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Σ_{i≤t} k_i [b, l, h, d_k] and its last row per sequence [n, 1, h, d_k]."""
-    edges = [(0, k.shape[1])] if boundaries is None else list(pairwise(boundaries.tolist()))
-    parts, ends = [], []
-    for index, (start, end) in enumerate(edges):
-        part = k[:, start:end].cumsum(1)
-        if before is not None:
-            part = part + (before if boundaries is None else before[index : index + 1])
-        parts.append(part)
-        ends.append(part[:, -1:])
-    return torch.cat(parts, dim=1), torch.cat(ends, dim=0)
+def _running_sum(k: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Σ_{i≤t} k_i [b, l, h, d_k] and its last row [b, 1, h, d_k]."""
+    total = k.cumsum(1) if before is None else k.cumsum(1) + before
+    return total, total[:, -1:]
 
 
 def parallel_based(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, use_norm: bool = True) -> Tensor:

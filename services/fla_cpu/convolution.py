@@ -1,12 +1,13 @@
 """Short causal depthwise convolution in float32, as in fla's kernel, and the token shift."""
 
-from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from services.fla_cpu.shapes import per_sequence
 
 ACTIVATIONS = (None, "silu", "swish")
 
@@ -30,24 +31,21 @@ def causal_conv1d(
     del backend, options  # there is a single backend
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation is {activation!r}; choose silu, swish or None")
-    edges = [(0, x.shape[1])] if cu_seqlens is None else list(pairwise(cu_seqlens.tolist()))
-    outputs, states = [], []
-    for index, (start, end) in enumerate(edges):
-        before = initial_state if initial_state is None or cu_seqlens is None else initial_state[index : index + 1]
-        part, history = x[:, start:end], 0
+    taps, dtype = weight.shape[1], torch.promote_types(torch.float32, x.dtype)
+
+    def convolve(part: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
+        history = 0 if before is None else taps
         if before is not None:
-            history = weight.shape[1]
-            part = torch.cat([before.to(x.dtype).transpose(1, 2)[:, -history:], part], dim=1)
-        with torch.autocast(x.device.type, enabled=False):
-            dtype = torch.promote_types(torch.float32, x.dtype)
-            output = _Taps.apply(part.to(dtype), weight.to(dtype), history)  # type: ignore[no-untyped-call]
-            output = output if bias is None else output + bias.to(dtype)
-            outputs.append(output if activation is None else F.silu(output))
-        if output_final_state:
-            states.append(_latest(part, weight.shape[1]))
-    output = (outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)).to(x.dtype)
-    output = output if residual is None else output + residual
-    return output, torch.cat(states, dim=0).contiguous() if output_final_state else None
+            part = torch.cat([before.to(x.dtype).transpose(1, 2)[:, -taps:], part], dim=1)
+        output = _Taps.apply(part.to(dtype), weight.to(dtype), history)  # type: ignore[no-untyped-call]
+        output = output if bias is None else output + bias.to(dtype)
+        latest = F.pad(part[:, -taps:], (0, 0, max(0, taps - part.shape[1]), 0)).transpose(1, 2)
+        return output if activation is None else F.silu(output), latest
+
+    with torch.autocast(x.device.type, enabled=False):
+        output, state = per_sequence(convolve, [x], initial_state, cu_seqlens)
+    output = output.to(x.dtype) if residual is None else output.to(x.dtype) + residual
+    return output, state.contiguous() if output_final_state else None
 
 
 def causal_conv1d_update(
@@ -67,11 +65,6 @@ def causal_conv1d_update(
     with torch.no_grad():
         cache.copy_(state)  # type: ignore[arg-type]
     return y.reshape(x.shape), cache
-
-
-def _latest(x: Tensor, taps: int) -> Tensor:
-    """[b, d, taps]: the latest inputs, oldest first, padded with zeros."""
-    return F.pad(x[:, -taps:], (0, 0, max(0, taps - x.shape[1]), 0)).transpose(1, 2)
 
 
 class _Taps(torch.autograd.Function):

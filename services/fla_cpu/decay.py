@@ -230,7 +230,7 @@ def chunk_hgrn(
     state = upcast(x).new_zeros(shape) if initial_state is None else upcast(initial_state)
     if state.shape != shape:
         raise ValueError(f"initial_state must be [sequences, features] = {shape}, not {tuple(state.shape)}")
-    output, last = per_sequence(_scan, (upcast(x), upcast(g)), state, Memory(boundaries=cu_seqlens))
+    output, last = per_sequence(_scan, (upcast(x), upcast(g)), state, cu_seqlens)
     return output.to(x.dtype), last if output_final_state else None
 
 

@@ -113,9 +113,7 @@ def layer_norm(
     is_rms_norm: bool = False,
 ) -> Normalised:
     """LayerNorm of x + residual; with `prenorm` also the sum."""
-    total, wide = add_residual(x, residual)
-    output = affine(standardise(wide, eps, centred=not is_rms_norm), weight, bias).to(x.dtype)
-    return (output, wide if residual_in_fp32 else total) if prenorm else output
+    return group_norm(x, weight, bias, residual, eps, prenorm, residual_in_fp32, is_rms_norm)
 
 
 def group_norm(

@@ -104,7 +104,7 @@ def run(
     with torch.autocast(like.device.type, enabled=False):
         scaled = upcast(q) * (q.shape[-1] ** -0.5 if scale is None else scale)
         inputs = [scaled, *(None if tensor is None else upcast(tensor) for tensor in rest)]
-        output, state = per_sequence(recurrence, inputs, state, memory)
+        output, state = per_sequence(recurrence, inputs, state, memory.boundaries)
     state = state.transpose(-1, -2).contiguous() if memory.value_dim_first else state
     return output.to(like.dtype), state if memory.return_final else None
 
@@ -119,15 +119,15 @@ def _initial(memory: Memory, shape: tuple[int, int, int, int], like: Tensor) -> 
 
 
 def per_sequence(
-    recurrence: Recurrence, inputs: Sequence[Tensor | None], state: Tensor, memory: Memory
+    recurrence: Recurrence, inputs: Sequence[Tensor | None], state: Tensor | None, boundaries: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """`recurrence(*inputs, state)`, sequence by sequence if packed; the batch of states is that of sequences."""
-    if memory.boundaries is None:
+    if boundaries is None:
         return recurrence(*inputs, state)
     outputs, states = [], []
-    for index, (start, end) in enumerate(pairwise(memory.boundaries.tolist())):
+    for index, (start, end) in enumerate(pairwise(boundaries.tolist())):
         part = [None if tensor is None else tensor[:, start:end] for tensor in inputs]
-        output, last = recurrence(*part, state[index : index + 1])
+        output, last = recurrence(*part, None if state is None else state[index : index + 1])
         outputs.append(output)
         states.append(last)
     return torch.cat(outputs, dim=1), torch.cat(states, dim=0)
