@@ -5,7 +5,6 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from services.archive.artifacts import FsspecArtifacts
 from services.chassis.bus.topology import engineer_durable
@@ -50,14 +49,6 @@ async def build(service: Service, settings: EngineerSettings) -> AsyncIterator[N
         await minds.close()
 
 
-def _require_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise SettingsError(f"ASI_DATA_DIR={folder} cannot be written: {error.strerror}.") from None
-
-
 async def _until_idle(service: Service, seconds: float) -> None:
     """Return, which stops the service, after `seconds` without work."""
     idle_since = time.monotonic()
@@ -69,7 +60,11 @@ async def _until_idle(service: Service, seconds: float) -> None:
 
 
 async def _preflight(settings: EngineerSettings) -> None:
-    _require_writable(settings.data_dir)
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=settings.data_dir).close()
+    except OSError as error:
+        raise SettingsError(f"ASI_DATA_DIR={settings.data_dir} cannot be written: {error.strerror}.") from None
     overrides = {"tasks": settings.tasks, "task_path": settings.task_path}
     for stage in settings.stage_names:
         try:

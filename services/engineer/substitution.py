@@ -107,13 +107,13 @@ def functions(program: str) -> dict[str, ast.FunctionDef]:
     return {
         node.name: node
         for node in nodes
-        if not node.name.startswith(SLOW) and {"q", "k", "v"} <= set((_roles(node) or {}).values())
+        if not node.name.startswith(SLOW) and {"q", "k", "v"} <= set(_roles(node).values())
     }
 
 
 def readings(node: ast.FunctionDef) -> Iterator[Reading]:
     """All readings of a function's arguments, the usual ones first."""
-    extra = frozenset((_roles(node) or {}).values()) - {"q", "k", "v"}
+    extra = frozenset(_roles(node).values()) - {"q", "k", "v"}
     for operator in OPERATORS:
         if operator.extra == extra:
             factors = (False, True) if "g" in extra else (False,)
@@ -138,7 +138,7 @@ def rewrite(program: str, reading: Reading) -> str:
 
 
 def _fast(node: ast.FunctionDef, reading: Reading) -> str:
-    roles = _roles(node) or {}
+    roles = _roles(node)
     by_role = {role: name for name, role in roles.items()}
     optional = {name: default for name, default in _defaults(node).items() if name not in roles}
     operator = reading.operator
@@ -165,15 +165,14 @@ def _fast(node: ast.FunctionDef, reading: Reading) -> str:
     return f"def {node.name}({ast.unparse(node.args)}):\n" + "".join(f"    {line}\n" for line in body) + "\n"
 
 
-def _roles(node: ast.FunctionDef) -> dict[str, str] | None:
-    """The roles of arguments by name; None if a required argument has no role, or two have the same."""
-    defaults = _defaults(node)
+def _roles(node: ast.FunctionDef) -> dict[str, str]:
+    """The roles of arguments by name; none if a required argument has no role, or two have the same."""
     if node.args.vararg or node.args.kwarg or node.args.posonlyargs:
-        return None
-    names = [argument.arg for argument in (*node.args.args, *node.args.kwonlyargs)]
-    roles = {name: _ROLES[name] for name in names if name in _ROLES and name not in defaults}
-    required = [name for name in names if name not in defaults]
-    return roles if len(set(roles.values())) == len(roles) and set(required) == set(roles) else None
+        return {}
+    defaults = _defaults(node)
+    required = [argument.arg for argument in (*node.args.args, *node.args.kwonlyargs) if argument.arg not in defaults]
+    roles = {name: _ROLES[name] for name in required if name in _ROLES}
+    return roles if len(set(roles.values())) == len(required) else {}
 
 
 def _defaults(node: ast.FunctionDef) -> dict[str, object]:
