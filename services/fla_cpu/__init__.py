@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-from services.fla_cpu.names import FLA, TRANSFORMERS
+from services.fla_cpu.names import FLA, TRANSFORMERS, modules
 
 __all__ = ["install"]
 
@@ -45,14 +45,10 @@ def install() -> None:
     """Register fla.* and, unless transformers is loaded, some of its names. Idempotent."""
     if isinstance(sys.modules.get("fla"), _FlaModule):
         return
-    for name, parts in (FLA if "transformers" in sys.modules else FLA | TRANSFORMERS).items():
-        module = sys.modules[name] = _FlaModule(name)
+    for name, module in modules(FLA if "transformers" in sys.modules else FLA | TRANSFORMERS, _FlaModule).items():
+        sys.modules[name] = module
         module.__path__ = []
         module.__spec__ = ModuleSpec(name, None, is_package=True)  # without one, find_spec(name) raises ValueError
-        vars(module).update(parts)
-        parent, _, child = name.rpartition(".")
-        if parent and child not in vars(sys.modules[parent]):
-            setattr(sys.modules[parent], child, module)
     sys.meta_path.insert(0, _MissingModules)
 
 

@@ -4,7 +4,7 @@ import logging
 import re
 import typing
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import TypeVar
 
 from services.fla_cpu import (
@@ -178,3 +178,15 @@ TRANSFORMERS: dict[str, Mapping[str, object]] = {
     "transformers.utils": {"logging": SimpleNamespace(get_logger=get_logger)},
 }
 """The names of transformers that fla's layers use."""
+
+
+def modules(names: Mapping[str, Mapping[str, object]], kind: type[ModuleType] = ModuleType) -> dict[str, ModuleType]:
+    """Modules with these names, each an attribute of its package unless that has a part of the name."""
+    made: dict[str, ModuleType] = {}
+    for name, parts in names.items():
+        module = made[name] = kind(name)
+        vars(module).update(parts)
+        package, _, child = name.rpartition(".")
+        if package and child not in vars(made[package]):
+            setattr(made[package], child, module)
+    return made

@@ -12,16 +12,14 @@ from services.sandbox.limits import (
     ChildTimeout,
     Limits,
     Malformed,
-    SandboxError,
     SandboxUnavailable,
 )
-from services.sandbox.wire import JSON, Array, Arrays, Channel, Message
+from services.sandbox.wire import JSON, Array, Channel, Message
 
 __all__ = [
     "JSON",
     "PRELOAD_CHECKS",
     "Array",
-    "Arrays",
     "Channel",
     "Child",
     "ChildDied",
@@ -31,6 +29,5 @@ __all__ = [
     "Malformed",
     "Message",
     "Sandbox",
-    "SandboxError",
     "SandboxUnavailable",
 ]

@@ -134,15 +134,11 @@ def ending(status: int | None, log_tail: str) -> str:
     return f"the child was killed by {name}: {last}"
 
 
-class SandboxError(Exception):
-    """Base class of the sandbox's exceptions."""
-
-
-class SandboxUnavailable(SandboxError, Transient):  # noqa: N818 -- a state of the machine
+class SandboxUnavailable(Transient):
     """The sandbox cannot run on this machine (no fork server, or a layer failed): work goes to another one."""
 
 
-class ChildError(SandboxError):
+class ChildError(Exception):
     """A child failed; its program should be rejected.
 
     Attributes:

@@ -117,15 +117,11 @@ def correlation(first: Mapping[str, float], second: Mapping[str, float]) -> tupl
 def reliability(table: Table) -> tuple[int, float] | None:
     """The number of architectures with several seeds, and the share of variance between architectures, whose root
     limits the correlation with losses of a single seed."""
-    groups = defaultdict[str, list[float]](list)
-    for record in table.records():
-        if record.loss is not None:
-            groups[record.cell].append(record.loss)
-    several = [group for group in groups.values() if len(group) > 1]
+    several = [losses for losses in table.losses.values() if len(losses) > 1]
     if len(several) < 3 or table.seed_noise is None:
         return None
     within = table.seed_noise.deviation**2
-    total = float(np.var([group[0] for group in groups.values()], ddof=1))
+    total = float(np.var([losses[0] for losses in table.losses.values()], ddof=1))
     return len(several), max(0.0, 1 - within / total)
 
 

@@ -17,7 +17,7 @@ import heapq
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -178,12 +178,18 @@ class Table:
         }
 
     @cached_property
+    def losses(self) -> Mapping[str, Sequence[float]]:
+        """Each architecture's losses by seed, without failed trainings, where there are any."""
+        losses = defaultdict[str, list[float]](list)
+        for record in self.records():
+            if record.loss is not None:
+                losses[record.cell].append(record.loss)
+        return losses
+
+    @cached_property
     def truth(self) -> Mapping[str, float]:
         """Each architecture's mean loss over the seeds that did not fail, where there are any."""
-        losses = {
-            name: [record.loss for record in self.records(name) if record.loss is not None] for name in self.space
-        }
-        return {name: fmean(values) for name, values in losses.items() if values}
+        return {name: fmean(values) for name, values in self.losses.items()}
 
     @cached_property
     def errors(self) -> Mapping[str, Mapping[str, float]]:
@@ -197,10 +203,7 @@ class Table:
     @property
     def seed_noise(self) -> Noise | None:
         """The deviation of the loss over seeds; None if no architecture has two."""
-        groups = [
-            [record.loss for record in seeds.values() if record.loss is not None] for seeds in self._records.values()
-        ]
-        several = [group for group in groups if len(group) > 1]
+        several = [losses for losses in self.losses.values() if len(losses) > 1]
         return pooled_noise(several) if several else None
 
     def records(self, architecture: Mixer | str | None = None) -> list[Record]:
@@ -223,7 +226,7 @@ class Table:
         loss = record.at(fidelity)
         if loss is None:
             raise NotMeasured(f"{name} was not measured at {fidelity:.0%} of the steps; use one of {FIDELITIES}")
-        return Record(**{**vars(record), "loss": loss, "loss_stderr": None})
+        return replace(record, loss=loss, loss_stderr=None)
 
     def simulate(self, policy: Policy, budget: int, seed: int, seats: int = 1, finalists: int = FINALISTS) -> Trace:
         """Simulate a search with a budget in full trainings, `seats` of which run concurrently.

@@ -2,7 +2,3 @@
 
 The entry point is `host.check`, which is not imported here because the child imports this package too.
 """
-
-from services.engineer.checks.report import CheckReport, CheckSettings, CheckSettingsError, Finding, Verdict
-
-__all__ = ["CheckReport", "CheckSettings", "CheckSettingsError", "Finding", "Verdict"]

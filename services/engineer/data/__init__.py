@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from services.engineer.data import corpus as corpora
-from services.engineer.data.corpus import ByteTokens, Corpus, CorpusError, Tokens, batches, heldout_blocks
+from services.engineer.data.corpus import ByteTokens, Corpus, CorpusError, batches, heldout_blocks
 from services.engineer.data.files import files_corpus
 from services.engineer.data.hub import hub_corpus
 from services.engineer.scales import Scale
 
-__all__ = ["Corpus", "CorpusError", "Tokens", "batches", "heldout_blocks", "open_corpus", "other_corpus"]
+__all__ = ["Corpus", "CorpusError", "batches", "heldout_blocks", "open_corpus", "other_corpus"]
 
 
 def open_corpus(scale: Scale, cache: Path, text_seed: str | None = None) -> Corpus:

@@ -36,7 +36,6 @@ class Metrics:
     tokens: int
     train_loss: float
     grad_norm: float
-    auxiliary_loss: float | None
     tokens_per_second: float
     seconds_per_step: float
     seconds: float

@@ -242,8 +242,7 @@ class Session:
         on_cpu = scale.device == "cpu"
         self.spent += seconds
         auxiliary, memory = answer.arrays.get("auxiliary"), None if on_cpu else amount(answer, "device_memory")
-        has_auxiliary = auxiliary is not None and auxiliary.size > 0
-        self.auxiliary_loss = float(auxiliary.astype(float).mean()) if auxiliary is not None and has_auxiliary else None
+        self.auxiliary_loss = None if auxiliary is None or not auxiliary.size else float(auxiliary.astype(float).mean())
         self.compiled = answer.header.get("compiled") is True
         metrics = Metrics(
             seed=self.job.seed,
@@ -252,7 +251,6 @@ class Session:
             tokens=self.step * scale.tokens_per_step,
             train_loss=float(array(answer, "loss", (count,)).astype(float).mean()),
             grad_norm=float(array(answer, "grad_norm", (count,)).astype(float).max()),
-            auxiliary_loss=self.auxiliary_loss,
             tokens_per_second=count * scale.tokens_per_step / seconds,
             seconds_per_step=seconds / count,
             seconds=self.spent,

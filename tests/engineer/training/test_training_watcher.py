@@ -19,7 +19,6 @@ def history(
             tokens=0,
             train_loss=loss,
             grad_norm=1.0,
-            auxiliary_loss=None,
             tokens_per_second=1.0,
             seconds_per_step=pace,
             seconds=1.0,

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import torch
 
-from services.fla_cpu.names import FLA, TRANSFORMERS, no_op_decorator
+from services.fla_cpu.names import FLA, TRANSFORMERS, modules, no_op_decorator
 
 
 def on_gpu() -> bool:
@@ -24,7 +24,7 @@ def execute(path: Path, name: str) -> ModuleType:
     """The program in the file at `path` as a module called `name`."""
     module = ModuleType(name)
     module.__file__ = str(path)
-    parts = {} if on_gpu() else _parts()
+    parts = {} if on_gpu() else modules(FLA | TRANSFORMERS)
     module.__dict__["__builtins__"] = {**vars(builtins), "__import__": _importer(parts)}
     compiler = torch.compile
     if not on_gpu():
@@ -51,15 +51,3 @@ def _importer(parts: Mapping[str, ModuleType]) -> Callable[..., ModuleType]:
         return parts[name] if fromlist else parts[name.partition(".")[0]]
 
     return find
-
-
-def _parts() -> dict[str, ModuleType]:
-    """The CPU implementation under fla's names, as modules that are not in sys.modules."""
-    modules: dict[str, ModuleType] = {}
-    for name, names in (FLA | TRANSFORMERS).items():
-        module = modules[name] = ModuleType(name)
-        vars(module).update(names)
-        parent, _, child = name.rpartition(".")
-        if parent and child not in vars(modules[parent]):
-            setattr(modules[parent], child, module)
-    return modules
