@@ -63,34 +63,19 @@ class Change:
         return gain if math.isfinite(gain) else math.inf
 
 
-@dataclass(frozen=True)
-class Examination:
-    """A trained model and its job."""
-
-    job: Job
-    sandbox: Sandbox
-    weights: Weights
-
-    @property
-    def blocks(self) -> NDArray[np.int64]:
-        """The held-out blocks [blocks, context + 1] of the scale."""
-        scale = self.job.scale
-        return heldout_blocks(self.job.corpus.heldout, scale.heldout_blocks, scale.context)
-
-
-async def examine(exam: Examination) -> Scores:
-    """All scores, from two new children. Raises LooksAhead and TrainingFailed."""
-    scale, blocks = exam.job.scale, exam.blocks
-    random = exam.job.corpus.random(f"examination {exam.job.identity}")
-    token_losses, losses, tasks = await _read_twice(exam, blocks, random)
-    tasks = (*tasks, *await trained_scores(exam.job, exam.sandbox))
+async def examine(job: Job, sandbox: Sandbox, weights: Weights) -> Scores:
+    """All scores of trained weights, from two new children. Raises LooksAhead and TrainingFailed."""
+    scale, corpus = job.scale, job.corpus
+    blocks = heldout_blocks(corpus.heldout, scale.heldout_blocks, scale.context)
+    token_losses, losses, tasks = await _read_twice(job, sandbox, weights, blocks)
+    tasks = (*tasks, *await trained_scores(job, sandbox))
     loss = float(losses.mean())
     return Scores(
         loss=loss,
         loss_stderr=float(losses.std(ddof=1) / math.sqrt(len(losses))),
-        bits_per_byte=loss / math.log(2) / exam.job.corpus.heldout_bytes_per_token,
+        bits_per_byte=loss / math.log(2) / corpus.heldout_bytes_per_token,
         block_losses=tuple(float(value) for value in losses),
-        part_losses=part_losses(token_losses, blocks, exam.job.corpus.tokens),
+        part_losses=part_losses(token_losses, blocks, corpus.tokens),
         scores=tasks,
         benchmark=benchmark_of(tasks, scale.averaged),
     )
@@ -112,27 +97,27 @@ async def trained_scores(job: Job, sandbox: Sandbox, steps: int = 200) -> tuple[
     return tuple(scores)
 
 
-async def loss_on(exam: Examination, other: Corpus) -> float:
+async def loss_on(job: Job, sandbox: Sandbox, weights: Weights, other: Corpus) -> float:
     """Loss in nats per token on held-out text of another corpus with the same tokens, with look-ahead detection.
 
     Short texts have fewer blocks than the scale's.
     """
-    scale = exam.job.scale
-    blocks = min(scale.heldout_blocks, len(other.heldout) // (scale.context + 1))
-    job = replace(exam.job, corpus=other, scale=replace(scale, heldout_blocks=blocks))
-    other_exam, random = replace(exam, job=job), other.random(f"examination {job.identity}")
-    _, losses, _ = await _read_twice(other_exam, other_exam.blocks, random, benchmarks=False)
+    scale = job.scale
+    count = min(scale.heldout_blocks, len(other.heldout) // (scale.context + 1))
+    job = replace(job, corpus=other, scale=replace(scale, heldout_blocks=count))
+    blocks = heldout_blocks(other.heldout, count, scale.context)
+    _, losses, _ = await _read_twice(job, sandbox, weights, blocks, benchmarks=False)
     return float(losses.mean())
 
 
-async def next_loss(exam: Examination, step: int) -> float:
+async def next_loss(job: Job, sandbox: Sandbox, weights: Weights, step: int) -> float:
     """Loss in nats per token on the next training batches, for a point of the curve.
 
     The training child is still running, so held-out text is not used here; it gets the same batches in its next steps.
     """
-    count = -(-QUICK_ROWS // exam.job.scale.batch)
-    rows = np.concatenate(list(exam.job.batches(step, count)))[:QUICK_ROWS]
-    async with open_reader(exam.job, exam.sandbox, exam.weights) as reader:
+    count = -(-QUICK_ROWS // job.scale.batch)
+    rows = np.concatenate(list(job.batches(step, count)))[:QUICK_ROWS]
+    async with open_reader(job, sandbox, weights) as reader:
         predictions = await reader.predict(rows)
     return float(-predictions.log_probs.mean(dtype=np.float64))
 
@@ -249,13 +234,14 @@ async def recheck(reader: Reader, trials: Sequence[Trial], random: np.random.Gen
 
 
 async def _read_twice(
-    exam: Examination, blocks: NDArray[np.int64], random: np.random.Generator, benchmarks: bool = True
+    job: Job, sandbox: Sandbox, weights: Weights, blocks: NDArray[np.int64], benchmarks: bool = True
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], tuple[TaskScore, ...]]:
     """The losses of all tokens, the mean losses of all blocks plus the look-ahead gain, and the benchmarks.
 
     Each unreplaced block is read by one child only.
     """
-    scale, corpus = exam.job.scale, exam.job.corpus
+    scale, corpus = job.scale, job.corpus
+    random = corpus.random(f"examination {job.identity}")
     sample = sample_positions(scale.context, min(scale.check_truncations, len(blocks)), random)
     compared = random.permutation(len(blocks))[: len(sample)]
     positions = np.array([position for position, _ in sample])
@@ -270,7 +256,7 @@ async def _read_twice(
         inputs = np.concatenate([blocks[original_rows], replaced_blocks[replaced_rows]])[:, :-1]
         targets = np.concatenate([blocks[original_rows], blocks[compared[replaced_rows]]])[:, 1:]
         order = random.permutation(len(inputs))
-        async with open_reader(exam.job, exam.sandbox, exam.weights) as reader:
+        async with open_reader(job, sandbox, weights) as reader:
             log_probs = np.empty(targets.shape, dtype=np.float32)
             log_probs[order] = reader.score(await reader.hidden(inputs[order]), targets[order]).log_probs
             original[original_rows], replaced[replaced_rows] = np.split(log_probs, [len(original_rows)])

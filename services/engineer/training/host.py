@@ -8,13 +8,14 @@ the program runs while held-out text is read.
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
 import numpy as np
 
 from services.engineer.data import Corpus
-from services.engineer.evaluation.scoring import Examination, examine, loss_on, next_loss
+from services.engineer.evaluation.scoring import examine, loss_on, next_loss
 from services.engineer.scales import Scale
 from services.engineer.training.audit import audit, require_linear
 from services.engineer.training.measurements import joules_of, measurements_of, trained_elements
@@ -72,13 +73,9 @@ async def train(
 
 async def optimise(job: Job, supervision: Supervision, sandbox: Sandbox) -> Trained:
     """Run all steps of a training. Raises TrainingFailed, and Drained when stopped."""
-
-    async def loss_at(weights: Weights, step: int) -> float:
-        return await next_loss(Examination(job, sandbox, weights), step)
-
     start, energy = monotonic(), joules_of(job.scale.device)
     async with sandbox.child(JOB, limits_of(job.scale)) as child:
-        session = Session(job, supervision, child, loss_at)
+        session = Session(job, supervision, child, partial(next_loss, job, sandbox))
         await session.begin()
         decision = await session.run()
         if decision is not None and decision.broken:
@@ -122,9 +119,8 @@ async def score(
         await audit(job, sandbox, session.segment, session.parameters)
     if linear:
         await require_linear(job, sandbox, trained.weights)
-    exam = Examination(job, sandbox, trained.weights)
-    scores = await examine(exam)
-    other_text_loss = None if other_text is None else await loss_on(exam, other_text)
+    scores = await examine(job, sandbox, trained.weights)
+    other_text_loss = None if other_text is None else await loss_on(job, sandbox, trained.weights, other_text)
     scoring = joules_of(job.scale.device, energy)
     joules = None if trained.joules is None or scoring is None else trained.joules + scoring
     seconds = trained.seconds + monotonic() - start
