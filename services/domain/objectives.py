@@ -67,14 +67,9 @@ def parse_objectives(text: str) -> tuple[Objective, ...]:
 
 def costs_of(objectives: Sequence[Objective], measured: Mapping[str, float | None]) -> Costs | None:
     """The costs of one candidate; None if one was not measured or is not finite."""
-    costs = []
-    for objective in objectives:
-        value = measured.get(objective.name)
-        cost = math.inf if value is None else objective.cost(value)
-        if not math.isfinite(cost):
-            return None
-        costs.append(cost)
-    return tuple(costs)
+    values = ((objective, measured.get(objective.name)) for objective in objectives)
+    costs = tuple(math.inf if value is None else objective.cost(value) for objective, value in values)
+    return costs if all(map(math.isfinite, costs)) else None
 
 
 def dominates(costs: Costs, other: Costs) -> bool:
@@ -142,16 +137,13 @@ def progress(costs: Sequence[Costs | None], baselines: Sequence[int]) -> Progres
     reference = reference_of(cost for index in baselines if (cost := costs[index]) is not None)
     if reference is None:
         return None
-    front: list[int] = []
+    front: dict[int, Costs] = {}
     volumes: list[tuple[int, float]] = []
     for index, cost in enumerate(costs):
-        if cost is None:
+        if cost is None or any(point == cost or dominates(point, cost) for point in front.values()):
             continue
-        members = [(other, costs[other]) for other in front]
-        if any(point == cost or (point and dominates(point, cost)) for _, point in members):
-            continue
-        front = [*(other for other, point in members if point and not dominates(cost, point)), index]
-        volumes.append((index, hypervolume([point for other in front if (point := costs[other])], reference)))
+        front = {other: point for other, point in front.items() if not dominates(cost, point)} | {index: cost}
+        volumes.append((index, hypervolume(front.values(), reference)))
     return Progress(frozenset(front), tuple(volumes), reference)
 
 

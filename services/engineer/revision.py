@@ -46,18 +46,16 @@ def repair_by_rules(program: str, error: str) -> Repair | None:
     return None
 
 
-def _contiguity(program: str, error: str, match: re.Match[str]) -> Repair | None:
+def _contiguity(program: str, error: str, _match: re.Match[str]) -> Repair | None:
     """Replace `view`, which needs contiguous memory, by `reshape`."""
-    del match
     line, lines = _line(error), program.splitlines(keepends=True)
     if 0 < line <= len(lines):
         lines[line - 1] = lines[line - 1].replace(".view(", ".reshape(")
     return Repair("".join(lines), f"line {line}: view became reshape, since the tensor is not contiguous")
 
 
-def _types(program: str, error: str, match: re.Match[str]) -> Repair | None:
+def _types(program: str, error: str, _match: re.Match[str]) -> Repair | None:
     """In products of tensors of different types, cast the later operands to the type of the first."""
-    del match
     line = _line(error)
     for node in ast.walk(parse(program)):
         operands = _operands(node) if getattr(node, "lineno", None) == line else []
@@ -79,9 +77,8 @@ def _operands(node: ast.AST) -> list[ast.expr]:
     return []
 
 
-def _device(program: str, error: str, match: re.Match[str]) -> Repair | None:
+def _device(program: str, _error: str, _match: re.Match[str]) -> Repair | None:
     """Create tensors on the input's device instead of on the CPU."""
-    del error, match
     functions = [node for node in ast.walk(parse(program)) if isinstance(node, ast.FunctionDef)]
     forwards = [function for function in functions if function.name == "forward"]
     inputs = [forward.args.args[1].arg for forward in forwards if len(forward.args.args) > 1]
@@ -100,9 +97,8 @@ def _creates_on_cpu(node: ast.AST) -> bool:
     return False
 
 
-def _unexpected(program: str, error: str, match: re.Match[str]) -> Repair | None:
+def _unexpected(program: str, _error: str, match: re.Match[str]) -> Repair | None:
     """Add **kwargs to a function that is called with an unexpected keyword argument."""
-    del error
     for node in _called(program, match):
         parts = [part for part in ast.iter_child_nodes(node.args) if part not in node.args.posonlyargs]
         if parts and node.args.kwarg is None:
@@ -112,9 +108,8 @@ def _unexpected(program: str, error: str, match: re.Match[str]) -> Repair | None
     return None
 
 
-def _missing(program: str, error: str, match: re.Match[str]) -> Repair | None:
+def _missing(program: str, _error: str, match: re.Match[str]) -> Repair | None:
     """Make the last parameter of a function None by default if callers omit it."""
-    del error
     argument = match["argument"]
     for node in _called(program, match):
         names = [arg.arg for arg in node.args.args]

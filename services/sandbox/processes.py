@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -103,7 +102,7 @@ def _unlinked_bytes(pid: int) -> int:
     """Bytes of open unlinked files; for those that are only mapped, the mapped size."""
     sizes: dict[tuple[int, int], int] = {}
     with contextlib.suppress(OSError):
-        for link in (_PROC / str(pid) / "fd").iterdir():
+        for link in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):
                 status = link.stat()
                 if status.st_nlink == 0:
