@@ -16,7 +16,6 @@ from services.contracts import archive_pb2_grpc, checker_pb2, checker_pb2_grpc
 from services.engineer.checker import CheckerService
 from services.engineer.evaluation.tasks import EvaluationUnavailable, require_tasks
 from services.engineer.handlers import Engineer
-from services.engineer.revision import Reviser
 from services.engineer.scales import ScaleError, load_scale
 from services.engineer.settings import EngineerSettings
 from services.engineer.stages import Stages
@@ -39,7 +38,7 @@ async def build(service: Service, settings: EngineerSettings) -> AsyncIterator[N
         stub = archive_pb2_grpc.ArchiveStub(archive)
         minds = Minds(service.name, service.bus, stub, settings.artifacts)
         weights = FsspecArtifacts(settings.artifacts) if settings.keep_weights else None
-        engineer = Engineer(sandbox, stages, stub, Reviser(minds), settings.data_dir, settings.trainings, weights)
+        engineer = Engineer(sandbox, stages, stub, minds, settings.data_dir, settings.trainings, weights)
         service.conditions["precision"] = lambda: not stages.unsuited
         for stage in settings.stage_names:
             await service.work(engineer_durable(stage), engineer.handle, settings.trainings(stage))

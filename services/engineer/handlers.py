@@ -37,7 +37,7 @@ from services.engineer.investigation import (
     watch_settings,
 )
 from services.engineer.records import WorkFolder, keep_weights, seed_message, training_message, training_progress
-from services.engineer.revision import Failure, Reviser
+from services.engineer.revision import Failure, revise
 from services.engineer.scales import Scale, load_scale
 from services.engineer.stages import Stage, Stages, overrides_for
 from services.engineer.substitution import SLOW, Substitution, substitute
@@ -48,6 +48,7 @@ from services.engineer.training.model import AUTO
 from services.engineer.training.result import Drained, Metrics, TrainingFailed
 from services.engineer.training.session import Job as Training
 from services.engineer.training.session import Supervision
+from services.llm.minds import Minds
 from services.mixers.description import CATALOGUE, Mixer, state_size
 from services.sandbox import Sandbox, SandboxUnavailable
 
@@ -61,13 +62,14 @@ T = TypeVar("T")
 class Engineer:
     """Handles `candidate.proposed.<stage>`.
 
-    `trainings` maps a stage to the number of concurrent trainings; final weights are stored in `weights`.
+    Without `minds`, failed programs are repaired by rules. `trainings` maps a stage to the number of concurrent
+    trainings; final weights are stored in `weights`.
     """
 
     sandbox: Sandbox
     stages: Stages
     archive: archive_pb2_grpc.ArchiveAsyncStub
-    reviser: Reviser
+    minds: Minds | None
     data_dir: Path
     trainings: Callable[[str], int] = lambda _: 1
     weights: FsspecArtifacts | None = None
@@ -275,7 +277,7 @@ class Engineer:
         if failed.dishonest or len(revisions) >= MAX_REVISIONS:
             raise Rejected("train", failed.message, evidence)
         history = "\n".join(f"- {revision.repair}" for revision in revisions)
-        repair = await self.reviser.revise(job, record, Failure(program, error, failed.kind, history))
+        repair = await revise(self.minds, job, record, Failure(program, error, failed.kind, history))
         if repair is None:
             raise Rejected("train", failed.message, evidence)
         revisions.append(pb.Revision(program=program, error=error, repair=repair.what))

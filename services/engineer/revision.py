@@ -183,19 +183,16 @@ def revise_request(record: pb.Candidate, failure: Failure) -> Request[RepairAnsw
     return Request(Role.REVISE, record.run, record.id, messages, RepairAnswer, prompt.version)
 
 
-@dataclass(frozen=True)
-class Reviser:
-    """Repairs by the run's language model or, without one, by rules."""
+async def revise(minds: Minds | None, job: Job, record: pb.Candidate, failure: Failure) -> Repair | None:
+    """A repair by the run's language model or, without one, by rules; None if the program cannot be repaired.
 
-    minds: Minds | None
-
-    async def revise(self, job: Job, record: pb.Candidate, failure: Failure) -> Repair | None:
-        """The repair, or None if the program cannot be repaired. Raises the errors of `Mind.ask`."""
-        mind = await self.minds.mind(record.request.mind, job) if self.minds else None
-        if mind is None:
-            return repair_by_rules(failure.program, failure.error) if failure.kind == "error" else None
-        answer = (await mind.ask(revise_request(record, failure))).answer
-        return Repair(answer.program, answer.what) if answer.program.strip() else None
+    Raises the errors of `Mind.ask`.
+    """
+    mind = await minds.mind(record.request.mind, job) if minds else None
+    if mind is None:
+        return repair_by_rules(failure.program, failure.error) if failure.kind == "error" else None
+    answer = (await mind.ask(revise_request(record, failure))).answer
+    return Repair(answer.program, answer.what) if answer.program.strip() else None
 
 
 async def revise_question(

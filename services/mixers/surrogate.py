@@ -1,7 +1,7 @@
 """Models that predict scores from earlier candidates.
 
-`Surrogate` is a Gaussian process over descriptions whose kernel decreases with the number of different fields; `Bandit`
-has a posterior of each move's gain and samples from it.
+`expected_improvement` is that of a Gaussian process over descriptions whose kernel decreases with the number of
+different fields; `Bandit` has a posterior of each move's gain and samples from it.
 """
 
 from __future__ import annotations
@@ -23,32 +23,26 @@ NOISE = 0.05
 """Variance of a score over seeds, as a share of the variance over mixers."""
 
 
-class Surrogate:
-    """Fitted to measured mixers, at least two; higher scores are better."""
+def expected_improvement(
+    mixers: Sequence[Mixer], measured: Sequence[Mixer], scores: Sequence[float]
+) -> NDArray[np.float64]:
+    """The expected improvement of each mixer over the best prediction for a measured one; at least zero.
 
-    def __init__(self, mixers: Sequence[Mixer], scores: Sequence[float]) -> None:
-        self._fields = [_fields(mixer) for mixer in mixers]
-        targets = np.array(scores, dtype=float)
-        self._scale = float(targets.std()) or 1.0
-        kernel = _kernel(self._fields, self._fields)
-        self._factor = np.linalg.cholesky(kernel + NOISE * np.eye(len(targets)))
-        standardised = (targets - targets.mean()) / self._scale
-        self._weights = np.linalg.solve(self._factor.T, np.linalg.solve(self._factor, standardised))
-        self._best = float((kernel @ self._weights).max())
-
-    def expected_improvement(self, mixers: Sequence[Mixer]) -> NDArray[np.float64]:
-        """The expected improvement of each mixer over the best prediction for a measured one; at least zero.
-
-        With noise, the best score would be one of the luckiest.
-        """
-        shared = _kernel([_fields(mixer) for mixer in mixers], self._fields)
-        solved = np.linalg.solve(self._factor, shared.T)
-        mean, deviation = shared @ self._weights, np.sqrt(np.maximum(1.0 - (solved * solved).sum(axis=0), 1e-9))
-        z = (mean - self._best) / deviation
-        below = np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in z])
-        gain = deviation * (z * below + np.exp(-z * z / 2) / math.sqrt(2 * math.pi))
-        improvement: NDArray[np.float64] = self._scale * np.maximum(gain, 0.0)
-        return improvement
+    At least two mixers are measured, and higher scores are better. With noise, the best score would be one of the
+    luckiest.
+    """
+    known, targets = [_fields(mixer) for mixer in measured], np.array(scores, dtype=float)
+    scale = float(targets.std()) or 1.0
+    kernel, shared = _kernel(known, known), _kernel([_fields(mixer) for mixer in mixers], known)
+    factor = np.linalg.cholesky(kernel + NOISE * np.eye(len(targets)))
+    weights = np.linalg.solve(factor.T, np.linalg.solve(factor, (targets - targets.mean()) / scale))
+    solved = np.linalg.solve(factor, shared.T)
+    mean, deviation = shared @ weights, np.sqrt(np.maximum(1.0 - (solved * solved).sum(axis=0), 1e-9))
+    z = (mean - (kernel @ weights).max()) / deviation
+    below = np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in z])
+    gain = deviation * (z * below + np.exp(-z * z / 2) / math.sqrt(2 * math.pi))
+    improvement: NDArray[np.float64] = scale * np.maximum(gain, 0.0)
+    return improvement
 
 
 def _fields(mixer: Mixer) -> dict[str, object]:

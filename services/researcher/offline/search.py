@@ -13,7 +13,7 @@ from services.mixers.description import CATALOGUE, ROOT, Mixer
 from services.mixers.moves import LIBRARY, Move
 from services.mixers.moves.move import cross
 from services.mixers.render import render
-from services.mixers.surrogate import Bandit, Belief, Observation, Surrogate
+from services.mixers.surrogate import Bandit, Belief, Observation, expected_improvement
 from services.researcher.draft import Draft
 
 MAX_NAME_MOVES = 4
@@ -221,8 +221,8 @@ def propose_by_surrogate(
     fits = fits and bool(pool)
     expected: list[float] = []
     if fits:
-        model = Surrogate([mixer for mixer, _ in scored], [fitness for _, fitness in scored])
-        expected = [float(gain) for gain in model.expected_improvement([child.mixer for _, child in pool])]
+        mixers, scores = zip(*scored, strict=True)
+        expected = expected_improvement([child.mixer for _, child in pool], mixers, scores).tolist()
     for index in sorted(range(len(pool)), key=lambda index: -expected[index]) if fits else range(len(pool)):
         start, child = pool[index]
         ground = (

@@ -13,7 +13,6 @@ from services.chassis.worker import Job
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.engineer.handlers import Engineer
-from services.engineer.revision import Reviser
 from services.engineer.stages import Stages
 from services.sandbox import Sandbox
 from tests.archive_server import Store, propose, start_run, store
@@ -29,7 +28,7 @@ async def engineering(
     """The handler as the service wires it, without a language model, and the store of a run that has just begun."""
     async with store(bus) as archive:
         await start_run(bus, settings)
-        yield Engineer(sandbox, stages, archive.stub, Reviser(None), data), archive
+        yield Engineer(sandbox, stages, archive.stub, None, data), archive
 
 
 async def delivery(

@@ -15,7 +15,6 @@ from services.chassis.events import body_of
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.engineer.handlers import Engineer
-from services.engineer.revision import Reviser
 from services.engineer.stages import Stages
 from services.sandbox import Sandbox
 from tests.archive_server import hold
@@ -82,9 +81,9 @@ async def test_a_drained_training_goes_on_and_ends_the_same(
         with pytest.raises(HandedBack):
             await engineer.handle(job)
         assert list((tmp_path / "work" / "r1" / "c000001").glob("1.checkpoint"))
-        successor = Engineer(sandbox, stages, archive.stub, Reviser(None), tmp_path)
+        successor = Engineer(sandbox, stages, archive.stub, None, tmp_path)
         await successor.handle(replace(job, draining=asyncio.Event()))
-        undisturbed = Engineer(sandbox, stages, archive.stub, Reviser(None), tmp_path / "other")
+        undisturbed = Engineer(sandbox, stages, archive.stub, None, tmp_path / "other")
         await undisturbed.handle(await delivery(bus, candidate="c000002"))
         record = await archive.archive.record("r1", "c000001")
     resumed, uninterrupted = [event.candidate_trained.training for event in await published(bus, "trained")]
@@ -208,7 +207,7 @@ async def test_results_on_other_text_are_reported_once_by_the_engineer(
     async with engineering(sandbox, stages, tmp_path, bus) as (engineer, archive):
         await engineer.handle(await delivery(bus, baseline="delta_net"))
         another = Stages(sandbox, tmp_path / "another", text_seed="another")
-        stranger = Engineer(sandbox, another, archive.stub, Reviser(None), tmp_path / "another")
+        stranger = Engineer(sandbox, another, archive.stub, None, tmp_path / "another")
         with capture_logs() as logs:
             await engineer.handle(await delivery(bus, candidate="c000002"))
             for candidate in ("c000003", "c000004"):
