@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from services.engineer.data.corpus import ByteTokens, Corpus, CorpusError, TokenArray, Tokens, part_of
 from services.engineer.data.hub import DEFAULT_FIELD, PARTS, open_tokens
@@ -41,7 +40,7 @@ def files_corpus(scale: Scale, cache: Path, secret: bytes) -> Corpus:
     if not (folder / "about.json").is_file():
         _write(folder, _pieces(files, tokens, field), tokens, secret)
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    parts = [_part(folder, name, about["width"]) for name in PARTS]
+    parts = [_part(folder / f"{name}.tokens", tokens) for name in PARTS]
     for name, part in zip(("held-out", "verification"), parts[1:], strict=True):
         if len(part) < scale.heldout_tokens:
             raise CorpusError(
@@ -140,15 +139,13 @@ def _write(folder: Path, pieces: Iterator[Piece], tokens: Tokens, secret: bytes)
             if part == "heldout":
                 heldout_bytes += len(tokens.decode(row.tolist()).encode("utf-8"))
     partial = folder / "about.partial"
-    partial.write_text(json.dumps({"width": np.dtype(_dtype(tokens)).itemsize, "heldout_bytes": heldout_bytes}))
+    partial.write_text(json.dumps({"heldout_bytes": heldout_bytes}))
     partial.replace(folder / "about.json")
 
 
-def _part(folder: Path, name: str, width: int) -> TokenArray:
-    path = folder / f"{name}.tokens"
-    if not path.stat().st_size:
-        return np.empty(0, dtype=np.uint8)
-    part: NDArray[np.uint8] | NDArray[np.uint16] = np.memmap(path, dtype=f"<u{width}", mode="r")
+def _part(path: Path, tokens: Tokens) -> TokenArray:
+    kind = _dtype(tokens)
+    part: TokenArray = np.memmap(path, kind, mode="r") if path.stat().st_size else np.empty(0, kind)
     return part
 
 
