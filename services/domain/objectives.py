@@ -126,7 +126,6 @@ class Progress:
 
     front: frozenset[int]
     volumes: tuple[tuple[int, float], ...]
-    reference: Costs
 
 
 def progress(costs: Sequence[Costs | None], baselines: Sequence[int]) -> Progress | None:
@@ -144,7 +143,7 @@ def progress(costs: Sequence[Costs | None], baselines: Sequence[int]) -> Progres
             continue
         front = {other: point for other, point in front.items() if not dominates(cost, point)} | {index: cost}
         volumes.append((index, hypervolume(front.values(), reference)))
-    return Progress(frozenset(front), tuple(volumes), reference)
+    return Progress(frozenset(front), tuple(volumes))
 
 
 def _volume(points: Sequence[Costs]) -> float:
