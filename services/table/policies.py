@@ -12,6 +12,7 @@ from scipy.special import ndtr
 
 from services.domain import pool
 from services.domain.pool import Entry
+from services.mixers.surrogate import LENGTH, NOISE
 from services.table.table import Choice, Observation, Policy, Search
 
 BASELINES = 5
@@ -238,17 +239,14 @@ def _highest_improvement(search: Search, fidelity: float, among: Iterable[str] |
 class _GaussianProcess:
     """A Gaussian process whose kernel decreases with the number of dimensions in which two cells differ.
 
-    Adding an observation takes O(observations × space); a search of 500 steps takes a second.
+    It has the constants of the offline mind's model. Adding an observation takes O(observations × space); a search of
+    500 steps takes a second.
     """
-
-    NOISE = 0.05
-    """Variance of a loss over seeds as a share of the variance over architectures, as in the offline mind's model."""
-    LENGTH = 2.5
 
     def __init__(self, search: Search) -> None:
         self._space = search.space
         self._index = {name: index for index, name in enumerate(self._space)}
-        self._kernel = np.exp(-search.table.distances / self.LENGTH)
+        self._kernel = np.exp(-search.table.distances / LENGTH)
         size = len(self._space)
         self._factor = np.empty((size, size))  # one row per observation
         self._ones, self._solved = np.empty(size), np.empty(size)
@@ -261,7 +259,7 @@ class _GaussianProcess:
             index, count = self._index[observation.architecture], len(self._observed)
             rows, loss = self._factor[:count], _loss(observation)
             column = rows[:, index]
-            pivot = math.sqrt(max(1.0 + self.NOISE - float(column @ column), 1e-9))
+            pivot = math.sqrt(max(1.0 + NOISE - float(column @ column), 1e-9))
             row = (self._kernel[index] - column @ rows) / pivot
             self._factor[count] = row
             self._ones[count] = (1.0 - column @ self._ones[:count]) / pivot
