@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ MAX_BRACES = 4000
 MAX_DOTS = 1000
 """In a line that imports: Python parses a dotted name of an import in quadratic time, 100,000 parts in 17 s."""
 _CONTINUATION, _LINE_END = re.compile(r"\\(?:\r\n?|\n)"), re.compile(r"[\r\n]")
+_FENCE = re.compile(r"^[ \t]*```", re.MULTILINE)
 _TOO_DEEP = f"the program is nested too deeply: {MAX_DEPTH} levels of expressions and blocks are allowed"
 
 _parsing = threading.Lock()
@@ -51,12 +53,19 @@ def parse(program: str) -> ast.Module:
         with _parsing:
             tree = ast.parse(program)
     except SyntaxError as error:
-        fenced = (error.text or "").lstrip().startswith("```")
-        reason = "a Markdown fence (```) is not Python: remove it" if fenced else error.msg
-        raise Unreadable(reason, error.lineno) from error
+        raise Unreadable(_reason(error, program), error.lineno) from error
     except (RecursionError, MemoryError) as error:
         raise Unreadable(_TOO_DEEP) from error
     return tree
+
+
+def _reason(error: SyntaxError, program: str) -> str:
+    if (error.text or "").lstrip().startswith("```"):
+        return "a Markdown fence (```) is not Python: remove it"
+    prose = _FENCE.split(program, maxsplit=1)[0]  # unless the fence is in a docstring
+    if len(prose) < len(program) and not any(quotes in prose for quotes in ('"""', "'''")):
+        return f"{error.msg}: of a text with Markdown fences (```), keep the program between them only"
+    return f"{error.msg} (Python {sys.version_info.major}.{sys.version_info.minor})"
 
 
 def _has_long_import(line: str) -> bool:
@@ -65,12 +74,13 @@ def _has_long_import(line: str) -> bool:
 
 def require_shallow(tree: ast.Module) -> None:
     """Raises Unreadable where nodes are nested more than MAX_DEPTH deep."""
-    stack: list[tuple[ast.AST, int]] = [(tree, 0)]
+    stack: list[tuple[ast.AST, int, int | None]] = [(tree, 0, None)]
     while stack:
-        node, depth = stack.pop()
+        node, depth, line = stack.pop()
+        line = getattr(node, "lineno", line)  # operators have none
         if depth > MAX_DEPTH:
-            raise Unreadable(_TOO_DEEP, getattr(node, "lineno", None))
-        stack += [(child, depth + 1) for child in ast.iter_child_nodes(node)]
+            raise Unreadable(_TOO_DEEP, line)
+        stack += [(child, depth + 1, line) for child in ast.iter_child_nodes(node)]
 
 
 INTERFACE = frozenset({"forward", "extra_repr", "reset_parameters"})

@@ -1,5 +1,6 @@
 """Parsing texts that were written to break the parser or the reader of its tree."""
 
+import sys
 import time
 
 import pytest
@@ -41,6 +42,9 @@ def test_a_tree_deeper_than_the_recursion_limit_has_no_fingerprint(depth: int) -
         ("x = (1", "line 1: '\\(' was never closed"),
         ("x = 1\nif:", "line 2: invalid syntax"),
         ("x = 1\n```\n", "line 2: a Markdown fence"),
+        ("Here it is:\n\n```python\nx = 1\n```\n", "line 1: invalid syntax: of a text with Markdown fences"),
+        ('"""\n```\nx\n```\n"""\nx = = 1\n', rf"line 6: invalid syntax \(Python 3.{sys.version_info.minor}\)"),
+        ("\nx = " + "1 + " * 220 + "1", "line 2: the program is nested too deeply"),
         ("#" * (300 << 10), "the program has 307200 bytes; 262144 are allowed"),
         ("f'" + "{x}" * 60_000 + "'", "more than 4000 opening braces"),
     ],
@@ -48,7 +52,7 @@ def test_a_tree_deeper_than_the_recursion_limit_has_no_fingerprint(depth: int) -
 def test_what_cannot_be_parsed_is_named_with_its_line(program: str, sentence: str) -> None:
     """An author, human or not, repairs what the message points at."""
     with pytest.raises(Unreadable, match=sentence):
-        parse(program)
+        require_shallow(parse(program))
 
 
 @pytest.mark.parametrize(
