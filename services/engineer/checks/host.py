@@ -22,6 +22,8 @@ from services.sandbox.linux import nvidia_devices
 JOB = "services.engineer.checks.child:run"
 FIRST_CHILD = ("runs", "parameters", "batch", "causality", "prefix")
 """Half of the work of a check; a second child runs the other probes concurrently."""
+OF_EACH_LAYER = ("cost", "unused")
+"""Probes of the child that the host repeats in other layers: a mixer may be built differently there."""
 THOROUGH_TIMES = 4
 WALL_PER_CPU = 12
 """Wall-clock limit of a check as a multiple of its CPU limit, as the machine may be busy."""
@@ -206,16 +208,14 @@ class _Probing:
         if name in HOST_SIDE:
             return await HOST_SIDE[name](program)
         finding = await program.run_probe(name)
-        return await self._cost(finding, program, child) if name == "cost" else finding
-
-    async def _cost(self, counted: Finding, program: Remote, child: Child) -> Finding:
-        """The cost counted in the first layer, or what is found in the others and by the clock."""
-        for layer in () if counted.violated else probed_layers(program)[1:]:
-            further = await program.at(layer).run_probe("cost")
+        for layer in probed_layers(program)[1:] if name in OF_EACH_LAYER and not finding.violated else ():
+            further = await program.at(layer).run_probe(name)
             if further.violated:
                 return replace(further, message=f"layer {layer}: {further.message}")
-        measured = counted if counted.violated else await measured_cost(program, child.processor_seconds)
-        return measured if measured.violated else counted
+        if name == "cost" and not finding.violated:
+            measured = await measured_cost(program, child.processor_seconds)
+            return measured if measured.violated else finding
+        return finding
 
     def _crashed(self, probe: str, reason: str, evidence: Mapping[str, JSON]) -> None:
         self.crash = self.crash or Verdict("runs", "fail", f"{reason} (during: {probe})", {"during": probe, **evidence})
