@@ -8,7 +8,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from types import FrameType, ModuleType
+from types import CodeType, FrameType, ModuleType
 
 import einops._torch_specific
 import einops.layers.torch  # noqa: F401 - confined jobs cannot open files, so programs' imports are loaded beforehand
@@ -50,15 +50,19 @@ FILE_PREFIX = "<candidate_"
 """The start of the name of a program's file in tracebacks."""
 
 
-def execute(source: str) -> ModuleType:
-    """The program as a module, executed once in a process.
+_MODULES: dict[tuple[str, str], ModuleType] = {}
+
+
+def execute(source: str, copy: str = "") -> ModuleType:
+    """The program as a module, executed once in a process, or once for each `copy`.
 
     Its name is a hash of the source, which is stored in `linecache` for tracebacks and compilers.
     """
     source = source.removeprefix("\ufeff")
     name = f"candidate_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
+    if executed := _MODULES.get((name, copy)):
+        sys.modules[name] = executed
+        return executed
     module = ModuleType(name)
     file = f"<{name}>"
     module.__file__ = file
@@ -69,6 +73,7 @@ def execute(source: str) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    _MODULES[name, copy] = module
     return module
 
 
@@ -128,7 +133,7 @@ def explain(error: BaseException, repeat: Callable[[], object] | None = None) ->
     """
     message = f"{type(error).__name__}: {str(error)[:2000]}".rstrip(": ")
     message += "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    line = _line_of(error) or (repeat and _line_of_backward(repeat))
+    line = _line_of(error) or (repeat and line_of_backward(repeat))
     where = f", raised in {line}" if line else ""
     for pattern, explanation in _EXPLANATIONS:
         if re.search(pattern, message):
@@ -139,18 +144,30 @@ def explain(error: BaseException, repeat: Callable[[], object] | None = None) ->
 def _line_of(error: BaseException) -> str | None:
     """The innermost line of the program in an exception's traceback, and the function that has it."""
     frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if _is_own(frame)]
-    if not frames:
-        return None
-    code, number = frames[-1][0].f_code, frames[-1][1]
+    return _line(frames[-1][0].f_code, frames[-1][1]) if frames else None
+
+
+def current_line() -> str | None:
+    """The innermost line of the program that is being executed, and the function that has it."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not _is_own(frame):
+        frame = frame.f_back
+    return frame and _line(frame.f_code, frame.f_lineno)
+
+
+def _line(code: CodeType, number: int) -> str:
     function = "" if code.co_name == "<module>" else f" ({code.co_qualname})"
     return f"line {number}{function}: {linecache.getline(code.co_filename, number).strip()}"[:200]
 
 
-def _line_of_backward(repeat: Callable[[], object]) -> str | None:
-    """The program's line that computed what torch was differentiating when `repeat` failed, as torch warns of it."""
+def line_of_backward(repeat: Callable[[], object], to_nan: bool = False) -> str | None:
+    """The program's line that computed what torch was differentiating when `repeat` failed, as torch warns of it.
+
+    With `to_nan`, also where the gradient of that line is not a number.
+    """
     with warnings.catch_warnings(record=True) as caught, suppress(Exception):
         warnings.simplefilter("always")
-        with torch.autograd.detect_anomaly(check_nan=False):
+        with torch.autograd.detect_anomaly(check_nan=to_nan):
             repeat()
     traces = "".join(str(warning.message) for warning in caught)
     lines = re.findall(rf'File "({FILE_PREFIX}\w+>)", line (\d+), in (\S+)', traces)

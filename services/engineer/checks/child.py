@@ -12,7 +12,6 @@ end         → the child returns
 An exception of the program is returned as `raised`; the child then waits for the next request.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -26,10 +25,18 @@ from torch import nn
 
 from services.engineer.checks.child_probes import run_probe
 from services.engineer.checks.remote import State
-from services.engineer.checks.report import JSON, CheckSettings
-from services.engineer.checks.subject import ARITHMETICS, Subject, checkpoint_in_modes, output_of, randomise, seeded
-from services.engineer.construction import MixerSizes, block_layout
-from services.engineer.program import execute, explain, load_mixer, prepare_child, traceback_tail
+from services.engineer.checks.report import JSON, ArithmeticName, CheckSettings
+from services.engineer.checks.subject import (
+    ARITHMETICS,
+    SINGLE,
+    Subject,
+    checkpoint_in_modes,
+    output_of,
+    randomise,
+    seeded,
+)
+from services.engineer.construction import MixerSizes, block_layout, construct, mixer_of_layer
+from services.engineer.program import execute, explain, prepare_child, traceback_tail
 from services.sandbox.wire import Arrays, Channel, Message
 
 Answer = tuple[str, dict[str, JSON], Arrays]
@@ -56,15 +63,20 @@ def run(channel: Channel) -> None:
             channel.send("raised", {"message": explain(error)[:800], "traceback": traceback_tail(error)})
 
 
-def build(program: str, whole_model: bool, layers: int, width: int, heads: int, layer: int) -> nn.Module:
-    """The program's mixer at these sizes."""
-    module = execute(program)
-    for function in list(vars(module).values()):
-        if isinstance(function, functools._lru_cache_wrapper):
-            function.cache_clear()  # its tensors may have the precision of an earlier forward
+def build(
+    program: str, whole_model: bool, layers: int, width: int, heads: int, layer: int, arithmetic: ArithmeticName
+) -> nn.Module:
+    """The program's mixer at these sizes.
+
+    The program is executed anew for each arithmetic: tensors that it keeps in its module, a class or a cache have the
+    precision of the forward that made them.
+    """
+    with seeded(0):
+        module = execute(program, arithmetic)
     if whole_model:
         block_layout(module)  # raises for an unknown layout
-    return load_mixer(program, MixerSizes(width, heads, layer, whole_model, layers))
+    sizes = MixerSizes(width, heads, layer, whole_model, layers)
+    return construct(mixer_of_layer(module, program, sizes), sizes)
 
 
 def _probe(subject: Subject, request: Message) -> Answer:
@@ -75,7 +87,7 @@ def _probe(subject: Subject, request: Message) -> Answer:
 
 def _parameters(subject: Subject, request: Message) -> Answer:
     # A list around the mixer finds parameters that its own overridden methods leave out.
-    model = nn.ModuleList([subject.at_scale(request.integer("layer"))])
+    model = nn.ModuleList([subject.at_scale(request.integer("layer"), SINGLE)])
     remaining = list(model.named_parameters())[request.integer("offset") :]
     arrays: dict[str, NDArray[np.float32]] = {}
     for name, value in remaining:
@@ -90,7 +102,7 @@ def _forward(subject: Subject, request: Message) -> Answer:
     header, seed = request.header, request.integer("seed")
     arithmetic = ARITHMETICS[str(header["arithmetic"])]
     state = State(header["randomised"] is True, header["training"] is True)
-    mixers = [arithmetic.place(subject.at_scale(layer)) for layer in cast("list[int]", header["layers"])]
+    mixers = [subject.at_scale(layer, arithmetic) for layer in cast("list[int]", header["layers"])]
     for mixer in mixers:
         if state.randomised:
             randomise(mixer, seed)

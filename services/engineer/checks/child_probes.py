@@ -8,14 +8,15 @@ from functools import partial
 from types import MappingProxyType
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from services.engineer.checks.metering import cost, unusual_state
+from services.engineer.checks.metering import cost, line_of_non_finite, unusual_state
 from services.engineer.checks.remote import State
 from services.engineer.checks.report import JSON, ArithmeticName, Finding
 from services.engineer.checks.subject import (
     ARITHMETICS,
     AUTOCAST,
+    GRADIENT_SHAPE,
     SINGLE,
     Arithmetic,
     Subject,
@@ -23,45 +24,19 @@ from services.engineer.checks.subject import (
     gap_between,
     output_of,
     shapes_of,
+    without_gradient,
+    without_gradient_after_step,
 )
 from services.engineer.program import explain, traceback_tail
 
-SHAPE, GRADIENT_SHAPE = (2, 65), (2, 70)  # (batch, length)
+SHAPE = (2, 65)  # (batch, length)
 _LABELS: Mapping[ArithmeticName, str] = {"single": "fp32", "autocast": "bf16 autocast"}
 RUN_SHAPES = ((2, 64), (1, 1), (3, 37), (1, 130))  # (batch, length): whole chunks, a single token, odd, several chunks
 STEPS = 2  # a tensor that is kept with its graph fails in the second one
 LARGE = 1e3
+_NOT_FINITE = "the output is not finite for standard normal inputs"
 DRIFT_CALLS, CHECKPOINT_CALLS = 4, 3
 DECODED_LENGTH, PREFILL, DECODED_STATE = 40, 33, State(randomised=True)
-
-
-def without_gradient(subject: Subject, mixer: nn.Module) -> set[str]:
-    """Names of trainable parameters without a gradient of a generic loss on noise, after one forward and backward."""
-    mixer.zero_grad(set_to_none=True)
-    inputs = subject.noise(*GRADIENT_SHAPE, subject.width).requires_grad_()  # as in training
-    output = subject.call(mixer, inputs)
-    direction = subject.noise(*GRADIENT_SHAPE, subject.width, seed=4)
-    if output.requires_grad:  # else it depends on no parameter
-        subject.exact.backward((output * direction.to(output.dtype) + output.pow(2)).sum())
-    return {
-        name
-        for name, parameter in mixer.named_parameters()
-        if parameter.requires_grad and (parameter.grad is None or not parameter.grad.abs().sum())
-    }
-
-
-def without_gradient_after_step(subject: Subject) -> set[str]:
-    """Parameters without a gradient, both at initialisation and after one step along the gradient's sign.
-
-    A zero-initialised projection blocks the gradient of everything before it at first, but not after one step.
-    """
-    mixer = subject.mixer(State(training=True))
-    first = without_gradient(subject, mixer)
-    with torch.no_grad():
-        for parameter in mixer.parameters():
-            if parameter.grad is not None:
-                parameter.sub_(1e-2 * parameter.grad.sgn())
-    return first & without_gradient(subject, mixer) if first else first
 
 
 def _compare(
@@ -85,7 +60,7 @@ def runs(subject: Subject) -> Finding:
     if len(failures) == len(names):
         return failures[names[0]]
     fault = unusual_state(subject)
-    message = f"{type(subject.fresh()).__name__} builds and runs forward and backward"
+    message = f"{type(subject.fresh(subject.plain)).__name__} builds and runs forward and backward"
     if failures:
         supported = next(name for name in names if name not in failures)
         message += f", in {_LABELS[supported]} only: it cannot be trained in {_LABELS[next(iter(failures))]}"
@@ -102,6 +77,9 @@ def _failure(subject: Subject, name: ArithmeticName) -> Finding | None:
         except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the error is the finding
             message = explain(error, step)[:800] + _advice(subject, name, batch, length) + sizes
             return Finding(True, message, {**where, "traceback": traceback_tail(error)})
+        if problem == _NOT_FINITE:
+            first = f", first in {line}" if (line := line_of_non_finite(step)) else ""
+            problem += f"{first}: torch.empty sets no values, and a softmax over masked positions alone gives NaN"
         if problem:
             return Finding(True, problem + sizes, where)
     return None
@@ -123,7 +101,7 @@ def _advice(subject: Subject, name: ArithmeticName, batch: int, length: int) -> 
 
 def _problem(subject: Subject, arithmetic: Arithmetic, batch: int, length: int, steps: int = 1) -> str | None:
     """What is wrong with forwards and backwards of one new mixer, if anything; exceptions are raised."""
-    mixer = arithmetic.place(subject.fresh())
+    mixer = subject.fresh(arithmetic)
     shapes, noise = shapes_of(mixer), subject.noise(batch, length, subject.width).to(arithmetic.dtype)
     for _ in range(steps):
         inputs = noise.clone().requires_grad_()
@@ -135,7 +113,7 @@ def _problem(subject: Subject, arithmetic: Arithmetic, batch: int, length: int, 
             return "the output does not depend on inputs or parameters: nothing can be trained"
         arithmetic.backward(output.float().pow(2).mean())
         if not torch.isfinite(output).all():
-            return "the output is not finite for standard normal inputs: torch.empty, for one, sets no values"
+            return _NOT_FINITE
     changed = sorted(name for name, _ in shapes.items() ^ shapes_of(mixer).items())
     advice = "create all parameters and buffers in __init__, with fixed sizes"
     return f"forward creates or resizes {changed[0]}: {advice}" if changed else None
@@ -157,12 +135,13 @@ def life(subject: Subject) -> Finding:
 
 
 def finiteness(subject: Subject) -> Finding:
-    """Feeds large, constant and zero inputs (and bf16 if trained in it), and expects finite outputs and gradients.
+    """Feeds usual, large, constant and zero inputs (bf16 too if trained in it); expects finite outputs and gradients.
 
     Does not detect: overflow at other magnitudes and lengths, with trained parameters, or in fp16.
     """
     noise = subject.noise(*GRADIENT_SHAPE, subject.width)
     trials: dict[str, tuple[Tensor, Arithmetic]] = {
+        "standard normal inputs": (noise, subject.plain),
         f"large inputs ({LARGE:g} × noise)": (LARGE * noise, subject.plain),
         "constant inputs (all one)": (torch.ones_like(noise), subject.plain),
         "constant inputs (all 100)": (torch.full_like(noise, 100.0), subject.plain),
@@ -171,16 +150,18 @@ def finiteness(subject: Subject) -> Finding:
     if AUTOCAST.name in subject.settings.of_training and subject.runs_in(AUTOCAST):
         trials["bf16 inputs"] = (noise.bfloat16(), AUTOCAST)
     for name, (inputs, arithmetic) in trials.items():
-        if non_finite := _non_finite(subject, inputs.to(arithmetic.dtype), arithmetic):
+        trial = partial(_non_finite, subject, inputs.to(arithmetic.dtype), arithmetic)
+        if non_finite := trial():
             evidence: dict[str, JSON] = {"inputs": name, "non_finite": non_finite}
+            where = f", first in {line}" if (line := line_of_non_finite(trial)) else ""
             advice = "normalise or bound what is exponentiated, and add an epsilon to what is divided by"
-            return Finding(True, f"{name}: not finite in {', '.join(non_finite[:3])}: {advice}", evidence)
+            return Finding(True, f"{name}: not finite in {', '.join(non_finite[:3])}{where}: {advice}", evidence)
     return Finding(False, f"finite for {len(trials)} kinds of inputs: {', '.join(trials)}")
 
 
 def _non_finite(subject: Subject, inputs: Tensor, arithmetic: Arithmetic) -> list[str]:
-    mixer = arithmetic.place(subject.fresh())
-    leaf = inputs.requires_grad_()
+    mixer = subject.fresh(arithmetic)
+    leaf = inputs.detach().clone().requires_grad_()
     with arithmetic.active():
         output = output_of(mixer(leaf))
     if not output.isfinite().all():
@@ -236,12 +217,14 @@ def checkpoint(subject: Subject) -> Finding:
     trained = subject.mixer(State(randomised=True, training=True))
     for _ in range(CHECKPOINT_CALLS):
         subject.call(trained, inputs)
-    restored = subject.exact.place(subject.fresh(seed=subject.seed + 1))
+    restored = subject.fresh(subject.exact, seed=subject.seed + 1)
     try:
         restored.load_state_dict(trained.state_dict())
     except RuntimeError as error:
         return Finding(True, f"its checkpoint does not load into a new mixer: {error}"[:500])
-    expected, actual = (subject.call(mixer.eval(), inputs) for mixer in (trained, restored))
+    for mixer in (trained, restored):
+        mixer.train(False)
+    expected, actual = (subject.call(mixer, inputs) for mixer in (trained, restored))
     violation = (
         "the output changes after a checkpoint is saved and loaded: "
         "keep what it depends on in parameters and persistent buffers, and lists of modules in nn.ModuleList"

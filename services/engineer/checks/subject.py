@@ -126,6 +126,7 @@ DOUBLE, SINGLE, AUTOCAST = (ARITHMETICS[name] for name in TOLERANCES)
 
 
 INITIAL = State()
+GRADIENT_SHAPE = (2, 70)  # batch, length
 
 
 @dataclass
@@ -136,7 +137,8 @@ class Subject:
     leaks.
     """
 
-    build: Callable[[int, int, int], nn.Module]  # takes width, heads and layer; draws from torch's generator
+    build: Callable[[int, int, int, ArithmeticName], nn.Module]
+    """Takes width, heads, layer and the arithmetic of the forwards; draws from torch's generator."""
     settings: CheckSettings
     layer: int = 0
 
@@ -154,7 +156,7 @@ class Subject:
 
     def _builds(self, sizes: tuple[int, int]) -> bool:
         try:
-            self.build(*sizes, self.layer)
+            self.build(*sizes, self.layer, SINGLE.name)
         except Exception:  # noqa: BLE001 - candidate code may raise anything; `fresh` raises it again
             return False
         return True
@@ -164,15 +166,16 @@ class Subject:
         """The seed of all random numbers."""
         return self.settings.seed or 0
 
-    def fresh(self, seed: int | None = None) -> nn.Module:
-        """A new mixer in single precision and training mode."""
+    def fresh(self, arithmetic: Arithmetic, seed: int | None = None) -> nn.Module:
+        """A new mixer in training mode."""
+        width, heads = self.sizes  # beforehand, as it may build mixers
         with seeded(self.seed if seed is None else seed):
-            return self.build(*self.sizes, self.layer)
+            return arithmetic.place(self.build(width, heads, self.layer, arithmetic.name))
 
-    def at_scale(self, layer: int) -> nn.Module:
+    def at_scale(self, layer: int, arithmetic: Arithmetic) -> nn.Module:
         """A new mixer of the scale's sizes."""
         with seeded(self.seed):
-            return self.build(self.settings.width, self.settings.heads, layer)
+            return arithmetic.place(self.build(self.settings.width, self.settings.heads, layer, arithmetic.name))
 
     def noise(self, *shape: int, seed: int = 1) -> Tensor:
         """Seeded standard normal values in double precision."""
@@ -190,10 +193,11 @@ class Subject:
 
     def mixer(self, state: State = INITIAL, arithmetic: Arithmetic | None = None) -> nn.Module:
         """A new mixer in that state, always with the same parameters."""
-        mixer = (arithmetic or self.exact).place(self.fresh())
+        mixer = self.fresh(arithmetic or self.exact)
         if state.randomised:
             randomise(mixer, self.seed)
-        return mixer.train(state.training)
+        mixer.train(state.training)  # an override may return nothing
+        return mixer
 
     def output(self, inputs: Tensor, state: State = INITIAL, arithmetic: Arithmetic | None = None) -> Tensor:
         """The output [batch, length, width] of a new mixer in that state, without gradients."""
@@ -230,6 +234,35 @@ class Subject:
             except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the first is raised below
                 errors.append(error)
         raise errors[0] if errors else ValueError("the output is not finite in any precision")
+
+
+def without_gradient(subject: Subject, mixer: nn.Module) -> set[str]:
+    """Names of trainable parameters without a gradient of a generic loss on noise, after one forward and backward."""
+    mixer.zero_grad(set_to_none=True)
+    inputs = subject.noise(*GRADIENT_SHAPE, subject.width).requires_grad_()  # as in training
+    output = subject.call(mixer, inputs)
+    direction = subject.noise(*GRADIENT_SHAPE, subject.width, seed=4)
+    if output.requires_grad:  # else it depends on no parameter
+        subject.exact.backward((output * direction.to(output.dtype) + output.pow(2)).sum())
+    return {
+        name
+        for name, parameter in mixer.named_parameters()
+        if parameter.requires_grad and (parameter.grad is None or not parameter.grad.abs().sum())
+    }
+
+
+def without_gradient_after_step(subject: Subject) -> set[str]:
+    """Parameters without a gradient, both at initialisation and after one step along the gradient's sign.
+
+    A zero-initialised projection blocks the gradient of everything before it at first, but not after one step.
+    """
+    mixer = subject.mixer(State(training=True))
+    first = without_gradient(subject, mixer)
+    with torch.no_grad():
+        for parameter in mixer.parameters():
+            if parameter.grad is not None:
+                parameter.sub_(1e-2 * parameter.grad.sgn())
+    return first & without_gradient(subject, mixer) if first else first
 
 
 def shapes_of(mixer: nn.Module) -> dict[str, tuple[int, ...]]:

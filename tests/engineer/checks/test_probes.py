@@ -14,6 +14,7 @@ import pytest_asyncio
 from services.domain.zoo import baseline, baselines
 from services.engineer.checks.compare import Values
 from services.engineer.checks.host import PROBES, check
+from services.engineer.checks.metering import Cost, judged_exponents
 from services.engineer.checks.remote import Remote
 from services.engineer.checks.report import JSON, CheckReport, CheckSettings, report_text
 from services.engineer.checks.structure import steep_growth
@@ -176,13 +177,19 @@ async def test_a_failure_in_forward_shows_the_frames_of_the_program_alone(sandbo
 
 
 async def test_the_message_names_the_cause(sandbox: Sandbox) -> None:
-    """These four named another one, such as a gradient that the program does not compute."""
+    """These named another one, such as a gradient that the program does not compute, or no line."""
     returns_input = text_of(ZOO / "life" / "bad_returns_its_input.py")
     keeps_graph = text_of(ZOO / "runs" / "bad_keeps_its_graph.py")
     projects = returns_input.replace("self.project(hidden_states)", "x = self.project(hidden_states)")
     draws_noise = projects.replace("return hidden_states", "return x + x.detach().normal_()")
     detaches = projects.replace("return hidden_states", "return x if self.training else x.detach()")
+    layered = text_of(ZOO / "finiteness" / "bad_root_of_energy.py")
+    masked = projects.replace("return hidden_states", "return x + x.new_full((9, 9), -float('inf')).softmax(-1).sum()")
     causes = {
+        text_of(ZOO / "cost" / "bad_decay_mask.py"): "line 58 (DeltaNet.forward): reach = torch.exp(",
+        text_of(ZOO / "cost" / "bad_backward_over_all_pairs.py"): "line 15 (RunningSum.backward): return torch.ones(",
+        layered: "first in line 55 (forward): energy = rearrange(hidden_states",
+        masked: "the output is not finite for standard normal inputs, first in line",
         returns_input: "none of the 2 parameters receives a gradient",
         keeps_graph: "keep it as x.detach()",
         detaches: "the output has no gradient: remove",
@@ -191,6 +198,14 @@ async def test_the_message_names_the_cause(sandbox: Sandbox) -> None:
     for program, cause in causes.items():
         report = await check(program, sandbox, SETTINGS)
         assert cause in next(verdict.message for verdict in report.verdicts if verdict.outcome == "fail")
+
+
+async def test_a_peak_that_rises_above_a_constant_one_is_not_steep() -> None:
+    """The gradient of a table is as large at all lengths, and hides the growth of the rest up to some length."""
+    costs = [Cost(1, 1, 8, 100), Cost(2, 2, 8, 101), Cost(4, 4, 16, 200)]
+
+    assert max(judged_exponents(costs).values()) == 1.0
+    assert min(judged_exponents([*costs, Cost(16, 16, 64, 800)]).values()) > 1.5
 
 
 class SlowChild:
