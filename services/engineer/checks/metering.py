@@ -236,12 +236,17 @@ def cost(subject: Subject) -> Finding:
             line = _steep_line(subject, state, lengths, of_flops=NAMES["flops"] in steep)
             message = f"cost grows faster than n log n in {state.mode} mode{backward}: {listed}"
             message += f", mostly in {line}" if line else ""
-            return Finding(True, f"{message}; {_ADVICE}", evidence)
+            advice = _OF_LOOPS if list(steep) == [NAMES["bytes_moved"]] else _OF_PAIRS
+            return Finding(True, f"{message}; {advice}", evidence)
         counted = counted or evidence
     return Finding(False, "cost grows in proportion to the length", counted)
 
 
-_ADVICE = (
+_OF_LOOPS = (
+    "in each step of a loop, update a state of a fixed size instead of reading or copying the whole past; append "
+    "results to a list, and stack it once"
+)
+_OF_PAIRS = (
     "combine pairs of positions within chunks or windows of a fixed size only, carry a state from one to the next, and "
     "apply long filters by FFT"
 )

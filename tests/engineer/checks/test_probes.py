@@ -185,7 +185,11 @@ async def test_the_message_names_the_cause(sandbox: Sandbox) -> None:
     detaches = projects.replace("return hidden_states", "return x if self.training else x.detach()")
     layered = text_of(ZOO / "finiteness" / "bad_root_of_energy.py")
     masked = projects.replace("return hidden_states", "return x + x.new_full((9, 9), -float('inf')).softmax(-1).sum()")
+    loop = text_of(ZOO / "cost" / "near_loop_over_positions.py")
+    copied = loop.replace("states.append(state)", "states = torch.cat([*states[:1], state[:, None]], 1)[None]")
+    copied = copied.replace("torch.stack(states, 1)", "states[0]")
     causes = {
+        copied: "states = torch.cat([*states[:1], state[:, None]], 1)[None]; in each step of a loop, update a state",
         text_of(ZOO / "cost" / "bad_decay_mask.py"): "line 58 (DeltaNet.forward): reach = torch.exp(",
         text_of(ZOO / "cost" / "bad_backward_over_all_pairs.py"): "line 15 (RunningSum.backward): return torch.ones(",
         layered: "first in line 55 (forward): energy = rearrange(hidden_states",
