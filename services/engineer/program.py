@@ -121,6 +121,8 @@ _EXPLANATIONS = (
      "the program normalises over the batch, so that rows depend on each other: normalise each token, as RMSNorm does"),
     (r"Expected more than 1 spatial element",
      "the program normalises over the length, so that outputs depend on later inputs: normalise each token"),
+    (r"PermissionError.*torch/_(dynamo|inductor)",
+     "the program uses a part of torch that loads its compiler, such as torch.use_deterministic_algorithms: remove it"),
     (r"PermissionError",
      "the program opens a file, or imports a module that is not loaded: use only torch, einops, fla and plain Python"),
 )  # fmt: skip

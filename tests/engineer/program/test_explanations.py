@@ -27,13 +27,16 @@ pytestmark = pytest.mark.usefixtures("prepared_child")
             "detach().clone()",
         ),
         ("batch, length = hidden_states.shape", "hidden states are [batch, length, width]"),
+        ("raise PermissionError(1, 'refused', '/a/torch/_inductor/__init__.py')", "such as torch.use_deterministic"),
+        ("raise PermissionError(1, 'refused', '/a/json.py')", "imports a module that is not loaded"),
         ("return [][1]", "IndexError: list index out of range, raised in line 9 (Mixer.forward): return [][1]"),
     ],
 )
 def test_an_error_without_a_cause_gets_a_cause(body: str, message: str) -> None:
     """The author sees only the message."""
     program = kind("Mixer").replace("        return hidden_states\n", f"        {body}\n")
-    with pytest.raises((AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError)) as raised:
+    errors = (AssertionError, AttributeError, IndexError, OSError, RuntimeError, TypeError, ValueError)
+    with pytest.raises(errors) as raised:
         load_mixer(HEAD + program, SIZES)(torch.randn(1, 3, 16))
 
     assert message in explain(raised.value)
