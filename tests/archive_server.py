@@ -103,11 +103,11 @@ class Store:
 
 
 @asynccontextmanager
-async def store(bus: Bus) -> AsyncIterator[Store]:
+async def store(bus: Bus, kind: type[ArchiveService] = ArchiveService) -> AsyncIterator[Store]:
     """A store that follows the log of `bus`, and answers it as every store does."""
     archive = MemoryArchive()
     applier = Applier(bus, archive, await bus.consumer("store"), 64)
-    service = ArchiveService(archive, RunLedger(archive), applier.state)
+    service = kind(archive, RunLedger(archive), applier.state)
     async with served(service) as address, channel(address, ServiceSettings()) as connection:
         applying = asyncio.create_task(applier.run())
         try:

@@ -49,6 +49,10 @@ class LogDamaged(SettingsError):  # noqa: N818
     """The event log is not the one that the archive was built from. Services must not run until it is repaired."""
 
 
+class AlreadyStored(Exception):  # noqa: N818
+    """The log has an event on this subject already, and may have only one."""
+
+
 class EventTooBig(Exception):  # noqa: N818
     """An event is larger than 256 KiB. (Above 1 MiB the server closes the connection.)"""
 

@@ -20,7 +20,7 @@ from services.archive import all_candidates
 from services.archive.policies import stages_of
 from services.chassis import tasks
 from services.chassis.bus import Bus
-from services.chassis.errors import NotFound, NotPossible, SettingsError
+from services.chassis.errors import AlreadyStored, NotFound, NotPossible, SettingsError
 from services.chassis.rpc import channel
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2
@@ -103,7 +103,7 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
             else:
                 preparing = _prepare(system.client, archive, start, new_settings, progress, options)
                 run, new_settings = await unless_stopped(_supervised(system, progress, preparing), interrupted)
-                await _supervised(system, progress, _begin(system.client, archive, start, run, new_settings))
+                run = await _supervised(system, progress, _begin(system.client, archive, start, run, new_settings))
             progress.note(f"run {run} · archive {settings.archive_place} · Ctrl-C drains and loses nothing")
             status, rows = await _watch(system, archive, run, interrupted, progress)
             if interrupted.is_set() and status.phase not in OVER:
@@ -135,8 +135,7 @@ async def join(settings: ClientSettings, options: RunOptions, start: Start, prog
     async with channel(client.archive_address, client) as connection:
         archive = archive_pb2_grpc.ArchiveStub(connection)
         run, new_settings = await _prepare(client, archive, start, new_settings, progress)
-        await _begin(client, archive, start, run, new_settings)
-        return run
+        return await _begin(client, archive, start, run, new_settings)
 
 
 async def _settings_of(settings: ClientSettings, options: RunOptions, start: Start) -> events_pb2.RunSettings:
@@ -239,10 +238,25 @@ async def _begin(
     start: Start,
     run: str,
     settings: events_pb2.RunSettings,
-) -> None:
-    """Publish a prepared run or fork, and wait until the store has applied it."""
-    begun = _fork(client, start.fork, run, settings) if start.fork else start_run(client, run, settings)
-    await until_applied(archive, run, await begun)
+) -> str:
+    """Publish a prepared run or fork, and wait until the store has applied it; returns its name.
+
+    Another command may have taken the name since it was prepared: a given one raises SettingsError, else the next free
+    one is used.
+    """
+    if start.fork:
+        sequence = await _fork(client, start.fork, run, settings)
+    else:
+        while True:
+            try:
+                sequence = await start_run(client, run, settings)
+                break
+            except AlreadyStored:
+                if start.name is not None:
+                    raise _taken(run, ", or --resume it") from None
+                run = f"r{int(run[1:]) + 1}"
+    await until_applied(archive, run, sequence)
+    return run
 
 
 async def _resume(

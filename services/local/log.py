@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager
 
@@ -63,15 +64,15 @@ async def follow_run(bus: Bus, run: str, start: int) -> AsyncGenerator[Logged | 
             yield message
 
 
-async def publish(settings: ClientSettings, events: Sequence[events_pb2.Event]) -> int:
+async def publish(settings: ClientSettings, events: Sequence[events_pb2.Event], only: bool = False) -> int:
     """Publish in order, over one connection; the sequence of the last one, 0 for none.
 
-    Raises BusLost when no server answers.
+    Raises BusLost when no server answers, and with `only` AlreadyStored as `Bus.publish`.
     """
     sequence = 0
     async with open_log(settings) as bus:
         for event in events:
-            sequence = await bus.publish(event)
+            sequence = await bus.publish(event, only)
     return sequence
 
 
@@ -79,33 +80,40 @@ SERVICE = "console"
 
 
 async def start_run(settings: ClientSettings, run: str, run_settings: events_pb2.RunSettings) -> int:
-    """Publish run.started; its sequence. The caller has checked that no run has this name."""
+    """Publish run.started; its sequence. Raises AlreadyStored if another command has started a run of this name."""
     event = first(run, "started", SERVICE)
     event.run_started.settings.CopyFrom(run_settings)
-    return await publish(settings, [event])
+    return await publish(settings, [event], only=True)
 
 
 async def pause_run(settings: ClientSettings, run: str, reason: str = "paused by hand") -> int:
     """Start no further candidates; running services complete those in flight. Returns the event's sequence."""
-    event = first(run, "paused", SERVICE, now())
+    event = _command(run, "paused")
     event.run_paused.reason = reason
     return await publish(settings, [event])
 
 
 async def resume_run(settings: ClientSettings, run: str, budget: events_pb2.Budget | None = None) -> int:
     """Start candidates again; a budget replaces the old one. Returns the event's sequence."""
-    event = first(run, "resumed", SERVICE, now())
+    event = _command(run, "resumed")
     event.run_resumed.CopyFrom(events_pb2.RunResumed(budget=budget))
     return await publish(settings, [event])
 
 
 async def stop_run(settings: ClientSettings, run: str, reason: str = "stopped by hand") -> int:
     """End the run; candidates in flight still complete. Returns the event's sequence."""
-    event = first(run, "stopped", SERVICE, now())
+    event = _command(run, "stopped")
     event.run_stopped.reason = reason
     return await publish(settings, [event])
 
 
+def _command(run: str, fact: str) -> events_pb2.Event:
+    """An event with an id of its own: a repeated command, even in the same second, must have an effect again."""
+    event = first(run, fact, SERVICE, now())
+    event.id += f".{uuid.uuid4().hex[:8]}"
+    return event
+
+
 def now() -> int:
-    """Seconds since the epoch, which make the ids of repeated commands unique."""
+    """Seconds since the epoch, which make the ids of events different from those of earlier commands."""
     return int(time.time())

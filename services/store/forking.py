@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from services.chassis.bus import Bus, Logged
 from services.chassis.bus.subjects import fact_of
-from services.chassis.errors import NotFound, NotPossible, SettingsError
+from services.chassis.errors import AlreadyStored, NotFound, NotPossible, SettingsError
 from services.chassis.events import first
 from services.contracts import events_pb2
 from services.llm.port import OPENAI, recorded
@@ -61,7 +61,9 @@ async def fork(bus: Bus, source: History, run: str, settings: events_pb2.RunSett
     matched = 0
     async for logged in _verified(bus, source):
         event = inherited(logged, run)
-        if matched >= len(published):
+        if not published and not matched:  # alone, so that of two forks at once only one publishes its history
+            await _publish_only(bus, event)
+        elif matched >= len(published):
             pending.append(event)
         elif published[matched] != _identity(event.SerializeToString()):
             raise _taken(run)
@@ -76,7 +78,7 @@ async def fork(bus: Bus, source: History, run: str, settings: events_pb2.RunSett
     event.run_forked.CopyFrom(events_pb2.RunForked(of_run=source.run, at_sequence=source.until, settings=settings))
     if settings.mind == OPENAI:
         event.run_forked.settings.mind = recorded(source.run, source.until)
-    return await bus.publish(event)
+    return await _publish_only(bus, event)
 
 
 def inherited(logged: Logged, run: str) -> events_pb2.Event:
@@ -133,6 +135,14 @@ async def _verified(bus: Bus, source: History) -> AsyncIterator[Logged]:
         yield logged
     if missing:
         raise NotPossible(f"event {min(missing)} of run {source.run} is missing in the log: run `asi-arch replay`")
+
+
+async def _publish_only(bus: Bus, event: events_pb2.Event) -> int:
+    """Publish the first or last event of a fork. Raises SettingsError if another fork of this name has done so."""
+    try:
+        return await bus.publish(event, only=True)
+    except AlreadyStored:
+        raise _taken(event.run) from None
 
 
 async def _publish(bus: Bus, events: list[events_pb2.Event]) -> None:

@@ -1,5 +1,6 @@
 """A run forked from another at an event: the same history by the same rules, then a life of its own."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -175,3 +176,18 @@ async def _forked(archive: Archive, bus: Bus, cut: Logged) -> list[events_pb2.Ev
 
 def _settings() -> events_pb2.RunSettings:
     return settings(budget=events_pb2.Budget(candidates=9))
+
+
+async def test_of_two_forks_at_once_one_gets_the_name(live: Archive, bus: Bus, finished: Simulation) -> None:
+    """Of different histories, which must not mix, and of the same one with different settings."""
+    for name, others in (("r2", "1"), ("r3", str(middle(finished).sequence))):
+        pasts = await history(live, "r1", str(middle(finished).sequence)), await history(live, "r1", others)
+        forks = (fork(bus, past, name, settings(seed=seed)) for seed, past in enumerate(pasts, 1))
+        answers = await asyncio.gather(*forks, return_exceptions=True)
+        await catch_up(live, bus)
+
+        winner = next(index for index, answer in enumerate(answers) if isinstance(answer, int))
+        assert "exists already" in str(answers[1 - winner])
+        row = await live.run(name)
+        assert (row.settings.seed, row.origin) == (winner + 1, f"forked from r1 at {pasts[winner].until}")
+        assert (await replay(bus, name, None, live)).agrees

@@ -14,7 +14,7 @@ from nats.js import api
 from services.chassis import telemetry
 from services.chassis.bus import Logged
 from services.chassis.bus.access import API, connect_options, refusal
-from services.chassis.bus.delivery import FAILURES, Consumer, Denials, receive
+from services.chassis.bus.delivery import FAILURES, Consumer, Denials, receive, refused_publication
 from services.chassis.bus.subjects import ALL, subject_of
 from services.chassis.bus.topology import (
     EVENTS,
@@ -30,7 +30,7 @@ from services.chassis.bus.topology import (
     require_server,
     topology,
 )
-from services.chassis.errors import BusLost, EventTooBig, SettingsError, Transient
+from services.chassis.errors import AlreadyStored, BusLost, EventTooBig, SettingsError, Transient
 from services.chassis.events import body_of, fit
 from services.chassis.logs import get_logger
 from services.chassis.settings import ServiceSettings
@@ -207,12 +207,12 @@ class Bus:
     async def _info(self, spec: ConsumerSpec) -> api.ConsumerInfo | None:
         return await Consumer(self._js, spec, self._denials).info()
 
-    async def publish(self, event: pb.Event) -> int:
+    async def publish(self, event: pb.Event, only: bool = False) -> int:
         """Publish and wait until the stream has stored it; the same event id within ten minutes is stored once.
 
         Adds the current trace context and truncates prose that is too long. Returns the sequence. Raises EventTooBig if
         truncation does not suffice, Denied if the credentials do not allow the fact, Transient if the stream is
-        unreachable or full.
+        unreachable or full, and with `only` AlreadyStored unless it is the only event on its subject.
         """
         telemetry.inject(event.trace)
         limit = MAX_COPY_BYTES
@@ -220,24 +220,25 @@ class Bus:
             limit = MAX_EVENT_BYTES
             fit(event, limit)
         trace = event.trace.get("traceparent")
-        return await self.publish_body(subject_of(event), event.id, body_of(event), trace, limit)
+        return await self.publish_body(subject_of(event), event.id, body_of(event), trace, limit, only)
 
     async def publish_body(
-        self, subject: str, event_id: str, body: bytes, traceparent: str | None = None, max_bytes: int = MAX_COPY_BYTES
-    ) -> int:
+        self, subject: str, event_id: str, body: bytes, traceparent: str | None = None, max_bytes: int = MAX_COPY_BYTES,
+        only: bool = False,
+    ) -> int:  # fmt: skip
         """As `publish`, for a serialised event. Without an id there is neither deduplication nor a size check."""
         if event_id and len(body) > max_bytes:
             raise EventTooBig(f"event {event_id} has {len(body)} bytes; at most {max_bytes} are allowed")
         headers = {"Nats-Msg-Id": event_id} if event_id else {}
         headers |= {"traceparent": traceparent} if traceparent else {}
+        headers |= {api.Header.EXPECTED_LAST_SUBJECT_SEQUENCE: "0"} if only else {}
+        what = event_id or f"a message on {subject}"
         try:
             ack = await self._denials.watch(subject, self._js.publish(subject, body, timeout=5, headers=headers))
         except FAILURES as error:
-            what = event_id or f"a message on {subject}"
-            reason = str(error) or type(error).__name__
-            if "insufficient resources" in reason:
-                reason = "its disk is full: free space there, then restart it"
-            raise Transient(f"the broker did not accept {what}: {reason}") from error
+            raise refused_publication(error, what) from error
+        if only and ack.duplicate:
+            raise AlreadyStored(f"the log has {what} already")
         return int(ack.seq)
 
     async def body_at(self, sequence: int) -> bytes:

@@ -19,13 +19,29 @@ from nats.js.api import ConsumerInfo
 from services.chassis import metrics
 from services.chassis.bus.access import API
 from services.chassis.bus.topology import ConsumerSpec
-from services.chassis.errors import BusLost, Denied, Transient
+from services.chassis.errors import AlreadyStored, BusLost, Denied, Transient
 from services.chassis.logs import get_logger
 
 T = TypeVar("T")
 _SHORT_WAIT = 0.1  # in seconds, for an acknowledgement
 FAILURES = (TimeoutError, nats.errors.Error, nats.js.errors.Error)
+_WRONG_LAST_SEQUENCE = 10071
+_FULL = {
+    "insufficient resources": "its disk or JetStream's `max_file_store` is full: free space there or raise it, then "
+    "restart it",
+    "maximum bytes exceeded": "the log has reached its `max_bytes`: raise it",
+    "maximum messages exceeded": "the log has reached its `max_msgs`: remove this limit",
+}
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
+
+
+def refused_publication(error: Exception, what: str) -> AlreadyStored | Transient:
+    """The error of a publication that the server did not confirm."""
+    if getattr(error, "err_code", None) == _WRONG_LAST_SEQUENCE:
+        return AlreadyStored(f"the log has {what} already")
+    reason = str(error) or type(error).__name__
+    reason = next((advice for cause, advice in _FULL.items() if cause in reason), reason)
+    return Transient(f"the broker did not accept {what}: {reason}")
 
 
 class Denials:

@@ -7,7 +7,7 @@ import pytest
 
 from services.chassis.bus import Bus, Logged
 from services.chassis.bus.topology import EVENTS, MAX_EVENT_BYTES, StreamSpec, drift
-from services.chassis.errors import BusLost, EventTooBig, Transient
+from services.chassis.errors import AlreadyStored, BusLost, EventTooBig, Transient
 from services.chassis.events import Cause, body_of, first, follow
 from services.chassis.settings import ServiceSettings
 from services.contracts import events_pb2 as pb
@@ -235,3 +235,29 @@ async def test_a_command_waits_for_no_server() -> None:
             async with asyncio.timeout(10), Bus(ServiceSettings(nats_url=f"nats://{address}"), "command", 0.5):
                 pass
     silent.close()
+
+
+async def test_the_only_event_of_its_subject_is_stored_once(bus: Bus) -> None:
+    """Of several commands that start a run of one name each must learn whether it did, also after the ten minutes."""
+    other = started()
+    other.id += ".again"  # as if the first one's id had been forgotten
+    answers = await asyncio.gather(*(bus.publish(event, only=True) for event in (started(), started(), other)),
+                                   return_exceptions=True)  # fmt: skip
+
+    assert [type(answer) for answer in answers] == [int, AlreadyStored, AlreadyStored]
+    assert await bus.last_sequence() == 1
+    assert await bus.publish(started("r2"), only=True) == 2
+
+
+async def test_a_log_at_its_limit_says_what_to_raise_and_goes_on_once_it_is(bus: Bus) -> None:
+    """Nothing is removed from the log to make room."""
+    await bus.publish(started())
+    stream = (await bus._js.stream_info(EVENTS)).config
+    stream.max_bytes = 300
+    await bus._js.update_stream(stream)
+    with pytest.raises(Transient, match=r"requested\.1: the log has reached its `max_bytes`"):
+        await bus.publish(requested())
+    stream.max_bytes = -1
+    await bus._js.update_stream(stream)
+
+    assert await bus.publish(requested()) == 2
