@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -25,6 +26,9 @@ _INSTRUCTIONS = ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_C
 """Variables that restrict the processor's instructions, to emulate an older machine."""
 _PASSED = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "NVIDIA_VISIBLE_DEVICES", "TZ", *_INSTRUCTIONS)
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/opt", "/nix/store", "/gnu/store")
+_OF_THE_ENGINEER = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+"""Signals that ask an engineer to drain. Slurm and systemd send them to all processes of a job: a training that they
+ended would count against its candidate. The sandbox ends its processes with SIGKILL."""
 _ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "alternatives", "passwd", "group", "nsswitch.conf")
 
 # Trainings free and allocate the same large tensors at every step. By default glibc returns them to the kernel, and
@@ -136,18 +140,22 @@ def _spawn(wrap: list[str], connection: int, log: Path, settings: Settings, root
         "readable": _readable_paths(settings.readable),
         "root": str(root),
     }
-    with log.open("wb") as output:
-        os.set_inheritable(connection, True)
-        return subprocess.Popen(
-            [*wrap, sys.executable, "-P", "-m", "services.sandbox.forkserver", json.dumps(arguments)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env={**_environment(root), **dict(settings.environment)},
-            cwd="/",
-            pass_fds=[connection],
-            start_new_session=True,
-        )
+    os.set_inheritable(connection, True)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_ENGINEER)  # the fork server and its children inherit it
+    try:
+        with log.open("wb") as output:
+            return subprocess.Popen(
+                [*wrap, sys.executable, "-P", "-m", "services.sandbox.forkserver", json.dumps(arguments)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**_environment(root), **dict(settings.environment)},
+                cwd="/",
+                pass_fds=[connection],
+                start_new_session=True,
+            )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _bubblewrap(program: str, readable: tuple[str, ...], root: Path) -> list[str]:

@@ -61,6 +61,20 @@ async def test_the_sandbox_goes_on_after_its_fork_server_was_killed(sandbox: San
     assert await rejection(sandbox, BENIGN) == (None, "")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+async def test_a_signal_to_all_processes_of_a_job_ends_no_child(sandbox: Sandbox, number: signal.Signals) -> None:
+    """Slurm and systemd ask so for a drain; the engineer decides what becomes of the training."""
+    async with sandbox.child(f"{JOBS}:echo", LIMITS) as child:
+        await child.send("before")
+        await child.receive(timeout=10)
+        for pid in (*sandbox.processes(), sandbox.server_process):
+            os.kill(pid, number)
+        await asyncio.sleep(0.2)
+        await child.send("after")
+
+        assert (await child.receive(timeout=10)).kind == "after"
+
+
 async def test_a_slow_child_can_be_asked_again(sandbox: Sandbox) -> None:
     """A caller that waits in short turns, to send heartbeats, loses nothing by a turn that ends empty."""
     async with sandbox.child(f"{JOBS}:echo", LIMITS) as child:
