@@ -115,7 +115,8 @@ class Bus:
                 await self._client.flush(timeout=2)
             except (TimeoutError, nats.errors.Error):
                 get_logger().warning("could not flush before closing")
-        await self._client.close()
+        with contextlib.suppress(RuntimeError, OSError):  # of uvloop: the client writes to a connection that is lost
+            await self._client.close()
 
     async def set_up(self, replicas: int = 1) -> list[str]:
         """Create missing streams and consumers; returns their names. Existing ones are unchanged.

@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import pytest
+import uvloop
 
 from services.chassis.bus import Bus, Logged
 from services.chassis.bus.topology import EVENTS, MAX_EVENT_BYTES, StreamSpec, drift
@@ -11,6 +12,7 @@ from services.chassis.errors import AlreadyStored, BusLost, EventTooBig, Transie
 from services.chassis.events import Cause, body_of, first, follow
 from services.chassis.settings import ServiceSettings
 from services.contracts import events_pb2 as pb
+from services.contracts import progress_pb2
 from services.local.processes import Broker, free_port
 from services.store.forking import inherited
 
@@ -261,3 +263,16 @@ async def test_a_log_at_its_limit_says_what_to_raise_and_goes_on_once_it_is(bus:
     await bus._js.update_stream(stream)
 
     assert await bus.publish(requested()) == 2
+
+
+def test_a_service_ends_in_order_while_its_server_is_down(broker: Broker, settings: ServiceSettings) -> None:
+    """On the loop of services: what could not be sent is lost with the connection, and raises nothing."""
+
+    async def lose_the_server() -> None:
+        async with asyncio.timeout(30), Bus(settings, "tests") as bus:
+            broker.kill()
+            await asyncio.sleep(0.5)
+            assert not bus.connected
+            await bus.announce(progress_pb2.Progress(run="r1", candidate="c000001"))
+
+    uvloop.run(lose_the_server())
