@@ -245,7 +245,10 @@ def _classify(completion: _Completion) -> tuple[Fault | None, str, str]:
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """The wait in seconds that a response requests by retry-after-ms or Retry-After (RFC 9110, 10.2.3)."""
+    """The wait in seconds that a response requests by retry-after-ms or Retry-After (RFC 9110, 10.2.3).
+
+    A date is compared with that of the response, if it has one, since our clock may differ from the server's.
+    """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000.0
@@ -253,12 +256,16 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
     seconds = _number(text)
     if seconds is not None or text is None:
         return seconds
+    date = _date(text)
+    return None if date is None else max((date - (_date(headers.get("date")) or now)).total_seconds(), 0.0)
+
+
+def _date(text: str | None) -> datetime | None:
     try:
-        date = parsedate_to_datetime(text)
+        date = parsedate_to_datetime(text or "")
     except ValueError:
         return None
-    aware = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
-    return max((aware - now).total_seconds(), 0.0)
+    return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
 
 
 def _number(text: str | None) -> float | None:

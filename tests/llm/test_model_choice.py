@@ -95,13 +95,16 @@ def test_waits_grow_with_jitter_up_to_a_limit() -> None:
         ({"retry-after-ms": "250", "retry-after": "7"}, 0.25),
         ({"retry-after": "Thu, 01 Jan 2026 12:01:00 GMT"}, 60.0),
         ({"retry-after": "Thu, 01 Jan 2026 11:00:00 GMT"}, 0.0),
+        ({"retry-after": "Thu, 01 Jan 2026 19:01:00 GMT", "date": "Thu, 01 Jan 2026 19:00:00 GMT"}, 60.0),
+        ({"retry-after": "Thu, 01 Jan 2026 05:01:00 GMT", "date": "Thu, 01 Jan 2026 05:00:00 GMT"}, 60.0),
+        ({"retry-after": "Thu, 01 Jan 2026 12:01:00 GMT", "date": "now"}, 60.0),
         ({"retry-after": "soon"}, None),
         ({"retry-after": "nan"}, None),
         ({}, None),
     ],
 )
 def test_retry_after_is_read_in_every_form(headers: dict[str, str], seconds: float | None) -> None:
-    """Seconds, milliseconds, a date, or nonsense, which is ignored."""
+    """Seconds, milliseconds, a date by either clock, or nonsense, which is ignored."""
     assert retry_after(headers, NOW) == seconds
 
 
