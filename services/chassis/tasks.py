@@ -1,7 +1,10 @@
-"""Reliable cancellation of asyncio tasks."""
+"""Reliable cancellation of asyncio tasks, and work that a stop cancels."""
 
 import asyncio
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 AGAIN_SECONDS = 2.0
 """Long enough for a cancelled task to clean up, which a second cancellation would interrupt."""
@@ -23,3 +26,15 @@ async def end(*tasks: "asyncio.Task[Any]", within: float | None = None, again: f
     for task in tasks:
         if not task.cancelled():
             task.exception()  # asyncio need not report it as never retrieved
+
+
+async def unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T:
+    """The result of `work`, which is cancelled if `stop` is set before its end. Raises KeyboardInterrupt then."""
+    working, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+    finally:
+        await end(working, stopped)
+    raise KeyboardInterrupt

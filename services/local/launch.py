@@ -30,7 +30,7 @@ from services.local.archive import run_status, until_applied
 from services.local.estimate import PROFILE_SECONDS, SMALLER, adapts, decide_precision, plan_run
 from services.local.log import pause_run, resume_run, start_run
 from services.local.plan import Limits, RunOptions, budget, fork_settings, require_possible_scale, run_settings
-from services.local.processes import stop_signal, unless_stopped
+from services.local.processes import stop_signal
 from services.local.programs import check_programs
 from services.local.settings import ClientSettings, running_system
 from services.local.system import System, running
@@ -102,7 +102,7 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
                     await _supervised(system, progress, resuming)
             else:
                 preparing = _prepare(system.client, archive, start, new_settings, progress, options)
-                run, new_settings = await unless_stopped(_supervised(system, progress, preparing), interrupted)
+                run, new_settings = await tasks.unless_stopped(_supervised(system, progress, preparing), interrupted)
                 run = await _supervised(system, progress, _begin(system.client, archive, start, run, new_settings))
             progress.note(f"run {run} · archive {settings.archive_place} · Ctrl-C drains and loses nothing")
             status, rows = await _watch(system, archive, run, interrupted, progress)

@@ -18,7 +18,7 @@ from services.chassis.bus.topology import REACH_SECONDS
 from services.chassis.events import first
 from services.contracts import events_pb2
 from services.local.processes import Broker
-from services.local.settings import ClientSettings, running_system
+from services.local.settings import ClientSettings, LogInUse, running_system
 
 DISCONNECTED_SECONDS = 3.0
 """Without a connection for longer than this, a follower of the log assumes that the broker has ended."""
@@ -26,14 +26,21 @@ DISCONNECTED_SECONDS = 3.0
 
 @contextlib.contextmanager
 def log_environment(settings: ClientSettings) -> Iterator[dict[str, str]]:
-    """The variables that give a tool access to the event log; starts a broker for the context if none runs."""
+    """The variables that give a tool access to the event log.
+
+    Starts a broker for the context if none runs; one that another command has started ends with that command.
+    """
     if "ASI_NATS_URL" in os.environ:
         yield {}
     elif (system := running_system(settings)) is not None:
         yield {"ASI_NATS_URL": system.nats_url}
     else:
         broker = Broker(settings.data_dir / "nats")
-        broker.start()
+        try:
+            broker.start(patience=0.0)
+        except LogInUse as used:  # by another command, or by a system that is starting
+            yield {"ASI_NATS_URL": used.url}
+            return
         try:
             yield {"ASI_NATS_URL": broker.url}
         finally:

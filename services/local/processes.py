@@ -13,16 +13,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from services.chassis import tasks
 from services.chassis.errors import NotPossible, SettingsError
+from services.local.settings import lock_log
 
-T = TypeVar("T")
 PORTS = range(20_000, 32_000)
 """Below Linux's ephemeral ports, so that an outgoing connection cannot occupy a port before its service listens."""
 
@@ -81,13 +80,19 @@ def ends_with_parent(command: Sequence[str]) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", _END_WITH_PARENT, str(os.getpid()), *command]
 
 
-def _start_child(command: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """A child that appends its output to `log`, in its own session: Ctrl-C reaches only the runner, which drains it."""
+def _start_child(
+    command: Sequence[str], environment: Mapping[str, str], log: Path, inherited: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """A child that appends its output to `log`, in its own session: Ctrl-C reaches only the runner, which drains it.
+
+    It inherits the file descriptors `inherited`.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         return subprocess.Popen(
             ends_with_parent(command),
             env=environment,
+            pass_fds=inherited,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -236,27 +241,35 @@ class Broker:
         """The server's process; None while it is not running."""
         return self.process.pid if self.process else None
 
-    def start(self) -> None:
-        """Start and wait until it accepts connections. Raises SettingsError if it does not start."""
+    def start(self, patience: float = 10.0) -> None:
+        """Start and wait until it accepts connections.
+
+        Raises SettingsError if it does not start, and LogInUse if another one works on the folder for longer than
+        `patience` seconds.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / "nats-server.log"
         config = self.folder / "nats-server.conf"
-        # sync_interval: an acknowledged event must survive the machine, not only the process.
-        config.write_text(
-            f'host: "127.0.0.1"\nport: {self.port}\nhttp: "127.0.0.1:{self.monitor_port}"\n'
-            f'jetstream {{ store_dir: "{self.folder.absolute()}", sync_interval: {"always" if self.sync else "2m"} }}\n'
-        )
-        command = [str(find_nats_server()), "-c", str(config.absolute())]
-        self.process = process = _start_child(command, {"PATH": os.environ.get("PATH", "")}, log)
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and process.poll() is None:
-            with socket.socket() as probe:
-                probe.settimeout(0.2)
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            time.sleep(0.01)
-        self.stop()
-        raise SettingsError(f"nats-server did not start; see {log}")
+        with lock_log(self.folder, patience) as lock:
+            # sync_interval: an acknowledged event must survive the machine, not only the process.
+            config.write_text(
+                f'host: "127.0.0.1"\nport: {self.port}\nhttp: "127.0.0.1:{self.monitor_port}"\n'
+                f'jetstream {{ store_dir: "{self.folder.absolute()}", '
+                f"sync_interval: {'always' if self.sync else '2m'} }}\n"
+            )
+            command = [str(find_nats_server()), "-c", str(config.absolute())]
+            environment = {"PATH": os.environ.get("PATH", "")}
+            self.process = process = _start_child(command, environment, log, [lock.fileno()])
+            deadline = time.monotonic() + START_SECONDS
+            while time.monotonic() < deadline and process.poll() is None:
+                with socket.socket() as probe:
+                    probe.settimeout(0.2)
+                    if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                        lock.write(self.url)
+                        return
+                time.sleep(0.01)
+            self.stop()
+            raise SettingsError(f"nats-server did not start; see {log}")
 
     def supervise(self) -> bool:
         """Restart it on the same files if it has ended; True if so."""
@@ -295,18 +308,6 @@ def stop_signal() -> Iterator[asyncio.Event]:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
-
-
-async def unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T:
-    """The result of `work`, which is cancelled if `stop` is set before its end. Raises KeyboardInterrupt then."""
-    working, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-    finally:
-        await tasks.end(working, stopped)
-    raise KeyboardInterrupt
 
 
 def scale_values(flag: str, scale: str, overrides: Mapping[str, str]) -> dict[str, Any]:

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
+from typing import IO
 
-from services.chassis.errors import NotFound, SettingsError
+from services.chassis.errors import NotFound, NotPossible, SettingsError
 from services.chassis.settings import ServiceSettings, load
 
 SQLITE = "sqlite:///"
 _LOCK_SECONDS = 1.0  # a command that tests the lock holds it briefly
+_START_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,36 @@ def locked(settings: ClientSettings) -> Iterator[bool]:
             else:
                 yield True
                 return
+
+
+class LogInUse(NotPossible):
+    """Another command's nats-server, at `url`, works on the files of the event log."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        super().__init__(f"another command uses the event log in {folder}: try again when it has ended")
+        self.url = url
+
+
+def lock_log(folder: Path, patience: float) -> IO[str]:
+    """Lock the files of an event log: two servers would overwrite each other's events.
+
+    The returned file, to which the holder writes its address, is locked until all processes that inherit it have ended.
+    Raises LogInUse after `patience` seconds.
+    """
+    path, deadline = folder / "nats-server.lock", monotonic() + patience
+    lock = path.open("a+")
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited, url = monotonic() - deadline, path.read_text()  # without an address, that server is starting
+            if waited > 0 and (url or waited > _START_SECONDS):
+                lock.close()
+                raise LogInUse(folder, url) from None
+            sleep(0.02)
+        else:
+            lock.truncate(0)
+            return lock
 
 
 def _without_user(address: str) -> str:

@@ -14,11 +14,12 @@ from dataclasses import asdict
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from services.chassis import tasks
 from services.chassis.bus import Bus
 from services.chassis.bus.access import seed_variable
 from services.chassis.errors import NotPossible, SettingsError, Transient, sentence
 from services.chassis.rpc import channel
-from services.local.processes import Broker, ServiceFailed, ServiceProcess, end_orphans, free_port, unless_stopped
+from services.local.processes import Broker, ServiceFailed, ServiceProcess, end_orphans, free_port
 from services.local.settings import ClientSettings, RunningSystem, locked, running_system
 
 # The store starts first, since it creates the streams, and stops last, to apply the events of the others.
@@ -160,7 +161,7 @@ async def running(
         system = System(settings, extra)
         try:
             try:
-                await (system.start() if stop is None else unless_stopped(system.start(), stop))
+                await (system.start() if stop is None else tasks.unless_stopped(system.start(), stop))
             except OSError as error:
                 raise NotPossible(f"ASI_DATA_DIR={settings.data_dir} cannot be used: {sentence(error)}") from error
             yield system

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from services.chassis import tasks
 from services.chassis.errors import NotPossible, SettingsError
-from services.local.processes import PORTS, end_orphans, free_port, unless_stopped
-from services.local.settings import ClientSettings, locked, running_system
+from services.local.log import log_environment
+from services.local.processes import PORTS, Broker, end_orphans, free_port
+from services.local.settings import ClientSettings, LogInUse, locked, running_system
 from services.local.system import running
 
 PICK = "from services.local.processes import free_port; print(free_port(range({0}, {1})))"
@@ -83,6 +85,34 @@ def test_a_system_runs_as_long_as_its_folder_is_locked(tmp_path: Path) -> None:
     assert running_system(settings) is None
 
 
+def test_two_brokers_never_work_on_the_same_files(tmp_path: Path) -> None:
+    """Each would overwrite what the other has acknowledged."""
+    first, second = Broker(tmp_path), Broker(tmp_path)
+    first.start()
+    try:
+        with pytest.raises(LogInUse, match=f"another command uses the event log in {tmp_path}") as refused:
+            second.start(patience=0.1)
+        assert refused.value.url == first.url
+        first.kill()
+        second.start(patience=0.1)
+    finally:
+        first.stop()
+        second.stop()
+
+
+def test_commands_share_the_broker_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each starts one if no system runs: `asi-arch replay` during an audit, or while a run starts its services."""
+    monkeypatch.delenv("ASI_NATS_URL", raising=False)
+    settings = ClientSettings(data_dir=tmp_path)
+    with log_environment(settings) as first:
+        with log_environment(settings) as second:
+            assert second == first
+        with log_environment(settings) as third:  # the second has not ended it
+            assert third == first
+    with log_environment(settings) as later:
+        assert later != first
+
+
 async def test_work_is_cancelled_by_a_stop_and_has_cleaned_up_before_the_interrupt_is_raised() -> None:
     """A second signal meanwhile changes nothing."""
     stop, cleaned = asyncio.Event(), []
@@ -99,9 +129,9 @@ async def test_work_is_cancelled_by_a_stop_and_has_cleaned_up_before_the_interru
         return 7
 
     with pytest.raises(KeyboardInterrupt):
-        await unless_stopped(work(), stop)
+        await tasks.unless_stopped(work(), stop)
     assert cleaned == [True]
-    assert await unless_stopped(answer(), asyncio.Event()) == 7
+    assert await tasks.unless_stopped(answer(), asyncio.Event()) == 7
 
 
 def test_only_processes_of_the_same_folder_are_ended(tmp_path: Path) -> None:
