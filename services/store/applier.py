@@ -54,6 +54,8 @@ class Applier:
 
     async def _idle(self) -> None:
         await self._require_same_log()
+        if await self._bus.last_sequence() > await self._archive.applied():  # another store has received the deliveries
+            await self._apply_log()
         await self._publish_outbox()
         await self._clear_outbox()
 

@@ -32,6 +32,28 @@ async def test_a_clock_that_is_ahead_is_reported_once(bus: Bus) -> None:
     assert 3500 < warning["seconds"] <= 3600
 
 
+async def test_an_event_that_another_store_received_is_applied_when_idle(bus: Bus) -> None:
+    """Such as one that is frozen now, or has another archive: whoever asks this store would wait for the event."""
+    archive = open_archive("memory://another")
+    await archive.open()
+    other = await bus.consumer("store")
+    received = asyncio.create_task(other.fetch(1, wait=20))  # the server serves the oldest request first
+    await asyncio.sleep(0.2)
+    applier = Applier(bus, archive, await bus.consumer("store"), 16)
+    applying = asyncio.create_task(applier.run())
+    async with asyncio.timeout(20):
+        while applier.state.behind:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)
+        event = first("r1", "started", "console")
+        event.run_started.settings.seats = 1
+        await bus.publish(event)
+        assert len(await received) == 1
+        while await archive.applied() < 1:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.05)
+    applying.cancel()
+
+
 async def test_an_advisory_of_another_form_does_not_stop_the_store(bus: Bus) -> None:
     """A broker without users takes them from anybody; redelivered, it would stop the store again and again."""
     for body in (b"[]", b'"text"', b'{"stream_seq": [], "consumer": 1}', b"\xff"):
