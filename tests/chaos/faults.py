@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import resource
 import signal
@@ -68,7 +69,7 @@ class Faults:
                 await self._replace_archive(fault)
             case "full disk":
                 await self._fill_disk(fault.seconds)
-            case "kill database" | "freeze database":
+            case "kill database" | "freeze database" | "step down":
                 async with self.system.archive_lock:
                     await self._stop_database(fault)
             case "cut log":
@@ -168,10 +169,18 @@ class Faults:
             self.system.database.signal(signal.SIGSTOP)
             await asyncio.sleep(fault.seconds)
             self.system.database.signal(signal.SIGCONT)
+        elif fault.kind == "step down":
+            await asyncio.to_thread(self._step_down, max(1, math.ceil(fault.seconds)))
+            await asyncio.sleep(fault.seconds)
         else:
             self.system.database.stop()
             await asyncio.sleep(fault.seconds)
             await asyncio.to_thread(self.system.database.start)
+
+    def _step_down(self, seconds: int) -> None:
+        assert self.system.database is not None
+        with pymongo.MongoClient[dict[str, object]](self.system.database.url, replicaSet="rs0") as client:  # a primary
+            client.admin.command({"replSetStepDown": seconds, "force": True})
 
     async def _drop_database(self) -> None:
         def drop() -> None:

@@ -19,6 +19,7 @@ Kind = Literal[
     "full disk",  # the store's process can write to no file for `seconds`, its own log included
     "kill database",  # mongod, started again after `seconds`
     "freeze database",  # mongod, SIGSTOP for `seconds`
+    "step down",  # mongod is no primary for `seconds`
     "garble archive",  # its file is replaced by garbage, and given back after `seconds`
     "old archive",  # a copy from `seconds` before takes its place
     "cut log",  # the broker's newest block file loses its end while the broker is down
@@ -94,6 +95,17 @@ ZOMBIES = Schedule(
         Fault(0.7, "freeze", "judge", 14.0),
     ),
 )
+MINUTES = Schedule(
+    "each service, then the broker, freezes for a minute",
+    (
+        Fault(0.05, "freeze", "researcher", 60.0),
+        Fault(0.2, "freeze", "analyst", 60.0),
+        Fault(0.35, "freeze", "judge", 60.0),
+        Fault(0.5, "freeze", "store", 60.0),
+        Fault(0.65, "freeze", "engineer-0", 60.0),
+        Fault(0.8, "freeze", "broker", 60.0),
+    ),
+)
 BROKER = Schedule(
     "durables are made anew, the log repeats itself and holds garbage",
     (
@@ -142,8 +154,9 @@ FULL = Schedule(
     sqlite_only=True,
 )
 DATABASE = Schedule(
-    "the database is killed, freezes and is dropped",
+    "the database is killed, freezes, steps down and is dropped",
     (
+        *(Fault(0.1 + 0.03 * index, "step down", seconds=2.0) for index in range(3)),
         Fault(0.2, "kill database", seconds=5.0),
         Fault(0.4, "freeze database", seconds=15.0),
         Fault(0.6, "delete archive"),
@@ -189,6 +202,7 @@ ALL = (
     OUTAGES,
     LONG,
     ZOMBIES,
+    MINUTES,
     DRAINS,
     STORES,
     BROKER,
@@ -218,6 +232,7 @@ _OF_FILES: tuple[tuple[Kind, tuple[Target, ...], float], ...] = (
 _OF_DATABASES: tuple[tuple[Kind, tuple[Target, ...], float], ...] = (
     ("kill database", ("",), 6.0),
     ("freeze database", ("",), 12.0),
+    ("step down", ("",), 4.0),
     ("delete archive", ("",), 0.0),
 )
 
