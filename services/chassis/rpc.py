@@ -15,11 +15,12 @@ from grpc_reflection.v1alpha import reflection
 from services.chassis import telemetry
 from services.chassis.errors import Busy, NotFound, NotPossible, Transient, is_of_the_machine
 from services.chassis.logs import get_logger
-from services.chassis.settings import ServiceSettings, host_and_port
+from services.chassis.settings import ServiceSettings, addresses, host_and_port
 
 DEADLINE_SECONDS = 30.0
 MESSAGE_BYTES = 64 * 1024 * 1024
 REPLICA_SECONDS = 0.5
+REACH_SECONDS = 5.0
 
 # Calls wait for a restarting server. A timeout in this configuration would override longer ones of calls.
 _SERVICE_CONFIG = """{
@@ -83,12 +84,12 @@ class Server:
         await self.grpc.stop(grace)
 
 
-def channel(addresses: str, settings: ServiceSettings, deadline: float = DEADLINE_SECONDS) -> grpc.aio.Channel:
+def channel(servers: str, settings: ServiceSettings, deadline: float = DEADLINE_SECONDS) -> grpc.aio.Channel:
     """A channel to one or several comma-separated addresses, which take turns.
 
     `deadline` (seconds) applies to unary calls without a timeout of their own.
     """
-    parts = [part.strip() for part in addresses.split(",") if part.strip()]
+    parts = addresses(servers)
     for part in parts:
         host_and_port(part)  # raises SettingsError
     keys = _key_files(settings)
@@ -102,6 +103,24 @@ def channel(addresses: str, settings: ServiceSettings, deadline: float = DEADLIN
         else:
             channels.append(grpc.aio.secure_channel(part, credentials, options=options, interceptors=interceptors))
     return channels[0] if len(channels) == 1 else cast("grpc.aio.Channel", _Replicas(channels, deadline))
+
+
+async def require_server(
+    connection: grpc.aio.Channel, servers: str, variable: str, seconds: float = REACH_SECONDS
+) -> None:
+    """Raises Transient naming `variable`, the setting of the addresses, if no server can be reached within `seconds`.
+
+    For commands. Services that start side by side wait for one another: their calls do so until the deadline.
+    """
+    check = health_pb2_grpc.HealthStub(connection).Check  # type: ignore[attr-defined]
+    try:
+        await check(health_pb2.HealthCheckRequest(), timeout=seconds, wait_for_ready=False)
+    except grpc.aio.AioRpcError as error:
+        if connection.get_state() is grpc.ChannelConnectivity.READY:  # it is there: busy, or without a health service
+            return
+        details = (error.details() or "").rpartition(": ")[2].strip("[]")
+        reason = f"within {seconds:g} s" if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else f"({details})"
+        raise Transient(f"no service answers at {servers} {reason}: start it, or correct {variable}") from None
 
 
 class _Replicas:
@@ -139,6 +158,11 @@ class _Replicas:
         """A call to the next connected server."""
         calls = [(part, part.unary_stream(*method, **codec)) for part in self._channels]
         return lambda request, **options: self._in_turn(calls)[0](request, **options)
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        """READY if any server is connected, else the state of one of the channels."""
+        states = [part.get_state(try_to_connect) for part in self._channels]
+        return next((state for state in states if state is grpc.ChannelConnectivity.READY), states[0])
 
     def _in_turn(self, calls: Sequence[tuple[grpc.aio.Channel, Any]]) -> list[Any]:
         """The calls of connected servers, of all while none is connected; each time another one first."""

@@ -12,6 +12,7 @@ from services.chassis.errors import SettingsError
 
 PREFIX = "ASI_"
 SERVICES = ("researcher", "engineer", "judge", "analyst", "store")
+_SERVERS = ("archive_address", "checker_address", "cognition_address", "judge_address")  # commas between several
 
 
 def _url(*schemes: str) -> AfterValidator:
@@ -77,8 +78,9 @@ class ServiceSettings(BaseModel):
             raise ValueError("ASI_NATS_CERT and ASI_NATS_KEY belong together; set both or none")
         if len({self.grpc_ca is None, self.grpc_cert is None, self.grpc_key is None}) > 1:
             raise ValueError("gRPC's TLS is mutual; set ASI_GRPC_CA, ASI_GRPC_CERT and ASI_GRPC_KEY, or none of them")
-        for name in ("listen", "metrics_listen"):  # before a broker is waited for
-            if (address := getattr(self, name)) is not None:
+        for name in ("listen", "metrics_listen", *_SERVERS):  # before a broker is waited for
+            value = getattr(self, name)
+            for address in [] if value is None else addresses(value) if name in _SERVERS else [value]:
                 try:
                     host_and_port(address)
                 except SettingsError as error:
@@ -125,6 +127,11 @@ def _variable(field: str, service: str) -> str:
     """The environment variable of a field; a service's own fields carry its name."""
     shared = field in ServiceSettings.model_fields or f"{PREFIX}{field.upper()}" in MIND_NAMES
     return f"{PREFIX}{field.upper()}" if shared else f"{PREFIX}{service.upper()}_{field.upper()}"
+
+
+def addresses(text: str) -> list[str]:
+    """The comma-separated addresses in a setting; the text itself, which is none, if there are none."""
+    return [part.strip() for part in text.split(",") if part.strip()] or [text]
 
 
 def host_and_port(address: str) -> tuple[str, int]:

@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from time import monotonic
 
-from services.chassis.errors import SettingsError
+from services.chassis.errors import SettingsError, Transient
 from services.domain.ladder import HUB, SCALE_FILE, SCALES, corpus_overrides, parse_scale_file
 from services.domain.syntax import MAX_BYTES
 from services.engineer.checks.report import CheckReport, Verdict, report_text
@@ -118,23 +118,28 @@ def _vocabulary(scale: Scale, cache: Path) -> int:
 async def _check_remotely(
     address: str, arguments: argparse.Namespace, overrides: dict[str, str], program: str
 ) -> CheckReport:
-    """Check by the Checker service of a running engineer. Raises ScaleError for bad input."""
+    """Check by the Checker service of a running engineer.
+
+    Raises ScaleError for bad input, Transient if no engineer answers.
+    """
     import grpc.aio
     from google.protobuf.json_format import MessageToDict
 
-    from services.chassis.rpc import channel
-    from services.chassis.settings import ServiceSettings
+    from services.chassis.rpc import channel, require_server
+    from services.chassis.settings import ServiceSettings, load
     from services.contracts import checker_pb2, checker_pb2_grpc
 
     request = checker_pb2.CheckRequest(
         program=program, stage=arguments.scale, scale_overrides=overrides,
         exempt_from_cost=arguments.exempt_from_cost, thorough=arguments.thorough,
     )  # fmt: skip
-    async with channel(address, ServiceSettings()) as connection:
+    async with channel(address, load(ServiceSettings, "console")) as connection:
+        await require_server(connection, address, "ASI_CHECKER_ADDRESS")
         try:
             answer = await checker_pb2_grpc.CheckerStub(connection).Check(request, timeout=300)
         except grpc.aio.AioRpcError as error:
-            raise ScaleError(error.details() or error.code().name) from None
+            reason = error.details() or error.code().name
+            raise (ScaleError if error.code() is grpc.StatusCode.INVALID_ARGUMENT else Transient)(reason) from None
     verdicts = tuple(
         Verdict(verdict.probe, verdict.outcome, verdict.message, MessageToDict(verdict.evidence))  # type: ignore[arg-type]
         for verdict in answer.verdicts
@@ -321,6 +326,9 @@ if __name__ == "__main__":
         sys.exit(2)
     except SandboxUnavailable as error:
         sys.stderr.write(f"asi-arch: the sandbox cannot be used on this machine: {error}\n")
+        sys.exit(1)
+    except Transient as error:
+        sys.stderr.write(f"asi-arch: {error}\n")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -31,11 +31,12 @@ async def open_archive(settings: ClientSettings) -> AsyncIterator[archive_pb2_gr
     """A stub of the archive.
 
     It is the store at ASI_ARCHIVE_ADDRESS if that is set, else the SQLite file, else the running store, else the
-    database. Raises NotFound without an archive, and for unknown names with similar ones.
+    database. Raises NotFound without an archive, and for unknown names with similar ones; Transient if nothing answers
+    at ASI_ARCHIVE_ADDRESS.
     """
     system = running_system(settings)
     if settings.archive_is_elsewhere:
-        opened = _remote(settings, settings.archive_address)
+        opened = _remote(settings, settings.archive_address, required=True)
     elif system is not None and not settings.archive_url.startswith(SQLITE):
         opened = _remote(settings, system.addresses["archive"])
     else:
@@ -111,11 +112,16 @@ async def until_applied(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, se
 
 
 @asynccontextmanager
-async def _remote(settings: ClientSettings, address: str) -> AsyncIterator[archive_pb2_grpc.ArchiveAsyncStub]:
-    from services.chassis.rpc import channel
+async def _remote(
+    settings: ClientSettings, address: str, required: bool = False
+) -> AsyncIterator[archive_pb2_grpc.ArchiveAsyncStub]:
+    """`required`: a server must listen there now; else calls wait for one that is started again."""
+    from services.chassis.rpc import channel, require_server
     from services.contracts import archive_pb2_grpc
 
     async with channel(address, settings) as connection:
+        if required:
+            await require_server(connection, address, "ASI_ARCHIVE_ADDRESS")
         yield archive_pb2_grpc.ArchiveStub(connection)
 
 

@@ -21,7 +21,7 @@ from services.archive.policies import stages_of
 from services.chassis import tasks
 from services.chassis.bus import Bus
 from services.chassis.errors import AlreadyStored, NotFound, NotPossible, SettingsError
-from services.chassis.rpc import channel
+from services.chassis.rpc import channel, require_server
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2
 from services.llm.port import RECORDED, asks_endpoint, exchange_file, record_of
@@ -121,7 +121,7 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
 async def join(settings: ClientSettings, options: RunOptions, start: Start, progress: Progress) -> str:
     """Start a run in the services of this data folder, or of ASI_ARCHIVE_ADDRESS and ASI_NATS_URL; return its name.
 
-    Raises NotPossible if no services are running, SettingsError for an impossible run.
+    Raises NotPossible if no services are running, Transient if none answers, SettingsError for an impossible run.
     """
     new_settings = await _settings_of(settings, options, start)
     client = settings
@@ -133,6 +133,8 @@ async def join(settings: ClientSettings, options: RunOptions, start: Start, prog
             )
         client = system.client(settings)
     async with channel(client.archive_address, client) as connection:
+        if settings.archive_is_elsewhere:
+            await require_server(connection, client.archive_address, "ASI_ARCHIVE_ADDRESS")
         archive = archive_pb2_grpc.ArchiveStub(connection)
         run, new_settings = await _prepare(client, archive, start, new_settings, progress)
         return await _begin(client, archive, start, run, new_settings)

@@ -17,8 +17,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from services.chassis import tasks
 from services.chassis.bus import Bus
 from services.chassis.bus.access import seed_variable
+from services.chassis.bus.topology import require_server as require_broker
 from services.chassis.errors import NotPossible, SettingsError, Transient, sentence
-from services.chassis.rpc import channel
+from services.chassis.rpc import channel, require_server
 from services.local.processes import Broker, ServiceFailed, ServiceProcess, end_orphans, free_port
 from services.local.settings import ClientSettings, RunningSystem, locked, running_system
 
@@ -62,14 +63,19 @@ class System:
         return self.description.client(self.settings)
 
     async def start(self) -> None:
-        """Start everything and wait until every service answers. Raises ServiceFailed, SettingsError."""
+        """Start everything and wait until every service answers.
+
+        Raises ServiceFailed, SettingsError, and BusLost if no broker answers at ASI_NATS_URL.
+        """
         self.settings.data_dir.mkdir(parents=True, exist_ok=True)
         left_behind: list[int] = []  # processes of a system whose runner was killed
         with contextlib.suppress(OSError, ValueError, KeyError):
             content = json.loads(self.settings.system_file.read_text())
             left_behind = [int(process) for process in content["pids"].values()]
         end_orphans(left_behind, self.settings.data_dir)
-        if self.broker:
+        if self.broker is None:
+            await require_broker(self.nats_url)
+        else:
             self.broker.start()
             with contextlib.suppress(Transient):  # else they come later by themselves
                 async with Bus(self.client, "asi-run") as bus:
@@ -183,15 +189,19 @@ async def service_addresses(settings: ClientSettings, *names: str) -> AsyncItera
     """Variables with the address of each of `names` (archive first): ASI_ARCHIVE_ADDRESS and so on.
 
     Addresses come from the environment, else the running system, else a reader that is started. Raises NotFound without
-    an archive, and SettingsError when a reader does not start.
+    an archive, SettingsError when a reader does not start, and Transient if no service answers at a variable's address.
     """
     variables: dict[str, str] = {}
     async with AsyncExitStack() as stack:
         for name in names:
             variable = f"ASI_{name.upper()}_ADDRESS"
             system = running_system(settings)
-            address = os.environ.get(variable) or (system.addresses[name] if system else None)
-            if address is None:
+            if address := os.environ.get(variable):
+                async with channel(address, settings) as connection:
+                    await require_server(connection, address, variable)
+            elif system is not None:
+                address = system.addresses[name]
+            else:
                 address = await stack.enter_async_context(_reader(settings, name, variables))
             variables[variable] = address
         yield variables

@@ -9,8 +9,8 @@ import grpc
 import grpc.aio
 import pytest
 
-from services.chassis.errors import NotFound, SettingsError
-from services.chassis.rpc import Server, channel, is_transient
+from services.chassis.errors import NotFound, SettingsError, Transient
+from services.chassis.rpc import Server, channel, is_transient, require_server
 from services.chassis.settings import ServiceSettings, host_and_port, load
 from services.contracts import checker_pb2, checker_pb2_grpc
 from services.contracts.candidate_pb2 import CheckReport
@@ -68,6 +68,34 @@ async def test_a_server_that_starts_late_is_found_soon() -> None:
     await server.stop(0)
 
     assert time.monotonic() - started < 3 * DEFAULT + 5
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+async def test_a_command_says_soon_that_nothing_listens_at_an_address(servers: int) -> None:
+    """Its calls would wait half a minute, as those of services that start side by side do."""
+    address = ",".join(f"127.0.0.1:{free_port()}" for _ in range(servers))
+    started = time.monotonic()
+    async with channel(address, ServiceSettings()) as connection:
+        with pytest.raises(Transient, match=f"no service answers at {address} .*or correct ASI_ARCHIVE_ADDRESS"):
+            await require_server(connection, address, "ASI_ARCHIVE_ADDRESS", seconds=DEFAULT)
+
+    assert time.monotonic() - started < 10
+
+
+async def test_a_server_that_is_busy_or_reports_an_outage_is_no_wrong_address() -> None:
+    """Whether it can answer is for its own error to say; one of several servers is enough."""
+    server = await serve(0)
+    await server.report(healthy=False)
+    for address in (f"127.0.0.1:{server.port}", f"127.0.0.1:{free_port()},127.0.0.1:{server.port}"):
+        async with channel(address, ServiceSettings()) as connection:
+            await require_server(connection, address, "ASI_CHECKER_ADDRESS")
+    bare = grpc.aio.server()  # without a health service
+    port = bare.add_insecure_port("127.0.0.1:0")
+    await bare.start()
+    async with channel(f"127.0.0.1:{port}", ServiceSettings()) as connection:
+        await require_server(connection, f"127.0.0.1:{port}", "ASI_CHECKER_ADDRESS")
+    await bare.stop(0)
+    await server.stop(0)
 
 
 @pytest.mark.parametrize("address", ["localhost:²", "localhost", ":7101", "localhost:99999", f"localhost:{'1' * 5000}"])
@@ -177,6 +205,8 @@ async def test_several_servers_take_turns_and_one_that_is_down_is_left_out() -> 
     ("variable", "value", "message"),
     [
         ("ASI_LISTEN", "7101", "ASI_LISTEN: '7101' is not an address; write host:port, for example 127.0.0.1:7101."),
+        ("ASI_ARCHIVE_ADDRESS", "", "ASI_ARCHIVE_ADDRESS: '' is not an address; write host:port"),
+        ("ASI_CHECKER_ADDRESS", "a:1,b", "ASI_CHECKER_ADDRESS: 'b' is not an address; write host:port"),
         ("ASI_METRICS_LISTEN", "x:y", "ASI_METRICS_LISTEN: 'x:y' is not an address; write host:port"),
         ("ASI_NATS_URL", "hub", "ASI_NATS_URL='hub' is invalid: begin it with nats:// or tls:// or ws:// or wss://."),
         ("ASI_NATS_MONITOR_URL", "hub", "ASI_NATS_MONITOR_URL='hub' is invalid: begin it with http:// or https://."),

@@ -64,7 +64,8 @@ async def test_a_missing_judge_service_is_reported_at_once(environment: Environm
     status, _, err = await asi_arch(environment, "judge", "--calibrate")
 
     assert status == 1
-    assert "no judge answers at 127.0.0.1:1" in err
+    assert "no service answers at 127.0.0.1:1" in err
+    assert "correct ASI_JUDGE_ADDRESS" in err
 
 
 @pytest.mark.parametrize("command", ["judge", "propose --parent", "prompt propose --candidate"])

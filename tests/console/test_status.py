@@ -1,4 +1,4 @@
-"""`pause`, `resume` and `stop` in a script."""
+"""`pause`, `resume` and `stop` in a script, and commands without an answer."""
 
 import asyncio
 import sys
@@ -9,9 +9,10 @@ from services.chassis.bus.subjects import subject_of
 from services.chassis.events import body_of, first
 from services.chassis.settings import ServiceSettings
 from services.contracts.events_pb2 import Event
+from services.local.processes import free_port
 from services.store.backends import opened
 from tests.archive_server import KnownArchive, served
-from tests.console.conftest import bare_environment
+from tests.console.conftest import asi_arch, bare_environment
 
 
 async def test_a_command_returns_when_the_archive_has_its_event(
@@ -62,3 +63,28 @@ async def test_a_run_is_not_resumed_while_nothing_runs(
         "the services and continues it\n"
     )
     assert await bus.last_sequence() == 0
+
+
+async def test_a_dead_address_is_named_at_once_with_its_setting(tmp_path: Path) -> None:
+    """A refused connection is known immediately; the commands waited half a minute, and `run` five minutes."""
+    program = tmp_path / "program.py"
+    program.write_text("x = 1\n")
+    nowhere = f"127.0.0.1:{free_port()}"
+    commands = {
+        "ASI_ARCHIVE_ADDRESS": (nowhere, "status"),
+        "ASI_CHECKER_ADDRESS": (nowhere, "check", str(program)),
+        "ASI_NATS_URL": (f"nats://{nowhere}", "run"),
+    }
+    async with asyncio.timeout(25):
+        ended = await asyncio.gather(
+            *(
+                asi_arch(bare_environment(tmp_path / variable, **{variable: address}), *command)
+                for variable, (address, *command) in commands.items()
+            )
+        )
+
+    for variable, done in zip(commands, ended, strict=True):
+        assert done.status == 1
+        assert "answers at" in done.err
+        assert nowhere in done.err
+        assert f"or correct {variable}" in done.err

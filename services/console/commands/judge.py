@@ -8,9 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
-import grpc.aio
 import typer
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.archive.scoring import score, terms_of
 from services.chassis.errors import NotFound, NotPossible, SettingsError
@@ -113,13 +111,6 @@ async def _judge(settings: ClientSettings) -> AsyncIterator[judge_pb2_grpc.Judge
         service_addresses(settings, "archive", "judge") as address,
         channel(address["ASI_JUDGE_ADDRESS"], settings) as judge,
     ):
-        check = health_pb2_grpc.HealthStub(judge).Check  # type: ignore[attr-defined]
-        try:
-            await check(health_pb2.HealthCheckRequest(), timeout=10)  # at once, since a verdict may take half an hour
-        except grpc.aio.AioRpcError:
-            raise NotPossible(
-                f"no judge answers at {address['ASI_JUDGE_ADDRESS']}; set ASI_JUDGE_ADDRESS, or unset it to start one"
-            ) from None
         yield judge_pb2_grpc.JudgeStub(judge)
 
 

@@ -25,7 +25,7 @@ from services.console.commands.watch import updates
 from services.console.options import Run
 from services.console.tables import say
 from services.contracts import archive_pb2 as pb
-from services.contracts import candidate_pb2
+from services.contracts import archive_pb2_grpc, candidate_pb2
 from services.local.archive import open_archive
 from services.local.settings import ClientSettings, client_settings, require_choice
 from services.report.progress import EventRow
@@ -62,25 +62,22 @@ def track(
 
 
 async def _follow(settings: ClientSettings, run: str, from_start: bool, tracker: Tracker | None, webhook: str) -> None:
-    async with aclosing(updates(settings, run, from_start)) as stream:
+    async with open_archive(settings) as archive, aclosing(updates(settings, run, from_start)) as stream:
         async for _, event in stream:
             if event is None or event["candidate"] is None:
                 continue
             if tracker is not None and event["fact"] in ENDED:
-                record = await _record(settings, event)
+                record = await _record(archive, event)
                 await asyncio.to_thread(tracker.write, record)
                 say(f"{record.id} {record.proposal.name}: written")
             if webhook and event["fact"] == DISCOVERY:
-                say(await asyncio.to_thread(post_message, webhook, discovery_message(await _record(settings, event))))
+                say(await asyncio.to_thread(post_message, webhook, discovery_message(await _record(archive, event))))
 
 
-async def _record(settings: ClientSettings, event: EventRow) -> candidate_pb2.Candidate:
+async def _record(archive: archive_pb2_grpc.ArchiveAsyncStub, event: EventRow) -> candidate_pb2.Candidate:
     """The candidate as of this event."""
-    async with open_archive(settings) as archive:
-        request = pb.GetCandidateRequest(
-            run=event["run"], candidate=event["candidate"] or "", at_least=event["sequence"]
-        )
-        return await archive.GetCandidate(request, timeout=30)
+    request = pb.GetCandidateRequest(run=event["run"], candidate=event["candidate"] or "", at_least=event["sequence"])
+    return await archive.GetCandidate(request, timeout=30)
 
 
 def discovery_message(record: candidate_pb2.Candidate) -> dict[str, object]:
