@@ -7,18 +7,19 @@ from pathlib import Path
 
 from pydantic import Field
 
+from services.analyst.cognition import SHIPPED, CorpusError, load
 from services.analyst.handlers import Analysing, AnalystHandler
 from services.analyst.library import CognitionService, Library
 from services.analyst.model_analyst import ModelAnalyst
 from services.analyst.offline_analyst import OfflineAnalyst
-from services.chassis.errors import Transient
+from services.chassis.errors import SettingsError, Transient
 from services.chassis.logs import get_logger
 from services.chassis.rpc import channel
 from services.chassis.service import Service
 from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job
 from services.contracts import archive_pb2_grpc, cognition_pb2, cognition_pb2_grpc
-from services.llm.minds import Minds
+from services.llm.minds import Minds, require_minds
 from services.llm.openai_embedder import RunEmbedder, endpoint_embedder
 
 
@@ -35,6 +36,17 @@ class AnalystSettings(ServiceSettings):
     def own_entries(self) -> Path:
         """The folder of `asi-arch cognition add`."""
         return self.cognition_dir or self.data_dir / "cognition"
+
+
+def require(settings: AnalystSettings) -> None:
+    """Raises SettingsError for models, a place of artifacts or added entries that could not be used."""
+    require_minds(settings)
+    if settings.cognition_dir is not None and not settings.cognition_dir.is_dir():
+        raise SettingsError(f"ASI_ANALYST_COGNITION_DIR={settings.cognition_dir} is no folder: create it, or unset it.")
+    try:
+        load(SHIPPED, *([settings.own_entries] if settings.own_entries.is_dir() else []))
+    except CorpusError as error:
+        raise SettingsError(f"ASI_ANALYST_COGNITION_DIR={settings.own_entries}: {error}.") from None
 
 
 @asynccontextmanager

@@ -9,6 +9,8 @@ from pathlib import Path
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from services.chassis.errors import SettingsError
+from services.chassis.settings import ServiceSettings, require_writable
 from services.contracts import candidate_pb2 as pb
 
 
@@ -16,11 +18,30 @@ class ArtifactDamaged(Exception):  # noqa: N818
     """The bytes of an artifact do not match its SHA-256."""
 
 
+def require_artifacts(settings: ServiceSettings) -> None:
+    """Raises SettingsError if ASI_ARTIFACTS_URL cannot be opened or is a folder that cannot be written."""
+    folder = FsspecArtifacts(settings.artifacts).folder
+    if settings.artifacts_url and folder is not None:  # by default it is created when there is something to store
+        require_writable("ASI_ARTIFACTS_URL", folder)
+
+
 class FsspecArtifacts:
     """Content-addressed storage below one fsspec URL: a folder here, S3 there."""
 
     def __init__(self, url: str) -> None:
-        self._fs, self._root = fsspec.core.url_to_fs(url)
+        """Nothing is connected yet. Raises SettingsError for an unknown protocol, or one that is not installed."""
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(url)
+        except (ValueError, ImportError) as error:
+            raise SettingsError(
+                f"ASI_ARTIFACTS_URL={url!r} cannot be opened: {str(error).removesuffix('.')}; write file:///FOLDER or "
+                "s3://BUCKET/FOLDER."
+            ) from None
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder on this machine; None for another place."""
+        return Path(self._root) if isinstance(self._fs, LocalFileSystem) else None
 
     async def put(self, content: bytes, kind: str) -> pb.Artifact:
         """Store the content, durably when this returns; the same content is stored once."""

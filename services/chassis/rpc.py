@@ -1,6 +1,7 @@
 """gRPC servers and channels: deadlines on both sides, typed errors as status codes, health and reflection."""
 
 import asyncio
+import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
@@ -13,7 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from services.chassis import telemetry
-from services.chassis.errors import Busy, NotFound, NotPossible, Transient, is_of_the_machine
+from services.chassis.errors import Busy, NotFound, NotPossible, SettingsError, Transient, is_of_the_machine
 from services.chassis.logs import get_logger
 from services.chassis.settings import ServiceSettings, addresses, host_and_port
 
@@ -60,7 +61,7 @@ class Server:
     async def start(self, *names: str) -> None:
         """Listen. `names` are the full names of the services that were added. Raises OSError when the port is taken."""
         reflection.enable_server_reflection([health.SERVICE_NAME, reflection.SERVICE_NAME, *names], self.grpc)
-        listen, keys = self._settings.listen, _key_files(self._settings)
+        listen, keys = self._settings.listen, key_files(self._settings)
         host_and_port(listen)  # raises SettingsError
         try:
             if keys is None:
@@ -70,7 +71,7 @@ class Server:
                 credentials = grpc.ssl_server_credentials([(key, certificate)], ca, require_client_auth=True)
                 self.port = self.grpc.add_secure_port(listen, credentials)
         except RuntimeError:
-            raise OSError(f"cannot listen on {listen}: the port is taken") from None
+            raise OSError(f"cannot listen on {listen}: the port is taken, or the host is not this machine") from None
         await self.grpc.start()
 
     async def report(self, healthy: bool, name: str = "") -> None:
@@ -92,7 +93,7 @@ def channel(servers: str, settings: ServiceSettings, deadline: float = DEADLINE_
     parts = addresses(servers)
     for part in parts:
         host_and_port(part)  # raises SettingsError
-    keys = _key_files(settings)
+    keys = key_files(settings)
     credentials = grpc.ssl_channel_credentials(*keys) if keys else None
     options = [*_LIMITS, *_RECONNECT, ("grpc.service_config", _SERVICE_CONFIG)]
     channels = []
@@ -183,13 +184,18 @@ class _Replicas:
         await asyncio.gather(*(part.close(grace) for part in self._channels))
 
 
-def _key_files(settings: ServiceSettings) -> tuple[bytes, bytes, bytes] | None:
-    """CA certificate, private key and certificate for mutual TLS; None for plain text."""
-    if settings.grpc_ca is None:
+def key_files(settings: ServiceSettings) -> tuple[bytes, bytes, bytes] | None:
+    """CA certificate, private key and certificate for mutual TLS; None for plain text.
+
+    Raises SettingsError if one cannot be read, or is none, or key and certificate do not belong together.
+    """
+    if settings.grpc_ca is None or settings.grpc_key is None or settings.grpc_cert is None:
         return None
-    paths = settings.grpc_ca, settings.grpc_key, settings.grpc_cert
-    ca, key, certificate = (path.read_bytes() for path in paths if path)
-    return ca, key, certificate
+    try:
+        ssl.create_default_context(cafile=settings.grpc_ca).load_cert_chain(settings.grpc_cert, settings.grpc_key)
+        return settings.grpc_ca.read_bytes(), settings.grpc_key.read_bytes(), settings.grpc_cert.read_bytes()
+    except OSError as error:  # of ssl, too
+        raise SettingsError(f"ASI_GRPC_CA, ASI_GRPC_CERT or ASI_GRPC_KEY cannot be used: {error}.") from None
 
 
 def is_transient(error: grpc.aio.AioRpcError) -> bool:

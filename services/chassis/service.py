@@ -13,11 +13,12 @@ from prometheus_client import start_http_server
 
 from services.chassis import logs, metrics, tasks, telemetry
 from services.chassis.bus import Bus
+from services.chassis.bus.access import connect_options
 from services.chassis.bus.topology import durables_of, require_durability
 from services.chassis.errors import BusLost, Denied, SettingsError, Transient
 from services.chassis.logs import get_logger
 from services.chassis.poison import CrashNotes
-from services.chassis.rpc import Server
+from services.chassis.rpc import Server, key_files
 from services.chassis.settings import ServiceSettings, host_and_port, load
 from services.chassis.worker import Handler, Worker
 
@@ -81,11 +82,17 @@ class Service:
 
 
 Build = Callable[[Service, S], AbstractAsyncContextManager[None]]
+Require = Callable[[S], None]
+"""Raises SettingsError for settings that the service could not use; called before the broker is waited for."""
 
 
 @asynccontextmanager
-async def wired(name: str, settings: S, build: Build[S]) -> AsyncIterator[Service]:
+async def wired(name: str, settings: S, build: Build[S], require: Require[S] | None = None) -> AsyncIterator[Service]:
     """A service connected and built, not yet running. Tests use this with settings of their own."""
+    connect_options(settings)
+    key_files(settings)
+    if require is not None:
+        await asyncio.to_thread(require, settings)
     async with AsyncExitStack() as stack:
         bus = await stack.enter_async_context(Bus(settings, f"asi-{name}"))
         await require_durability(settings, bus.server_version)
@@ -98,33 +105,38 @@ async def wired(name: str, settings: S, build: Build[S]) -> AsyncIterator[Servic
         yield service
 
 
-async def _serve(name: str, settings: S, build: Build[S]) -> None:
+async def _serve(name: str, settings: S, build: Build[S], require: Require[S] | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    serving = asyncio.create_task(_start(name, settings, build, stop))
+    begun = asyncio.Event()
+    serving = asyncio.create_task(_start(name, settings, build, require, begun, stop))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    await asyncio.wait({serving}, timeout=settings.grace_seconds + 15)
+    if begun.is_set():  # else nothing is in hand: it may still wait for the broker
+        await asyncio.wait({serving}, timeout=settings.grace_seconds + 15)
     await tasks.end(serving, stopping)
     if not serving.cancelled():
         serving.result()
 
 
-async def _start(name: str, settings: S, build: Build[S], stop: asyncio.Event) -> None:
+async def _start(
+    name: str, settings: S, build: Build[S], require: Require[S] | None, begun: asyncio.Event, stop: asyncio.Event
+) -> None:
     telemetry.start(name, settings.otlp_endpoint)
     try:
-        async with wired(name, settings, build) as service:
+        async with wired(name, settings, build, require) as service:
             if settings.metrics_listen:
                 host, port = host_and_port(settings.metrics_listen)
                 start_http_server(port, host)
+            begun.set()
             await service.run(stop)
     finally:
         await asyncio.to_thread(telemetry.stop)
 
 
-def main(name: str, kind: type[S], build: Build[S]) -> None:
+def main(name: str, kind: type[S], build: Build[S], require: Require[S] | None = None) -> None:
     """The body of every `python -m services.<name>`.
 
     Exits 2 for invalid settings or permissions, 70 if streams or consumers are missing or differ.
@@ -133,7 +145,7 @@ def main(name: str, kind: type[S], build: Build[S]) -> None:
     try:
         settings = load(kind, name)
         logs.configure(name, settings.log_level)
-        run_on_uvloop(_serve(name, settings, build))
+        run_on_uvloop(_serve(name, settings, build, require))
     except (SettingsError, Denied) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(SETTINGS_EXIT)

@@ -2,9 +2,11 @@
 
 import difflib
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
@@ -16,12 +18,19 @@ _SERVERS = ("archive_address", "checker_address", "cognition_address", "judge_ad
 
 
 def _url(*schemes: str) -> AfterValidator:
-    """Refuses URLs that begin with none of the schemes."""
+    """Refuses URLs, several between commas, that begin with none of the schemes or name no host."""
 
-    def validated(url: str) -> str:
-        if not url.startswith(schemes):
-            raise ValueError(f"begin it with {' or '.join(schemes)}")
-        return url
+    def validated(urls: str) -> str:
+        for url in addresses(urls):
+            if not url.startswith(schemes):
+                raise ValueError(f"begin it with {' or '.join(schemes)}")
+            try:
+                named = urlsplit(url).port != 0 and urlsplit(url).hostname
+            except ValueError:
+                named = None
+            if not named:
+                raise ValueError(f"{schemes[0]} must be followed by a host, or by host:port with a port up to 65535")
+        return urls
 
     return AfterValidator(validated)
 
@@ -32,7 +41,7 @@ class ServiceSettings(BaseModel):
     A service's own settings derive from this; their variables carry the service's name, as in ASI_ENGINEER_STAGE.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False)
 
     nats_url: Annotated[str, _url("nats://", "tls://", "ws://", "wss://")] = Field(
         "nats://127.0.0.1:4222", description="of a cluster all, commas between them"
@@ -67,7 +76,9 @@ class ServiceSettings(BaseModel):
         description="without a heartbeat for this long a worker loses its message; equal for all services",
     )
     create_streams: bool = Field(False, description="create what `asi-arch setup` would; for one machine and tests")
-    otlp_endpoint: str | None = Field(None, description="OpenTelemetry collector; absent: no tracing")
+    otlp_endpoint: Annotated[str, _url("http://", "https://")] | None = Field(
+        None, description="OpenTelemetry collector, such as http://collector:4317; absent: no tracing"
+    )
 
     @model_validator(mode="after")
     def _require_complete(self) -> Self:
@@ -127,6 +138,16 @@ def _variable(field: str, service: str) -> str:
     """The environment variable of a field; a service's own fields carry its name."""
     shared = field in ServiceSettings.model_fields or f"{PREFIX}{field.upper()}" in MIND_NAMES
     return f"{PREFIX}{field.upper()}" if shared else f"{PREFIX}{service.upper()}_{field.upper()}"
+
+
+def require_writable(variable: str, folder: Path) -> None:
+    """Create the folder that a setting names, if it is missing. Raises SettingsError if it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, ValueError) as error:  # a null character in the name
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(f"{variable}={folder} cannot be written: {reason}.") from None
 
 
 def addresses(text: str) -> list[str]:

@@ -1,10 +1,12 @@
 """Builds the engineer: one sandbox, the Checker service, and a worker for each stage."""
 
 import asyncio
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+
+import torch
 
 from services.archive.artifacts import FsspecArtifacts
 from services.chassis.bus.topology import engineer_durable
@@ -12,6 +14,7 @@ from services.chassis.errors import SettingsError
 from services.chassis.logs import get_logger
 from services.chassis.rpc import channel
 from services.chassis.service import Service
+from services.chassis.settings import require_writable
 from services.contracts import archive_pb2_grpc, checker_pb2, checker_pb2_grpc
 from services.engineer.checker import CheckerService
 from services.engineer.evaluation.tasks import EvaluationUnavailable, require_tasks
@@ -19,14 +22,13 @@ from services.engineer.handlers import Engineer
 from services.engineer.scales import ScaleError, load_scale
 from services.engineer.settings import EngineerSettings
 from services.engineer.stages import Stages
-from services.llm.minds import Minds
+from services.llm.minds import Minds, require_minds
 from services.sandbox import Sandbox
 
 
 @asynccontextmanager
 async def build(service: Service, settings: EngineerSettings) -> AsyncIterator[None]:
-    """Start the sandbox and serve the stages. Raises SettingsError if a stage's tasks cannot be loaded."""
-    await _preflight(settings)
+    """Start the sandbox and serve the stages."""
     async with Sandbox(mps=settings.mps) as sandbox, channel(settings.archive_address, settings) as archive:
         get_logger().info("sandbox", isolation=sandbox.level)
         seed = settings.text_seed.get_secret_value() if settings.text_seed else None
@@ -58,17 +60,23 @@ async def _until_idle(service: Service, seconds: float) -> None:
     get_logger().info("nothing to do", seconds=seconds)
 
 
-async def _preflight(settings: EngineerSettings) -> None:
-    try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=settings.data_dir).close()
-    except OSError as error:
-        raise SettingsError(f"ASI_DATA_DIR={settings.data_dir} cannot be written: {error.strerror}.") from None
+def require(settings: EngineerSettings) -> None:
+    """Raises SettingsError for a folder that cannot be used, or a stage whose tasks cannot be loaded."""
+    require_writable("ASI_DATA_DIR", settings.data_dir)
+    require_minds(settings)
+    if settings.mps is not None and not settings.mps.is_dir():
+        raise SettingsError(
+            f"ASI_ENGINEER_MPS={settings.mps} is no folder: name the pipe folder of a running MPS daemon, or unset it."
+        )
     overrides = {"tasks": settings.tasks, "task_path": settings.task_path}
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("ASI_ENGINEER_DEVICE=cuda: torch finds no GPU here; set it to cpu, or unset it.")
+    if settings.task_path is not None and not Path(settings.task_path).is_dir():
+        raise SettingsError(f"ASI_ENGINEER_TASK_PATH={settings.task_path} is no folder: name one with task files.")
     for stage in settings.stage_names:
         try:
             scale = load_scale(stage, {name: value for name, value in overrides.items() if value is not None})
-            await asyncio.to_thread(require_tasks, scale)
+            require_tasks(scale)
         except ScaleError as error:
             raise SettingsError(f"ASI_ENGINEER_TASKS={settings.tasks}: {error}") from None
         except EvaluationUnavailable as unavailable:

@@ -1,7 +1,7 @@
 """`python -m services.judge`: one judge, from environment settings."""
 
 from services.chassis.service import main
-from services.judge.app import JudgeSettings, build
+from services.judge.app import JudgeSettings, build, require
 
 if __name__ == "__main__":
-    main("judge", JudgeSettings, build)
+    main("judge", JudgeSettings, build, require)

@@ -23,11 +23,12 @@ import grpc.aio
 from prometheus_client import Counter
 
 from services.archive import all_candidates
-from services.archive.artifacts import FsspecArtifacts
+from services.archive.artifacts import FsspecArtifacts, require_artifacts
 from services.chassis.bus import Bus
 from services.chassis.errors import Transient
 from services.chassis.events import Cause, follow
 from services.chassis.logs import get_logger
+from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc
 from services.contracts import candidate_pb2 as pb
@@ -49,12 +50,21 @@ from services.llm.port import (
     record_of,
 )
 from services.llm.recorded import CallRecord, ExchangeFileMind, LoggedCalls, RecordedMind, rewarded_model, to_message
+from services.llm.settings import embedder_settings, load_mind
 
 TOKENS = Counter("asi_mind_tokens_total", "Language-model tokens", ["role", "model", "kind"])
 MONEY = Counter("asi_mind_dollars_total", "Language-model cost in US dollars", ["role", "model"])
 BUSY_SECONDS = 0.5
 MAX_CAUSES = 256
 """Candidates whose causes are remembered; many more than a process handles at once."""
+
+
+def require_minds(settings: ServiceSettings) -> None:
+    """Raises SettingsError for a file of models, an embedder or a place of artifacts that could not be used later."""
+    require_artifacts(settings)
+    if os.environ.get("ASI_MIND_FILE"):
+        load_mind(os.environ)
+    embedder_settings(os.environ)
 
 
 class Minds:

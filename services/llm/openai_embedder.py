@@ -17,7 +17,7 @@ from services.llm.exchange import EndpointClient, Outcome, connect
 from services.llm.minds import Minds
 from services.llm.model_client import BilledCandidate, CallAccounting, PlannedCall, guard_logs, release_logs
 from services.llm.port import EMBED, Fault, embedding_hash
-from services.llm.settings import MindSettings, load_embedding
+from services.llm.settings import MindSettings, embedder_settings
 
 _BATCH = 64
 _WRONG = (Fault.UNAUTHORISED, Fault.BAD_REQUEST)  # wrong settings: no retry
@@ -129,18 +129,8 @@ Embed = Callable[[str, str, Job], Awaitable[Vector | None]]
 
 
 def endpoint_embedder(environment: Mapping[str, str]) -> OpenAIEmbedder | None:
-    """The embedder of the configured endpoint; None for the local one.
-
-    Raises SettingsError for an unknown choice, and for an endpoint without a model.
-    """
-    choice = environment.get("ASI_EMBEDDER", "")
-    if choice not in ("", "local", "openai"):
-        raise SettingsError(f"ASI_EMBEDDER={choice!r} is invalid: choose local or openai.")
-    settings = None if choice == "local" else load_embedding(environment)
-    if settings is None and choice == "openai":
-        raise SettingsError(
-            "ASI_EMBEDDER=openai needs a model: set ASI_EMBEDDING_MODEL, or an [embedding] section in ASI_MIND_FILE."
-        )
+    """The embedder of the configured endpoint; None for the local one. Raises the errors of `embedder_settings`."""
+    settings = embedder_settings(environment)
     return None if settings is None else OpenAIEmbedder(settings)
 
 

@@ -153,6 +153,22 @@ def load_embedding(environment: Mapping[str, str]) -> MindSettings | None:
     return None if settings.embedding is None else settings
 
 
+def embedder_settings(environment: Mapping[str, str]) -> MindSettings | None:
+    """The settings of the endpoint that embeds; None for the local embedder.
+
+    Raises SettingsError for an unknown choice, and for an endpoint without a model.
+    """
+    choice = environment.get("ASI_EMBEDDER", "")
+    if choice not in ("", "local", "openai"):
+        raise SettingsError(f"ASI_EMBEDDER={choice!r} is invalid: choose local or openai.")
+    settings = None if choice == "local" else load_embedding(environment)
+    if settings is None and choice == "openai":
+        raise SettingsError(
+            "ASI_EMBEDDER=openai needs a model: set ASI_EMBEDDING_MODEL, or an [embedding] section in ASI_MIND_FILE."
+        )
+    return settings
+
+
 def validate_prices(environment: Mapping[str, str], mind: bool, money: bool) -> None:
     """Raises SettingsError if a run could not use its endpoint: invalid settings, or missing prices.
 
@@ -160,7 +176,7 @@ def validate_prices(environment: Mapping[str, str], mind: bool, money: bool) -> 
     the prices of all models.
     """
     models = load_mind(environment) if mind else None
-    embedding = None if environment.get("ASI_EMBEDDER") == "local" else load_embedding(environment)
+    embedding = embedder_settings(environment)
     if not money:
         return
     used = {} if models is None else {name for role in models.roles.values() for name in role.models}

@@ -1,7 +1,7 @@
 """`python -m services.store`: one store, from environment settings."""
 
 from services.chassis.service import main
-from services.store.app import StoreSettings, build
+from services.store.app import StoreSettings, build, require
 
 if __name__ == "__main__":
-    main("store", StoreSettings, build)
+    main("store", StoreSettings, build, require)

@@ -25,7 +25,7 @@ from services.chassis.worker import dead_letter
 from services.contracts import archive_pb2, archive_pb2_grpc
 from services.contracts.candidate_pb2 import State
 from services.store.applier import Applier
-from services.store.backends import open_archive
+from services.store.backends import open_archive, require_archive
 from services.store.ledger import RunLedger
 from services.store.port import Archive, ArchiveUnavailable
 from services.store.service import ArchiveService
@@ -130,6 +130,11 @@ async def _open_when_reachable(archive: Archive) -> None:
         except ArchiveUnavailable as error:
             get_logger().error("the database is unreachable", error=str(error))
             await asyncio.sleep(OPEN_SECONDS)
+
+
+def require(settings: StoreSettings) -> None:
+    """Raises SettingsError for an archive URL that no wait would make valid."""
+    require_archive(settings.archive)
 
 
 @asynccontextmanager

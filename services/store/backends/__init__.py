@@ -43,6 +43,21 @@ def open_archive(url: str) -> Archive:
     )
 
 
+def require_archive(url: str) -> None:
+    """Raises SettingsError for a URL that cannot name an archive, without connecting to it."""
+    open_archive(url)
+    if url.startswith(_MONGO[0]):
+        from services.store.backends.mongo.connection import parse
+
+        parse(url)
+    elif url.startswith(SQLITE):
+        path = Path(url.removeprefix(SQLITE))
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if path.is_dir() or not folder.is_dir():
+            wrong, kind = (path, "a folder") if path.is_dir() else (folder, "a file")
+            raise SettingsError(f"ASI_ARCHIVE_URL={url!r} is no file: {wrong} is {kind}.")
+
+
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[Archive]:
     """As `open_archive`, open within the context."""

@@ -9,7 +9,7 @@ import pytest
 from services.chassis.errors import SettingsError
 from services.chassis.service import wired
 from services.chassis.settings import ServiceSettings
-from services.engineer.app import build
+from services.engineer.app import build, require
 from services.engineer.settings import EngineerSettings
 
 
@@ -23,15 +23,12 @@ async def test_an_idle_engineer_ends_if_so_configured(settings: ServiceSettings)
         assert time.monotonic() - started >= 0.5
 
 
-async def test_an_engineer_whose_folder_cannot_be_written_does_not_start(
-    settings: ServiceSettings, tmp_path: Path
-) -> None:
+def test_an_engineer_whose_folder_cannot_be_written_does_not_start(settings: ServiceSettings, tmp_path: Path) -> None:
     """It would fail in every training."""
     (tmp_path / "file").touch()
     shared = settings.model_copy(update={"data_dir": tmp_path / "file" / "data"}).model_dump(exclude_none=True)
     with pytest.raises(SettingsError, match=r"ASI_DATA_DIR=.*/file/data cannot be written: Not a directory\."):
-        async with wired("engineer", EngineerSettings(**shared), build):
-            pass
+        require(EngineerSettings(**shared))
 
 
 @pytest.mark.slow
@@ -41,9 +38,8 @@ async def test_an_engineer_needs_only_the_data_of_benchmarks_it_scores(
     """A scale's own may come from the hub, which not every machine reaches."""
     shared = settings.model_copy(update={"listen": "127.0.0.1:0"}).model_dump(exclude_none=True)
     async with wired(
-        "engineer", EngineerSettings(**shared, stages="explore", tasks="copying,induction"), build
+        "engineer", EngineerSettings(**shared, stages="explore", tasks="copying,induction"), build, require
     ) as process:
         assert [worker.busy for worker in process.workers] == [0]
     with pytest.raises(SettingsError, match="task no_such_task cannot be loaded"):
-        async with wired("engineer", EngineerSettings(**shared, tasks="no_such_task"), build):
-            pass
+        require(EngineerSettings(**shared, tasks="no_such_task"))

@@ -25,6 +25,7 @@ from pymongo.errors import (
     PyMongoError,
 )
 from pymongo.read_concern import ReadConcern
+from pymongo.uri_parser import parse_uri
 from pymongo.write_concern import WriteConcern
 
 from services.chassis.errors import SettingsError
@@ -49,6 +50,14 @@ _UNAVAILABLE_CODES = frozenset({24, 26, 39, 43, 50, 64, 91, 112, 175, 215, 246, 
 """File errors, timeouts, shutdown, a lost snapshot or cursor, damaged data, interruption, a full disk, and errors of
 queries whose collection is dropped meanwhile."""
 _REFUSED_CODES = {13: "may not use this database", 18: "failed to authenticate"}
+
+
+def parse(url: str) -> None:
+    """Raises SettingsError for an invalid URL. Not for mongodb+srv://, which the name service resolves."""
+    try:
+        parse_uri(url)
+    except (ConfigurationError, ValueError) as error:
+        raise SettingsError(f"ASI_ARCHIVE_URL is no MongoDB address: {error}.") from None
 
 
 def connect(url: str) -> Client:
