@@ -67,6 +67,8 @@ class Scrubber:
 
 
 _LONGEST_MESSAGE = 1000
+LONGEST_ANSWER = 2 << 20  # characters; a program may have 256 KiB, and escapes in JSON
+_SHOWN = 200  # characters of a reply that is not used
 # The request never reached the endpoint, so it costs nothing.
 _NOT_SENT = {"ConnectError", "ConnectTimeout", "PoolTimeout"}
 # Statuses of a gateway that stopped waiting; the model may have answered and charged.
@@ -202,6 +204,9 @@ class EndpointClient:
         except ValidationError:
             return self._malformed(text, "is not a chat completion")
         fault, answer, message = _classify(completion)
+        if len(answer) > LONGEST_ANSWER:
+            message = f"the answer has {len(answer):,} characters; at most {LONGEST_ANSWER:,} are read"
+            fault, answer = Fault.TOO_LONG, answer[:_SHOWN]
         usage = completion.usage
         return Outcome(
             fault,
@@ -212,7 +217,7 @@ class EndpointClient:
         )
 
     def _malformed(self, text: str, problem: str) -> Outcome:
-        start = self.scrubber.text(text)[:200]
+        start = self.scrubber.text(text[:LONGEST_ANSWER])[:_SHOWN]
         return Outcome(Fault.MALFORMED, text=start, message=f"the reply {problem}: {start!r}")
 
     def _vectors(self, text: str, count: int) -> Outcome:

@@ -86,6 +86,7 @@ class Bandit:
 _AGAIN = (DOWN - {Fault.UNAUTHORISED}) | {Fault.RATE_LIMITED, Fault.EMPTY}
 _SETTINGS_WRONG_SECONDS = 60.0
 _LONGEST_REASON = 120  # characters of a failure in the progress display
+_LONGEST_REPEATED = 100_000  # characters of an answer that is sent back for correction, each of which is charged
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +227,7 @@ class OpenAIMind:
             with waiting_for(progress, repetition):
                 attempt = await model.ask(request, turns, question.settings, question.calls)
             fault = attempt.outcome.fault
-            if fault in (None, Fault.INVALID, Fault.TRUNCATED):
+            if fault in (None, Fault.INVALID, Fault.TRUNCATED, Fault.TOO_LONG):
                 return attempt
             reason = f"{model.model.name}: {fault}: {attempt.outcome.message}"
             if fault is Fault.UNAUTHORISED:
@@ -251,12 +252,14 @@ class OpenAIMind:
 
 
 def _repair(attempt: Attempt[A]) -> tuple[Message, ...]:
-    """The turns that request a correction. A truncated answer is not repeated, since it would fill the context."""
-    if attempt.outcome.fault is Fault.TRUNCATED:
-        text = "Your answer was cut off at the length limit. Answer again, whole and in the same form, but shorter."
-        return (Message("user", text),)
+    """The turns that request a correction. A long answer is not repeated, since it would fill the context."""
+    if attempt.outcome.fault in (Fault.TRUNCATED, Fault.TOO_LONG):
+        cut = attempt.outcome.fault is Fault.TRUNCATED
+        reason = "was cut off at the length limit" if cut else f"cannot be used: {attempt.outcome.message}"
+        return (Message("user", f"Your answer {reason}. Answer again, whole and in the same form, but shorter."),)
     text = (
         f"Your answer cannot be used: {attempt.outcome.message}.\n"
         "Give the complete corrected answer in the same form, and nothing else."
     )
-    return Message("assistant", attempt.outcome.text), Message("user", text)
+    repeated = (Message("assistant", attempt.outcome.text),) if len(attempt.outcome.text) <= _LONGEST_REPEATED else ()
+    return *repeated, Message("user", text)

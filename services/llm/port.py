@@ -84,6 +84,7 @@ class Fault(StrEnum):
     MALFORMED = "malformed"  # 200, but the body is not the protocol
     EMPTY = "empty"  # no choice, or one without text
     TRUNCATED = "truncated"  # the answer hit the token limit
+    TOO_LONG = "too_long"  # the answer is larger than any that is read
     REFUSED = "refused"  # the model declines
     INVALID = "invalid"  # an answer that does not validate
     UNSUPPORTED = "unsupported"  # 400 about an optional feature: retried without it

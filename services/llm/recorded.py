@@ -40,7 +40,7 @@ from services.llm.port import (
 )
 
 # Faults that end a question; after other faults, such as an outage, it was asked again.
-_ENDS = frozenset({Fault.INVALID, Fault.TRUNCATED, Fault.REFUSED, Fault.BAD_REQUEST})
+_ENDS = frozenset({Fault.INVALID, Fault.TRUNCATED, Fault.TOO_LONG, Fault.REFUSED, Fault.BAD_REQUEST})
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ import pytest
 from services.chassis.errors import Rejected, SettingsError, Transient
 from services.chassis.worker import Activity
 from services.contracts import progress_pb2 as pb
-from services.llm.budget import MemoryLedger
+from services.llm.budget import Limits, MemoryLedger
+from services.llm.exchange import LONGEST_ANSWER
 from services.llm.openai_mind import OpenAIMind
 from services.llm.port import (
     AnswerInvalid,
@@ -154,6 +155,27 @@ async def test_an_answer_that_stays_wrong_is_a_rejection_at_the_roles_stage() ->
     assert isinstance(caught.value, Rejected)
     assert caught.value.stage == "judge"
     assert len(server.received) == len(caught.value.calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("size", "fault", "named"),
+    [
+        (LONGEST_ANSWER + 1, Fault.TOO_LONG, f"at most {LONGEST_ANSWER:,} are read"),
+        (150_000, Fault.INVALID, "no JSON object"),
+    ],
+)
+async def test_a_huge_answer_is_one_failed_call_and_leaves_the_budget(size: int, fault: Fault, named: str) -> None:
+    """It is not sent back for correction: each of its characters would be reserved as a token, which ends a run."""
+    ledger = MemoryLedger(Limits(tokens=20_000))
+    async with served(script(Step(answer="x" * size, completion_tokens=20)), ledger=ledger) as (server, model):
+        answered = await model.ask(question())
+
+    first, second = answered.calls
+    assert (first.error, second.error) == (fault, None)
+    assert first.completion_tokens == 20
+    assert named in server.received[1].body
+    assert len(server.received[1].body) < 5_000
+    assert len(first.answer) <= size
 
 
 async def test_a_twice_truncated_answer_raises_an_error_that_names_the_limit() -> None:
