@@ -7,10 +7,12 @@ service with `Delegate=yes` and `DelegateSubgroup=`. Supports versions 2 and 1.
 import contextlib
 import itertools
 import os
+import secrets
 import subprocess
 import time
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -24,10 +26,14 @@ _REMOVAL_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Group:
-    """One job's group: its folder in each hierarchy, and open descriptors to which "0" is written to enter it."""
+    """One job's group: its folder in each hierarchy, and open descriptors to which "0" is written to enter it.
+
+    `remaining` receives the folders that could not be removed yet.
+    """
 
     folders: tuple[Path, ...]
     entries: tuple[int, ...]
+    remaining: deque[Path]
 
     def out_of_memory(self) -> bool:
         """Whether the kernel has killed a process of the group for exceeding its memory limit."""
@@ -43,10 +49,13 @@ class Group:
             os.close(entry)
 
     def remove(self) -> None:
-        """Remove the group, whose processes have been killed; if this fails, a later sweep removes it."""
+        """Remove the group, whose processes have been killed; if this takes too long, a later `make` removes it."""
         deadline = time.monotonic() + _REMOVAL_SECONDS
         for folder in self.folders:
-            while not _removed(folder) and time.monotonic() < deadline:
+            while not _removed(folder):
+                if time.monotonic() > deadline:
+                    self.remaining.append(folder)
+                    break
                 time.sleep(0.002)
 
 
@@ -55,8 +64,10 @@ class Groups:
 
     def __init__(self, parents: tuple[Path, ...]) -> None:
         self._parents = parents
-        self._prefix = f"{_prefix()}{os.getpid()}-"
+        # Random, as other sandboxes of this process, or an ended one with its id, may have left groups.
+        self._prefix = f"{_prefix()}{os.getpid()}-{secrets.token_hex(6)}"
         self._numbers = itertools.count()
+        self._remaining: deque[Path] = deque()
 
     @classmethod
     def find(cls) -> Self | None:
@@ -74,9 +85,12 @@ class Groups:
 
     def make(self, limits: Limits) -> Group:
         """Create a group with the limits. Raises OSError."""
+        for folder in [self._remaining.popleft() for _ in range(len(self._remaining))]:
+            if not _removed(folder):
+                self._remaining.append(folder)
         name = f"{self._prefix}{next(self._numbers)}"
         folders = tuple(parent / name for parent in self._parents)
-        group = Group(folders, ())
+        group = Group(folders, (), self._remaining)
         memory = str(limits.memory_bytes + limits.file_bytes + _OVERHEAD)  # the scratch folder is in memory, too
         values = {
             "memory.max": memory,
@@ -91,7 +105,7 @@ class Groups:
                 folder.mkdir()
                 for file in [file for file in values if (folder / file).exists()]:
                     (folder / file).write_text(values[file])
-            return Group(folders, tuple(os.open(folder / "cgroup.procs", os.O_WRONLY) for folder in folders))
+            return replace(group, entries=tuple(os.open(folder / "cgroup.procs", os.O_WRONLY) for folder in folders))
         except OSError:
             group.remove()
             raise

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from services.sandbox.cgroups import Group
+from services.sandbox.cgroups import Group, Groups
 from services.sandbox.child import Child, Control, Log
 from services.sandbox.confinement import ALL_LAYERS, FIRST_USER, USERS
 from services.sandbox.limits import Limits, SandboxUnavailable
@@ -127,10 +127,7 @@ class Sandbox:
         scratch = self._folders.scratch(number, user if server.changes_user else None)
         child: Child | None = None
         try:
-            try:
-                group = await asyncio.to_thread(server.groups.make, limits) if server.groups else None
-            except OSError as error:
-                raise SandboxUnavailable(f"no control group can be made for a child: {error}") from error
+            group = await _group(server.groups, limits) if server.groups else None
             child = _start(server, job, limits, scratch, user, group)
             await child.open()
             yield child
@@ -143,6 +140,26 @@ class Sandbox:
                 raise
 
 
+async def _group(groups: Groups, limits: Limits) -> Group:
+    """A new control group. Raises SandboxUnavailable. A cancellation removes what the thread still makes."""
+    making = asyncio.ensure_future(asyncio.to_thread(groups.make, limits))
+    try:
+        return await asyncio.shield(making)
+    except OSError as error:
+        raise SandboxUnavailable(f"no control group can be made for a child: {error}") from error
+    except asyncio.CancelledError:
+        making.add_done_callback(_discard)  # also if this is cancelled again
+        await asyncio.wait({making})
+        raise
+
+
+def _discard(making: asyncio.Future[Group]) -> None:
+    """Remove a group that nobody uses."""
+    if making.exception() is None:
+        making.result().close_descriptors()
+        making.result().remove()
+
+
 async def _end(child: Child | None, scratch: Path) -> None:
     if child is not None:
         await child.close()
@@ -150,25 +167,33 @@ async def _end(child: Child | None, scratch: Path) -> None:
 
 
 def _start(server: Server, job: str, limits: Limits, scratch: Path, user: int, group: Group | None) -> Child:
-    channel, child_channel = socket.socketpair()
-    control_socket, child_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    reader, writer = os.pipe()
-    control = Control(control_socket)  # before the request, so that the first message includes its sender
-    request = {"job": job, "limits": asdict(limits), "scratch": str(scratch), "user": user}
-    counts_files = not server.own_files
-    child = Child(channel, control, Log(reader), limits, scratch, server.shared_bytes, counts_files, group)
-    descriptors = [child_channel.fileno(), child_control.fileno(), writer, *(group.entries if group else ())]
-    try:
-        server.request(json.dumps(request).encode(), descriptors)
-    except OSError as error:
-        control.close()
-        raise SandboxUnavailable(f"the fork server does not take requests: {error}") from error
-    finally:
-        child_channel.close()
-        child_control.close()
-        os.close(writer)
+    """Request the child. Without one, nothing of it remains, the group neither.
+
+    Raises SandboxUnavailable, and OSError if no more descriptors can be opened.
+    """
+    with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
         if group is not None:
-            group.close_descriptors()
+            ours.callback(group.remove)
+            theirs.callback(group.close_descriptors)
+        channel, child_channel = socket.socketpair()
+        ours.callback(channel.close)
+        theirs.callback(child_channel.close)
+        control_socket, child_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        control = Control(control_socket)  # before the request, so that the first message includes its sender
+        ours.callback(control.close)
+        theirs.callback(child_control.close)
+        reader, writer = os.pipe()
+        log = Log(reader)
+        ours.callback(log.close)
+        theirs.callback(os.close, writer)
+        request = {"job": job, "limits": asdict(limits), "scratch": str(scratch), "user": user}
+        child = Child(channel, control, log, limits, scratch, server.shared_bytes, not server.own_files, group)
+        descriptors = [child_channel.fileno(), child_control.fileno(), writer, *(group.entries if group else ())]
+        try:
+            server.request(json.dumps(request).encode(), descriptors)
+        except OSError as error:
+            raise SandboxUnavailable(f"the fork server does not take requests: {error}") from error
+        ours.pop_all()
     return child
 
 

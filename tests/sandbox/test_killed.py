@@ -82,3 +82,37 @@ def test_the_next_engineer_removes_the_control_groups_that_a_killed_one_left() -
 
     assert remaining == [False] * len(left) + [True] * len(used.folders)
     assert not any(folder.exists() for folder in used.folders)
+
+
+def test_two_sandboxes_of_a_process_do_not_make_the_same_groups() -> None:
+    """One is started while children of another, or groups that could not be removed yet, still exist."""
+    first, second = Groups.find(), Groups.find()
+    if first is None or second is None:
+        pytest.skip("no control groups can be made here")
+    made = [groups.make(Limits(1 << 26, 1, 1)) for groups in (first, second, first)]
+    for group in made:
+        group.close_descriptors()
+        group.remove()
+
+    assert len({group.folders for group in made}) == 3
+    assert not any(folder.exists() for group in made for folder in group.folders)
+
+
+def test_a_group_whose_processes_take_long_to_end_is_removed_later() -> None:
+    """Groups of a busy machine would pile up while its engineer runs."""
+    groups = Groups.find()
+    if groups is None:
+        pytest.skip("no control groups can be made here")
+    slow = groups.make(Limits(1 << 26, 1, 1))
+    with subprocess.Popen(["/bin/sh", "-c", "read word"], stdin=subprocess.PIPE) as process:
+        for folder in slow.folders:
+            (folder / "cgroup.procs").write_text(str(process.pid))
+        slow.close_descriptors()
+        slow.remove()
+        existed = [folder.exists() for folder in slow.folders]
+    following = groups.make(Limits(1 << 26, 1, 1))
+    following.close_descriptors()
+    following.remove()
+
+    assert all(existed)
+    assert not any(folder.exists() for folder in (*slow.folders, *following.folders))

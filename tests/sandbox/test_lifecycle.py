@@ -14,6 +14,7 @@ import torch
 from services.engineer.scales import load_scale
 from services.engineer.training.protocol import limits_of
 from services.sandbox import Child, ChildDied, ChildTimeout, Limits, Sandbox, SandboxUnavailable
+from services.sandbox.cgroups import Groups
 from services.sandbox.confinement import LANDLOCK, NAMESPACES, SECCOMP, USER
 from tests.sandbox.conftest import PRELOAD, TESTS
 from tests.sandbox.hostile_runs import BENIGN, JOBS, rejection
@@ -117,6 +118,38 @@ async def test_a_job_that_is_cancelled_while_it_ends_leaves_nothing(sandbox: San
 
     assert sandbox.processes() == []
     assert not scratch[0].exists()
+
+
+def _open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_a_cancellation_at_any_time_of_the_start_leaves_no_group(sandbox: Sandbox) -> None:
+    """A thread makes the group, and goes on when the task that waits for it is cancelled."""
+    groups = await asyncio.to_thread(Groups.find)
+    if groups is None:
+        pytest.skip("no control groups can be made here")
+    trial = groups.make(LIMITS)
+    trial.close_descriptors()
+    trial.remove()
+
+    async def run() -> None:
+        async with sandbox.child(f"{JOBS}:wait", LIMITS):
+            pass
+
+    descriptors = _open_descriptors()
+    for turns in range(12):
+        running = asyncio.create_task(run())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        running.cancel()
+        running.cancel()
+        await asyncio.wait({running})
+
+    parent, prefix = trial.folders[0].parent, trial.folders[0].name.rpartition("-")[0]
+    assert list(parent.glob(f"{prefix}-*")) == []
+    assert _open_descriptors() <= descriptors + 1
+    assert sandbox.processes() == []
 
 
 async def test_a_job_that_may_start_programs_can(sandbox: Sandbox) -> None:
