@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
@@ -123,16 +123,16 @@ GROUPS: Mapping[str, type[BaseModel]] = {
 }  # fmt: skip
 
 
+SETTINGS: Mapping[str, FieldInfo] = {
+    name: field for group in GROUPS.values() for name, field in group.model_fields.items()
+}
+
+
 class RunOptions(Measurement, Search, Limits, Verification):
     """All settings of a run. `model_fields_set` holds those that were set explicitly."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-    _changes_of_scale: str = PrivateAttr("--set")  # the flags that `overrides` are from
-
-    @property
-    def changes_of_scale(self) -> str:
-        """The flags that changed the scale, for errors."""
-        return self._changes_of_scale
+    changes_of_scale: str = Field("--set", description="the flags that `overrides` are from, for errors; no setting")
 
     @field_validator("overrides", "policies", mode="before")
     @classmethod
@@ -160,16 +160,16 @@ class RunOptions(Measurement, Search, Limits, Verification):
     @classmethod
     def read(cls, values: Mapping[str, object], source: str = "") -> Self:
         """Raises SettingsError naming the setting, its source and the accepted values."""
+        flags = [flag_of(name, field) for name, field in SETTINGS.items()]
+        if unknown := [name for name in values if name not in {*flags, *SETTINGS}]:
+            choice = did_you_mean(unknown[0], flags) or f"; there are {', '.join(flags)}."
+            raise SettingsError(f"{source and f'{source}: '}{unknown[0]!r} is not a setting of a run{choice}")
         try:
             return cls.model_validate(dict(values))._with_own_scale()
         except ValidationError as error:
             problem = error.errors()[0]
             name = str(problem["loc"][0]) if problem["loc"] else ""
             prefix, shown = (f"{source}: ", name) if source else ("", f"--{name.replace('_', '-')}")
-            if problem["type"] == "extra_forbidden":
-                flags = [flag_of(field, info) for field, info in cls.model_fields.items()]
-                choice = did_you_mean(name, flags) or f"; there are {', '.join(flags)}."
-                raise SettingsError(f"{prefix}{name!r} is not a setting of a run{choice}") from None
             reason = problem["msg"].removeprefix("Value error, ")
             raise SettingsError(f"{prefix}{shown} is {problem['input']!r}: {reason}.") from None
 
@@ -194,7 +194,7 @@ class RunOptions(Measurement, Search, Limits, Verification):
                 raise SettingsError(f"--scale {self.scale}: {getattr(error, 'strerror', error)}.") from None
             except ValueError as error:
                 raise SettingsError(f"--scale {error}.") from None
-            self._changes_of_scale = f"--scale {self.scale}{' with --set' if self.overrides else ''}"
+            changes["changes_of_scale"] = f"--scale {self.scale}{' with --set' if self.overrides else ''}"
             changes["scale"], overrides = base, {**own_scale, **overrides}
         return self.model_copy(update=changes if overrides == self.overrides else {**changes, "overrides": overrides})
 
@@ -239,7 +239,7 @@ def run_settings(options: RunOptions) -> pb.RunSettings:
         ablations=pb.Ablations(**{f"without_{part}": True for part in options.without}),
         policies=policies,
     )
-    for name in RunOptions.model_fields:
+    for name in SETTINGS:
         _write(settings, name, getattr(options, name))
     settings.budget.CopyFrom(budget(options))
     try:
@@ -266,12 +266,12 @@ def _write(settings: pb.RunSettings, name: str, value: Any) -> None:
             raise ValueError("no limit is infinite; leave it out")
         setattr(message, field, value)
     except ValueError as error:  # of protobuf, too: out of range, or half of a surrogate pair
-        flag = flag_of(name, RunOptions.model_fields[name]).replace("_", "-")
+        flag = flag_of(name, SETTINGS[name]).replace("_", "-")
         raise SettingsError(f"--{flag} is {value!r}: {str(error).lower()}.") from None
 
 
 def _extra(name: str) -> Mapping[str, Any]:
-    return cast("Mapping[str, Any]", RunOptions.model_fields[name].json_schema_extra)  # as `_setting` makes it
+    return cast("Mapping[str, Any]", SETTINGS[name].json_schema_extra)  # as `_setting` makes it
 
 
 def budget(options: RunOptions) -> pb.Budget:
@@ -291,11 +291,11 @@ def fork_settings(source: pb.RunSettings, options: RunOptions) -> pb.RunSettings
     """
     changes, settings = run_settings(options), pb.RunSettings()
     settings.CopyFrom(source)
-    for name in RunOptions.model_fields:
+    for name in SETTINGS:
         if name not in options.model_fields_set:
             continue
         if _extra(name)["fixed"]:
-            flag = flag_of(name, RunOptions.model_fields[name]).replace("_", "-")
+            flag = flag_of(name, SETTINGS[name]).replace("_", "-")
             raise SettingsError(
                 f"--{flag} cannot differ in a fork: its history was measured with another value. Start a new run."
             )

@@ -169,3 +169,13 @@ def test_a_scale_file_that_is_no_text_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(SettingsError, match=r"--scale .*own\.toml: "):
         RunOptions.read({"scale": str(tmp_path / "own.toml")})
+
+
+def test_what_the_options_keep_for_errors_is_no_setting() -> None:
+    """Neither in a file, nor in the list of what there is; options remain frozen."""
+    with pytest.raises(SettingsError, match=r"f\.toml: 'changes_of_scale' is not a setting of a run; there are scale,"):
+        RunOptions.read({"changes_of_scale": "--x"}, "f.toml")
+    with pytest.raises(SettingsError) as raised:
+        RunOptions.read({"zzzzzzz": "--x"}, "f.toml")
+
+    assert "changes_of_scale" not in str(raised.value)

@@ -18,7 +18,7 @@ from services.chassis.errors import SettingsError
 from services.console.options import INTERRUPTED, Json, print_json
 from services.console.tables import listing, mixed_conditions, pairs, paragraph, say, styled
 from services.local.launch import Outcome, Start, join, run_locally
-from services.local.plan import GROUPS, RunOptions, checked_run_name, flag_of
+from services.local.plan import GROUPS, SETTINGS, RunOptions, checked_run_name, flag_of
 from services.local.settings import ClientSettings, client_settings
 from services.report.progress import Progress
 from services.report.rows import clock, ranked
@@ -33,7 +33,7 @@ def takes_run_options(function: Callable[..., R]) -> Callable[..., R]:
     @functools.wraps(function)
     def command(context: typer.Context, settings_file: Path | None, **arguments: Any) -> R:
         values = {}
-        for name, field in RunOptions.model_fields.items():
+        for name, field in SETTINGS.items():
             value, source = arguments.pop(name), context.get_parameter_source(name)
             if source and source.name == "COMMANDLINE":
                 values[flag_of(name, field)] = value
