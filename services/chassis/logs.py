@@ -16,16 +16,20 @@ HALF_CLOSED = "returning true from eof_received() has no effect when using ssl"
 """Logged by asyncio at each end of a TLS connection to NATS; it has no consequence."""
 
 
+_CLOSED = (ValueError, AttributeError)
+"""Errors of a stream that was closed, and of the None that stands for one that the process never had."""
+
+
 class _Lines(io.TextIOBase):
-    """Standard error, whatever it is at the time, without its OSError: a full disk must not end the process."""
+    """Standard error, whatever it is at the time, without its errors: a full disk must not end the process."""
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, *_CLOSED):
             sys.stderr.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, *_CLOSED):
             sys.stderr.flush()
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import io
 import os
 import time
 
@@ -9,6 +10,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from services.chassis import logs
 from services.chassis.errors import NotFound, SettingsError, Transient
 from services.chassis.rpc import Server, channel, is_transient, require_server
 from services.chassis.settings import ServiceSettings, host_and_port, load
@@ -16,6 +18,7 @@ from services.contracts import checker_pb2, checker_pb2_grpc
 from services.contracts.candidate_pb2 import CheckReport
 from services.local.processes import free_port
 from tests.partial_checker import PartialChecker
+from tests.serving import serving
 
 DEFAULT = 0.5
 
@@ -125,6 +128,25 @@ async def test_a_failure_of_the_server_s_machine_may_pass() -> None:
     await server.stop(0)
 
     assert is_transient(refused.value)
+
+
+async def test_a_status_does_not_depend_on_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log that cannot be written, as its stream was closed, would become the call's error and hide the real one."""
+    closed = io.StringIO()
+    closed.close()
+    logs.configure("engineer")
+    async with (
+        serving((checker_pb2_grpc.add_CheckerServicer_to_server, FullDisk())) as address,
+        channel(address, ServiceSettings()) as connection,
+    ):
+        stub = checker_pb2_grpc.CheckerStub(connection)
+        with monkeypatch.context() as patched:
+            patched.setattr("sys.stderr", closed)
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stub.Check(checker_pb2.CheckRequest(), timeout=30)
+
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "No space left" in (refused.value.details() or "")
 
 
 class Unknowing(PartialChecker):
