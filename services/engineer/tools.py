@@ -27,6 +27,7 @@ LARGEST = 2**32 - 1
 LINE_CHARACTERS = 300
 LINE_SECONDS = 15.0
 BAR = 16
+REMOTE_SECONDS = 300.0
 CLEAR = "\r\x1b[K"
 BYTES = 256
 COMPILER_WORDS = ("checkpoint", "torch.compiler", "flex_attention", "dynamo", "higher_order", "functorch", "torch.func")
@@ -136,9 +137,14 @@ async def _check_remotely(
     async with channel(address, load(ServiceSettings, "console")) as connection:
         await require_server(connection, address, "ASI_CHECKER_ADDRESS")
         try:
-            answer = await checker_pb2_grpc.CheckerStub(connection).Check(request, timeout=300)
+            answer = await checker_pb2_grpc.CheckerStub(connection).Check(request, timeout=REMOTE_SECONDS)
         except grpc.aio.AioRpcError as error:
             reason = error.details() or error.code().name
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                reason = (
+                    f"the check has not ended within {REMOTE_SECONDS:g} s: the engineer at {address} is busy, or scale "
+                    f"{arguments.scale} is too large for its CPU, on which checks run"
+                )
             raise (ScaleError if error.code() is grpc.StatusCode.INVALID_ARGUMENT else Transient)(reason) from None
     verdicts = tuple(
         Verdict(verdict.probe, verdict.outcome, verdict.message, MessageToDict(verdict.evidence))  # type: ignore[arg-type]

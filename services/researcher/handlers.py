@@ -38,7 +38,7 @@ from services.researcher.offline.proposer import SURROGATE, describes
 SERVICE = "researcher"
 MAX_REPEATS = 10
 MAX_REWRITES = 10
-CHECK_SECONDS = 120.0
+CHECK_SECONDS = 300.0  # at the largest scales, on a busy machine
 MAX_DRAFTED = 256  # drafts of other seats that are remembered, as the archive may not have them yet
 PROGRAM_BYTES = 96 * 1024  # an event must stay below 256 KiB
 

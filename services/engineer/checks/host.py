@@ -1,6 +1,7 @@
 """The host's side of a check: screens a program, probes it in child processes, and computes the verdicts."""
 
 import asyncio
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -11,7 +12,15 @@ from services.domain.zoo import baselines
 from services.engineer.checks.remote import ProgramRaised, ProtocolBroken, Remote
 from services.engineer.checks.report import JSON, CheckReport, CheckSettings, Finding, Verdict
 from services.engineer.checks.screen import screen_apart
-from services.engineer.checks.structure import HOST_PROBES, measured_cost, probed_layers, supported
+from services.engineer.checks.structure import (
+    FEWEST_LAYERS,
+    HOST_PROBES,
+    TOKEN_LIMIT,
+    measured_cost,
+    probed_layers,
+    probed_shape,
+    supported,
+)
 from services.engineer.scales import Scale
 from services.engineer.training.sizes import model_sizes
 from services.mixers.plugins import PROBES as PLUGINS
@@ -110,7 +119,7 @@ async def check_thoroughly(
 
 
 async def stage_settings(scale: Scale, vocabulary: int, sandbox: Sandbox) -> CheckSettings:
-    """Check settings for a scale: its sizes, and the root's parameter count as measured in a child."""
+    """Check settings for a scale: its sizes, the time for them, and the root's parameters as counted in a child."""
     sizes = model_sizes(scale, vocabulary)
     # of the model without its mixers: embedding, head, norms and feed-forward layers
     tables = (1 if sizes.tied else 2) * sizes.vocabulary * sizes.width
@@ -125,6 +134,8 @@ async def stage_settings(scale: Scale, vocabulary: int, sandbox: Sandbox) -> Che
         whole_model=sizes.whole_model,
         surrounding_parameters=tables + sizes.blocks * block + sizes.width,
     )
+    work = FEWEST_LAYERS * math.prod(probed_shape(settings)) * scale.width / 128 / TOKEN_LIMIT
+    settings = replace(settings, seconds=settings.seconds * max(1.0, work))
     counting = replace(settings, exempt=tuple(probe.name for probe in PROBES if probe.name != "parameters"))
     surrounding = settings.surrounding_parameters
     for program in set(sizes.layers) - {""}:

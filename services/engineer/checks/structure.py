@@ -1,7 +1,7 @@
 """Probes that the host decides from arrays: the properties that scores depend on.
 
-Every layer is probed at the scale's own width, length and batch, on inputs that the program cannot predict. Scoring
-detects programs that behave differently in training.
+Layers are probed at the scale's own width and length, on inputs that the program cannot predict: all layers and rows of
+a small scale, some of a large one, since checks run on the CPU. Scoring detects programs that differ in training.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 
 from services.engineer.checks.compare import Values, gaps, largest_gap, number, size_of
 from services.engineer.checks.remote import STATES, ProgramRaised, Remote, State
-from services.engineer.checks.report import JSON, ArithmeticName, Finding
+from services.engineer.checks.report import JSON, ArithmeticName, CheckSettings, Finding
 
 RANDOMISED, INITIAL = State(randomised=True), State()
 CUTS = (1, 2, 3, 7, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 80, 95, 96, 127, 128, 129, 159, 191, 223, 255)
@@ -27,8 +27,8 @@ _REPETITIONS = (  # in evaluation mode, in training mode
 )
 ROWS_FACTOR, SHORT = 4, 64  # benchmarks are read in larger batches of shorter rows
 REPEATABILITY_TOLERANCE = 1e-9  # equality but for kernels whose order of operations depends on memory alignment
-TOKEN_LIMIT = 1 << 16
-"""Limit on tokens × layers × width / 128; where all layers exceed it, fewer are probed."""
+TOKEN_LIMIT, FEWEST_LAYERS, FEWEST_ROWS = 1 << 16, 2, 4
+"""Limit on tokens × layers × width / 128: where it is exceeded, fewer layers are probed, then fewer rows of two."""
 TIMED_LENGTHS = (512, 1024, 2048, 4096, 8192)
 TIMED_SECONDS = 0.03  # lengths grow until one takes so long: shorter times are dominated by constant costs
 TIMED_RATIO = 8.0  # limit on the ratio of CPU times when the length grows fourfold: n gives 4, n² gives 16
@@ -83,7 +83,7 @@ async def batch(program: Remote) -> Finding:
 
     At the scale's batch and length, and in the larger batches of shorter rows of benchmarks.
     """
-    rows, length = _probed_shape(program)
+    rows, length = probed_shape(program.settings)
     shapes = [(rows, length, RANDOMISED), (ROWS_FACTOR * rows, min(SHORT, length), RANDOMISED)]
     shapes += [(3, ODD_LENGTHS[0], state) for state in STATES[1:]]
     for shape in shapes:
@@ -102,7 +102,7 @@ async def causality(program: Remote) -> Finding:
     Does not detect: leaks that need particular values or many calls, or that exist in training mode only and at no
     length but the scale's; these harm the training itself.
     """
-    rows, length = _probed_shape(program)
+    rows, length = probed_shape(program.settings)
     layers, trained = sorted(probed_layers(program)), await supported(program, program.settings.of_training)
     finding = await _perturbation_leak(program, RANDOMISED, rows, length)
     for stream, state in enumerate(STATES[1:], start=1):
@@ -126,7 +126,7 @@ async def prefix(program: Remote) -> Finding:
     training, scoring and generation differ. In evaluation mode, at initialisation and with randomised parameters.
     Does not detect: paths that begin beyond 600 positions, and dependence on the length in training mode only.
     """
-    rows, length = _probed_shape(program)
+    rows, length = probed_shape(program.settings)
     cases = [
         (program, RANDOMISED, rows, length, (*(part for part in PREFIXES if part < length), length - 1)),
         (program, INITIAL, 6, ODD_LENGTHS[0], (1, 3, 32, 63)),
@@ -243,16 +243,17 @@ async def supported(program: Remote, choices: Sequence[ArithmeticName] = ("doubl
 def probed_layers(program: Remote) -> list[int]:
     """All layers, or as many as TOKEN_LIMIT allows: the first, the last, and random others."""
     settings = program.settings
-    cost = max(1, settings.batch * settings.length * settings.width // 128)
-    count = min(settings.layers, max(2, TOKEN_LIMIT // cost))
+    most = TOKEN_LIMIT * 128 // (math.prod(probed_shape(settings)) * settings.width)
+    count = min(settings.layers, max(FEWEST_LAYERS, most))
     shuffled = np.random.default_rng([program.seed, 17]).permutation(np.arange(1, max(1, settings.layers - 1)))
     chosen = [0, settings.layers - 1, *(int(layer) for layer in shuffled[: max(0, count - 2)])]
     return list(dict.fromkeys(chosen))[:count]
 
 
-def _probed_shape(program: Remote) -> tuple[int, int]:
-    """Rows and length: the scale's, but large enough for some cuts."""
-    return max(4, program.settings.batch), max(33, program.settings.length)
+def probed_shape(settings: CheckSettings) -> tuple[int, int]:
+    """Rows and length: the scale's, but large enough for some cuts, and only as many rows as TOKEN_LIMIT allows."""
+    length = max(33, settings.length)
+    return max(FEWEST_ROWS, min(settings.batch, TOKEN_LIMIT * 64 // (length * settings.width))), length
 
 
 def _fixed_row(program: Remote, rows: int, length: int) -> int:
@@ -269,7 +270,7 @@ async def _row_dependence(program: Remote, rows: int, length: int, state: State)
         changed[fixed] = inputs[fixed]
         outputs.append(("the other rows change", fixed, (await program.output(changed, state))[fixed]))
     else:
-        if (rows, length) == _probed_shape(program):  # causality uses the same cached output
+        if (rows, length) == probed_shape(program.settings):  # causality uses the same cached output
             changed = await program.output_with_other_ends(length, state, _cuts(program, rows, length), 0)
             outputs.append(("the other rows change", fixed, changed[fixed]))
         for row in {fixed, (fixed + rows // 3) % rows, (fixed + 2 * rows // 3) % rows} if rows > 8 else {fixed}:

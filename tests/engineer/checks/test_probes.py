@@ -13,11 +13,12 @@ import pytest_asyncio
 
 from services.domain.zoo import baseline, baselines
 from services.engineer.checks.compare import Values
-from services.engineer.checks.host import PROBES, check
+from services.engineer.checks.host import PROBES, check, stage_settings
 from services.engineer.checks.metering import Cost, judged_exponents
 from services.engineer.checks.remote import Remote
 from services.engineer.checks.report import JSON, CheckReport, CheckSettings, report_text
-from services.engineer.checks.structure import steep_growth
+from services.engineer.checks.structure import FEWEST_LAYERS, TOKEN_LIMIT, probed_shape, steep_growth
+from services.engineer.scales import load_scale
 from services.sandbox import Child, ChildTimeout, Message, Sandbox
 
 ZOO = Path(__file__).parent / "zoo"
@@ -242,6 +243,20 @@ async def test_a_busy_machine_does_not_reject_a_program() -> None:
     for remote in (stuck, endless):
         with pytest.raises(ChildTimeout):
             await remote.ask("begin", {}, {}, expect="ready")
+
+
+@pytest.mark.parametrize(("name", "rows"), [("mini", 4), ("tiny", 8), ("explore", 8), ("verify", 4), ("final", 4)])
+async def test_a_check_has_a_bounded_size_and_time_for_it_at_every_scale(
+    name: str, rows: int, sandbox: Sandbox
+) -> None:
+    """Checks run on the CPU: at the largest scale a sound baseline was rejected, since its time was over."""
+    scale = load_scale(name, {"corpus": "python-source", "tokenizer": "", "precision": "fp32"})
+    settings = await stage_settings(scale, 256, sandbox)
+    work = FEWEST_LAYERS * rows * scale.context * scale.width / 128
+
+    assert probed_shape(settings) == (rows, scale.context)
+    assert work <= 2 * TOKEN_LIMIT
+    assert settings.seconds == CheckSettings().seconds * max(1.0, work / TOKEN_LIMIT)
 
 
 async def test_there_are_two_bad_programs_and_a_near_miss_for_every_probe() -> None:
