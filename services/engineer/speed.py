@@ -26,6 +26,8 @@ from services.fla_cpu.names import FEATURE_MAPS, L2NORMS, MODULES, OPERATORS, TO
 from services.sandbox import JSON, Array, Channel, Child, Limits, Sandbox, SandboxUnavailable
 
 _STEPS = 3
+_MEASURED_SECONDS = 1.5
+"""Least duration of a measurement: shorter ones differ by a factor of two on a busy machine."""
 _SECONDS = 120.0
 _EVALUATION_SPEEDUP = 3.0
 """Evaluating a token takes a third of the time of training on it, as there is no backward pass."""
@@ -33,10 +35,13 @@ _OVERHEAD_SECONDS = 4.0
 """Starting processes and the harness, for one evaluation."""
 
 
-async def measure_speed(sandbox: Sandbox, scale: Scale, corpus: Corpus, trainings: int) -> float:
+async def measure_speed(
+    sandbox: Sandbox, scale: Scale, corpus: Corpus, trainings: int, at_least: float = _MEASURED_SECONDS
+) -> float:
     """Tokens per second of each of `trainings` concurrent trainings. Raises SandboxUnavailable.
 
-    To keep the measurement short, a step has at most two micro-batches and nothing is compiled.
+    To keep the measurement short, a step has at most two micro-batches and nothing is compiled. The steps are repeated
+    for `at_least` so many seconds, while all trainings run.
     """
     batch = min(scale.batch, 2 * scale.micro_batch)
     scale = replace(scale, batch=batch, compile=False, tokens=scale.tokens_per_step, per_device=1)
@@ -48,9 +53,12 @@ async def measure_speed(sandbox: Sandbox, scale: Scale, corpus: Corpus, training
         async with sandbox.child(JOB, limits_of(scale)) as child:
             await ask(child, "begin", job.header(), {}, expect="ready", timeout=_SECONDS)
             await _train(child, tokens[:1])  # the first step allocates memory
+            steps, seconds = 0, 0.0
             async with ready:
-                seconds = await _train(child, tokens)
-            return len(tokens) * scale.tokens_per_step / seconds
+                while seconds < at_least:
+                    seconds += await _train(child, tokens)
+                    steps += len(tokens)
+            return steps * scale.tokens_per_step / seconds
 
     try:
         speeds = await asyncio.gather(*(training() for _ in range(trainings)))

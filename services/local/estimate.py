@@ -22,6 +22,8 @@ TARGET_SECONDS = 480.0
 SMALLER = {"tiny": "mini"}
 """The fallback of a scale that would take too long."""
 FEWEST, MAX_AT_SMALLER = 3, 11
+BUSY_SHARE = 0.3
+"""Load average per core from which other work is worth mentioning."""
 _PER_CANDIDATE = 6.0
 """CPU seconds of one candidate's proposal, checks, verdict and analysis at a small scale."""
 
@@ -163,6 +165,17 @@ def speed_sentence(scale: str, profile: checker_pb2.MachineProfile) -> str:
     return (
         f"one training at scale {scale} takes about {duration_text(profile.seconds)} here: "
         f"{profile.tokens_per_second:,.0f} tokens/s each, {at_once}, in {profile.precision}"
+    )
+
+
+def load_sentence(load: float, cores: int) -> str | None:
+    """What the load average before a run says of its estimate; None on a machine that is mostly idle."""
+    if load < BUSY_SHARE * cores:
+        return None
+    on = "1 core" if cores == 1 else f"{cores} cores"
+    return (
+        f"this machine is busy (load {load:.1f} on {on}): the estimate is made beside that work, and is wrong by as "
+        "much as it changes"
     )
 
 

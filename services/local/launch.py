@@ -27,7 +27,7 @@ from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2
 from services.llm.port import RECORDED, asks_endpoint, exchange_file, record_of
 from services.llm.settings import validate_prices
 from services.local.archive import run_status, until_applied
-from services.local.estimate import PROFILE_SECONDS, SMALLER, adapts, decide_precision, plan_run
+from services.local.estimate import PROFILE_SECONDS, SMALLER, adapts, decide_precision, load_sentence, plan_run
 from services.local.log import pause_run, resume_run, start_run
 from services.local.plan import Limits, RunOptions, budget, fork_settings, require_possible_scale, run_settings
 from services.local.processes import stop_signal
@@ -87,6 +87,8 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
     limited = (new_budget or current.budget).HasField("money")
     validate_prices(os.environ, asks_endpoint(current.mind), limited)  # report missing prices before anything starts
     await _require_new_name(settings, start)
+    if not (start.resume or start.fork) and (busy := load_sentence(os.getloadavg()[0], os.cpu_count() or 1)):
+        progress.note(busy)
     with stop_signal() as interrupted:
         progress.note("starting the services …")
         extra = _engineer_environment(current, adapts(options) and not start.resume)

@@ -13,7 +13,7 @@ from services.chassis.errors import SettingsError
 from services.console.tables import mixed_conditions
 from services.contracts import archive_pb2, candidate_pb2, checker_pb2, checker_pb2_grpc
 from services.contracts import events_pb2 as pb
-from services.local.estimate import decide_precision, estimate, plan_run, price_of, sentence
+from services.local.estimate import decide_precision, estimate, load_sentence, plan_run, price_of, sentence
 from services.local.plan import RunOptions, run_settings
 from services.local.settings import ClientSettings
 from services.report.rows import row
@@ -21,6 +21,15 @@ from tests.partial_checker import PartialChecker
 from tests.serving import serving
 
 ADAPTING = RunOptions()
+
+
+def test_other_work_on_the_machine_is_named_before_the_estimate() -> None:
+    """The same run takes twice as long when other work begins, and the estimate cannot know it."""
+    assert load_sentence(0.4, 2) is None
+    assert load_sentence(1.5, 2) == (
+        "this machine is busy (load 1.5 on 2 cores): the estimate is made beside that work, and is wrong by as much as "
+        "it changes"
+    )
 
 
 class Machine(PartialChecker):

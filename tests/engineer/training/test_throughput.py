@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from services.domain.zoo import baseline
 from services.engineer.data import Corpus
 from services.engineer.scales import Scale
+from services.engineer.speed import measure_speed
 from services.engineer.training.compiled import ARRAY, CompileCache, pack, unpack
 from services.engineer.training.host import JOB, train
 from services.engineer.training.model import NOT_COUNTED, chunked_loss
@@ -38,6 +39,16 @@ def test_a_loss_in_chunks_is_the_loss_with_its_gradients(chunk: int, low: bool) 
     torch.testing.assert_close(loss, unchunked, rtol=tolerance, atol=tolerance)
     for ours, theirs in zip(gradients, expected, strict=True):
         torch.testing.assert_close(ours, 2 * theirs, rtol=tolerance, atol=tolerance)
+
+
+async def test_a_speed_is_measured_over_more_than_a_moment(small: Scale, corpus: Corpus) -> None:
+    """Three steps of a small model take a tenth of a second, in which other work on the machine decides."""
+    sandbox = InlineSandbox()
+    speed = await measure_speed(sandbox, small, corpus, 1, at_least=0.5)
+    trained = [message.arrays["tokens"] for message in sandbox.sent[JOB] if "tokens" in message.arrays]
+
+    assert len(trained) > 2
+    assert sum(len(tokens) for tokens in trained[1:]) * small.tokens_per_step / speed >= 0.5
 
 
 async def test_a_training_with_a_loss_in_chunks_is_the_same_training(small: Scale, corpus: Corpus) -> None:
