@@ -6,6 +6,7 @@ import inspect
 import io
 import os
 import re
+import shutil
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -115,13 +116,19 @@ class Commands(typer.core.TyperGroup):
             return None
         module = import_module(f"services.console.commands.{COMMANDS[cmd_name].module}")
         function = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
+        boxes: Any = "rich" if shutil.get_terminal_size().columns >= NARROW else None
         if isinstance(function, typer.Typer):
-            command = typer.main.get_command(function)
+            function.rich_markup_mode = function.rich_markup_mode and boxes
+            command: Any = typer.main.get_command(function)
+            for part in command.commands.values():  # else click cuts the summary to one line
+                part.short_help = inspect.cleandoc(part.help or "").partition("\n\n")[0].replace("\n", " ")
+                _show_no_type_of_flags(part)
         else:
-            app = typer.Typer(add_completion=False, rich_markup_mode="rich", context_settings=HELP_NAMES)
+            app = typer.Typer(add_completion=False, rich_markup_mode=boxes, context_settings=HELP_NAMES)
             passes_on = getattr(function, "passes_arguments_on", False)
             app.command(context_settings=PASS_ON if passes_on else HELP_NAMES, add_help_option=not passes_on)(function)
             command = typer.main.get_command(app)
+        _show_no_type_of_flags(command)
         command.name = cmd_name
         # typer keeps the line breaks of all paragraphs but the first
         command.help = command.help and re.sub(r"(?<!\n)\n *(?!\n)", " ", inspect.cleandoc(command.help))
@@ -143,6 +150,15 @@ class Commands(typer.core.TyperGroup):
                 formatter.write_dl([(name, command.summary) for name, command in panel.items()])
 
 
+def _show_no_type_of_flags(command: Any) -> None:
+    """Typer shows <bool>, but a flag takes no value."""
+    for parameter in command.params:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+
+
+NARROW = 70
+"""Columns below which help is plain text: the columns of boxes cut the names of flags."""
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     name="asi-arch", cls=Commands, epilog=EXIT_STATUS, rich_markup_mode=None, no_args_is_help=True,

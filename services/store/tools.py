@@ -327,7 +327,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("path", type=Path)
     for name, sub in commands.choices.items():
         if name not in ("fork", "catch-up"):
-            sub.add_argument("--json", action="store_true")
+            sub.add_argument("--json", action="store_true", help="machine-readable output")
     return parser
 
 

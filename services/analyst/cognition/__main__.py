@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     paper.add_argument("--yes", action="store_true", help="add them without confirmation")
     stats = commands.add_parser("stats", help="statistics of the entries that candidates used")
     for command in (search, new, paper, stats):
-        command.add_argument("--json", action="store_true")
+        command.add_argument("--json", action="store_true", help="machine-readable output")
     return parser
 
 

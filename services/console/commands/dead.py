@@ -39,7 +39,9 @@ class Letter:
         return self.cause.event
 
 
-dead = typer.Typer(help="Messages that could not be handled: list, show, retry, drop.", no_args_is_help=False)
+dead = typer.Typer(
+    help="Messages that could not be handled: list, show, retry, drop.", no_args_is_help=False, add_completion=False
+)
 
 Which = Annotated[str, typer.Argument(metavar="LETTER", help="its number, or the candidate it is about")]
 

@@ -84,5 +84,5 @@ def _parser(description: str, default_folder: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="asi-arch export", description=description)
     parser.add_argument("run", nargs="?", default="", help="default: the newest run")
     parser.add_argument("--out", type=Path, help=f"folder; default: {default_folder}")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
     return parser

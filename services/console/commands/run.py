@@ -70,7 +70,7 @@ def _flags() -> list[inspect.Parameter]:
             metavar = "NAME=VALUE" if name in ("overrides", "policies") else None
             option = typer.Option(
                 f"--{flag_of(name, field).replace('_', '-')}", help=field.description, rich_help_panel=panel,
-                min=minimum, metavar=metavar,
+                min=minimum, metavar=metavar, show_default="default:" not in (field.description or ""),
             )  # fmt: skip
             kind = Annotated[kind, option]  # type: ignore[assignment]
             parameters.append(_keyword(name, default=default, annotation=kind))
