@@ -255,5 +255,9 @@ def _sentence(error: ValidationError) -> str:
     where = ".".join(str(part.value if isinstance(part, Role) else part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{where} is not a setting."
+    if first["type"] == "missing":
+        return f"{where} is missing."
+    if first["type"] in ("dict_type", "model_type"):
+        return f"{where} is {first['input']!r}: write it as a section, [{where}]."
     message = first["msg"].removeprefix("Value error, ")
     return f"{where} is invalid: {message}." if where else f"{message}."

@@ -152,7 +152,7 @@ class RunOptions(Measurement, Search, Limits, Verification):
             raise ValueError("it cannot be true or false")
         return value
 
-    @field_validator("baselines", "seed_programs", mode="before")
+    @field_validator("baselines", "seed_programs", "without", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
         return split_names(value) if isinstance(value, str) else value
@@ -170,7 +170,8 @@ class RunOptions(Measurement, Search, Limits, Verification):
             problem = error.errors()[0]
             name = str(problem["loc"][0]) if problem["loc"] else ""
             prefix, shown = (f"{source}: ", name) if source else ("", f"--{name.replace('_', '-')}")
-            reason = problem["msg"].removeprefix("Value error, ")
+            a_list = 'give names, as in ["delta_net", "gla"] or "delta_net,gla"'
+            reason = a_list if problem["type"] == "tuple_type" else problem["msg"].removeprefix("Value error, ")
             raise SettingsError(f"{prefix}{shown} is {problem['input']!r}: {reason}.") from None
 
     def _with_own_scale(self) -> Self:

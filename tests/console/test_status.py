@@ -4,6 +4,8 @@ import asyncio
 import sys
 from pathlib import Path
 
+import pytest
+
 from services.chassis.bus import Bus, Logged
 from services.chassis.bus.subjects import subject_of
 from services.chassis.events import body_of, first
@@ -63,6 +65,17 @@ async def test_a_run_is_not_resumed_while_nothing_runs(
         "the services and continues it\n"
     )
     assert await bus.last_sequence() == 0
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"), [("--fork", "--fork is empty: name the run"), ("--run", "--run: '' is not a run name")]
+)
+async def test_an_unset_variable_of_a_script_starts_no_search(flag: str, message: str, tmp_path: Path) -> None:
+    """`--fork "$SOURCE"` began a new run."""
+    done = await asi_arch(bare_environment(tmp_path, ASI_NATS_URL="nats://127.0.0.1:1"), "run", flag, "")
+
+    assert done.status == 2
+    assert message in done.err
 
 
 async def test_a_dead_address_is_named_at_once_with_its_setting(tmp_path: Path) -> None:

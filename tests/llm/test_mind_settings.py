@@ -82,6 +82,23 @@ def test_an_invalid_setting_is_named_in_one_message(tmp_path: Path, old: str, ne
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "models is missing."),
+        ("models = 3", "models is 3: write it as a section, [models]."),
+        ("[models]\na = 3", "models.a is 3: write it as a section, [models.a]."),
+    ],
+)
+def test_the_form_of_a_file_is_explained(text: str, message: str, tmp_path: Path) -> None:
+    """In the words of the file, not of our types."""
+    (tmp_path / "mind.toml").write_text(text)
+    with pytest.raises(SettingsError) as raised:
+        load_mind({"ASI_MIND_FILE": str(tmp_path / "mind.toml")})
+
+    assert str(raised.value) == f"{tmp_path}/mind.toml: {message}"
+
+
+@pytest.mark.parametrize(
     ("environment", "message"),
     [
         ({}, "ASI_MODEL is not set"),

@@ -89,6 +89,7 @@ def test_a_value_that_no_message_holds_is_refused_with_its_flag(options: dict[st
         ({"set": 5}, "f.toml: set is 5: '5' is not NAME=VALUE"),
         ({"policy": ["=probe"]}, "f.toml: policy is .*: '=probe' is not NAME=VALUE"),
         ({"seats": True}, "f.toml: seats is True: it cannot be true or false"),
+        ({"baselines": 3}, "f.toml: baselines is 3: give names, as in"),
         ({"hours": False}, "f.toml: hours is False: it cannot be true or false"),
         ({"corpus": "hub:@train"}, "--corpus is 'hub:@train': write hub:NAME"),
     ],
@@ -101,9 +102,11 @@ def test_a_mistyped_setting_of_a_file_is_refused(content: dict[str, object], mes
 
 def test_a_single_pair_of_a_file_needs_no_list() -> None:
     """As on the command line; true and false remain possible where they mean something."""
-    options = RunOptions.read({"set": "tokens=5", "policy": {"verify": 2}, "random_parent": True}, "f.toml")
+    content = {"set": "tokens=5", "policy": {"verify": 2}, "random_parent": True, "without": "judge, analysis"}
+    options = RunOptions.read(content, "f.toml")
 
     assert (options.overrides, options.policies, options.random_parent) == ({"tokens": "5"}, {"verify": "2"}, True)
+    assert options.without == ("judge", "analysis")
 
 
 async def test_the_recording_of_an_unknown_run_is_refused_before_services_start(tmp_path: Path) -> None:

@@ -98,12 +98,15 @@ def run(
         bool, typer.Option("--join", help="start the run in services that run already, beside their other runs")
     ] = False,
     fork: Annotated[
-        str, typer.Option(metavar="RUN[@EVENT]", help="begin with that run's history up to an event (sequence or id)")
-    ] = "",
+        str | None,
+        typer.Option(metavar="RUN[@EVENT]", help="begin with that run's history up to an event (sequence or id)"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run the whole search on this machine: baselines, then new candidates, to a ranked summary."""
-    start = Start(checked_run_name(name) if name else None, fork, resume)
+    if fork == "":  # an unset variable of a script, which would start a whole new search
+        raise SettingsError("--fork is empty: name the run to begin with, or leave the flag out.")
+    start = Start(None if name is None else checked_run_name(name), fork or "", resume)
     if joins:
         logs.configure_for_people()
         joined = asyncio.run(join(client_settings(), options, start, Progress(quiet=as_json)))
@@ -175,4 +178,4 @@ def discover(
     --policy parameters=0.1 --policy flops=+0.1 --candidates 8.
     """
     options = RunOptions.read({**PRESET, "candidates": candidates, "mind": mind, "seed": seed})
-    run_to_end(options, Start(checked_run_name(name) if name else None), as_json)
+    run_to_end(options, Start(None if name is None else checked_run_name(name)), as_json)

@@ -158,7 +158,7 @@ ASKED_BY = {
 def propose(
     parent: Annotated[str, typer.Option(help="an id, or a name that just one candidate has")],
     mind: Annotated[str, typer.Option(help="offline or openai")] = "offline",
-    seed: Annotated[int | None, typer.Option(min=0, help="seed of the draw; default: the run's")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**64 - 1, help="seed of the draw; default: the run's")] = None,
     run: Run = "",
     as_json: Json = False,
 ) -> None:

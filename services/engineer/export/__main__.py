@@ -87,3 +87,6 @@ if __name__ == "__main__":
     except FileExistsError as error:
         sys.stderr.write(f"asi-arch: {error.filename} exists already: choose another --out\n")
         sys.exit(2)
+    except OSError as error:
+        sys.stderr.write(f"asi-arch: --out cannot be written: {sentence(error)}\n")
+        sys.exit(2)

@@ -171,6 +171,18 @@ def test_an_impossible_export_writes_nothing(tmp_path: Path, program: str, argum
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """It is no fault of the program."""
+    (tmp_path / "file").touch()
+    record = record_of(baseline("gla").program, "Net")
+    content = {"candidate": MessageToDict(record), "run": {"run": "r1"}, "chain": []}
+    command = [sys.executable, "-m", "services.engineer.export", "--out", str(tmp_path / "file")]
+    done = subprocess.run(command, input=json.dumps(content), capture_output=True, text=True, check=False)
+
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"asi-arch: --out cannot be written: {tmp_path}/file")
+
+
 def test_names_and_requirements_come_from_the_program() -> None:
     """An import name from whatever a mind called it."""
     assert package_name("CrossHeadDeltaNetd93c") == "cross_head_delta_netd93c"
