@@ -223,6 +223,12 @@ async def test_several_servers_take_turns_and_one_that_is_down_is_left_out() -> 
     assert time.monotonic() - started < 8 * DEFAULT
 
 
+@pytest.mark.parametrize("variable", ["ASI_OTLP_ENDPOINT", "ASI_NATS_MONITOR_URL"])
+def test_an_empty_address_that_is_optional_stands_for_none(variable: str) -> None:
+    """As compose files pass variables that are not set."""
+    load(ServiceSettings, "judge", {variable: ""})
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
