@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc.aio
 
-from services.chassis.errors import Busy
+from services.chassis.errors import Busy, NotPossible
 from services.chassis.events import struct
 from services.contracts import candidate_pb2, checker_pb2, checker_pb2_grpc
 from services.domain.syntax import MAX_BYTES
@@ -19,7 +19,7 @@ from services.engineer.data.corpus import ByteTokens
 from services.engineer.scales import Scale
 from services.engineer.speed import FunctionCosts, training_seconds
 from services.engineer.stages import Stage, Stages
-from services.engineer.training.measurements import device_name
+from services.engineer.training.measurements import device_name, missing_device
 from services.engineer.training.model import INITIALISATION
 from services.engineer.training.result import TrainingFailed
 from services.fla_cpu.names import MODULES, OPERATORS, TOP
@@ -79,11 +79,11 @@ class CheckerService(checker_pb2_grpc.CheckerServicer):
         self, request: checker_pb2.ScaleRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> checker_pb2.MachineProfile:
         name, overrides = request.stage or "tiny", dict(request.scale_overrides)
+        scale, speed = await self._stages.scale(name, overrides), None
+        if missing := missing_device(scale):
+            raise NotPossible(missing)
         if request.speed:
-            stage = await self._stages.open(name, overrides)
-            scale, speed = stage.scale, await self._stages.speed(stage, self._trainings(name))
-        else:
-            scale, speed = await self._stages.scale(name, overrides), None
+            speed = await self._stages.speed(await self._stages.open(name, overrides), self._trainings(name))
         return checker_pb2.MachineProfile(
             precision=scale.precision,
             device=scale.device,

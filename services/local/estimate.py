@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import grpc.aio
 
-from services.chassis.errors import SettingsError
+from services.chassis.errors import NotPossible, SettingsError
 from services.chassis.rpc import channel
 from services.contracts import archive_pb2, checker_pb2, checker_pb2_grpc
 from services.contracts import events_pb2 as pb
@@ -63,9 +64,10 @@ async def decide_precision(
     """
     if PRECISION in settings.scale_overrides:
         return None
-    profile = await profile_of(client, settings, patience, speed=False)
-    if profile is None:
-        return "no engineer answers: each chooses its precision, and results are ranked only within one precision"
+    try:
+        profile = await profile_of(client, settings, patience, speed=False)
+    except NotPossible as error:
+        return f"each engineer chooses its precision, and results are ranked only within one precision: {error}"
     settings.scale_overrides[PRECISION] = profile.precision
     return f"training in {profile.precision} (measured on the engineer's machine; --set precision=… to choose)"
 
@@ -82,9 +84,10 @@ async def plan_run(
     Without explicit options, the number of candidates and the scale follow from the measured speed. Raises
     SettingsError if the engineer refuses the scale.
     """
-    profile = await profile_of(client, settings, PROFILE_SECONDS, speed=True)
-    if profile is None or not profile.HasField("seconds"):
-        note("no engineer answers yet: the duration of this run is unknown")
+    try:
+        profile = await profile_of(client, settings, PROFILE_SECONDS, speed=True)
+    except NotPossible as error:
+        note(f"the duration of this run is unknown: {error}")
         return settings
     note(speed_sentence(settings.scale, profile))
     settings = _copy(settings, precision=profile.precision)
@@ -94,7 +97,8 @@ async def plan_run(
         if fitting is None and smaller is not None:
             too_long = estimate(_copy(settings, candidates=FEWEST), profile)
             settings = run_settings(options.model_copy(update={"scale": smaller, "candidates": MAX_AT_SMALLER}))
-            profile = await profile_of(client, settings, PROFILE_SECONDS, speed=True) or profile
+            with contextlib.suppress(NotPossible):
+                profile = await profile_of(client, settings, PROFILE_SECONDS, speed=True)
             note(
                 f"scale {smaller} instead of {options.scale}, where {FEWEST} candidates would take "
                 f"{duration_text(too_long.seconds or 0)}: losses of the two cannot be "
@@ -110,10 +114,10 @@ async def plan_run(
 
 async def profile_of(
     client: ClientSettings, settings: pb.RunSettings, patience: float, *, speed: bool
-) -> checker_pb2.MachineProfile | None:
-    """An engineer's measurements of the run's scale; None if none answers.
+) -> checker_pb2.MachineProfile:
+    """An engineer's measurements of the run's scale.
 
-    Raises SettingsError if it refuses the scale.
+    Raises SettingsError if it refuses the scale, NotPossible if none answers, or it has not the scale's device.
     """
     request = checker_pb2.ScaleRequest(stage=settings.scale, scale_overrides=settings.scale_overrides, speed=speed)
     async with channel(client.checker_address, client) as connection:
@@ -122,7 +126,8 @@ async def profile_of(
         except grpc.aio.AioRpcError as error:
             if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
                 raise SettingsError(f"--set: {error.details()}") from None
-            return None
+            refused = error.code() == grpc.StatusCode.FAILED_PRECONDITION
+            raise NotPossible((refused and error.details()) or "no engineer answers yet") from None
 
 
 def estimate(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, price: Price | None = None) -> Estimate:
@@ -174,8 +179,7 @@ def load_sentence(load: float, cores: int) -> str | None:
         return None
     on = "1 core" if cores == 1 else f"{cores} cores"
     return (
-        f"this machine is busy (load {load:.1f} on {on}): the estimate is made beside that work, and is wrong by as "
-        "much as it changes"
+        f"other work runs on this machine (load {load:.1f} on {on}): the estimate holds only while that stays the same"
     )
 
 

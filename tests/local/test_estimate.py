@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.chassis.errors import SettingsError
+from services.chassis.errors import NotPossible, SettingsError
 from services.console.tables import mixed_conditions
 from services.contracts import archive_pb2, candidate_pb2, checker_pb2, checker_pb2_grpc
 from services.contracts import events_pb2 as pb
@@ -27,8 +27,7 @@ def test_other_work_on_the_machine_is_named_before_the_estimate() -> None:
     """The same run takes twice as long when other work begins, and the estimate cannot know it."""
     assert load_sentence(0.4, 2) is None
     assert load_sentence(1.5, 2) == (
-        "this machine is busy (load 1.5 on 2 cores): the estimate is made beside that work, and is wrong by as much as "
-        "it changes"
+        "other work runs on this machine (load 1.5 on 2 cores): the estimate holds only while that stays the same"
     )
 
 
@@ -41,6 +40,8 @@ class Machine(PartialChecker):
     async def Profile(self, request: checker_pb2.ScaleRequest, context: Any) -> checker_pb2.MachineProfile:
         if request.stage not in self.seconds:
             raise ValueError(f"There is no scale {request.stage!r}.")
+        if request.scale_overrides["device"] == "cuda":
+            raise NotPossible("torch finds no GPU")
         profile = checker_pb2.MachineProfile(precision="fp32", device="cpu", trainings=2)
         if request.speed:
             profile.tokens_per_second, profile.seconds = 9_000, self.seconds[request.stage]
@@ -106,6 +107,19 @@ async def test_a_slower_machine_makes_fewer_candidates_and_a_slow_one_a_named_sm
     assert (smaller.scale, smaller.budget.candidates) == ("mini", 11)
     assert any("scale mini instead of tiny" in note and "cannot be compared" in note for note in notes)
     assert notes[-1].startswith("16 trainings (5 baselines, 11 candidates)")
+
+
+async def test_what_an_engineer_cannot_measure_stays_open_and_is_said() -> None:
+    """Engineers with GPUs may join later."""
+    settings, notes = pb.RunSettings(scale="tiny", scale_overrides={"device": "cuda"}), list[str]()
+    async with machine() as client:
+        planned = await plan_run(client, RunOptions(), settings, [], notes.append)
+        sentence = await decide_precision(client, settings)
+
+    assert planned == settings
+    assert notes == ["the duration of this run is unknown: torch finds no GPU"]
+    assert "torch finds no GPU" in (sentence or "")
+    assert "precision" not in settings.scale_overrides
 
 
 async def test_an_explicit_budget_is_estimated_and_kept() -> None:

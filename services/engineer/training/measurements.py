@@ -12,6 +12,7 @@ from time import process_time
 import numpy as np
 import torch
 
+from services.engineer.scales import Scale
 from services.engineer.training.model import INITIALISATION
 from services.engineer.training.result import Measurements
 from services.engineer.training.session import Session
@@ -29,6 +30,13 @@ def versions() -> Mapping[str, str]:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)
     return versions
+
+
+def missing_device(scale: Scale) -> str | None:
+    """Why no training of the scale is possible here; None if one is. It is the machine's fault, not a program's."""
+    if scale.device != "cuda" or torch.cuda.is_available():
+        return None
+    return f"scale {scale.name} trains on a GPU, and torch finds none here: use a machine with one, or set device=cpu"
 
 
 def device_name(device: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
+import torch
 
 from services.chassis.rpc import channel
 from services.chassis.settings import ServiceSettings
@@ -91,6 +92,15 @@ async def test_the_machine_profile_holds_the_precision_of_the_run(stages: Stages
 
     assert measured.precision in ("fp32", "bf16-autocast")
     assert named.precision == "fp32"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+async def test_a_device_that_the_machine_lacks_is_not_measured(stages: Stages) -> None:
+    """Else a run that begins here would train in fp32 on the GPUs that join it."""
+    request = checker_pb2.ScaleRequest(stage="tiny", scale_overrides={**SMALL, "device": "cuda", "precision": "auto"})
+    async with checker(stages) as stub:
+        with pytest.raises(grpc.aio.AioRpcError, match="torch finds none here"):
+            await stub.Profile(request, timeout=60)
 
 
 async def test_a_trial_trains_a_few_steps_and_scores_nothing(stages: Stages) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from services.chassis.errors import Transient
 from services.engineer.data import Corpus
 from services.engineer.scales import Scale, load_scale
 from services.engineer.training.child import flops_per_token
@@ -127,6 +129,13 @@ async def test_looking_ahead_only_during_scoring_is_detected(small: Scale, corpu
 
     assert raised.value.kind == "looks-ahead"
     assert raised.value.evidence["compared"] == 8
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+async def test_a_missing_gpu_does_not_count_against_the_program(small: Scale, corpus: Corpus) -> None:
+    """An engineer that was started on the wrong machine rejected every candidate that it received."""
+    with pytest.raises(Transient, match="torch finds none here"):
+        await train(programs.CONVOLUTION, 0, replace(small, device="cuda"), corpus, InlineSandbox())
 
 
 async def test_an_error_of_the_program_comes_back_with_its_traceback(small: Scale, corpus: Corpus) -> None:

@@ -60,7 +60,8 @@ def test_a_random_composition_runs_and_differs_from_the_root(seed: int) -> None:
     """Whatever the search combines must run, forward and backward, and compute something of its own."""
     mixer = composition(seed)
     torch.manual_seed(0)
-    child, root = (job.build(render(m, "Candidate"), False, 2, 32, 2, 0) for m in (mixer, CATALOGUE["delta_net"]))
+    both = mixer, CATALOGUE["delta_net"]
+    child, root = (job.build(render(each, "Candidate"), False, 2, 32, 2, 0, "single") for each in both)
     inputs = torch.randn(2, 33, 32)
     output = child(inputs)[0]
     output.square().mean().backward()
