@@ -92,6 +92,7 @@ def test_programs_without_a_part_are_compared_by_seed() -> None:
     assert gate.p < norm.p < 0.05
 
 
+@pytest.mark.slow
 def test_the_report_draws_the_sizes(tmp_path: Path) -> None:
     """With the sentence that says what it means, and the CSV."""
     rows = trained({1: 0.1, 2: 0.05, 4: 0.025})

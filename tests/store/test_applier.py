@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from structlog.testing import capture_logs
 
 from services.chassis.bus import Bus
@@ -32,6 +33,7 @@ async def test_a_clock_that_is_ahead_is_reported_once(bus: Bus) -> None:
     assert 3500 < warning["seconds"] <= 3600
 
 
+@pytest.mark.slow
 async def test_an_event_that_another_store_received_is_applied_when_idle(bus: Bus) -> None:
     """Such as one that is frozen now, or has another archive: whoever asks this store would wait for the event."""
     archive = open_archive("memory://another")

@@ -177,6 +177,7 @@ async def test_a_failure_in_forward_shows_the_frames_of_the_program_alone(sandbo
     assert "child_probes" not in text
 
 
+@pytest.mark.slow
 async def test_the_message_names_the_cause(sandbox: Sandbox) -> None:
     """These named another one, such as a gradient that the program does not compute, or no line."""
     returns_input = text_of(ZOO / "life" / "bad_returns_its_input.py")

@@ -32,7 +32,6 @@ OFTEN = {
     "leaks only at the length of training",
     "couples rows in the last layer",
     "eleven times the parameters in the last layer",
-    "quadratic outside of torch",
     "forges the findings of its process",
     "after some steps",
     "within a context, after some steps",

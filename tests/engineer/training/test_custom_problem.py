@@ -118,6 +118,7 @@ def test_a_scale_file_and_a_corpus_become_overrides_in_the_run_settings(tmp_path
         load_scale("mini", {"pattern": "gla"})
 
 
+@pytest.mark.slow
 async def test_own_task_files_and_a_plugged_in_evaluator_score_a_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
