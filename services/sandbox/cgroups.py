@@ -85,9 +85,11 @@ class Groups:
 
     def make(self, limits: Limits) -> Group:
         """Create a group with the limits. Raises OSError."""
-        for folder in [self._remaining.popleft() for _ in range(len(self._remaining))]:
-            if not _removed(folder):
-                self._remaining.append(folder)
+        for _ in range(len(self._remaining)):
+            with contextlib.suppress(IndexError):  # another thread makes a group, too, and has taken the last one
+                folder = self._remaining.popleft()
+                if not _removed(folder):
+                    self._remaining.append(folder)
         name = f"{self._prefix}{next(self._numbers)}"
         folders = tuple(parent / name for parent in self._parents)
         group = Group(folders, (), self._remaining)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,22 @@ def test_a_group_whose_processes_take_long_to_end_is_removed_later() -> None:
 
     assert all(existed)
     assert not any(folder.exists() for folder in (*slow.folders, *following.folders))
+
+
+def test_groups_are_made_in_several_threads_while_some_cannot_be_removed(tmp_path: Path) -> None:
+    """The children of several trainings are started at once."""
+    groups, limits = Groups(()), Limits(1 << 26, 1, 1)
+    for name in ("first", "second"):
+        (tmp_path / name / "process").mkdir(parents=True)
+    remaining = groups.make(limits).remaining
+    remaining.extend(tmp_path.iterdir())
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            made = list(threads.map(groups.make, [limits] * 20_000))
+    finally:
+        sys.setswitchinterval(interval)
+
+    assert len(made) == 20_000
+    assert sorted(remaining) == sorted(tmp_path.iterdir())
