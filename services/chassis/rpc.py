@@ -5,6 +5,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, nullcontext
+from functools import partial
 from typing import Any, Self, cast
 
 import grpc
@@ -16,7 +17,7 @@ from grpc_reflection.v1alpha import reflection
 from services.chassis import telemetry
 from services.chassis.errors import Busy, NotFound, NotPossible, SettingsError, Transient, is_of_the_machine
 from services.chassis.logs import get_logger
-from services.chassis.settings import ServiceSettings, addresses, host_and_port
+from services.chassis.settings import ServiceSettings, addresses, host_and_port, refuse_pass_phrase
 
 DEADLINE_SECONDS = 30.0
 MESSAGE_BYTES = 64 * 1024 * 1024
@@ -187,12 +188,13 @@ class _Replicas:
 def key_files(settings: ServiceSettings) -> tuple[bytes, bytes, bytes] | None:
     """CA certificate, private key and certificate for mutual TLS; None for plain text.
 
-    Raises SettingsError if one cannot be read, or is none, or key and certificate do not belong together.
+    Raises SettingsError if one cannot be read, or is none or encrypted, or key and certificate do not belong together.
     """
     if settings.grpc_ca is None or settings.grpc_key is None or settings.grpc_cert is None:
         return None
     try:
-        ssl.create_default_context(cafile=settings.grpc_ca).load_cert_chain(settings.grpc_cert, settings.grpc_key)
+        context = ssl.create_default_context(cafile=settings.grpc_ca)
+        context.load_cert_chain(settings.grpc_cert, settings.grpc_key, partial(refuse_pass_phrase, "ASI_GRPC_KEY"))
         return settings.grpc_ca.read_bytes(), settings.grpc_key.read_bytes(), settings.grpc_cert.read_bytes()
     except OSError as error:  # of ssl, too
         raise SettingsError(f"ASI_GRPC_CA, ASI_GRPC_CERT or ASI_GRPC_KEY cannot be used: {error}.") from None

@@ -153,6 +153,11 @@ def require_writable(variable: str, folder: Path) -> None:
         raise SettingsError(f"{variable}={folder} cannot be written: {reason}.") from None
 
 
+def refuse_pass_phrase(variable: str) -> str:
+    """For ssl, instead of OpenSSL's question in the terminal, where a service would wait. Raises SettingsError."""
+    raise SettingsError(f"{variable} is encrypted: name a private key without a pass phrase.")
+
+
 def addresses(text: str) -> list[str]:
     """The comma-separated addresses in a setting; the text itself, which is none, if there are none."""
     return [part.strip() for part in text.split(",") if part.strip()] or [text]

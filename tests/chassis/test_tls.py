@@ -16,9 +16,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from deploy.make_env import TLS
 from deploy.mongo_init import initiate
 from services.chassis.bus import Bus
-from services.chassis.bus.access import ADMINISTRATOR, refusal
+from services.chassis.bus.access import ADMINISTRATOR, connect_options, refusal
 from services.chassis.errors import SettingsError
-from services.chassis.rpc import Server, channel, is_transient
+from services.chassis.rpc import Server, channel, is_transient, key_files
 from services.chassis.settings import ServiceSettings, load
 from services.local.processes import free_port
 from services.store.backends import open_archive
@@ -172,6 +172,18 @@ def test_half_of_a_key_pair_is_refused_with_a_message() -> None:
     for environment, named in (({"ASI_GRPC_CA": "ca.crt"}, "ASI_GRPC_CERT"), ({"ASI_NATS_CERT": "a"}, "ASI_NATS_KEY")):
         with pytest.raises(SettingsError, match=named):
             load(ServiceSettings, "judge", environment)
+
+
+def test_a_key_with_a_pass_phrase_is_refused_with_a_message(certificates: Path, tmp_path: Path) -> None:
+    """OpenSSL would ask for the phrase in the terminal, and the service would wait."""
+    own, key = certificates / "judge", tmp_path / "encrypted.key"
+    encrypt = f"openssl pkey -in {own / 'tls.key'} -aes256 -passout pass:phrase -out {key}"
+    subprocess.run(encrypt.split(), check=True)
+    tls = {"ca": own / "ca.crt", "cert": own / "tls.crt", "key": key}
+    for part, read in (("grpc", key_files), ("nats", connect_options)):
+        settings = ServiceSettings.model_validate({f"{part}_{name}": path for name, path in tls.items()})
+        with pytest.raises(SettingsError, match=f"ASI_{part.upper()}_KEY is encrypted"):
+            read(settings)
 
 
 @pytest.fixture

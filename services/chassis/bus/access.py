@@ -4,12 +4,13 @@ A service authenticates with the nkey seed in its settings and verifies the serv
 """
 
 import ssl
+from functools import partial
 from typing import Any
 
 import nkeys
 
 from services.chassis.errors import SettingsError
-from services.chassis.settings import SERVICES, ServiceSettings
+from services.chassis.settings import SERVICES, ServiceSettings, refuse_pass_phrase
 
 API = "$JS.API"
 INBOX = "_INBOX"
@@ -78,7 +79,7 @@ def _tls(settings: ServiceSettings) -> ssl.SSLContext | None:
     try:
         context = ssl.create_default_context(cafile=settings.nats_ca)
         if settings.nats_cert and settings.nats_key:
-            context.load_cert_chain(settings.nats_cert, settings.nats_key)
+            context.load_cert_chain(settings.nats_cert, settings.nats_key, partial(refuse_pass_phrase, "ASI_NATS_KEY"))
     except (OSError, ssl.SSLError) as error:
         raise SettingsError(f"ASI_NATS_CA, ASI_NATS_CERT or ASI_NATS_KEY cannot be used: {error}.") from None
     return context
