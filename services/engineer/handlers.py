@@ -43,7 +43,7 @@ from services.engineer.stages import Stage, Stages, overrides_for
 from services.engineer.substitution import SLOW, Substitution, substitute
 from services.engineer.training.compiled import CompileCache
 from services.engineer.training.host import Trained, optimise, require_independent, score
-from services.engineer.training.measurements import versions
+from services.engineer.training.measurements import require_device, versions
 from services.engineer.training.model import AUTO
 from services.engineer.training.result import Drained, Metrics, TrainingFailed
 from services.engineer.training.session import Job as Training
@@ -91,6 +91,7 @@ class Engineer:
             return []
         context = await run_context(self.archive, record.run, record.stage)
         stage = await self.stages.open(record.stage, dict(context.settings.scale_overrides))
+        require_device(stage.scale)  # before a claim, which the log and the record keep
         self._warn_of_other_data(record, stage, context)
         folder = WorkFolder(self.data_dir, record.run, record.id)
         async with self._claims.claim(job, record) as attempt, _interruptions():
@@ -149,6 +150,7 @@ class Engineer:
             target = promotion.match_parameters
             overrides = await overrides_for(self.stages, promotion.stage, overrides, program, target)
         stage = await self.stages.open(promotion.stage, overrides)
+        require_device(stage.scale)
         heldout = share_of(stage.corpus.verification, promotion.rung, promotion.rungs)
         stage = await self.stages.with_other_text(replace(stage, corpus=replace(stage.corpus, heldout=heldout)))
         folder = WorkFolder(self.data_dir, record.run, f"{record.id}-rung-{promotion.rung}")

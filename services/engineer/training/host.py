@@ -14,12 +14,11 @@ from time import monotonic
 
 import numpy as np
 
-from services.chassis.errors import Transient
 from services.engineer.data import Corpus
 from services.engineer.evaluation.scoring import examine, loss_on, next_loss
 from services.engineer.scales import Scale
 from services.engineer.training.audit import audit, require_linear
-from services.engineer.training.measurements import joules_of, measurements_of, missing_device, trained_elements
+from services.engineer.training.measurements import joules_of, measurements_of, require_device, trained_elements
 from services.engineer.training.protocol import limits_of
 from services.engineer.training.result import Metrics, TrainingFailed, TrainingResult
 from services.engineer.training.session import Job, Session, Supervision, Weights
@@ -77,8 +76,7 @@ async def optimise(job: Job, supervision: Supervision, sandbox: Sandbox) -> Trai
 
     Raises TrainingFailed, Drained when stopped, and Transient on a machine without the scale's device.
     """
-    if missing := missing_device(job.scale):
-        raise Transient(missing)
+    require_device(job.scale)
     start, energy = monotonic(), joules_of(job.scale.device)
     async with sandbox.child(JOB, limits_of(job.scale)) as child:
         session = Session(job, supervision, child, partial(next_loss, job, sandbox))

@@ -12,6 +12,7 @@ from time import process_time
 import numpy as np
 import torch
 
+from services.chassis.errors import Transient
 from services.engineer.scales import Scale
 from services.engineer.training.model import INITIALISATION
 from services.engineer.training.result import Measurements
@@ -37,6 +38,12 @@ def missing_device(scale: Scale) -> str | None:
     if scale.device != "cuda" or torch.cuda.is_available():
         return None
     return f"scale {scale.name} trains on a GPU, and torch finds none here: use a machine with one, or set device=cpu"
+
+
+def require_device(scale: Scale) -> None:
+    """Raises Transient on a machine without the scale's device, so that work goes to another one."""
+    if missing := missing_device(scale):
+        raise Transient(missing)
 
 
 def device_name(device: str) -> str:

@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from structlog.testing import capture_logs
 
 from services.archive.artifacts import FsspecArtifacts
 from services.chassis.bus import Bus
 from services.chassis.bus.topology import MAX_EVENT_BYTES
-from services.chassis.errors import HandedBack, Rejected
+from services.chassis.errors import HandedBack, Rejected, Transient
 from services.chassis.events import body_of
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
@@ -68,6 +69,21 @@ async def test_a_recurrence_is_trained_by_its_kernel_and_both_forms_are_kept(
     ]
     assert "def _slow_delta(" in training.program
     assert training.HasField("loss")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+async def test_a_machine_without_the_scales_device_claims_nothing(
+    bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
+) -> None:
+    """Its candidates are delivered again and again: each claim and release would be kept in the log and the record."""
+    settings = events_pb2.RunSettings()
+    settings.CopyFrom(SETTINGS)
+    settings.scale_overrides["device"] = "cuda"
+    async with engineering(sandbox, stages, tmp_path, bus, settings) as (engineer, _):
+        with pytest.raises(Transient, match="torch finds none here"):
+            await engineer.handle(await delivery(bus))
+
+    assert await published(bus, "claimed") == []
 
 
 async def test_a_drained_training_goes_on_and_ends_the_same(
