@@ -41,7 +41,7 @@ async def measure_speed(
     """Tokens per second of each of `trainings` concurrent trainings. Raises SandboxUnavailable.
 
     To keep the measurement short, a step has at most two micro-batches and nothing is compiled. The steps are repeated
-    for `at_least` so many seconds, while all trainings run.
+    until each training has run for `at_least` seconds.
     """
     batch = min(scale.batch, 2 * scale.micro_batch)
     scale = replace(scale, batch=batch, compile=False, tokens=scale.tokens_per_step, per_device=1)

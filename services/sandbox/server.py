@@ -26,7 +26,7 @@ _INSTRUCTIONS = ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_C
 """Variables that restrict the processor's instructions, to emulate an older machine."""
 _PASSED = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "NVIDIA_VISIBLE_DEVICES", "TZ", *_INSTRUCTIONS)
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/opt", "/nix/store", "/gnu/store")
-_OF_THE_ENGINEER = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+_DRAIN_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 """Signals that ask an engineer to drain. Slurm and systemd send them to all processes of a job: a training that they
 ended would count against its candidate. The sandbox ends its processes with SIGKILL."""
 _ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "alternatives", "passwd", "group", "nsswitch.conf")
@@ -141,7 +141,7 @@ def _spawn(wrap: list[str], connection: int, log: Path, settings: Settings, root
         "root": str(root),
     }
     os.set_inheritable(connection, True)
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_ENGINEER)  # the fork server and its children inherit it
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _DRAIN_SIGNALS)  # the fork server and its children inherit it
     try:
         with log.open("wb") as output:
             return subprocess.Popen(

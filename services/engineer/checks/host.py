@@ -31,7 +31,7 @@ from services.sandbox.linux import nvidia_devices
 JOB = "services.engineer.checks.child:run"
 FIRST_CHILD = ("runs", "parameters", "batch", "causality", "prefix")
 """Half of the work of a check; a second child runs the other probes concurrently."""
-OF_EACH_LAYER = ("cost", "unused")
+PER_LAYER = ("cost", "unused")
 """Probes of the child that the host repeats in other layers: a mixer may be built differently there."""
 THOROUGH_TIMES = 4
 WALL_PER_CPU = 12
@@ -219,7 +219,7 @@ class _Probing:
         if name in HOST_SIDE:
             return await HOST_SIDE[name](program)
         finding = await program.run_probe(name)
-        for layer in probed_layers(program)[1:] if name in OF_EACH_LAYER and not finding.violated else ():
+        for layer in probed_layers(program)[1:] if name in PER_LAYER and not finding.violated else ():
             further = await program.at(layer).run_probe(name)
             if further.violated:
                 return replace(further, message=f"layer {layer}: {further.message}")

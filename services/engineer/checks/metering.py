@@ -114,7 +114,7 @@ class _NonFiniteLines(_Operations):
         of_infinity = any(bool(tensor.isinf().any()) for tensor in inputs)  # beforehand, as it may run in place
         result = func(*args, **kwargs)
         outputs = [tensor for tensor in _tensors((result,)) if tensor.is_floating_point()]
-        if func._overloadpacket._qualified_op_name.partition("::")[2].startswith(_SETTING):
+        if func._overloadpacket._qualified_op_name.partition("::")[2].startswith(_FILLING):
             return result
         if not of_nan and any(tensor.isnan().any() for tensor in outputs):
             self.nan = self.nan or current_line()
@@ -123,8 +123,8 @@ class _NonFiniteLines(_Operations):
         return result
 
 
-_SETTING = ("constant_pad_nd", "copy", "empty", "fill", "full", "masked_fill", "new_empty", "new_full", "where")
-"""Beginnings of names of operations that set values, such as those of masks, or none."""
+_FILLING = ("constant_pad_nd", "copy", "empty", "fill", "full", "masked_fill", "new_empty", "new_full", "where")
+"""Beginnings of the names of operations that write given values, such as those of masks, or none."""
 
 
 def line_of_non_finite(repeat: Callable[[], object]) -> str | None:
@@ -196,7 +196,7 @@ LINEAR = 1.05  # below this exponent up to 2048, no smooth growth exceeds the li
 RANGES = {State(randomised=True): (256, 2048), State(randomised=True, training=True): (128, 512)}
 """The shortest length by state, and the one up to which is measured at least. Parameters are randomised, as a gate may
 be closed at initialisation."""
-OF_SLOW = (64, 256)
+SLOW_RANGE = (64, 256)
 """The range in training mode for programs that take longer than SECONDS in evaluation mode, such as loops over
 positions: a backward pass takes up to twice as long as its forward."""
 NAMES = {
@@ -222,7 +222,7 @@ def cost(subject: Subject) -> Finding:
     counted: dict[str, JSON] = {}
     started, slow = time.process_time(), False
     for state, between in RANGES.items():
-        lengths, costs = _measure(subject, state, OF_SLOW if state.training and slow else between)
+        lengths, costs = _measure(subject, state, SLOW_RANGE if state.training and slow else between)
         slow, exponents = time.process_time() - started > SECONDS, _exponents(costs)
         evidence: dict[str, JSON] = {
             "mode": state.mode,
@@ -236,17 +236,17 @@ def cost(subject: Subject) -> Finding:
             line = _steep_line(subject, state, lengths, of_flops=NAMES["flops"] in steep)
             message = f"cost grows faster than n log n in {state.mode} mode{backward}: {listed}"
             message += f", mostly in {line}" if line else ""
-            advice = _OF_LOOPS if list(steep) == [NAMES["bytes_moved"]] else _OF_PAIRS
+            advice = _LOOP_ADVICE if list(steep) == [NAMES["bytes_moved"]] else _PAIR_ADVICE
             return Finding(True, f"{message}; {advice}", evidence)
         counted = counted or evidence
     return Finding(False, "cost grows in proportion to the length", counted)
 
 
-_OF_LOOPS = (
+_LOOP_ADVICE = (
     "in each step of a loop, update a state of a fixed size instead of reading or copying the whole past; append "
     "results to a list, and stack it once"
 )
-_OF_PAIRS = (
+_PAIR_ADVICE = (
     "combine pairs of positions within chunks or windows of a fixed size only, carry a state from one to the next, and "
     "apply long filters by FFT"
 )
