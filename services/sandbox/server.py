@@ -27,7 +27,7 @@ _INSTRUCTIONS = ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_C
 _PASSED = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "NVIDIA_VISIBLE_DEVICES", "TZ", *_INSTRUCTIONS)
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/opt", "/nix/store", "/gnu/store")
 _DRAIN_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-"""Signals that ask an engineer to drain. Slurm and systemd send them to all processes of a job: a training that they
+"""Signals that end or drain an engineer. Slurm and systemd send them to all processes of a job: a training that they
 ended would count against its candidate. The sandbox ends its processes with SIGKILL."""
 _ETC = ("ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "alternatives", "passwd", "group", "nsswitch.conf")
 

@@ -184,7 +184,7 @@ class Table:
         for record in self.records():
             if record.loss is not None:
                 losses[record.cell].append(record.loss)
-        return losses
+        return dict(losses)
 
     @cached_property
     def truth(self) -> Mapping[str, float]:

@@ -6,6 +6,7 @@ the program runs while held-out text is read.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -67,7 +68,8 @@ async def train(
     supervision = Supervision(on_progress, stop, checkpoint, watch=settings)
     result = await score(await optimise(Job(program, seed, scale, corpus), supervision, sandbox), sandbox)
     if checkpoint is not None:
-        await asyncio.to_thread(checkpoint.unlink, missing_ok=True)
+        with contextlib.suppress(OSError):  # the disk may have become read-only
+            await asyncio.to_thread(checkpoint.unlink, missing_ok=True)
     return result
 
 
