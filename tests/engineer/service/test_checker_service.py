@@ -94,9 +94,9 @@ async def test_the_machine_profile_holds_the_precision_of_the_run(stages: Stages
     assert named.precision == "fp32"
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-async def test_a_device_that_the_machine_lacks_is_not_measured(stages: Stages) -> None:
+async def test_a_device_that_the_machine_lacks_is_not_measured(monkeypatch: pytest.MonkeyPatch, stages: Stages) -> None:
     """Else a run that begins here would train in fp32 on the GPUs that join it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     request = checker_pb2.ScaleRequest(stage="tiny", scale_overrides={**SMALL, "device": "cuda", "precision": "auto"})
     async with checker(stages) as stub:
         with pytest.raises(grpc.aio.AioRpcError, match="torch finds none here"):

@@ -71,11 +71,11 @@ async def test_a_recurrence_is_trained_by_its_kernel_and_both_forms_are_kept(
     assert training.HasField("loss")
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 async def test_a_machine_without_the_scales_device_claims_nothing(
-    bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
 ) -> None:
     """Its candidates are delivered again and again: each claim and release would be kept in the log and the record."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     settings = events_pb2.RunSettings()
     settings.CopyFrom(SETTINGS)
     settings.scale_overrides["device"] = "cuda"
