@@ -4,6 +4,7 @@ backward; memory of buffers; numbers of torch's generator. And the line where nu
 import math
 import time
 import weakref
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -43,6 +44,19 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """False, since torch would otherwise import its compiler (1.3 s) at the first operation."""
         return False
 
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        return self.run(func, args, kwargs or {})
+
+    @abstractmethod
+    def run(self, operation: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
+        """The result of the operation."""
+
 
 class Meter(_Operations):
     """Counts every operation that runs inside the block, in total or, which takes longer, also by line."""
@@ -55,16 +69,9 @@ class Meter(_Operations):
         self._live_bytes = 0
         self._live_storages: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
-    def __torch_dispatch__(
-        self,
-        func: torch._ops.OpOverload,
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        formula, is_view = _known(func)
+    def run(self, operation: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
+        result = operation(*args, **kwargs)
+        formula, is_view = _known(operation)
         flops = formula(*args, **kwargs, out_val=result) if formula else 0
         moved = 0
         if not is_view:
@@ -101,20 +108,13 @@ class _NonFiniteLines(_Operations):
         self.nan: str | None = None
         self.infinite: str | None = None
 
-    def __torch_dispatch__(
-        self,
-        func: torch._ops.OpOverload,
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        kwargs = kwargs or {}
+    def run(self, operation: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
         inputs = [tensor for tensor in _tensors((args, *kwargs.values())) if tensor.is_floating_point()]
         of_nan = any(bool(tensor.isnan().any()) for tensor in inputs)
         of_infinity = any(bool(tensor.isinf().any()) for tensor in inputs)  # beforehand, as it may run in place
-        result = func(*args, **kwargs)
+        result = operation(*args, **kwargs)
         outputs = [tensor for tensor in _tensors((result,)) if tensor.is_floating_point()]
-        if func._overloadpacket._qualified_op_name.partition("::")[2].startswith(_FILLING):
+        if operation._overloadpacket._qualified_op_name.partition("::")[2].startswith(_FILLING):
             return result
         if not of_nan and any(tensor.isnan().any() for tensor in outputs):
             self.nan = self.nan or current_line()
