@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,17 +114,20 @@ def locked(settings: ClientSettings) -> Iterator[bool]:
         raise SettingsError(f"ASI_DATA_DIR={settings.data_dir} cannot be {problem}: {error.strerror}.") from None
     deadline = monotonic() + _LOCK_SECONDS
     with lock_file as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if monotonic() > deadline:
-                    yield False
-                    return
-                sleep(0.01)
-            else:
-                yield True
-                return
+        yield _acquired(lock, lambda: monotonic() > deadline)
+
+
+def _acquired(file: IO[str], is_over: Callable[[], bool]) -> bool:
+    """Lock a file, as soon as no other process holds it; False if the wait is over before that."""
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if is_over():
+                return False
+            sleep(0.01)
+        else:
+            return True
 
 
 class LogInUse(NotPossible):
@@ -141,20 +144,21 @@ def lock_log(folder: Path, patience: float) -> IO[str]:
     The returned file, to which the holder writes its address, is locked until all processes that inherit it have ended.
     Raises LogInUse after `patience` seconds.
     """
-    path, deadline = folder / "nats-server.lock", monotonic() + patience
+    path, started = folder / "nats-server.lock", monotonic()
+
+    def is_over() -> bool:
+        starting = not path.read_text()  # a server writes its address once it listens
+        return monotonic() - started > patience + (_START_SECONDS if starting else 0)
+
     lock = path.open("a+")
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waited, url = monotonic() - deadline, path.read_text()  # without an address, that server is starting
-            if waited > 0 and (url or waited > _START_SECONDS):
-                lock.close()
-                raise LogInUse(folder, url) from None
-            sleep(0.02)
-        else:
-            lock.truncate(0)
-            return lock
+    try:
+        if not _acquired(lock, is_over):
+            raise LogInUse(folder, path.read_text())
+        lock.truncate(0)
+    except BaseException:
+        lock.close()
+        raise
+    return lock
 
 
 def _without_user(address: str) -> str:
