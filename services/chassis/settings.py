@@ -92,13 +92,14 @@ class ServiceSettings(BaseModel):
             raise ValueError("ASI_NATS_CERT and ASI_NATS_KEY belong together; set both or none")
         if len({self.grpc_ca is None, self.grpc_cert is None, self.grpc_key is None}) > 1:
             raise ValueError("gRPC's TLS is mutual; set ASI_GRPC_CA, ASI_GRPC_CERT and ASI_GRPC_KEY, or none of them")
-        for name in ("listen", "metrics_listen", *_SERVERS):  # before a broker is waited for
-            value = getattr(self, name)
-            for address in [] if value is None else addresses(value) if name in _SERVERS else [value]:
-                try:
-                    host_and_port(address)
-                except SettingsError as error:
-                    raise ValueError(f"{_variable(name, '')}: {str(error).removesuffix('.')}") from None
+        given = [(name, address) for name in _SERVERS for address in addresses(getattr(self, name))]
+        given += [("listen", self.listen)]
+        given += [] if self.metrics_listen is None else [("metrics_listen", self.metrics_listen)]
+        for name, address in given:
+            try:
+                host_and_port(address)
+            except SettingsError as error:
+                raise ValueError(f"{_variable(name, '')}: {str(error).removesuffix('.')}") from None
         return self
 
     @property

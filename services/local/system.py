@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from services.chassis import tasks
 from services.chassis.bus import Bus
 from services.chassis.bus.access import seed_variable
-from services.chassis.bus.topology import require_server as require_broker
+from services.chassis.bus.topology import require_broker
 from services.chassis.errors import NotPossible, SettingsError, Transient, sentence
 from services.chassis.rpc import channel, require_server
 from services.local.processes import Broker, ServiceFailed, ServiceProcess, end_orphans, free_port

@@ -27,7 +27,7 @@ from services.chassis.bus.topology import (
     StreamSpec,
     drift,
     no_server,
-    require_server,
+    require_broker,
     topology,
 )
 from services.chassis.errors import AlreadyStored, BusLost, EventTooBig, SettingsError, Transient
@@ -76,7 +76,7 @@ class Bus:
     async def __aenter__(self) -> "Bus":
         """Connect. Raises SettingsError if the server refuses the credentials, and BusLost at the end of patience."""
         if self._patience is not None:
-            await require_server(self._settings.nats_url)
+            await require_broker(self._settings.nats_url)
         refused = self._refused = asyncio.get_running_loop().create_future()
         connecting = asyncio.ensure_future(
             self._client.connect(

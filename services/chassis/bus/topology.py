@@ -162,7 +162,7 @@ def no_server(nats_url: str) -> BusLost:
     return BusLost(f"no NATS server answers at {shown}: start one, or correct ASI_NATS_URL")
 
 
-async def require_server(nats_url: str) -> None:
+async def require_broker(nats_url: str) -> None:
     """Raises BusLost if nothing listens there."""
     if "," in nats_url:  # one server of a cluster is enough
         return

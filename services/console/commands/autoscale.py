@@ -17,7 +17,7 @@ from typing import Annotated, TypedDict
 import typer
 
 from services.chassis.bus import Bus
-from services.chassis.bus.topology import REACH_SECONDS, engineer_durable, require_server
+from services.chassis.bus.topology import REACH_SECONDS, engineer_durable, require_broker
 from services.chassis.errors import NotPossible, SettingsError, Transient
 from services.console.options import Json, run_async
 from services.console.tables import say
@@ -182,7 +182,7 @@ async def worker(
             )
     devices = devices_for(names, None if gpus() else 1)
     environment = engineer_environment(settings, names)
-    await require_server(environment["ASI_NATS_URL"])
+    await require_broker(environment["ASI_NATS_URL"])
     fleet = Fleet(devices, environment, settings.data_dir / "logs")
     with stop_signal() as stop:
         try:
