@@ -87,7 +87,7 @@ async def record_dead_letters(bus: Bus, consumer: Consumer) -> None:
                 continue
             except (KeyError, TypeError, ValueError) as error:
                 get_logger().error("an invalid advisory", error=str(error), sequence=delivery.sequence)
-            await delivery.acknowledge_soon()
+            await delivery.acknowledge()
 
 
 async def _record_dead_letter(bus: Bus, delivery: Delivery) -> None:

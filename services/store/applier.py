@@ -48,7 +48,8 @@ class Applier:
         while True:
             if deliveries := await self._consumer.fetch(self._batch):
                 await self._until_reachable(partial(self._apply_deliveries, deliveries))
-                await asyncio.gather(*(delivery.acknowledge_soon() for delivery in deliveries))
+                for delivery in deliveries:
+                    await delivery.acknowledge()
             else:
                 await self._until_reachable(self._idle)
 

@@ -114,11 +114,9 @@ class Delivery:
         self.deliveries: int = metadata.num_delivered or 1
 
     async def acknowledge(self) -> None:
-        """Acknowledge and wait for the server's confirmation, so that the message is not redelivered."""
-        await self._denials.watch(self._message.reply, self._message.ack_sync(timeout=5))
-
-    async def acknowledge_soon(self) -> None:
-        """Acknowledge without confirmation: for projections, which tolerate redelivery."""
+        """Acknowledge, without waiting for a confirmation: if it is lost, the message is delivered again, and its
+        handler sees in the archive that the work was done.
+        """
         await self._message.ack()
 
     async def redeliver(self, delay: float) -> None:
