@@ -32,6 +32,16 @@ async def record_for(archive: archive_pb2_grpc.ArchiveAsyncStub, job: Job) -> pb
     return record if record and record.head == event.id else None
 
 
+async def record_with_seeds(archive: archive_pb2_grpc.ArchiveAsyncStub, job: Job) -> archive_pb2.DrawSeedsReply | None:
+    """As `record_for`, with the parent and references that the candidate draws; it is the reply's `record`."""
+    event = job.event
+    request = archive_pb2.DrawSeedsRequest(run=event.run, candidate=event.candidate, at_least=job.sequence)
+    reply = await _known(archive.DrawSeeds(request, timeout=30))
+    if reply and not reply.HasField("record"):
+        raise Transient(_OLDER)
+    return reply if reply and reply.record.head == event.id else None
+
+
 async def record_with_sources(
     archive: archive_pb2_grpc.ArchiveAsyncStub, job: Job
 ) -> tuple[pb.Candidate, Sequence[pb.Candidate]] | None:

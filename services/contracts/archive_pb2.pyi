@@ -305,17 +305,20 @@ class DrawSeedsRequest(_message.Message):
 
     RUN_FIELD_NUMBER: _builtins.int
     CANDIDATE_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
     run: _builtins.str
     candidate: _builtins.str
+    at_least: _builtins.int
     def __init__(
         self,
         *,
         run: _builtins.str = ...,
         candidate: _builtins.str = ...,
+        at_least: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_least", b"at_least", "candidate", b"candidate", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -329,6 +332,7 @@ class DrawSeedsReply(_message.Message):
     REFERENCES_FIELD_NUMBER: _builtins.int
     RECENT_REJECTIONS_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    RECORD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def parent(self) -> _candidate_pb2.Candidate: ...
     @_builtins.property
@@ -341,6 +345,10 @@ class DrawSeedsReply(_message.Message):
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___MoveOutcome]:
         """what moves brought so far, oldest first, at most 500"""
 
+    @_builtins.property
+    def record(self) -> _candidate_pb2.Candidate:
+        """the candidate itself, if at_least is given"""
+
     def __init__(
         self,
         *,
@@ -348,14 +356,20 @@ class DrawSeedsReply(_message.Message):
         references: _abc.Iterable[_candidate_pb2.Candidate] | None = ...,
         recent_rejections: _abc.Iterable[_candidate_pb2.Candidate] | None = ...,
         history: _abc.Iterable[Global___MoveOutcome] | None = ...,
+        record: _candidate_pb2.Candidate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_parent", b"_parent", "parent", b"parent"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_parent", b"_parent", "_record", b"_record", "parent", b"parent", "record", b"record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parent", b"_parent", "history", b"history", "parent", b"parent", "recent_rejections", b"recent_rejections", "references", b"references"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_parent", b"_parent", "_record", b"_record", "history", b"history", "parent", b"parent", "recent_rejections", b"recent_rejections", "record", b"record", "references", b"references"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__parent: _TypeAlias = _typing.Literal["parent"]  # noqa: Y015
     _WhichOneofArgType__parent: _TypeAlias = _typing.Literal["_parent", b"_parent"]  # noqa: Y015
+    _WhichOneofReturnType__record: _TypeAlias = _typing.Literal["record"]  # noqa: Y015
+    _WhichOneofArgType__record: _TypeAlias = _typing.Literal["_record", b"_record"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__parent) -> _WhichOneofReturnType__parent | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__record) -> _WhichOneofReturnType__record | None: ...
 
 Global___DrawSeedsReply: _TypeAlias = DrawSeedsReply  # noqa: Y015
 

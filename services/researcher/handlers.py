@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from services.archive.records import Runs, record_for
+from services.archive.records import Runs, record_with_seeds
 from services.chassis.errors import Rejected
 from services.chassis.events import follow, struct
 from services.chassis.worker import Job
@@ -77,9 +77,10 @@ class Researcher:
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
         """The event `candidate.proposed`. Raises Rejected if no new and sound program is found."""
-        record = await record_for(self.archive, job)
-        if record is None:
+        drawn = await record_with_seeds(self.archive, job)
+        if drawn is None:
             return []
+        record = drawn.record
         settings = await self._runs.settings(record.run)
         if record.HasField("proposal"):
             proposal = await self._manual(record, settings, job)
@@ -88,19 +89,17 @@ class Researcher:
         elif record.request.ablation_of:
             proposal = await self._ablation(record, settings, job)
         else:
-            proposal = await self._proposal(await self.context(record, settings, job), job)
+            proposal = await self._proposal(await self.context(drawn, settings, job), job)
         event = follow(job.cause, "proposed", SERVICE, job.attempt, record.id)
         event.candidate_proposed.CopyFrom(events_pb2.CandidateProposed(proposal=proposal, stage=record.stage))
         return [event]
 
-    async def context(self, record: pb.Candidate, settings: events_pb2.RunSettings, job: Job) -> Context:
+    async def context(self, drawn: archive_pb2.DrawSeedsReply, settings: events_pb2.RunSettings, job: Job) -> Context:
         """What this seat may use. Raises Rejected if no baseline was measured: seats follow all baselines."""
-        request = archive_pb2.DrawSeedsRequest(run=record.run, candidate=record.id)
-        drawn = await self.archive.DrawSeeds(request, timeout=30)
         if not drawn.HasField("parent"):
             raise Rejected("propose", "no baseline of this run was measured: there is no parent to draw")
         context = Context(
-            record=record,
+            record=drawn.record,
             parent=drawn.parent,
             references=tuple(drawn.references),
             rejections=tuple(drawn.recent_rejections),

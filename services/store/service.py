@@ -90,8 +90,7 @@ class ArchiveService(ArchiveServicer):
         self._lessons: tuple[tuple[str, int], pb.LessonsReply] | None = None  # by run and its last change
 
     async def GetCandidate(self, request: pb.GetCandidateRequest, context: Context) -> candidate_pb2.Candidate:
-        run = await self._name(request.run, request.at_least)
-        return (await self._archive.candidate(run, request.candidate)).record
+        return await self._archive.record(await self._name(request.run, request.at_least), request.candidate)
 
     async def GetCandidates(self, request: pb.GetCandidatesRequest, context: Context) -> pb.GetCandidatesReply:
         if len(request.candidates) > MAX_PER_PAGE:
@@ -115,7 +114,7 @@ class ArchiveService(ArchiveServicer):
         )
 
     async def DrawSeeds(self, request: pb.DrawSeedsRequest, context: Context) -> pb.DrawSeedsReply:
-        run = await self._run(request.run)
+        run = await self._run(await self._name(request.run, request.at_least))
         beyond = parent_policy(run.settings) in BEYOND_THE_POOL
         if draw := draw_seeds(run, await self._archive.tree(run.run) if beyond else [], request.candidate):
             ids = [draw.parent.id, *(reference.id for reference in draw.references)]
@@ -128,6 +127,7 @@ class ArchiveService(ArchiveServicer):
             references=records[1:],
             recent_rejections=await self._archive.recent_rejections(run.run, REJECTIONS),
             history=await self._archive.moves(run.run, MOVES),
+            record=await self._archive.record(run.run, request.candidate) if request.at_least else None,
         )
 
     async def NearestMotivations(self, request: pb.NearestMotivationsRequest, context: Context) -> pb.NearestReply:
@@ -154,7 +154,7 @@ class ArchiveService(ArchiveServicer):
 
     async def GetRelatives(self, request: pb.GetRelativesRequest, context: Context) -> pb.RelativesReply:
         run = await self._name(request.run, request.at_least)
-        record = (await self._archive.candidate(run, request.candidate)).record
+        record = await self._archive.record(run, request.candidate)
         path = await self._archive.path(run, record.id)
         ancestors = await self._archive.candidates(run, path[:-1][-2:])
         siblings = await self._archive.children(run, record.proposal.parent) if record.proposal.parent else []
@@ -210,7 +210,7 @@ class ArchiveService(ArchiveServicer):
 
     async def GetChain(self, request: pb.GetCandidateRequest, context: Context) -> pb.ChainReply:
         run = await self._name(request.run)
-        record = (await self._archive.candidate(run, request.candidate)).record
+        record = await self._archive.record(run, request.candidate)
         return pb.ChainReply(
             links=[
                 pb.ChainLink(

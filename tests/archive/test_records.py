@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from services.archive import all_candidates
-from services.archive.records import record_for, record_with_relatives, record_with_sources
+from services.archive.records import record_for, record_with_relatives, record_with_seeds, record_with_sources
 from services.chassis.bus import Bus
 from services.chassis.errors import Transient
 from services.chassis.events import first
@@ -35,6 +35,10 @@ class OlderArchive(KnownArchive):
     async def GetCandidates(self, request: arc.GetCandidatesRequest, context: Context) -> arc.GetCandidatesReply:  # noqa: N802
         plain = arc.GetCandidatesRequest(run=request.run, candidates=request.candidates)
         return await super().GetCandidates(plain, context)
+
+    async def DrawSeeds(self, request: arc.DrawSeedsRequest, context: Context) -> arc.DrawSeedsReply:  # noqa: N802
+        plain = arc.DrawSeedsRequest(run=request.run, candidate=request.candidate)
+        return await super().DrawSeeds(plain, context)
 
     async def GetRelatives(self, request: arc.GetRelativesRequest, context: Context) -> arc.RelativesReply:  # noqa: N802
         reply = await super().GetRelatives(request, context)
@@ -73,6 +77,19 @@ async def test_a_candidate_comes_with_its_sources(bus: Bus) -> None:
     assert [source.id for source in sources] == ["c000001", "c000002"]
 
 
+async def test_a_candidate_comes_with_its_seeds(bus: Bus) -> None:
+    """While nothing is scored, the parent is the first measured baseline."""
+    baseline = pb.Candidate(
+        id="c000001", run="r1", kind=pb.KIND_BASELINE, state=pb.STATE_ARCHIVED, training=pb.Training(loss=1.5)
+    )
+    archive = KnownArchive(baseline)
+    async with served(archive) as stub:
+        seeds = await record_with_seeds(stub, delivery(bus, archive))
+
+    assert seeds is not None
+    assert (seeds.record.id, seeds.parent.id) == (CHILD.id, baseline.id)
+
+
 async def test_a_candidate_comes_with_its_relatives(bus: Bus) -> None:
     archive = KnownArchive(PARENT, REFERENCE)
     async with served(archive) as stub:
@@ -84,6 +101,7 @@ async def test_a_candidate_comes_with_its_relatives(bus: Bus) -> None:
 
 READS: tuple[Callable[[archive_pb2_grpc.ArchiveAsyncStub, Job], Awaitable[object]], ...] = (
     record_for,
+    record_with_seeds,
     record_with_sources,
     partial(record_with_relatives, siblings=3),
 )
