@@ -191,6 +191,17 @@ def test_spearman_with_ties_and_without_order() -> None:
         spearman([1, 2, 3], [7, 7, 7])
 
 
+def test_few_pairs_in_order_are_no_proof() -> None:
+    """Of the orders of four, two agree or disagree wholly; a table of exact values gives the fifth pair's."""
+    assert spearman([1, 2, 3, 4], [2, 4, 6, 8]).p == pytest.approx(2 / 24)
+    assert spearman([1, 2, 3, 4, 5], [5, 4, 3, 2, 1]).p == pytest.approx(2 / 120)
+    assert spearman([1, 2, 3, 4, 5], [2, 1, 3, 5, 4]).p == pytest.approx(0.1333, abs=1e-4)
+    assert spearman([1, 1, 2, 2], [1, 1, 2, 2]).p == pytest.approx(1 / 3)
+    nine = spearman(range(9), [1, 0, 2, 4, 3, 5, 7, 6, 8]).p
+    assert nine is not None
+    assert nine < 0.001
+
+
 def test_a_line_with_its_band() -> None:
     """A worked example: y = 1 + 2x with residuals ±0.5; the band is narrowest at the centre."""
     line = linear_fit([0, 1, 2, 3], [1.5, 2.5, 4.5, 7.5])
