@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -273,8 +272,8 @@ class Backend(ABC):
 
 
 def state_to_json(state: RunState) -> str:
-    """A state as JSON: fields in their order, sets sorted, costs left out where a run has one objective."""
-    return json.dumps(_plain(state))
+    """A state as JSON, without the fields that are None."""
+    return _adapter().dump_json(state, exclude_none=True).decode()
 
 
 def state_from_json(text: str) -> RunState:
@@ -282,11 +281,11 @@ def state_from_json(text: str) -> RunState:
 
     Raises ``ValueError`` naming a field that is missing or of another type.
     """
-    return _reader().validate_json(text, strict=True)
+    return _adapter().validate_json(text, strict=True)
 
 
 @cache
-def _reader() -> TypeAdapter[RunState]:
+def _adapter() -> TypeAdapter[RunState]:
     return TypeAdapter(RunState)
 
 
@@ -322,21 +321,3 @@ class StateTexts:
 
 
 _STATES = StateTexts()
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, frozenset):
-        return sorted(map(_plain, value))  # type: ignore[type-var]
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    kind: Any = type(value)  # mypy does not take types for hashable
-    if not (names := _field_names(kind)):
-        return value
-    named = {name: _plain(getattr(value, name)) for name in names}
-    return {name: content for name, content in named.items() if name != "costs" or content is not None}
-
-
-@cache
-def _field_names(kind: Any) -> tuple[str, ...]:
-    """The fields of a dataclass; none of another type."""
-    return tuple(field.name for field in fields(kind)) if is_dataclass(kind) else ()
