@@ -3,7 +3,7 @@
 import pytest
 
 from services.domain.ladder import Ladder, Stage, arrived, climb, climb_of, limited, measured, reopened, under_way
-from services.domain.promotion import Budget, Limit, PaperPromotion, Result, SuccessiveHalving
+from services.domain.promotion import Budget, Limit, PaperPromotion, Result, Rung, SuccessiveHalving
 from services.domain.run_state import RunState
 from services.store.backends.rows import state_from_json, state_to_json
 
@@ -27,6 +27,14 @@ def ladder_of(*losses: float) -> Ladder:
     for number, value in enumerate(losses, 3):
         ladder = measured(ladder, 0, loss(f"c{number:06d}", value), root=False)
     return ladder
+
+
+def test_the_stored_form_keeps_every_result() -> None:
+    """Also what was not measured, and a root that has none."""
+    unscored = Result("c000003", None, 1.9)
+    ladder = Ladder(rungs=(Rung(kept=(unscored, loss("c000004", 2.0))),), roots=(None, loss("c000001", 2.0)))
+
+    assert stored(ladder) == ladder
 
 
 def test_controls_are_promoted_with_the_first_candidate_and_share_its_seeds() -> None:

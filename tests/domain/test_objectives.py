@@ -202,14 +202,6 @@ def test_halving_promotes_by_the_front_and_its_memory_survives_json() -> None:
     assert state_from_json(state_to_json(RunState(ladder=ladder))).ladder == ladder
 
 
-def test_without_objectives_the_stored_form_does_not_mention_them() -> None:
-    """Archives of runs with one objective keep their digests."""
-    ladder = Ladder(rungs=(Rung(kept=(result("c2", 1.9, None),)),), roots=(None,))
-
-    assert "costs" not in state_to_json(RunState(ladder=ladder))
-    assert "costs" not in state_to_json(RunState(pool=PoolState(pending=(entry("c1", 0.5),))))
-
-
 def test_the_front_of_a_run_grows_in_volume_and_drops_dominated_members() -> None:
     costs: list[Costs | None] = [(2.0, 10.0), None, (1.0, 9.0), (3.0, 11.0), (0.5, 9.5), (0.5, 8.0)]
 

@@ -272,8 +272,8 @@ class Backend(ABC):
 
 
 def state_to_json(state: RunState) -> str:
-    """A state as JSON, without the fields that are None."""
-    return _adapter().dump_json(state, exclude_none=True).decode()
+    """A state as JSON."""
+    return _adapter().dump_json(state).decode()
 
 
 def state_from_json(text: str) -> RunState:
