@@ -35,6 +35,7 @@ from services.sandbox.processes import (
     usage,
     wait_for_end,
 )
+from services.sandbox.server import Server
 from services.sandbox.wire import JSON, NO_ARRAYS, TEXT_CHARACTERS, Arrays, Bounds, Message, printable, printable_json
 
 _GRACE = 2.0
@@ -59,16 +60,15 @@ class Child:
     log: "Log"
     limits: Limits
     scratch: Path
-    shared_bytes: int  # memory shared with the fork server
-    counts_files: bool  # whether the host counts the files
+    server: Server
     group: Group | None
 
     def __post_init__(self) -> None:
         """Nothing is received before `open`."""
         self.channel.setblocking(False)
         self._bounds = Bounds(array_bytes=min(self.limits.memory_bytes, Bounds().array_bytes))
-        self._inbox: asyncio.Queue[Message | ChildError] = asyncio.Queue(maxsize=4)
-        self._failure: ChildError | None = None
+        self._inbox: asyncio.Queue[Message | ChildError | SandboxUnavailable] = asyncio.Queue(maxsize=4)
+        self._failure: ChildError | SandboxUnavailable | None = None
         self._verdict: ChildError | None = None
         self._sending = asyncio.Lock()
         self._read_failures = 0
@@ -83,7 +83,7 @@ class Child:
         self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._watch(supervisor))]
 
     async def send(self, kind: str, header: Mapping[str, JSON] | None = None, arrays: Arrays = NO_ARRAYS) -> None:
-        """Send one message. Raises ChildDied or ChildTimeout if the child has ended."""
+        """Send one message. Raises ChildDied, ChildTimeout or SandboxUnavailable if the child has ended."""
         buffers = wire.encode(kind, header or {}, arrays)
         loop = asyncio.get_running_loop()
         try:
@@ -101,6 +101,7 @@ class Child:
             ChildTimeout: no message within `timeout` seconds, or its wall-clock limit was reached.
             ChildDied: it ended or exceeded another limit.
             Malformed: the received bytes are not a message.
+            SandboxUnavailable: it could not be confined, or the fork server ended.
         """
         if self._failure is not None and self._inbox.empty():
             raise self._failure
@@ -108,7 +109,7 @@ class Child:
             item = await asyncio.wait_for(self._inbox.get(), timeout)
         except TimeoutError as error:
             raise ChildTimeout(f"the child did not answer within {timeout:.3g} s", self.log_tail()) from error
-        if isinstance(item, ChildError):
+        if not isinstance(item, Message):
             self._failure = item
             raise item
         return item
@@ -119,7 +120,7 @@ class Child:
 
     def usage(self) -> Usage:
         """The current resource usage of all processes of the child."""
-        return usage(self._processes(), self.shared_bytes, count_unlinked=False)
+        return usage(self._processes(), self.server.shared_bytes, count_unlinked=False)
 
     def processor_seconds(self) -> float:
         """CPU time of the running processes, in nanosecond resolution."""
@@ -178,9 +179,10 @@ class Child:
         if self.log.written > LOG_BYTES:
             return ChildDied(f"the child wrote more than {LOG_BYTES >> 20} MiB to stdout and stderr and was killed")
         try:
-            used = usage(descendants(supervisor), self.shared_bytes, count_unlinked=self.counts_files)
+            on_disk = not self.server.own_files
+            used = usage(descendants(supervisor), self.server.shared_bytes, count_unlinked=on_disk)
             reason = exceeded(used, limits)
-            if reason is None and self.counts_files:
+            if reason is None and on_disk:
                 reason = await asyncio.to_thread(exceeded_files, self.scratch, used.unlinked_bytes, limits)
             self._read_failures = 0
         except (OSError, ValueError, IndexError):  # a process that ends while its entry in /proc is read
@@ -188,24 +190,27 @@ class Child:
             reason = "could not be watched" if self._read_failures > _MAX_READ_FAILURES else None
         return None if reason is None else ChildDied(f"the child {reason} and was killed")
 
-    async def _end(self) -> ChildError:
+    async def _end(self) -> ChildError | SandboxUnavailable:
         """The reason why the channel is closed. A child that closed it but continues to run is killed."""
         if self._verdict is None:
             await asyncio.wait({self.control.ended}, timeout=_GRACE)
-        if not self.control.ended.done() and self.control.supervisor.done():
+        ended = self.control.ended.done()
+        if not ended and self.control.supervisor.done():
             await self._kill(self.control.supervisor.result())
-        return self._verdict or ChildDied(self._reason(), self.log_tail())
-
-    def _reason(self) -> str:
+        if self._verdict is not None:
+            return self._verdict
         if self.group is not None and self.group.out_of_memory():
-            return f"the child used more memory than its limit of {self.limits.memory_bytes >> 20} MiB and was killed"
-        if not self.control.ended.done():
-            return "the child closed the channel and was killed"
+            limit = f"{self.limits.memory_bytes >> 20} MiB"
+            return ChildDied(f"the child used more memory than its limit of {limit} and was killed", self.log_tail())
+        if not ended:
+            return ChildDied("the child closed the channel and was killed", self.log_tail())
         try:
             status = self.control.ended.result()
         except SandboxUnavailable as error:
-            return str(error)
-        return ending(status, self.log_tail())
+            return error
+        if status is None and not self.server.can_be_killed:
+            return SandboxUnavailable("the fork server ended, or a supervisor was killed")
+        return ChildDied(ending(status, self.log_tail()), self.log_tail())
 
     async def _kill(self, supervisor: int) -> None:
         started = self.control.supervisor_started

@@ -187,7 +187,7 @@ def _start(server: Server, job: str, limits: Limits, scratch: Path, user: int, g
         ours.callback(log.close)
         theirs.callback(os.close, writer)
         request = {"job": job, "limits": asdict(limits), "scratch": str(scratch), "user": user}
-        child = Child(channel, control, log, limits, scratch, server.shared_bytes, not server.own_files, group)
+        child = Child(channel, control, log, limits, scratch, server, group)
         descriptors = [child_channel.fileno(), child_control.fileno(), writer, *(group.entries if group else ())]
         try:
             server.request(json.dumps(request).encode(), descriptors)

@@ -16,7 +16,7 @@ from typing import Self
 import services
 from services.sandbox import linux
 from services.sandbox.cgroups import Groups
-from services.sandbox.confinement import BUBBLEWRAP, CGROUP, HIDES_PROCESSES, NAMESPACES, USER, level
+from services.sandbox.confinement import BUBBLEWRAP, CGROUP, HIDES_PROCESSES, NAMESPACES, SECCOMP, USER, level
 from services.sandbox.limits import SandboxUnavailable
 from services.sandbox.processes import descendants, kill_descendants, private_bytes
 
@@ -53,6 +53,7 @@ class Server:
         level: the layers in force.
         changes_user: whether each job runs as a user of its own.
         own_files: whether each job has a writable file system of its own, limited by the kernel.
+        can_be_killed: whether a job can send signals to the fork server and to its supervisor.
         groups: creates control groups for jobs; None if that is impossible.
         shared_bytes: memory that a new child shares with the fork server.
     """
@@ -65,6 +66,7 @@ class Server:
         self.level = level(layers | {CGROUP} if groups else layers)
         self.changes_user = USER in layers
         self.own_files = NAMESPACES in layers
+        self.can_be_killed = SECCOMP not in layers
         self.groups = groups
         self._own = descendants(process.pid)  # bubblewrap's, which include the server
         self.shared_bytes = max(private_bytes(pid) for pid in [process.pid, *self._own])

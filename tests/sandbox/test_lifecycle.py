@@ -52,14 +52,38 @@ async def test_targets_of_links_can_be_read(tmp_path: Path) -> None:
 
 
 async def test_the_sandbox_goes_on_after_its_fork_server_was_killed(sandbox: Sandbox) -> None:
-    """A crash of our own machinery costs the children of that moment, nothing more."""
+    """A crash of our own machinery costs the work of that moment, nothing more: no program is at fault."""
+    if SECCOMP not in sandbox.level:
+        pytest.skip("without seccomp, a job may have killed the fork server")
     async with sandbox.child(f"{JOBS}:wait", LIMITS) as child:
         await child.receive(timeout=10)
         os.kill(sandbox.server_process, signal.SIGKILL)
-        with pytest.raises(ChildDied):
+        with pytest.raises(SandboxUnavailable, match="fork server ended"):
             await child.receive(timeout=10)
 
     assert await rejection(sandbox, BENIGN) == (None, "")
+
+
+async def test_a_program_that_could_have_killed_the_fork_server_is_rejected_with_it() -> None:
+    """Else it would be run again and again."""
+    program = f"{BENIGN}\nimport os\nos.kill(os.getppid(), 9)\n"
+    async with Sandbox(preload=PRELOAD, readable=[TESTS], layers=()) as weakest:
+        assert (await rejection(weakest, program))[0] == "the child was lost together with its supervisor"
+
+
+async def test_a_job_that_cannot_be_confined_rejects_no_program(sandbox: Sandbox) -> None:
+    """The machine lacks a resource: the program has not even been read."""
+    if NAMESPACES not in sandbox.level:
+        pytest.skip("nothing is mounted here")
+    assert await rejection(sandbox, BENIGN) == (None, "")  # the fork server has tried its layers
+    root = sandbox.folder / "root"
+    root.rmdir()
+    try:
+        async with sandbox.child(f"{JOBS}:echo", LIMITS) as child:
+            with pytest.raises(SandboxUnavailable, match="could not be confined"):
+                await child.receive(timeout=10)
+    finally:
+        root.mkdir()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)

@@ -1,6 +1,8 @@
 """From candidate.proposed to candidate.trained: real sandbox, real training of a second, real broker and gRPC."""
 
 import asyncio
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from services.contracts import events_pb2
 from services.engineer.handlers import Engineer
 from services.engineer.stages import Stages
 from services.sandbox import Sandbox
+from services.sandbox.confinement import SECCOMP
 from tests.archive_server import hold
 from tests.engineer.hostile.programs import TURNS_QUADRATIC
 from tests.engineer.program.test_substitution import DELTA, MIXER
@@ -123,6 +126,28 @@ async def test_a_disk_that_takes_no_files_costs_no_candidate(
     assert {"a checkpoint was not written", "a result was not stored for later attempts"} <= {
         entry["event"] for entry in logs
     }
+
+
+async def test_a_killed_fork_server_costs_no_candidate(
+    bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
+) -> None:
+    """The OOM killer chose it: the training is handed back, and its claim is not a crash of the candidate's."""
+    if SECCOMP not in sandbox.level:
+        pytest.skip("without seccomp, a candidate may have killed the fork server")
+    async with engineering(sandbox, stages, tmp_path, bus) as (engineer, archive):
+        job = await delivery(bus)
+        handling = asyncio.create_task(engineer.handle(job))
+        async with asyncio.timeout(60):
+            while not (await published(bus, "claimed") and sandbox.processes()):  # noqa: ASYNC110 - the log and /proc wake nobody
+                await asyncio.sleep(0.01)
+        os.kill(sandbox.server_process, signal.SIGKILL)
+        with pytest.raises(Transient, match="fork server"):
+            await handling
+        assert await engineer.handle(job) == []
+        record = await archive.archive.record("r1", "c000001")
+
+    assert len(await published(bus, "trained")) == 1
+    assert [bool(claim.released) for claim in record.claims] == [True, False]
 
 
 async def test_a_seed_that_ended_is_not_trained_again(
