@@ -85,6 +85,21 @@ async def test_a_service_that_waits_for_its_broker_ends_when_it_is_told_to(tmp_p
     assert await asyncio.wait_for(waiting.wait(), 15) == 0
 
 
+@pytest.mark.parametrize("service", ["analyst", "engineer", "judge", "researcher", "store"])
+async def test_a_service_that_is_interrupted_while_it_is_imported_ends_without_a_traceback(
+    tmp_path: Path, service: str
+) -> None:
+    """Imports take a second. (The signal comes with one of the first modules.)"""
+    (tmp_path / "structlog.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)"
+    )
+    starting = await start(service, environment(tmp_path, PYTHONPATH=str(tmp_path)))
+    _, error = await asyncio.wait_for(starting.communicate(), 60)
+
+    assert error.decode() == ""
+    assert starting.returncode == -signal.SIGINT
+
+
 async def test_certificates_are_read_before_the_broker_is_waited_for(tmp_path: Path) -> None:
     """A path that does not exist would otherwise end as an error of this machine."""
     pem = tmp_path / "pem"
