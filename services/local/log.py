@@ -71,7 +71,7 @@ async def follow_run(bus: Bus, run: str, start: int) -> AsyncGenerator[Logged | 
             yield message
 
 
-async def publish(settings: ClientSettings, events: Sequence[events_pb2.Event], only: bool = False) -> int:
+async def publish(settings: ClientSettings, events: Sequence[events_pb2.Event], only: str | None = None) -> int:
     """Publish in order, over one connection; the sequence of the last one, 0 for none.
 
     Raises BusLost when no server answers, and with `only` AlreadyStored as `Bus.publish`.
@@ -87,10 +87,10 @@ SERVICE = "console"
 
 
 async def start_run(settings: ClientSettings, run: str, run_settings: events_pb2.RunSettings) -> int:
-    """Publish run.started; its sequence. Raises AlreadyStored if another command has started a run of this name."""
+    """Publish run.started; its sequence. Raises AlreadyStored if another command has taken the name."""
     event = first(run, "started", SERVICE)
     event.run_started.settings.CopyFrom(run_settings)
-    return await publish(settings, [event], only=True)
+    return await publish(settings, [event], only=f"asi.v1.{run}.>")
 
 
 async def pause_run(settings: ClientSettings, run: str, reason: str = "paused by hand") -> int:

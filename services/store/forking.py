@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from google.protobuf.message import DecodeError
 
 from services.chassis.bus import Bus, Logged
-from services.chassis.bus.subjects import fact_of
+from services.chassis.bus.subjects import fact_of, subject_of
 from services.chassis.errors import AlreadyStored, NotFound, NotPossible, SettingsError
 from services.chassis.events import first
 from services.contracts import events_pb2
@@ -62,7 +62,7 @@ async def fork(bus: Bus, source: History, run: str, settings: events_pb2.RunSett
     async for logged in _verified(bus, source):
         event = inherited(logged, run)
         if not published and not matched:  # alone, so that of two forks at once only one publishes its history
-            await _publish_only(bus, event)
+            await _publish_only(bus, event, f"asi.v1.{run}.>")
         elif matched >= len(published):
             pending.append(event)
         elif published[matched] != _identity(event.SerializeToString()):
@@ -78,7 +78,7 @@ async def fork(bus: Bus, source: History, run: str, settings: events_pb2.RunSett
     event.run_forked.CopyFrom(events_pb2.RunForked(of_run=source.run, at_sequence=source.until, settings=settings))
     if settings.mind == OPENAI:
         event.run_forked.settings.mind = recorded(source.run, source.until)
-    return await _publish_only(bus, event)
+    return await _publish_only(bus, event, subject_of(event))
 
 
 def inherited(logged: Logged, run: str) -> events_pb2.Event:
@@ -137,10 +137,10 @@ async def _verified(bus: Bus, source: History) -> AsyncIterator[Logged]:
         raise NotPossible(f"event {min(missing)} of run {source.run} is missing in the log: run `asi-arch replay`")
 
 
-async def _publish_only(bus: Bus, event: events_pb2.Event) -> int:
-    """Publish the first or last event of a fork. Raises SettingsError if another fork of this name has done so."""
+async def _publish_only(bus: Bus, event: events_pb2.Event, only: str) -> int:
+    """Publish the first or last event of a fork. Raises SettingsError if another command has taken the name."""
     try:
-        return await bus.publish(event, only=True)
+        return await bus.publish(event, only)
     except AlreadyStored:
         raise _taken(event.run) from None
 

@@ -9,6 +9,7 @@ refused before anything is imported.
 import ast
 import asyncio
 import base64
+import hashlib
 import json
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from google.protobuf.message import DecodeError
 from services.chassis.bus import Bus
 from services.chassis.bus.subjects import subject_of
 from services.chassis.bus.topology import MAX_EVENT_BYTES
-from services.chassis.errors import SettingsError, Transient
+from services.chassis.errors import AlreadyStored, SettingsError, Transient
 from services.chassis.events import Cause, body_of, first, fit, follow
 from services.contracts import events_pb2
 from services.domain import lineage
@@ -201,7 +202,10 @@ MOMENT = datetime(2025, 7, 1, tzinfo=UTC)  # fixed, so that the same files alway
 
 def events_of(run: str, records: Sequence[Published], source: str) -> list[events_pb2.Event]:
     """run.started of a run without seats, and candidate.imported for each record."""
+    candidates = [candidate_of(run, record) for record in records]
+    content = hashlib.sha256(b"".join(record.SerializeToString(deterministic=True) for record in candidates))
     started = first(run, "started", "console")
+    started.id += f".{content.hexdigest()[:16]}"  # else other records would continue an import that has just begun
     started.time.FromDatetime(MOMENT)
     versions = {record.score_version for record in records if record.score is not None}
     fitness = versions.pop() if len(versions) == 1 else "code"
@@ -210,8 +214,7 @@ def events_of(run: str, records: Sequence[Published], source: str) -> list[event
     )
     started.run_started.note = f"imported from {source}"
     cause, events = Cause.published(started), [started]
-    for published in records:
-        record = candidate_of(run, published)
+    for published, record in zip(records, candidates, strict=True):
         event = follow(cause, "imported", SERVICE, 1, record.id)
         event.time.FromDatetime(MOMENT)
         imported = events_pb2.CandidateImported(source=source, index=published.index, record=record)
@@ -269,15 +272,22 @@ async def publish(bus: Bus, run: str, bodies: Iterable[bytes], if_taken: str) ->
     """Publish those of a run's events that the log lacks, in order, and return their number.
 
     An interrupted import thus continues, and a repeated one changes nothing. Raises SettingsError if the log has other
-    events of the run; `if_taken` says what to do then.
+    events of the run, or another command takes its name meanwhile; `if_taken` says what to do then.
     """
+    taken = SettingsError(f"another run called {run} exists already: {if_taken}.")
     missing = dict.fromkeys(bodies)
     known = frozenset(missing)
     async for message in bus.read_log(f"asi.v1.{run}.>"):
         if message.body not in known:
-            raise SettingsError(f"another run called {run} exists already: {if_taken}.")
+            raise taken
         missing.pop(message.body, None)
-    pending = list(missing)
+    pending, new = list(missing), len(missing)
+    if pending and new == len(known):  # the first one alone, so that of several commands at once one publishes more
+        event = events_pb2.Event.FromString(body := pending.pop(0))
+        try:
+            await bus.publish_body(subject_of(event), event.id, body, only=f"asi.v1.{run}.>")
+        except AlreadyStored:
+            raise taken from None
     for start in range(0, len(pending), MAX_CONCURRENT):
         # One connection keeps their order.
         window = [(events_pb2.Event.FromString(body), body) for body in pending[start : start + MAX_CONCURRENT]]
@@ -285,7 +295,7 @@ async def publish(bus: Bus, run: str, bodies: Iterable[bytes], if_taken: str) ->
         sequences = await asyncio.gather(*messages)
         if sequences != sorted(sequences):
             raise Transient("the broker did not keep the order of the events: import them into another ASI_DATA_DIR")
-    return len(pending)
+    return new
 
 
 def bodies_of(events: Iterable[events_pb2.Event]) -> list[bytes]:

@@ -1,5 +1,6 @@
 """An exported run that is imported elsewhere is the same run."""
 
+import asyncio
 import base64
 import json
 import os
@@ -226,3 +227,23 @@ async def test_an_interrupted_import_continues_and_a_repeated_one_changes_nothin
     other = write_log(settings.data_dir / "other", [*bodies[:2], bodies[2] + b"\x0a\x00"])
     with pytest.raises(SettingsError, match="import it into another ASI_DATA_DIR"):
         await command(here, "import", "jsonl", str(other))
+
+
+async def test_of_two_imports_at_once_one_gets_the_name(bus: Bus, tmp_path: Path) -> None:
+    """Their records must not mix, also if one begins when the other has published no more than the start of its run."""
+    imports = []
+    for name in ("first", "second"):
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps([{"index": index, "name": f"{name}-{index}"} for index in range(1, 80)]))
+        records = read_published(path).records
+        imports.append({run: bodies_of(events_of(run, records, "asi-arch")) for run in ("r1", "r2")})
+    answers = await asyncio.gather(*(publish(bus, "r1", bodies["r1"], "") for bodies in imports),
+                                   return_exceptions=True)  # fmt: skip
+    await publish(bus, "r2", imports[0]["r2"][:1], "")
+    with pytest.raises(SettingsError, match="another run called r2 exists already"):
+        await publish(bus, "r2", imports[1]["r2"], "")
+
+    winner = answers.index(80)
+    assert "another run called r1 exists already" in str(answers[1 - winner])
+    assert [message.body async for message in bus.read_log("asi.v1.r1.>")] == imports[winner]["r1"]
+    assert await publish(bus, "r2", imports[0]["r2"], "") == 79

@@ -38,6 +38,7 @@ from services.contracts import events_pb2 as pb
 from services.contracts import progress_pb2
 
 SILENCE_SECONDS = 30.0
+_EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"  # servers before 2.11 compare the own subject
 _MISSING = f"stream {EVENTS} does not exist; run `asi-arch setup`"
 
 
@@ -208,12 +209,12 @@ class Bus:
     async def _info(self, spec: ConsumerSpec) -> api.ConsumerInfo | None:
         return await Consumer(self._js, spec, self._denials).info()
 
-    async def publish(self, event: pb.Event, only: bool = False) -> int:
+    async def publish(self, event: pb.Event, only: str | None = None) -> int:
         """Publish and wait until the stream has stored it; the same event id within ten minutes is stored once.
 
         Adds the current trace context and truncates prose that is too long. Returns the sequence. Raises EventTooBig if
         truncation does not suffice, Denied if the credentials do not allow the fact, Transient if the stream is
-        unreachable or full, and with `only` AlreadyStored unless it is the only event on its subject.
+        unreachable or full, and with `only`, its subject or a pattern of it, AlreadyStored if another event has one.
         """
         telemetry.inject(event.trace)
         limit = MAX_COPY_BYTES
@@ -225,14 +226,14 @@ class Bus:
 
     async def publish_body(
         self, subject: str, event_id: str, body: bytes, traceparent: str | None = None, max_bytes: int = MAX_COPY_BYTES,
-        only: bool = False,
+        only: str | None = None,
     ) -> int:  # fmt: skip
         """As `publish`, for a serialised event. Without an id there is neither deduplication nor a size check."""
         if event_id and len(body) > max_bytes:
             raise EventTooBig(f"event {event_id} has {len(body)} bytes; at most {max_bytes} are allowed")
         headers = {"Nats-Msg-Id": event_id} if event_id else {}
         headers |= {"traceparent": traceparent} if traceparent else {}
-        headers |= {api.Header.EXPECTED_LAST_SUBJECT_SEQUENCE: "0"} if only else {}
+        headers |= {api.Header.EXPECTED_LAST_SUBJECT_SEQUENCE: "0", _EXPECTED_SUBJECT: only} if only else {}
         what = event_id or f"a message on {subject}"
         try:
             ack = await self._denials.watch(subject, self._js.publish(subject, body, timeout=5, headers=headers))

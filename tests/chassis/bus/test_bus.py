@@ -240,15 +240,21 @@ async def test_a_command_waits_for_no_server() -> None:
 
 
 async def test_the_only_event_of_its_subject_is_stored_once(bus: Bus) -> None:
-    """Of several commands that start a run of one name each must learn whether it did, also after the ten minutes."""
+    """Of several commands that start a run of one name each must learn whether it did, also after the ten minutes,
+    and whatever they begin it with: a fork's first event has another subject.
+    """
     other = started()
     other.id += ".again"  # as if the first one's id had been forgotten
-    answers = await asyncio.gather(*(bus.publish(event, only=True) for event in (started(), started(), other)),
+    copied = first("r1", "inherited", "console")
+    copied.run_inherited.sequence = 1
+    events = started(), started(), other, copied
+    answers = await asyncio.gather(*(bus.publish(event, only="asi.v1.r1.>") for event in events),
                                    return_exceptions=True)  # fmt: skip
 
-    assert [type(answer) for answer in answers] == [int, AlreadyStored, AlreadyStored]
+    assert [type(answer) for answer in answers] == [int, AlreadyStored, AlreadyStored, AlreadyStored]
     assert await bus.last_sequence() == 1
-    assert await bus.publish(started("r2"), only=True) == 2
+    assert await bus.publish(started("r2"), only="asi.v1.r2.>") == 2
+    assert await bus.publish(copied, only="asi.v1.r1.run.inherited") == 3
 
 
 async def test_a_log_at_its_limit_says_what_to_raise_and_goes_on_once_it_is(bus: Bus) -> None:
