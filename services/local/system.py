@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
@@ -21,10 +22,11 @@ from services.chassis.bus.topology import require_broker
 from services.chassis.errors import NotPossible, SettingsError, Transient, sentence
 from services.chassis.rpc import channel, require_server
 from services.local.processes import Broker, ServiceFailed, ServiceProcess, end_orphans, free_port
-from services.local.settings import ClientSettings, RunningSystem, locked, running_system
+from services.local.settings import ClientSettings, LogInUse, RunningSystem, locked, running_system
 
 # The store starts first, since it creates the streams, and stops last, to apply the events of the others.
 ORDER = ("store", "analyst", "judge", "engineer", "researcher")
+LOG_SECONDS = 10.0  # that another command may use the log
 START_SECONDS = 300.0  # a failed start is detected at once; this limit is for busy machines
 ADDRESSES = {"store": "archive", "engineer": "checker", "analyst": "cognition", "judge": "judge"}
 
@@ -76,7 +78,7 @@ class System:
         if self.broker is None:
             await require_broker(self.nats_url)
         else:
-            self.broker.start()
+            await _start_broker(self.broker)
             with contextlib.suppress(Transient):  # else they come later by themselves
                 async with Bus(self.client, "asi-run") as bus:
                     await bus.take_back()  # what the last system handed back when it ended
@@ -147,6 +149,18 @@ class System:
         temporary = self.settings.system_file.with_suffix(".tmp")
         temporary.write_text(json.dumps(content, indent=2))
         temporary.replace(self.settings.system_file)
+
+
+async def _start_broker(broker: Broker) -> None:
+    """Start it as soon as no other command uses the log. Raises LogInUse after LOG_SECONDS, and as `Broker.start`."""
+    deadline = time.monotonic() + LOG_SECONDS
+    while True:
+        try:
+            return broker.start(patience=0.0)
+        except LogInUse:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.1)
 
 
 @asynccontextmanager

@@ -113,6 +113,17 @@ def test_commands_share_the_broker_of_the_first(tmp_path: Path, monkeypatch: pyt
         assert later != first
 
 
+async def test_a_run_that_waits_for_the_log_can_be_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export, say, uses it for longer."""
+    monkeypatch.delenv("ASI_NATS_URL", raising=False)
+    settings, stop = ClientSettings(data_dir=tmp_path), asyncio.Event()
+    with log_environment(settings):
+        asyncio.get_running_loop().call_later(0.3, stop.set)
+        with pytest.raises(KeyboardInterrupt):
+            async with asyncio.timeout(5), running(settings, {}, stop):
+                pass
+
+
 async def test_work_is_cancelled_by_a_stop_and_has_cleaned_up_before_the_interrupt_is_raised() -> None:
     """A second signal meanwhile changes nothing."""
     stop, cleaned = asyncio.Event(), []
