@@ -101,11 +101,14 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
                 run = before.run
                 if before.phase not in OVER or new_budget is not None:  # else retried candidates complete without it
                     resuming = _resume(system.client, archive, run, new_budget)
-                    await _supervised(system, progress, resuming)
+                    await _supervised(system, progress, resuming, interrupted)
             else:
                 preparing = _prepare(system.client, archive, start, new_settings, progress, options)
-                run, new_settings = await tasks.unless_stopped(_supervised(system, progress, preparing), interrupted)
-                run = await _supervised(system, progress, _begin(system.client, archive, start, run, new_settings))
+                run, new_settings = await tasks.unless_stopped(
+                    _supervised(system, progress, preparing, interrupted), interrupted
+                )
+                beginning = _begin(system.client, archive, start, run, new_settings)
+                run = await _supervised(system, progress, beginning, interrupted)
             progress.note(f"run {run} · archive {settings.archive_place} · Ctrl-C drains and loses nothing")
             status, rows = await _watch(system, archive, run, interrupted, progress)
             if interrupted.is_set() and status.phase not in OVER:
@@ -270,21 +273,19 @@ async def _resume(
     await until_applied(archive, run, await resume_run(client, run, budget))
 
 
-async def _supervised(system: System, progress: Progress, work: Coroutine[Any, Any, T]) -> T:
+async def _supervised(
+    system: System, progress: Progress, work: Coroutine[Any, Any, T], interrupted: asyncio.Event
+) -> T:
     """The result of `work`, while which services that end are started again."""
     working = asyncio.ensure_future(work)
     try:
         while not working.done():
-            _supervise(system, progress)
+            for name in system.supervise(draining=interrupted.is_set()):
+                progress.note(f"the {name} ended unexpectedly and was started again")
             await asyncio.wait({working}, timeout=POLL_SECONDS)
         return working.result()
     finally:
         await tasks.end(working)
-
-
-def _supervise(system: System, progress: Progress) -> None:
-    for name in system.supervise():
-        progress.note(f"the {name} ended unexpectedly and was started again")
 
 
 async def _fork(client: ClientSettings, spec: str, name: str, settings: events_pb2.RunSettings) -> int:
@@ -310,10 +311,8 @@ async def _watch(
     async with Bus(system.client, "asi-console") as bus, bus.announcements(run) as announced:
         with progress:
             while True:
-                _supervise(system, progress)
                 with contextlib.suppress(grpc.aio.AioRpcError):
-                    status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
-                    records = await all_candidates(archive, pb.ListCandidatesRequest(run=run, slim=True))
+                    status, records = await _supervised(system, progress, _state(archive, run), interrupted)
                     root = root_among(records, status.settings)
                     rows = [row(record, root) for record in records]
                     progress.view.record_all(announced)
@@ -323,6 +322,14 @@ async def _watch(
                         return status, rows
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(interrupted.wait(), POLL_SECONDS)
+
+
+async def _state(
+    archive: archive_pb2_grpc.ArchiveAsyncStub, run: str
+) -> tuple[pb.RunStatus, list[candidate_pb2.Candidate]]:
+    """The run and its candidates, without programs and curves."""
+    status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
+    return status, await all_candidates(archive, pb.ListCandidatesRequest(run=run, slim=True))
 
 
 async def write_run_report(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, folder: Path) -> Path | None:

@@ -91,10 +91,15 @@ class System:
             await self._wait_for(name)
         self._write_file()
 
-    def supervise(self) -> list[str]:
-        """Restart processes that have ended; their names."""
+    def supervise(self, draining: bool = False) -> list[str]:
+        """Restart processes that have ended; their names.
+
+        While all are `draining`, only the broker and the store, which the others need in order to hand back their work:
+        the signal may have ended them, too.
+        """
         restarted = ["broker"] if self.broker and self.broker.supervise() else []
-        restarted += [name for name, service in self.services.items() if service.supervise()]
+        names = ORDER[:1] if draining else ORDER
+        restarted += [name for name in names if self.services[name].supervise()]
         if restarted:
             self._write_file()
         return restarted

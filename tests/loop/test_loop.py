@@ -128,6 +128,24 @@ def test_a_run_resumes_after_an_interrupt_and_after_a_kill(environment: dict[str
     assert {row["state"] for row in rows} <= {"archived", "rejected"}
 
 
+def test_a_signal_to_every_process_ends_a_run_within_seconds(environment: dict[str, str], asi_arch: Command) -> None:
+    """As of Slurm and systemd: the broker ends before the engineer could hand its work back."""
+    data = Path(environment["ASI_DATA_DIR"])
+    log = data / "logs" / "engineer.log"
+    with running([*RUN, "--set", "steps=600"], environment, quiet=True) as run:
+        _wait_for_training(run, log)
+        pids = _system_pids(data).values()
+        for pid in (run.pid, *pids):
+            os.kill(pid, signal.SIGTERM)
+        assert run.wait(25) == 130
+
+    assert not [name for name in ORDER if _pids(f"services.{name}", data)]
+    assert not [pid for pid in pids if _lives(pid)]
+    assert "handed back" in log.read_text()
+    assert "could not be given back" not in log.read_text()
+    assert "paused" in asi_arch("status").stdout
+
+
 @pytest.mark.parametrize("begun", ["store", "researcher"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_during_the_start_ends_everything_before_a_run_exists(
