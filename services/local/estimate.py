@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import grpc.aio
 
+from services.archive.policies import climb_of_run
 from services.chassis.errors import NotPossible, SettingsError
 from services.chassis.rpc import channel
 from services.contracts import archive_pb2, checker_pb2, checker_pb2_grpc
@@ -112,12 +113,33 @@ async def plan_run(
     return settings
 
 
+class DeviceMissing(NotPossible):
+    """The engineer's machine has not the device of a scale."""
+
+
+async def require_devices(client: ClientSettings, settings: pb.RunSettings) -> None:
+    """Raises SettingsError if the engineer lacks the device of a stage of the run, which would wait for ever."""
+    promoted = (
+        pb.RunSettings(scale=stage.scale, scale_overrides=dict(stage.overrides))
+        for stage in climb_of_run(settings).stages
+    )
+    for stage in (settings, *promoted):
+        try:
+            await profile_of(client, stage, PROFILE_SECONDS, speed=False)
+        except DeviceMissing as missing:
+            raise SettingsError(
+                f"{missing}. For engineers on other machines, set ASI_NATS_URL to their broker."
+            ) from None
+        except NotPossible:  # it does not answer: the run waits for it
+            return
+
+
 async def profile_of(
     client: ClientSettings, settings: pb.RunSettings, patience: float, *, speed: bool
 ) -> checker_pb2.MachineProfile:
     """An engineer's measurements of the run's scale.
 
-    Raises SettingsError if it refuses the scale, NotPossible if none answers, or it has not the scale's device.
+    Raises SettingsError if it refuses the scale, DeviceMissing if it cannot train it, and NotPossible if none answers.
     """
     request = checker_pb2.ScaleRequest(stage=settings.scale, scale_overrides=settings.scale_overrides, speed=speed)
     async with channel(client.checker_address, client) as connection:
@@ -126,8 +148,9 @@ async def profile_of(
         except grpc.aio.AioRpcError as error:
             if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
                 raise SettingsError(f"--set: {error.details()}") from None
-            refused = error.code() == grpc.StatusCode.FAILED_PRECONDITION
-            raise NotPossible((refused and error.details()) or "no engineer answers yet") from None
+            if error.code() == grpc.StatusCode.FAILED_PRECONDITION:
+                raise DeviceMissing(error.details()) from None
+            raise NotPossible("no engineer answers yet") from None
 
 
 def estimate(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, price: Price | None = None) -> Estimate:

@@ -27,7 +27,15 @@ from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2
 from services.llm.port import RECORDED, asks_endpoint, exchange_file, record_of
 from services.llm.settings import validate_prices
 from services.local.archive import run_status, until_applied
-from services.local.estimate import PROFILE_SECONDS, SMALLER, adapts, decide_precision, load_sentence, plan_run
+from services.local.estimate import (
+    PROFILE_SECONDS,
+    SMALLER,
+    adapts,
+    decide_precision,
+    load_sentence,
+    plan_run,
+    require_devices,
+)
 from services.local.log import pause_run, resume_run, start_run
 from services.local.plan import Limits, RunOptions, budget, fork_settings, require_possible_scale, run_settings
 from services.local.processes import stop_signal
@@ -97,18 +105,18 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
             channel(system.client.archive_address, system.client) as connection,
         ):
             archive = archive_pb2_grpc.ArchiveStub(connection)
+            if system.broker and "ASI_ENGINEER_STAGES" in extra:  # else other engineers may have what this one lacks
+                checking = _supervised(system, progress, require_devices(system.client, current))
+                await tasks.unless_stopped(checking, interrupted)
             if before is not None:
                 run = before.run
                 if before.phase not in OVER or new_budget is not None:  # else retried candidates complete without it
                     resuming = _resume(system.client, archive, run, new_budget)
-                    await _supervised(system, progress, resuming, interrupted)
+                    await _supervised(system, progress, resuming)
             else:
                 preparing = _prepare(system.client, archive, start, new_settings, progress, options)
-                run, new_settings = await tasks.unless_stopped(
-                    _supervised(system, progress, preparing, interrupted), interrupted
-                )
-                beginning = _begin(system.client, archive, start, run, new_settings)
-                run = await _supervised(system, progress, beginning, interrupted)
+                run, new_settings = await tasks.unless_stopped(_supervised(system, progress, preparing), interrupted)
+                run = await _supervised(system, progress, _begin(system.client, archive, start, run, new_settings))
             progress.note(f"run {run} · archive {settings.archive_place} · Ctrl-C drains and loses nothing")
             status, rows = await _watch(system, archive, run, interrupted, progress)
             if interrupted.is_set() and status.phase not in OVER:
@@ -273,14 +281,12 @@ async def _resume(
     await until_applied(archive, run, await resume_run(client, run, budget))
 
 
-async def _supervised(
-    system: System, progress: Progress, work: Coroutine[Any, Any, T], interrupted: asyncio.Event
-) -> T:
+async def _supervised(system: System, progress: Progress, work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`, while which services that end are started again."""
     working = asyncio.ensure_future(work)
     try:
         while not working.done():
-            for name in system.supervise(draining=interrupted.is_set()):
+            for name in system.supervise():
                 progress.note(f"the {name} ended unexpectedly and was started again")
             await asyncio.wait({working}, timeout=POLL_SECONDS)
         return working.result()
@@ -312,7 +318,7 @@ async def _watch(
         with progress:
             while True:
                 with contextlib.suppress(grpc.aio.AioRpcError):
-                    status, records = await _supervised(system, progress, _state(archive, run), interrupted)
+                    status, records = await _supervised(system, progress, _state(archive, run))
                     root = root_among(records, status.settings)
                     rows = [row(record, root) for record in records]
                     progress.view.record_all(announced)

@@ -38,8 +38,11 @@ class AlreadyRunning(NotPossible):
 class System:
     """The processes of one machine. Use `running` to start and drain them."""
 
-    def __init__(self, settings: ClientSettings, extra: Mapping[str, str]) -> None:
+    def __init__(
+        self, settings: ClientSettings, extra: Mapping[str, str], interrupted: asyncio.Event | None = None
+    ) -> None:
         """Choose ports; `extra` are settings for all services. A broker is planned unless ASI_NATS_URL names one."""
+        self._interrupted = interrupted or asyncio.Event()
         self.settings = settings
         self.broker = None if "ASI_NATS_URL" in os.environ else Broker(settings.data_dir / "nats")
         self.ports = {name: free_port() for name in ORDER}
@@ -91,14 +94,14 @@ class System:
             await self._wait_for(name)
         self._write_file()
 
-    def supervise(self, draining: bool = False) -> list[str]:
+    def supervise(self) -> list[str]:
         """Restart processes that have ended; their names.
 
-        While all are `draining`, only the broker and the store, which the others need in order to hand back their work:
-        the signal may have ended them, too.
+        After an interrupt, which may have reached all of them, only the broker and the store: the others need these in
+        order to hand back their work.
         """
         restarted = ["broker"] if self.broker and self.broker.supervise() else []
-        names = ORDER[:1] if draining else ORDER
+        names = ORDER[:1] if self._interrupted.is_set() else ORDER
         restarted += [name for name in names if self.services[name].supervise()]
         if restarted:
             self._write_file()
@@ -183,7 +186,7 @@ async def running(
                 f"a system of {settings.data_dir} is already running{f' (process {holder.pid})' if holder else ''}: "
                 "stop it, or set ASI_DATA_DIR to another folder"
             )
-        system = System(settings, extra)
+        system = System(settings, extra, stop)
         try:
             try:
                 await (system.start() if stop is None else tasks.unless_stopped(system.start(), stop))

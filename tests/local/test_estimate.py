@@ -13,7 +13,15 @@ from services.chassis.errors import NotPossible, SettingsError
 from services.console.tables import mixed_conditions
 from services.contracts import archive_pb2, candidate_pb2, checker_pb2, checker_pb2_grpc
 from services.contracts import events_pb2 as pb
-from services.local.estimate import decide_precision, estimate, load_sentence, plan_run, price_of, sentence
+from services.local.estimate import (
+    decide_precision,
+    estimate,
+    load_sentence,
+    plan_run,
+    price_of,
+    require_devices,
+    sentence,
+)
 from services.local.plan import RunOptions, run_settings
 from services.local.settings import ClientSettings
 from services.report.rows import row
@@ -53,6 +61,18 @@ async def machine(**seconds: float) -> AsyncIterator[ClientSettings]:
     """The settings with which a console reaches it."""
     async with serving((checker_pb2_grpc.add_CheckerServicer_to_server, Machine(**seconds))) as address:
         yield ClientSettings(checker_address=address)
+
+
+async def test_a_stage_that_the_machine_cannot_train_is_refused() -> None:
+    """Also one of the promotion, for which the promoted candidates would wait."""
+    on_gpu = pb.RunSettings(scale="tiny", scale_overrides={"device": "cuda"})
+    later = pb.RunSettings(scale="tiny", promotion="paper", policies=pb.Policies(stages="tiny:device=cuda"))
+    possible = pb.RunSettings(scale="tiny", promotion="paper", policies=pb.Policies(stages="tiny"))
+    async with machine() as client:
+        for settings in (on_gpu, later):
+            with pytest.raises(SettingsError, match=r"torch finds no GPU.*set ASI_NATS_URL"):
+                await require_devices(client, settings)
+        await require_devices(client, possible)
 
 
 async def test_the_decision_of_the_machine_becomes_part_of_the_runs_settings() -> None:

@@ -62,6 +62,18 @@ def test_an_impossible_flag_gives_one_message_and_starts_no_run(asi_arch: Comman
         assert "Traceback" not in done.stderr
 
 
+def test_a_scale_that_this_machine_cannot_train_is_refused_before_the_run(
+    environment: dict[str, str], asi_arch: Command
+) -> None:
+    """Nobody else can reach the broker: the run would wait for ever."""
+    environment["CUDA_VISIBLE_DEVICES"] = ""
+    refused = asi_arch("run", "--candidates", "1", *micro_flags(), "--set", "device=cuda", ok=False)
+
+    assert refused.returncode == 2
+    assert "torch finds none here: use a machine with one, or set device=cpu" in refused.stderr
+    assert rows_of(asi_arch("runs", "--json")) == []
+
+
 @pytest.mark.slow
 def test_every_process_may_be_killed_and_each_candidate_has_one_result(
     environment: dict[str, str], asi_arch: Command
