@@ -189,7 +189,11 @@ class Worker:
         self._running.discard(task)
         self._free.release()
         if not task.cancelled() and (error := task.exception()):
-            get_logger().error("a delivery could not be completed; it will be redelivered", exc_info=error)
+            said = "a delivery could not be completed; it will be redelivered"
+            if isinstance(error, Transient):
+                get_logger().warning(said, reason=str(error))
+            else:
+                get_logger().error(said, exc_info=error)
 
     async def _handle(self, delivery: Delivery) -> None:
         try:

@@ -251,6 +251,26 @@ async def test_outages_never_exhaust_the_deliveries_of_a_message(guarded: NatsSe
     assert not [event for event in await facts(admin) if event.HasField("dead")]
 
 
+async def test_what_an_outage_leaves_uncompleted_is_one_warning(guarded: NatsServer, admin: Bus) -> None:
+    """A second traceback, of the broker's silence, would hide that of the error."""
+
+    async def handle(job: Job) -> Sequence[pb.Event]:
+        await asyncio.to_thread(guarded.stop)
+        raise ValueError("a bug")
+
+    async def reported() -> bool:
+        return any("could not be completed" in entry["event"] for entry in logs)
+
+    async with Bus(guarded.settings("engineer"), "engineer") as bus:
+        with capture_logs() as logs:
+            await work(bus, handle, reported)
+
+    (report,) = [entry for entry in logs if "could not be completed" in entry["event"]]
+    assert report["log_level"] == "warning"
+    assert "the broker did not accept r1.c000001.dead" in report["reason"]
+    assert "exc_info" not in report
+
+
 async def test_a_crash_note_of_another_form_is_no_evidence(guarded: NatsServer, admin: Bus) -> None:
     """Written by hand, or by a later version: the candidate is not at fault."""
     attempts: list[int] = []
