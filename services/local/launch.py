@@ -286,8 +286,8 @@ async def _supervised(system: System, progress: Progress, work: Coroutine[Any, A
     working = asyncio.ensure_future(work)
     try:
         while not working.done():
-            for name in system.supervise():
-                progress.note(f"the {name} ended unexpectedly and was started again")
+            for event in system.supervise():
+                progress.note(event)
             await asyncio.wait({working}, timeout=POLL_SECONDS)
         return working.result()
     finally:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import json
 import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -26,6 +30,10 @@ from services.local.settings import ClientSettings, LogInUse, RunningSystem, loc
 
 # The store starts first, since it creates the streams, and stops last, to apply the events of the others.
 ORDER = ("store", "analyst", "judge", "engineer", "researcher")
+MONITOR_SECONDS = 0.5
+WRITE_ERROR = "write error: "
+ROOM_BYTES = 64 << 20
+"""Free space from which a broker that could not write is started again: it takes three quarters for itself."""
 LOG_SECONDS = 10.0  # that another command may use the log
 START_SECONDS = 300.0  # a failed start is detected at once; this limit is for busy machines
 ADDRESSES = {"store": "archive", "engineer": "checker", "analyst": "cognition", "judge": "judge"}
@@ -43,6 +51,7 @@ class System:
     ) -> None:
         """Choose ports; `extra` are settings for all services. A broker is planned unless ASI_NATS_URL names one."""
         self._interrupted = interrupted or asyncio.Event()
+        self._write_error = ""  # of the broker
         self.settings = settings
         self.broker = None if "ASI_NATS_URL" in os.environ else Broker(settings.data_dir / "nats")
         self.ports = {name: free_port() for name in ORDER}
@@ -95,17 +104,30 @@ class System:
         self._write_file()
 
     def supervise(self) -> list[str]:
-        """Restart processes that have ended; their names.
+        """Restart processes that have ended, and a broker that cannot write its files; sentences on what happened.
 
         After an interrupt, which may have reached all of them, only the broker and the store: the others need these in
         order to hand back their work.
         """
-        restarted = ["broker"] if self.broker and self.broker.supervise() else []
+        ended = ["broker"] if self.broker and self.broker.supervise() else []
         names = ORDER[:1] if self._interrupted.is_set() else ORDER
-        restarted += [name for name in names if self.services[name].supervise()]
-        if restarted:
+        ended += [name for name in names if self.services[name].supervise()]
+        events = [f"the {name} ended unexpectedly and was started again" for name in ended]
+        if ended:
             self._write_file()
-        return restarted
+        return events + (self._restart_full_broker(self.broker) if self.broker else [])
+
+    def _restart_full_broker(self, broker: Broker) -> list[str]:
+        """Restart a broker that could not write, after which it stores nothing more, once there is room."""
+        known, self._write_error = self._write_error, _write_error(broker)
+        if self._write_error and _has_room(broker.folder):
+            broker.stop()
+            broker.start()
+            self._write_file()
+            return [f"the broker was started again after a {self._write_error}"]
+        if self._write_error and not known:
+            return [f"the broker stores nothing until there is room for its files: {self._write_error}"]
+        return []
 
     async def stop(self) -> None:
         """Drain all services, the store last, then the broker."""
@@ -157,6 +179,28 @@ class System:
         temporary = self.settings.system_file.with_suffix(".tmp")
         temporary.write_text(json.dumps(content, indent=2))
         temporary.replace(self.settings.system_file)
+
+
+def _write_error(broker: Broker) -> str:
+    """The error for which the broker has stopped storing events, such as a full disk; empty if it has not."""
+    monitor = http.client.HTTPConnection("127.0.0.1", broker.monitor_port, timeout=MONITOR_SECONDS)
+    try:
+        monitor.request("GET", "/healthz")
+        error = str(json.loads(monitor.getresponse().read()).get("error"))
+    except (OSError, http.client.HTTPException):  # it is starting
+        return ""
+    finally:
+        monitor.close()
+    return error[error.index(WRITE_ERROR) :] if WRITE_ERROR in error else ""
+
+
+def _has_room(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:  # it may be read-only, or have a quota
+            file.write(bytes(1 << 20))
+    except OSError:
+        return False
+    return shutil.disk_usage(folder).free > ROOM_BYTES
 
 
 async def _start_broker(broker: Broker) -> None:

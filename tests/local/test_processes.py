@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -11,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from services.chassis import tasks
-from services.chassis.errors import NotPossible, SettingsError
+from services.chassis.bus import Bus
+from services.chassis.errors import NotPossible, SettingsError, Transient
+from services.chassis.events import first
 from services.local.log import log_environment
 from services.local.processes import PORTS, Broker, end_orphans, free_port
 from services.local.settings import ClientSettings, LogInUse, locked, running_system
-from services.local.system import running
+from services.local.system import System, running
 
 PICK = "from services.local.processes import free_port; print(free_port(range({0}, {1})))"
 
@@ -122,6 +125,33 @@ async def test_a_run_that_waits_for_the_log_can_be_interrupted(tmp_path: Path, m
         with pytest.raises(KeyboardInterrupt):
             async with asyncio.timeout(5), running(settings, {}, stop):
                 pass
+
+
+async def test_a_broker_that_could_not_write_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stores nothing more after that, also when other programs have freed the disk. (A limit stands for its end.)"""
+    monkeypatch.delenv("ASI_NATS_URL", raising=False)
+    system = System(ClientSettings(data_dir=tmp_path), {})
+    broker = system.broker
+    assert broker is not None
+    broker.start()
+    try:
+        async with Bus(system.client, "tests") as bus:
+            await bus.set_up()
+            assert system.supervise() == []
+            assert broker.pid is not None
+            resource.prlimit(broker.pid, resource.RLIMIT_FSIZE, (1 << 12, resource.RLIM_INFINITY))
+            started = first("r1", "started", "console")
+            started.run_started.note = os.urandom(1 << 15).hex()
+            with pytest.raises(Transient, match="or its disk is full"):
+                await bus.publish(started)
+
+        events = system.supervise()
+        async with Bus(system.client, "tests") as bus:
+            assert await bus.publish(started) == 1
+        assert [event.partition(":")[0] for event in events] == ["the broker was started again after a write error"]
+        assert system.supervise() == []
+    finally:
+        broker.stop()
 
 
 async def test_work_is_cancelled_by_a_stop_and_has_cleaned_up_before_the_interrupt_is_raised() -> None:

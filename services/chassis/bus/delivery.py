@@ -26,7 +26,8 @@ T = TypeVar("T")
 _SHORT_WAIT = 0.1  # in seconds, for an acknowledgement
 FAILURES = (TimeoutError, nats.errors.Error, nats.js.errors.Error)
 _WRONG_LAST_SEQUENCE = 10071
-_FULL = {
+_ADVICE = {
+    "nats: timeout": "it gave no answer: it cannot be reached, or its disk is full",
     "insufficient resources": "its disk or JetStream's `max_file_store` is full: free space there or raise it, then "
     "restart it",
     "maximum bytes exceeded": "the log has reached its `max_bytes`: raise it",
@@ -40,7 +41,7 @@ def refused_publication(error: Exception, what: str) -> AlreadyStored | Transien
     if getattr(error, "err_code", None) == _WRONG_LAST_SEQUENCE:
         return AlreadyStored(f"the log has {what} already")
     reason = str(error) or type(error).__name__
-    reason = next((advice for cause, advice in _FULL.items() if cause in reason), reason)
+    reason = next((advice for cause, advice in _ADVICE.items() if cause in reason), reason)
     return Transient(f"the broker did not accept {what}: {reason}")
 
 

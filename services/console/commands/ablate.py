@@ -230,8 +230,8 @@ async def _all_ended(
     """All candidates of the run, once the chosen ablations have ended."""
     reported: set[str] = set()
     while True:
-        for name in system.supervise() if system else ():
-            note(f"the {name} ended unexpectedly and was started again")
+        for event in system.supervise() if system else ():
+            note(event)
         with contextlib.suppress(grpc.aio.AioRpcError):
             records = await all_candidates(archive, archive_pb2.ListCandidatesRequest(run=original.run))
             own = [
