@@ -35,6 +35,8 @@ ONLY_THESE = {
 ABSENT = frozenset("apex causal_conv1d deepspeed fast_transformers flash_attn mamba_ssm xformers".split())
 """Libraries that programs use where they are installed, and may import in a `try` that catches the ImportError, which
 they raise here. Not jax: scipy takes any entry of that name in sys.modules for the library."""
+OPTIONAL_NAMES = {"transformers.modeling_utils": frozenset({"_init_weights"})}
+"""Names that fla's layers import in such a `try`, too: a flag that recent versions of transformers lack."""
 UNUSED = frozenset(
     """
     argparse ast bisect csv datetime gc glob hashlib heapq inspect io json numpy operator os pathlib pickle
@@ -178,14 +180,16 @@ def _executed(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def _optional_imports(tree: ast.Module) -> Iterator[ast.AST]:
-    """Imports of ABSENT libraries in the body of a `try` that catches their absence."""
+    """Imports of ABSENT libraries and OPTIONAL_NAMES in the body of a `try` that catches their absence."""
     for attempt in (node for node in ast.walk(tree) if isinstance(node, ast.Try)):
         if any(map(_catches_absence, attempt.handlers)):
             for node in (node for statement in attempt.body for node in ast.walk(statement)):
-                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                optional = False
                 if isinstance(node, ast.ImportFrom) and not node.level:
-                    names = [node.module or ""]
-                if names and all(name.split(".")[0] in ABSENT for name in names):
+                    modules = [module := node.module or ""]
+                    optional = {alias.name for alias in node.names} <= OPTIONAL_NAMES.get(module, frozenset())
+                if optional or (modules and all(module.split(".")[0] in ABSENT for module in modules)):
                     yield node
 
 
@@ -249,7 +253,7 @@ def _import(node: ast.Import, _: set[str]) -> Iterator[str]:
 
 def _import_from(node: ast.ImportFrom, _: set[str]) -> Iterator[str]:
     if node.level:
-        yield "relative imports are not possible: a program is one file"
+        yield "relative imports are not possible: a program is one file, so copy what it uses into it"
         return
     module = node.module or ""
     if reasons := list(_module(module)):
@@ -273,7 +277,7 @@ def _module(name: str) -> Iterator[str]:
     ):
         allowed = "the public parts of torch, einops, fla, and standard modules such as math, typing and functools"
         listed = max(prefixes & INSTEAD.keys(), key=len, default="")
-        advice = INSTEAD.get(listed, f"a program may use {allowed}")
+        advice = INSTEAD.get(listed, f"a program may use {allowed}; copy what else it uses into it")
         yield f"import of {printable(name, 80)} is not allowed: {advice}"
 
 

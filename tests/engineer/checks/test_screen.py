@@ -75,6 +75,8 @@ def test_a_refused_module_comes_with_what_to_use_instead() -> None:
     assert "rewrite the program in PyTorch" in screen("import mlx.core as mx\n").message
     assert "on each tensor" in screen("from torch.utils._pytree import tree_map\n").message
     assert "in one process" in screen("from torch import distributed as dist\n").message
+    assert "so copy what it uses into it" in screen("from .norms import RMSNorm\n").message
+    assert "copy what else it uses into it" in screen("import opt_einsum\n").message
     assert "call setattr" in screen("x.__dict__['a'] = 1\n").message
     assert "remove the line" in screen("import torch\ntorch.backends.cudnn.benchmark = True\n").message
     assert not screen("import logging\n\nlogger = logging.getLogger(__name__)\n").violated
@@ -128,6 +130,17 @@ def test_a_program_may_try_to_import_kernels_that_are_absent_here(caught: str) -
     assert screen(attempt.replace(caught, "except KeyError:")).violated
     assert screen(attempt.replace("import xformers", "import requests")).violated
     assert "catch its ImportError" in screen("import mamba_ssm\n").message
+
+
+def test_a_program_may_ask_transformers_whether_to_initialise_its_weights() -> None:
+    """The flag was removed from transformers, and layers of RWKV fall back on True; they get nothing else of it."""
+    attempt = "try:\n    from transformers.modeling_utils import _init_weights\nexcept ImportError:\n    pass\n"
+
+    assert not screen(attempt).violated
+    assert screen(attempt.replace("ImportError", "KeyError")).violated
+    assert screen(attempt.replace("_init_weights", "_init_weights, PreTrainedModel")).violated
+    assert screen(attempt.replace("modeling_utils", "trainer")).violated
+    assert screen(attempt.replace("from transformers.modeling_utils import _init_weights", "from . import x")).violated
 
 
 def test_of_some_modules_only_harmless_names_may_be_imported() -> None:

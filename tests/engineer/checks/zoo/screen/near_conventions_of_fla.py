@@ -56,6 +56,12 @@ class GatedLinearAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self):
+        try:
+            from transformers.modeling_utils import _init_weights as wanted
+        except ImportError:
+            wanted = True
+        if not wanted:
+            return
         for m in chain(self.modules()):
             if isinstance(m, nn.Linear):
                 nn.init.xavier_uniform_(m.weight, gain=2**-2.5)
