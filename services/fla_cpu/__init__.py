@@ -4,6 +4,7 @@
 Triton kernels are used instead; both agree up to rounding. Loading and checking programs is the engineer's task.
 """
 
+import difflib
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
@@ -52,7 +53,13 @@ def install() -> None:
     sys.meta_path.insert(0, _MissingModules)
 
 
+MOST_OFFERED = 24
+"""Names in a message: of fla.ops, with over a hundred, only those that resemble the missing one most."""
+
+
 def _missing(part: ModuleType, name: str) -> str:
-    offered = ", ".join(sorted(key for key in vars(part) if not key.startswith("_"))) or "nothing"
+    names = [key for key in vars(part) if not key.startswith("_")]
+    resembling = sorted(difflib.get_close_matches(name, names, MOST_OFFERED, cutoff=0.0))
+    offered = (", ".join(resembling) or "nothing") + (", among others" if len(names) > MOST_OFFERED else "")
     without = "without CUDA" if part.__name__.partition(".")[0] == "fla" else "to programs"
     return f"{part.__name__}.{name} is not available {without}; {part.__name__} offers: {offered}"

@@ -216,9 +216,15 @@ class LoRA(nn.Module):
         self.activation: nn.Module = activations[activation]()
         up, down = nn.Linear(input_dim, low_rank_dim, bias=False), nn.Linear(low_rank_dim, output_dim, bias=bool(bias))
         self.lora = nn.Sequential(up, self.activation, down)
+        self._initialize_weights(self)
+
+    def _initialize_weights(self, module: nn.Module) -> None:
+        """Reset the weights. RWKV-7's layer calls it, with an argument, when it initialises its own."""
+        del module
+        up, down = (layer for layer in self.lora if isinstance(layer, nn.Linear))
         nn.init.zeros_(up.weight)
-        nn.init.orthogonal_(down.weight, gain=0.1 * math.sqrt(max(1.0, low_rank_dim / output_dim)))
-        if bias:
+        nn.init.orthogonal_(down.weight, gain=0.1 * math.sqrt(max(1.0, self.low_rank_dim / self.output_dim)))
+        if self.bias:
             nn.init.zeros_(down.bias)
 
     def set_bias_value(self, value: Tensor | float) -> None:

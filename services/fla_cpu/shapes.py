@@ -38,10 +38,12 @@ def require_known(function: str, options: Mapping[str, object]) -> None:
     for name, value in options.items():
         if name == "head_first":
             raise TypeError(
-                f"{function}: head_first was removed from fla; lay tensors out as [batch, length, heads, d]"
+                f"{function}: head_first was removed from fla; leave it out, and lay tensors out as "
+                "[batch, length, heads, d]"
             )
         if name not in WITHOUT_EFFECT and value is not None and value is not False:
-            raise TypeError(f"{function}: the option {name}={value!r} is not available without CUDA; leave it out")
+            option = name if isinstance(value, Tensor) else f"{name}={value!r}"
+            raise TypeError(f"{function}: the option {option} is not available without CUDA; leave it out")
 
 
 def require_same_shape(q: Tensor, k: Tensor, v: Tensor, **others: Tensor | None) -> None:

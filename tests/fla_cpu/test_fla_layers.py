@@ -140,6 +140,10 @@ def test_a_projection_of_low_rank_starts_as_its_bias() -> None:
 
     assert torch.equal(layer(torch.randn(2, 6)), torch.arange(8.0).expand(2, 8))
     assert torch.allclose(matrix @ matrix.T, 0.01 * 16 / 4 * torch.eye(4), atol=1e-6)
+    layer.set_bias_value(1.0)
+    layer._initialize_weights(layer)  # as the layer of RWKV-7 does
+
+    assert torch.equal(layer(torch.randn(2, 6)), torch.zeros(2, 8))
     assert math.isclose(torch.linalg.matrix_norm(layers.LoRA(6, 8, 4).lora[2].weight, 2).item(), 0.1, rel_tol=1e-4)
 
 
