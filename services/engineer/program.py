@@ -18,7 +18,7 @@ from torch import nn
 
 from services import fla_cpu
 from services.engineer.checks.screen import ABSENT
-from services.engineer.construction import MixerSizes, construct, mixer_of_layer
+from services.engineer.construction import MixerSizes, ProgramError, construct, mixer_of_layer
 from services.fla_cpu.names import no_op_decorator
 
 str(torch.zeros(1))  # torch imports parts of itself when a program prints its first tensor
@@ -121,6 +121,11 @@ _EXPLANATIONS = (
      "the program normalises over the batch, so that rows depend on each other: normalise each token, as RMSNorm does"),
     (r"Expected more than 1 spatial element",
      "the program normalises over the length, so that outputs depend on later inputs: normalise each token"),
+    (r"pip install",
+     "the program needs a library that is absent here, and none can be installed: compute the same in plain torch, "
+     "such as torch.nn.functional.scaled_dot_product_attention for flash_attn"),
+    (r"input\.dim\(\) = 3 is not equal to len\(dims\) = [45]",
+     "the program permutes more dimensions than a tensor has: hidden states are [batch, length, width]"),
     (r"PermissionError.*torch/_(dynamo|inductor)",
      "the program uses a part of torch that loads its compiler, such as torch.use_deterministic_algorithms: remove it"),
     (r"PermissionError",
@@ -133,6 +138,8 @@ def explain(error: BaseException, repeat: Callable[[], object] | None = None) ->
 
     `repeat` runs the program again, to find the line whose backward pass raised the exception.
     """
+    if isinstance(error, ProgramError):
+        return str(error)
     message = f"{type(error).__name__}: {str(error)[:2000]}".rstrip(": ")
     message += "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     line = _line_of(error) or (repeat and line_of_backward(repeat))
@@ -184,7 +191,12 @@ def _is_own(frame: FrameType) -> bool:
 
 
 def traceback_tail(error: BaseException) -> str:
-    """The last 2,000 characters of an exception's traceback: of the program's own frames, if it has any."""
+    """The last 2,000 characters of an exception's traceback: of the program's own frames, if it has any.
+
+    Empty for a ProgramError, whose message says all.
+    """
+    if isinstance(error, ProgramError):
+        return ""
     trace = traceback.TracebackException.from_exception(error)
     own = [frame for frame in trace.stack if frame.filename.startswith(FILE_PREFIX)]
     trace.stack = traceback.StackSummary.from_list(own or trace.stack)

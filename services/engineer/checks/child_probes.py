@@ -70,12 +70,15 @@ def runs(subject: Subject) -> Finding:
 def _failure(subject: Subject, name: ArithmeticName) -> Finding | None:
     for batch, length in RUN_SHAPES:
         where: dict[str, JSON] = {"batch": batch, "length": length, "precision": name}
-        sizes, steps = ("", STEPS) if (batch, length) == RUN_SHAPES[0] else (f" (batch {batch}, length {length})", 1)
+        size = f" (batch {batch}, length {length})"
+        sizes, steps = ("", STEPS) if (batch, length) == RUN_SHAPES[0] else (size, 1)
         step = partial(_problem, subject, ARITHMETICS[name], batch, length, steps)
         try:
             problem = step()
         except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the error is the finding
-            message = explain(error, step)[:800] + _advice(subject, name, batch, length) + sizes
+            message = explain(error, step)[:800]
+            sizes = size if ": assert " in message else sizes  # what a program asserts may depend on them
+            message += _advice(subject, name, batch, length) + sizes
             return Finding(True, message, {**where, "traceback": traceback_tail(error)})
         if problem == _NOT_FINITE:
             first = f", first in {line}" if (line := line_of_non_finite(step)) else ""

@@ -177,6 +177,15 @@ async def test_a_failure_in_forward_shows_the_frames_of_the_program_alone(sandbo
     assert "child_probes" not in text
 
 
+async def test_a_failed_assertion_comes_with_the_sizes_that_it_may_be_about(sandbox: Sandbox) -> None:
+    """Some layers take short inputs by another path, which they refuse in training."""
+    program = FAILS_DEEP.replace("return self.mixed(", "assert hidden_states.shape[1] > 64; return self.mixed(")
+    report = await check(program, sandbox, SETTINGS)
+
+    assert "assert hidden_states.shape[1] > 64" in report.verdicts[-1].message
+    assert report.verdicts[-1].message.endswith("(batch 2, length 64)")
+
+
 @pytest.mark.slow
 async def test_the_message_names_the_cause(sandbox: Sandbox) -> None:
     """These named another one, such as a gradient that the program does not compute, or no line."""

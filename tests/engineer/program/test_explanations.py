@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from services.engineer.program import explain, load_mixer
+from services.engineer.construction import ProgramError
+from services.engineer.program import explain, load_mixer, traceback_tail
 from tests.engineer.program.test_loading import HEAD, SIZES, kind
 
 pytestmark = pytest.mark.usefixtures("prepared_child")
@@ -29,17 +30,31 @@ pytestmark = pytest.mark.usefixtures("prepared_child")
         ("batch, length = hidden_states.shape", "hidden states are [batch, length, width]"),
         ("raise PermissionError(1, 'refused', '/a/torch/_inductor/__init__.py')", "such as torch.use_deterministic"),
         ("raise PermissionError(1, 'refused', '/a/json.py')", "imports a module that is not loaded"),
+        ("hidden_states.permute(0, 3, 1, 2)", "permutes more dimensions than a tensor has: hidden states are [batch"),
+        (
+            "raise ImportError('Please install Flash Attention via `pip install flash-attn`')",
+            "none can be installed: compute the same in plain torch",
+        ),
         ("return [][1]", "IndexError: list index out of range, raised in line 9 (Mixer.forward): return [][1]"),
     ],
 )
 def test_an_error_without_a_cause_gets_a_cause(body: str, message: str) -> None:
     """The author sees only the message."""
     program = kind("Mixer").replace("        return hidden_states\n", f"        {body}\n")
-    errors = (AssertionError, AttributeError, IndexError, OSError, RuntimeError, TypeError, ValueError)
+    errors = (AssertionError, AttributeError, ImportError, IndexError, OSError, RuntimeError, TypeError, ValueError)
     with pytest.raises(errors) as raised:
         load_mixer(HEAD + program, SIZES)(torch.randn(1, 3, 16))
 
     assert message in explain(raised.value)
+
+
+def test_a_program_that_cannot_be_used_is_refused_in_one_sentence() -> None:
+    """Names of this package's exceptions and lines of its own code tell a program's author nothing."""
+    with pytest.raises(ProgramError) as raised:
+        load_mixer("import torch\n", SIZES)
+
+    assert explain(raised.value).startswith("the program defines no nn.Module: define one")
+    assert traceback_tail(raised.value) == ""
 
 
 @pytest.mark.parametrize(
