@@ -12,6 +12,7 @@ import base64
 import hashlib
 import json
 import reprlib
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -140,12 +141,17 @@ def _raw_records(path: Path, problems: list[str]) -> list[_Raw]:
 
 
 def _records_in(value: object, name: str, place: str) -> Iterator[_Raw]:
-    """The records of a list, or of an object with a list of `results` or `candidates`; or the object as a record."""
-    listed = value.get("results", value.get("candidates", value)) if isinstance(value, dict) else value
+    """The records of a list; of an object, those of its `results` or `candidates`, or of its only list, or itself."""
+    listed = value
+    if isinstance(value, dict):
+        lists = [] if FIELDS & value.keys() else [part for part in value.values() if isinstance(part, list)]
+        listed = value.get("results", value.get("candidates", lists[0] if len(lists) == 1 else value))
     for number, record in enumerate(listed if isinstance(listed, list) else [listed], 1):
         place = f"record {number}" if listed is not record else place
         if not isinstance(record, dict) or not FIELDS & record.keys():
-            held = f"but has {', '.join(record)[:60]}" if isinstance(record, dict) else f"but is {reprlib.repr(record)}"
+            held = f"but is {reprlib.repr(record)}"
+            if isinstance(record, dict):
+                held = f"but has {textwrap.shorten(', '.join(record), 80, placeholder=' …')}"
             raise ValueError(f"{place} has no index, name or program, {held}")
         yield f"{name}, {place}", record
 

@@ -133,7 +133,10 @@ def _parameters(value: object) -> int | None:
 
 
 def _cells(tables: Mapping[str, object], name: str) -> dict[str, float]:
-    """The cells of a one-row CSV table by their titles; nan and empty ones and those without a title are skipped."""
+    """The cells of a one-row CSV table by their titles; nan and empty ones and those without a title are skipped.
+
+    The first column is the record's name; some writers, such as R's, give it no title, not even an empty one.
+    """
     try:
         lines = csv.reader(io.StringIO(_text(tables, name), newline=""))
         rows = [row for row in lines if any(cell.strip() for cell in row)]
@@ -143,7 +146,9 @@ def _cells(tables: Mapping[str, object], name: str) -> dict[str, float]:
         return {}
     if len(rows) > 2:
         raise ValueError(f"{name} has {len(rows) - 1} rows of values, but a record has one")
-    titles = [title.strip() for title in rows[0][1:]]
+    titles = [title.strip() for title in rows[0]]
+    if len(titles) == len(rows[1]) or not all(titles):
+        del titles[0]
     if len(titles) != len(rows[1]) - 1:
         raise ValueError(f"{name} has {len(titles)} titles, but {len(rows[1]) - 1} values")
     for title, count in Counter(titles).items():

@@ -113,6 +113,15 @@ def test_a_broken_record_is_refused_with_its_index(
         read_published(archive(tmp_path, *records))
 
 
+def test_a_table_without_a_title_for_its_names_is_read(tmp_path: Path) -> None:
+    """Its header has as many titles as there are values; with an empty one among them it has one too few."""
+    path = archive(tmp_path, record(1, result={"train": "0,10,20\nm,0.7,0.5,0.4\n", "test": "boolq\nm,0.5\n"}))
+    (published,) = read_published(path).records
+
+    assert published.curve == ((0, 0.7), (10, 0.5), (20, 0.4))
+    assert published.benchmarks == {"boolq": 0.5}
+
+
 def test_columns_that_are_no_steps_are_skipped(tmp_path: Path) -> None:
     """As unnamed columns of averages are."""
     path = archive(tmp_path, record(1, result={"train": ",inf,nan,-5,1e30,mean,100\nm,1,1,1,1,1,2.5\n"}))
@@ -197,6 +206,18 @@ def test_a_candidate_storage_and_numbers_of_pandas_are_read(tmp_path: Path) -> N
         (1, None, ""),
         (2, 1, ""),
     ]
+
+
+def test_the_only_list_of_a_report_is_its_records(tmp_path: Path) -> None:
+    """A search's summary names the list as it likes; of several, none is guessed, and what it has is listed whole."""
+    report: dict[str, object] = {"timestamp": "2025", "breakthrough_rate": 0.5, "best_architectures": [record(1)]}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    assert [published.index for published in read_published(tmp_path).records] == [1]
+
+    (tmp_path / "report.json").write_text(json.dumps(report | {"islands_of_the_population": [[1]], "archive": [1]}))
+    held = r"timestamp, breakthrough_rate, best_architectures, islands_of_the_population, …\."
+    with pytest.raises(BadArchive, match=f"line 1 has no index, name or program, but has {held}"):
+        read_published(tmp_path)
 
 
 def test_equal_records_of_two_files_are_one_and_others_are_refused_with_both_places(tmp_path: Path) -> None:
