@@ -125,7 +125,8 @@ class Remote:
         except ProgramRaised as raised:
             rows, length, _ = inputs.shape
             longer = ": a program must accept inputs of any length" if length > self.settings.length else ""
-            where = f"batch {rows}, length {length}{longer}"
+            layers = f"layer {', '.join(map(str, self.layers))}, " if any(self.layers) else ""
+            where = f"{layers}batch {rows}, length {length}{longer}"
             raise ProgramRaised(f"{raised.message} ({where})", raised.traceback) from raised
         output = _floats(answer, "output")
         gradient = output if direction is None else _floats(answer, "gradient")

@@ -186,6 +186,28 @@ async def test_a_failed_assertion_comes_with_the_sizes_that_it_may_be_about(sand
     assert report.verdicts[-1].message.endswith("(batch 2, length 64)")
 
 
+HANDS_ON = """
+from torch import nn
+
+
+class DeltaNet(nn.Module):
+    def __init__(self, hidden_size, layer_idx):
+        super().__init__()
+        self.project, self.layer_idx = nn.Linear(hidden_size, hidden_size), layer_idx
+
+    def forward(self, hidden_states, first=None):
+        return self.project(hidden_states) + (first if self.layer_idx else 0)
+"""
+
+
+async def test_an_error_of_a_later_layer_names_the_layer(sandbox: Sandbox) -> None:
+    """Some layers expect what the first one hands on, such as its values, which the others do not get here."""
+    report = await check(HANDS_ON, sandbox, SETTINGS)
+
+    assert complaints(report)[0] == "repeatability"
+    assert "(layer 1, batch 2, length 65)" in report.verdicts[3].message
+
+
 @pytest.mark.slow
 async def test_the_message_names_the_cause(sandbox: Sandbox) -> None:
     """These named another one, such as a gradient that the program does not compute, or no line."""
