@@ -111,14 +111,15 @@ def construct(mixer: type[nn.Module], sizes: MixerSizes) -> nn.Module:
     """The mixer, constructed with the usual arguments that it accepts. Raises BadConstructor.
 
     If it rejects an option, such as a mode it does not have, its own defaults are used for all options; if it hands
-    **kwargs to a part that rejects them, it gets only what it names.
+    **kwargs to a part that rejects them, it gets only what it names; if it widens its features by `expand` and rejects
+    its heads, as Mamba-2's layers do, it gets as many times the heads.
     """
     _require_one_input(mixer)
     arguments = _arguments(mixer, sizes)
     try:
         instance: object = mixer(**arguments)
     except (AssertionError, KeyError, NotImplementedError, TypeError, ValueError):
-        instance = _constructed_with_fewer(mixer, arguments)
+        instance = _constructed_otherwise(mixer, arguments)
         if instance is None:
             raise
     if not isinstance(instance, nn.Module):
@@ -157,14 +158,19 @@ def _require_own_memory(mixer: nn.Module) -> None:
             )
 
 
-def _constructed_with_fewer(mixer: type[nn.Module], arguments: dict[str, object]) -> object | None:
+def _constructed_otherwise(mixer: type[nn.Module], arguments: dict[str, object]) -> object | None:
     parameters = inspect.signature(mixer.__init__).parameters
     plain = {name: value for name, value in arguments.items() if name not in OPTIONS}
     named = {name: value for name, value in arguments.items() if name in parameters}
-    for fewer in (plain, named, {name: plain[name] for name in plain if name in named}):
-        if fewer.keys() != arguments.keys():
+    others = [plain, named, {name: plain[name] for name in plain if name in named}]
+    expand = parameters["expand"].default if "expand" in parameters else None
+    if isinstance(expand, int | float):
+        heads = {name: int(expand * value) for name, value in named.items() if name in HEADS and isinstance(value, int)}
+        others.append(named | heads)
+    for other in others:
+        if other != arguments:
             with suppress(Exception):  # candidate code may raise anything; the first error is reported
-                return mixer(**fewer)
+                return mixer(**other)
     return None
 
 

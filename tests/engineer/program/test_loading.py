@@ -148,6 +148,16 @@ def test_arguments_that_a_part_rejects_are_left_out() -> None:
     assert vars(mixer)["options"] == {}
 
 
+def test_a_layer_that_expands_its_features_has_as_many_times_the_heads() -> None:
+    """Layers of Mamba-2 require that their heads cover the expanded features."""
+    body = "assert num_heads * head_dim == expand * hidden_size; self.num_heads = num_heads"
+    arguments = "hidden_size=64, num_heads=4, head_dim=32, expand=2"
+
+    assert vars(load_mixer(HEAD + kind("Mixer", arguments, body), SIZES))["num_heads"] == 4
+    with pytest.raises(AssertionError):
+        load_mixer(HEAD + kind("Mixer", arguments.replace("=2", "=None"), body.replace("expand *", "2 *")), SIZES)
+
+
 def test_a_stack_of_layers_has_one_layer() -> None:
     """It stands in the place of one layer."""
     assert constructor_arguments("embed_size, num_layers, n_layers=3") == {
