@@ -53,13 +53,14 @@ PLAIN_SCRIPTING = frozenset(
     f"torch.jit.{name}" for name in ("Final", "annotate", "export", "ignore", "is_scripting", "script", "unused")
 )
 """Replaced, or without effect, when a program is loaded, so that it runs in plain Python."""
+REWRITE = "rewrite the program in PyTorch"
 INSTEAD = {
     "__dict__": "call setattr or getattr with a literal name",
     "apex": "keep the path in plain torch, and remove the import or catch its ImportError",
     "causal_conv1d": "use ShortConvolution of fla.modules, or nn.Conv1d with padding on the left",
     "flash_attn": "use torch.nn.functional.scaled_dot_product_attention",
     "mamba_ssm": "keep the path in plain torch, and remove the import or catch its ImportError",
-    **dict.fromkeys(("flax", "jax", "keras", "mlx", "tensorflow"), "rewrite the program in PyTorch"),
+    **dict.fromkeys(("flax", "jax", "keras", "mlx", "tensorflow"), REWRITE),
     "numpy": "use torch's functions, such as torch.linspace and torch.tensor; np.pi and np.sqrt may stay",
     "os": "remove what uses it, as variables and files of the machine have no effect here",
     "random": "use torch's random functions, which are seeded",
@@ -134,7 +135,7 @@ def screen(program: str) -> Finding:
         require_shallow(tree)
     except Unreadable as error:
         return Finding(True, f"does not parse: {error}", {} if error.line is None else {"line": error.line})
-    objections = sorted(_objections(tree), key=lambda objection: objection[0])
+    objections = sorted(_objections(tree), key=lambda objection: (REWRITE not in objection[1], objection[0]))
     if not objections:
         return Finding(False, "nothing forbidden in the source")
     evidence: list[JSON] = [{"line": line, "reason": reason} for line, reason in objections[:20]]

@@ -73,6 +73,7 @@ def test_a_refused_module_comes_with_what_to_use_instead() -> None:
     assert "@torch.jit.script" in screen("from torch.jit import script\n").message
     assert "rename a variable" in screen("vars = 1\n").message
     assert "rewrite the program in PyTorch" in screen("import mlx.core as mx\n").message
+    assert "line 3: import of jax" in screen("import os\nos.environ['A'] = 'b'\nimport jax\n").message
     assert "on each tensor" in screen("from torch.utils._pytree import tree_map\n").message
     assert "in one process" in screen("from torch import distributed as dist\n").message
     assert "so copy what it uses into it" in screen("from .norms import RMSNorm\n").message
