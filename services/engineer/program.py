@@ -121,6 +121,9 @@ _EXPLANATIONS = (
      "the program normalises over the batch, so that rows depend on each other: normalise each token, as RMSNorm does"),
     (r"Expected more than 1 spatial element",
      "the program normalises over the length, so that outputs depend on later inputs: normalise each token"),
+    (r"can't allocate memory|out of memory",
+     "a tensor is too large for the memory that a program may use: sum products by torch.einsum or @ instead of "
+     "broadcasting them, in shorter chunks"),
     (r"pip install",
      "the program needs a library that is absent here, and none can be installed: compute the same in plain torch, "
      "such as torch.nn.functional.scaled_dot_product_attention for flash_attn"),
