@@ -39,6 +39,7 @@ OPTIONS: dict[str, object] = {
 WIDTHS = ("dim", "model_dim", "n_embd", "n_embed", "embed_dim", "embed_size", "emb_dim", "embedding_dim")
 HEADS = ("num_heads", "n_heads", "heads", "num_attention_heads")
 KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "n_kv_heads")
+CONFIGURATIONS = ("config", "cfg", "args")
 LAYER_COUNT = "num_hidden_layers"
 VOCABULARY = ("vocab_size", "num_tokens", "n_tokens", "n_vocab", "ntoken")
 
@@ -215,16 +216,21 @@ def _arguments(kind: type, sizes: MixerSizes, within: tuple[type, ...] = ()) -> 
 
 
 def _dataclass_of(kind: type, parameter: inspect.Parameter) -> type | None:
-    """The dataclass that annotates a parameter, if there is one."""
+    """The dataclass that annotates a parameter, or the program's only one if a configuration has no annotation."""
     annotation: object = parameter.annotation
+    names: dict[str, object] = getattr(kind.__init__, "__globals__", {})  # type: ignore[misc]
     if isinstance(annotation, str):
-        annotation = getattr(kind.__init__, "__globals__", {}).get(annotation.strip("'\""))  # type: ignore[misc]
+        annotation = names.get(annotation.strip("'\""))
+    elif annotation is inspect.Parameter.empty and parameter.name in CONFIGURATIONS:
+        own = [value for value in names.values() if isinstance(value, type) and value.__module__ == kind.__module__]
+        candidates = [value for value in own if is_dataclass(value) and not issubclass(value, nn.Module)]
+        annotation = candidates[0] if len(candidates) == 1 else None
     return annotation if isinstance(annotation, type) and is_dataclass(annotation) else None
 
 
 def _unknown_argument(kind: type, name: str) -> str:
     requires = f"{kind.__name__}.__init__ requires {name!r}"
-    if name in ("config", "cfg", "args"):
+    if name in CONFIGURATIONS:
         return (
             f"{requires}, whose class is not known: annotate it with a dataclass of this program, with hidden_size, "
             "num_heads and defaults, or take the sizes themselves, as in __init__(self, hidden_size, num_heads)"

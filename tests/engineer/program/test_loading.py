@@ -276,6 +276,19 @@ def test_a_configuration_object_is_built_like_a_mixer(late: str) -> None:
         )
 
 
+def test_a_configuration_without_an_annotation_is_the_program_s_only_dataclass() -> None:
+    """As in programs in the style of nanoGPT; of several, none is guessed."""
+    sizes = "@dataclass\nclass Sizes:\n    n_embd: int = 768\n    n_head: int = 12\n\n"
+    mixer = kind("Mixer", "cfg", "self.cfg = cfg")
+    head = f"from dataclasses import dataclass\n{HEAD}"
+
+    assert vars(vars(load_mixer(head + mixer + sizes, SIZES))["cfg"]) == {"n_embd": 16, "n_head": 2}
+    with pytest.raises(BadConstructor, match="annotate it with a dataclass"):
+        load_mixer(head + mixer + sizes + sizes.replace("Sizes", "Others"), SIZES)
+    with pytest.raises(BadConstructor, match="requires 'memory'"):
+        load_mixer(head + mixer.replace("cfg", "memory") + sizes, SIZES)
+
+
 def test_scripted_functions_run_in_plain_python() -> None:
     """A check counts their operations, and changes their precision."""
     body = "self.values = [twice(2), thrice(2)]"
