@@ -76,6 +76,35 @@ def parallel_forgetting_attn(
     return parallel_attn(q, k, v, g, scale, window_size, cu_seqlens)
 
 
+def attn_decoding_one_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    g: Tensor | None = None,
+    scale: float | None = None,
+    cu_seqlens: Tensor | None = None,
+    do_gate_scale: bool = False,
+    *,
+    window_size: int | None = None,
+    sink_bias: Tensor | None = None,
+) -> Tensor:
+    """Attention of the last token of each of n packed sequences; q: [1, n, h, d] → [1, n, h, d].
+
+    With `do_gate_scale`, the forget gates are scaled, too.
+    """
+    require_packed(k.shape[0], k.shape[1], cu_seqlens)
+    if cu_seqlens is None or q.shape[1] != len(cu_seqlens) - 1:
+        raise ValueError("cu_seqlens must have the boundaries of as many sequences as there are queries")
+    if g is not None and do_gate_scale:
+        g = g * (k.shape[-1] ** -0.5 if scale is None else scale)
+    parts = []
+    for index, (start, end) in enumerate(pairwise(cu_seqlens.tolist())):
+        bias = _bias(end - start, None if g is None else g[:, start:end], window_size, q)[..., -1:, :]
+        query = q[:, index : index + 1]
+        parts.append(_attend(query, k[:, start:end], v[:, start:end], bias, scale, sink_bias))
+    return torch.cat(parts, dim=1)
+
+
 def _bias(length: int, g: Tensor | None, window: int | None, like: Tensor) -> Tensor:
     """The bias of the logits, [l, l] or [b, h, l, l]: −∞ for masked keys."""
     positions = torch.arange(length, device=like.device)

@@ -152,6 +152,7 @@ FLA: dict[str, Mapping[str, object]] = {
     **{f"fla.modules.{module}": names for module, names in MODULES.items()},
     "fla.ops.generalized_delta_rule.dplr": DPLR,
     "fla.ops.generalized_delta_rule.iplr": IPLR,
+    "fla.ops.attn.decoding": named("attn_decoding_one_step"),
     "fla.ops.gsa.gate": named("fused_additive_gate"),
     "fla.ops.kda.gate": named("fused_kda_gate"),
     **{f"fla.ops.rwkv7.{module}": named(name) for module, name in RWKV7.items()},

@@ -26,6 +26,7 @@ def test_every_usual_way_to_import_finds_our_parts() -> None:
         "from fla.models.utils import Cache\n"
         "from fla.utils import input_guard\n"
         "from fla.ops import chunk_gsa, parallel_based, parallel_rebased, chunk_rwkv6, chunk_dplr_delta_rule\n"
+        "from fla.ops.attn.decoding import attn_decoding_one_step\n"
         "from fla.ops.gsa.gate import fused_additive_gate\n"
         "from fla.ops.kda.gate import fused_kda_gate\n"
         "from fla.ops.rwkv7.channel_mixing import channel_mixing_rwkv7\n"

@@ -193,6 +193,27 @@ def test_packed_attention_is_attention_of_each_sequence() -> None:
     assert torch.allclose(packed[:, 15:], alone, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("scale", "window", "sink"), [(None, None, None), (0.3, 7, None), (None, None, torch.arange(4.0))]
+)
+def test_one_step_of_decoding_is_the_last_row_of_attention(
+    scale: float | None, window: int | None, sink: Tensor | None
+) -> None:
+    """For each of the packed sequences; scaled gates are gates times the scale."""
+    q, g = torch.randn(1, 40, 4, 8), F.logsigmoid(torch.randn(1, 40, 4))
+    k, v = heads(8, 8)
+    edges, last = torch.tensor([0, 15, 40]), q[:, [14, 39]]
+    rows = attention.parallel_attn(q, k, v, g, scale, window, edges, sink_bias=sink)[:, [14, 39]]
+    for gates, scaled in ((g, False), (g / (scale or 8**-0.5), True)):
+        step = attention.attn_decoding_one_step(
+            last, k, v, gates, scale, edges, scaled, window_size=window, sink_bias=sink
+        )
+
+        assert torch.allclose(step, rows, atol=1e-5)
+    with pytest.raises(ValueError, match="as many sequences as there are queries"):
+        attention.attn_decoding_one_step(q, k, v, cu_seqlens=edges)
+
+
 CORE: dict[str, tuple[Operator, tuple[int, ...]]] = {
     "based": (lambda q, k, v: (attention.parallel_based(q, k, v), None), (2, 2, 2)),
     "slots": (
