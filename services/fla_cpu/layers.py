@@ -39,14 +39,23 @@ class Cache:
         cache_kwargs: dict[str, object] | None = None,
         **options: object,
     ) -> State:
-        """Update the given states of one layer; the first layer counts the tokens."""
-        del cache_kwargs, options
+        """Update the given states of one layer; the first layer counts the tokens.
+
+        The tensors [b, l, …] of `attn_state` are appended to the earlier ones, and cut to a `window_size` if there is
+        one in `cache_kwargs`.
+        """
+        del options
         if layer_idx == 0:
             self._seen_tokens += offset or 0
         values: State = {"recurrent_state": recurrent_state, "attn_state": attn_state}
         values |= {"conv_state": conv_state, "ffn_state": ffn_state}
         while len(self.states) <= layer_idx:
             self.states.append(dict.fromkeys(values))
+        window, former = (cache_kwargs or {}).get("window_size"), self.states[layer_idx]["attn_state"]
+        if attn_state is not None and isinstance(former, tuple):
+            values["attn_state"] = tuple(torch.cat(pair, dim=1) for pair in zip(former, attn_state, strict=True))
+        if isinstance(values["attn_state"], tuple) and isinstance(window, int):
+            values["attn_state"] = tuple(part[:, -window:] for part in values["attn_state"])
         self.states[layer_idx] |= {name: value for name, value in values.items() if value is not None}
         return self.states[layer_idx]
 

@@ -279,6 +279,22 @@ def test_a_layer_finds_its_own_state_in_the_cache() -> None:
     assert torch.equal(torch.as_tensor(state["recurrent_state"]), torch.ones(2))
 
 
+def test_keys_and_values_are_appended_to_those_in_the_cache() -> None:
+    """As layers of softmax attention expect; those with a window keep as many."""
+    keys = torch.arange(6.0).reshape(1, 6, 1)
+    for window, kept in ((None, keys), (4, keys[:, 2:])):
+        cache = Cache()
+        for start, end in ((0, 5), (5, 6)):
+            part = keys[:, start:end]
+            state = cache.update(attn_state=(part, -part), offset=end - start, cache_kwargs={"window_size": window})
+        held = state["attn_state"]
+
+        assert isinstance(held, tuple)
+        assert torch.equal(held[0], kept)
+        assert torch.equal(held[1], -kept)
+        assert cache.get_seq_length() == 6
+
+
 def test_packed_tokens_and_chunks_have_sequence_indices() -> None:
     """Boundaries 0, 3, 3, 8: the second sequence is empty."""
     edges = torch.tensor([0, 3, 3, 8])
