@@ -56,10 +56,15 @@ def install() -> None:
 MOST_OFFERED = 24
 """Names in a message: of fla.ops, with over a hundred, only those that resemble the missing one most."""
 
+MOVED = {"fla.ops.common": "fla.ops.common.utils is fla.ops.utils now"}
+"""Names of earlier versions of fla, which many layers still import, and what to write instead."""
+
 
 def _missing(part: ModuleType, name: str) -> str:
     names = [key for key in vars(part) if not key.startswith("_")]
     resembling = sorted(difflib.get_close_matches(name, names, MOST_OFFERED, cutoff=0.0))
     offered = (", ".join(resembling) or "nothing") + (", among others" if len(names) > MOST_OFFERED else "")
     without = "without CUDA" if part.__name__.partition(".")[0] == "fla" else "to programs"
+    if moved := MOVED.get(f"{part.__name__}.{name}"):
+        return f"{part.__name__}.{name} is not available: {moved}"
     return f"{part.__name__}.{name} is not available {without}; {part.__name__} offers: {offered}"

@@ -73,3 +73,10 @@ def test_a_missing_part_is_named_with_the_available_ones() -> None:
     assert [line.partition(" is not available ")[0] for line in lines] == list(programs.values()), done.stderr
     assert all("offers:" in line for line in lines)
     assert all(len(line) < 700 for line in lines), "the program's line, which follows, would be cut off"
+
+
+def test_a_module_of_an_earlier_version_is_named_by_its_new_name() -> None:
+    """Layers of fla 0.1 import it."""
+    done = python("from fla.ops.common.utils import prepare_position_ids\n")
+
+    assert done.stderr.endswith("fla.ops.common is not available: fla.ops.common.utils is fla.ops.utils now\n")
