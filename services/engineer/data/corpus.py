@@ -225,13 +225,16 @@ def python_source(secret: bytes, folder: Path | None = None, least_bytes: int = 
 def _files(root: Path) -> Iterator[tuple[Path, bytes]]:
     """Paths and contents in a fixed order, without duplicates."""
     digests: set[bytes] = set()
-    for path in sorted(root.rglob("*.py"), key=lambda p: p.relative_to(root).as_posix()):
-        if EXCLUDED.isdisjoint(path.relative_to(root).parts):
-            content = path.read_bytes()
-            digest = hashlib.sha256(content).digest()
-            if digest not in digests:
-                yield path, content
-            digests.add(digest)
+    paths = list[Path]()
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name not in EXCLUDED]  # site-packages may hold 100,000 files
+        paths += [Path(folder, name) for name in names if name.endswith(".py")]
+    for path in sorted(paths, key=lambda p: p.relative_to(root).as_posix()):
+        content = path.read_bytes()
+        digest = hashlib.sha256(content).digest()
+        if digest not in digests:
+            yield path, content
+        digests.add(digest)
 
 
 # Dependencies of torch, fla and lm-eval. Packages that the fork server imports (torch, numpy, sympy) are excluded, as
