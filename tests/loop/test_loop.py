@@ -14,6 +14,7 @@ from tests.loop.conftest import Command, micro_flags, rows_of, running
 
 OWN = Path(__file__).parents[2] / "examples" / "programs" / "decaying_average.py"
 TRAINING = '"event": "training"'
+SOON_AGAIN = {"ASI_SILENCE_SECONDS": "10"}  # what nobody could hand back comes again after so long
 RUN = ("run", "--candidates", "1", "--baselines", "delta_net,linear_attention", *micro_flags())
 
 
@@ -78,17 +79,25 @@ def test_a_scale_that_this_machine_cannot_train_is_refused_before_the_run(
 def test_every_process_may_be_killed_and_each_candidate_has_one_result(
     environment: dict[str, str], asi_arch: Command
 ) -> None:
-    """SIGKILL of the engineer amid a training, then of store, judge, analyst, researcher and the broker itself."""
+    """SIGKILL of the store while the speed of training is measured: the run begins in the new one. Then of the engineer
+    amid a training, and of store, judge, analyst, researcher and the broker itself.
+    """
     data = Path(environment["ASI_DATA_DIR"])
-    with running([*RUN, "--set", "steps=60", "--json"], environment) as run:
+    environment |= SOON_AGAIN
+    with running([*RUN, "--set", "steps=60"], environment) as run:
+        deadline = time.monotonic() + 60
+        while len(pids := _system_pids(data)) < len(ORDER) + 1:
+            assert run.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(pids["store"], signal.SIGKILL)
         _wait_for_training(run, data / "logs" / "engineer.log")
-        os.kill(int(_pids("services.engineer", data)[0]), signal.SIGKILL)
-        for name in ("store", "judge", "analyst", "researcher", "broker"):
-            os.kill(json.loads((data / "system.json").read_text())["pids"][name], signal.SIGKILL)
-            time.sleep(3)
-        run.communicate(timeout=280)
+        for name in ("engineer", "store", "judge", "analyst", "researcher", "broker"):
+            _kill_and_wait_for_another(run, data, name)
+        out, _ = run.communicate(timeout=280)
 
-    assert run.returncode == 0
+    assert run.returncode == 0, out
+    assert out.index("the store ended unexpectedly and was started again") < out.index("run r1")
     assert not _pids("services.engineer", data)
     rows = rows_of(asi_arch("list", "--json"))
     assert len(rows) == 3
@@ -98,27 +107,10 @@ def test_every_process_may_be_killed_and_each_candidate_has_one_result(
 
 
 @pytest.mark.slow
-def test_services_killed_before_the_run_begins_are_started_again(environment: dict[str, str]) -> None:
-    """While the speed of training is measured; the run begins in the new store."""
-    data = Path(environment["ASI_DATA_DIR"])
-    with running(["run", "--candidates", "1", "--baselines", "delta_net", *micro_flags()], environment) as run:
-        deadline = time.monotonic() + 60
-        while len(pids := _system_pids(data)) < len(ORDER) + 1:
-            assert run.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        os.kill(pids["store"], signal.SIGKILL)
-        out, _ = run.communicate(timeout=240)
-
-    assert run.returncode == 0, out
-    assert "the store ended unexpectedly and was started again" in out
-
-
-@pytest.mark.slow
 def test_a_run_resumes_after_an_interrupt_and_after_a_kill(environment: dict[str, str], asi_arch: Command) -> None:
     """Ctrl-C drains and pauses; after SIGKILL the kernel tells the services, which drain; nothing is there twice."""
     data = Path(environment["ASI_DATA_DIR"])
-    environment |= {"ASI_SILENCE_SECONDS": "10"}  # what nobody could hand back comes again after so long
+    environment |= SOON_AGAIN
     with running([*RUN, "--set", "steps=60"], environment, quiet=True) as run:
         _wait_for_training(run, data / "logs" / "engineer.log")
         run.send_signal(signal.SIGINT)
@@ -184,6 +176,17 @@ def _system_pids(data: Path) -> dict[str, int]:
     file = data / "system.json"
     pids: dict[str, int] = json.loads(file.read_text())["pids"] if file.exists() else {}
     return pids
+
+
+def _kill_and_wait_for_another(run: subprocess.Popen[str], data: Path, name: str) -> None:
+    """SIGKILL; the runner then starts another process."""
+    killed = _system_pids(data)[name]
+    os.kill(killed, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while _system_pids(data)[name] == killed:
+        assert run.poll() is None, "the run ended before all of its processes were killed"
+        assert time.monotonic() < deadline, f"the {name} was not started again"
+        time.sleep(0.05)
 
 
 def _wait_for_training(run: subprocess.Popen[str], log: Path, before: int = 0) -> None:
