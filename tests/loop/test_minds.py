@@ -40,7 +40,7 @@ SCRIPT = {
     ]
 }
 EXPERIMENTS = ("--policy", "experiments=1")
-RUN = ("run", "--candidates", "1", "--baselines", "delta_net,linear_attention", *micro_flags(), "--json")
+RUN = ("run", "--candidates", "1", "--baselines", "delta_net", *micro_flags(), "--json")
 
 
 @pytest.fixture
