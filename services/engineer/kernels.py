@@ -166,7 +166,7 @@ def _compare(folder: Path, name: str, length: int, precision: str) -> Comparison
 class _WithoutAssertions(SourceFileLoader):
     """Compiles a module as `python -O` does, which would also compile torch and transformers anew (8 s)."""
 
-    def get_code(self, fullname: str) -> CodeType:
+    def get_code(self, fullname: str) -> CodeType:  # noqa: ARG002 - the name in SourceFileLoader
         """Of the source: there is no cache."""
         return compile(self.get_data(self.path), self.path, "exec", dont_inherit=True, optimize=1)
 
