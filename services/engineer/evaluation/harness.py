@@ -15,12 +15,11 @@ from lm_eval import evaluator
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
-from lm_eval.tasks import TaskManager
 from numpy.typing import NDArray
 
 from services.engineer.evaluation.questions import LOCAL, VERSION, make_questions
 from services.engineer.evaluation.reader import Reader, Trial
-from services.engineer.evaluation.tasks import ITEMS, TRAINED_NAMES
+from services.engineer.evaluation.tasks import ITEMS, TRAINED_NAMES, task_manager
 from services.engineer.training.session import Job
 from services.mixers.plugins import EVALUATORS, plugin_names
 
@@ -128,13 +127,13 @@ def evaluate(model: HarnessModel, job: Job) -> dict[str, object]:
     scale = job.scale
     names = [name for name in scale.tasks if name not in (*TRAINED_NAMES, *plugin_names(EVALUATORS))]
     tasks = [local_task(name, job) if name in LOCAL else name for name in names]
-    hub = any(isinstance(task, str) for task in tasks)
+    named = [task for task in tasks if isinstance(task, str)]
     results = evaluator.simple_evaluate(
         model=model,
         tasks=tasks,
         limit=scale.task_limit or None,
         bootstrap_iters=1000,
-        task_manager=TaskManager(include_path=scale.task_path or None, include_defaults=hub),
+        task_manager=task_manager(named, scale.task_path),
     )
     assert results is not None  # noqa: S101 - None only on other ranks of a distributed evaluation
     return dict(results)

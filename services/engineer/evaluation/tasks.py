@@ -4,10 +4,16 @@ Imports neither torch nor, without such tasks, the harness.
 """
 
 import os
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from services.engineer.scales import Scale
 from services.mixers.plugins import EVALUATORS, plugin_names
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
 
 LOCAL_NAMES = ("mqar", "induction", "copying", "brackets", "code", "cloze")
 """The tasks that need no network."""
@@ -33,10 +39,7 @@ def require_tasks(scale: Scale) -> None:
         raise EvaluationUnavailable(f"There is no task {unknown[0]}: choose from {', '.join(TRAINED_NAMES)}.")
     if scale.task_path and not Path(scale.task_path).is_dir():
         raise EvaluationUnavailable(f"There is no folder {scale.task_path} with task files: set task_path to one.")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from lm_eval.tasks import TaskManager
-
-    manager = TaskManager(include_path=scale.task_path or None)
+    manager = task_manager(hub, scale.task_path)
     for name in hub:
         try:
             manager.load([name])
@@ -46,3 +49,24 @@ def require_tasks(scale: Scale) -> None:
                 f"The task {name} cannot be loaded ({reason}): connect to the Hugging Face hub, fill its cache, or "
                 f"choose local tasks with tasks={','.join(LOCAL_NAMES)}."
             ) from error
+
+
+def task_manager(names: Sequence[str], path: str) -> "TaskManager":
+    """The harness's tasks in the files of `path` (if any), with those that it ships unless all of `names` are there.
+
+    It ships fourteen thousand, which take seven seconds to list: this is done once per process.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from lm_eval.tasks import TaskManager
+
+    own = TaskManager(include_path=path or None, include_defaults=False)
+    if set(names) <= set(own.all_subtasks):
+        return own
+    return TaskManager(include_path=path) if path else _shipped_tasks()
+
+
+@cache
+def _shipped_tasks() -> "TaskManager":
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()

@@ -14,6 +14,7 @@ import transformers  # noqa: F401 - datasets, in the harness, would use its stan
 from services.chassis.errors import SettingsError
 from services.domain.ladder import corpus_overrides, parse_scale_file
 from services.engineer.data import CorpusError, open_corpus
+from services.engineer.evaluation.tasks import task_manager
 from services.engineer.scales import ScaleError, load_scale
 from services.engineer.training.host import train
 from services.local.plan import RunOptions
@@ -136,6 +137,12 @@ async def test_own_task_files_and_a_plugged_in_evaluator_score_a_model(
         ("copied_text", "gain"),
     ]
     assert result.benchmark == pytest.approx(sum(score.value for score in result.scores[:2]) / 2)
+
+
+def test_tasks_that_are_all_in_own_files_need_no_list_of_the_shipped_ones() -> None:
+    """Which takes seven seconds, at the start of an engineer and in each evaluation."""
+    assert task_manager(["parity"], str(EXAMPLES / "tasks")).all_tasks == ["parity"]
+    assert task_manager([], "").all_tasks == []
 
 
 def test_a_plugged_in_probe_and_move_are_used(tmp_path: Path) -> None:
