@@ -36,7 +36,10 @@ def answer(*arguments: object) -> Any:
 
 
 @pytest.mark.slow
-def test_info_shows_coverage_reliability_early_losses_stopping_and_effects(folder: Path) -> None:
+def test_info_shows_coverage_reliability_early_losses_stopping_and_effects(folder: Path, tmp_path: Path) -> None:
+    """As data, and as text of a few records."""
+    for record in synthetic_records(seeds=(1, 2, 3))[:60]:
+        append(tmp_path / "few.jsonl", record)
     report = answer("info", "--folder", folder)
 
     assert (report["architectures"], report["of"], report["failed"]) == (576 + 5, len(cells()), 0)
@@ -44,7 +47,9 @@ def test_info_shows_coverage_reliability_early_losses_stopping_and_effects(folde
     assert [row["fidelity"] for row in report["fidelities"]] == [0.25, 0.5, 0.75]
     assert {row["rule"] for row in report["stopping"]} == {"extrapolation", "halving", "quantiles"}
     assert all(row["low"] <= row["gain"] <= row["high"] for row in report["effects"])
-    assert "Effects" in called("info", "--folder", folder).output
+    text = called("info", "--folder", tmp_path).output
+    assert "Effects" in text
+    assert "no_output_norm" in text
 
 
 def test_query_answers_for_a_baseline_by_name(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
@@ -20,9 +21,10 @@ def test_two_concurrent_runs_and_a_fork_that_keeps_measurements(asi_arch: Comman
     deadline = time.monotonic() + 240
     flags = ("run", "--run", "first", "--candidates", "1", "--baselines", "delta_net,linear_attention", *FLAGS)
     with running(flags, environment) as first:
-        while asi_arch("status", "--run", "first", ok=False).returncode:
+        begun = Path(environment["ASI_DATA_DIR"]) / "system.json"
+        while not begun.exists() or asi_arch("status", "--run", "first", ok=False).returncode:
             assert time.monotonic() < deadline, "the first run did not start"
-            time.sleep(1)
+            time.sleep(0.5)
         joined = asi_arch("run", "--join", "--run", "second", "--candidates", "0", "--baselines", "delta_net", *FLAGS)
         out, _ = first.communicate(timeout=240)
 

@@ -111,7 +111,7 @@ def test_a_run_resumes_after_an_interrupt_and_after_a_kill(environment: dict[str
     """Ctrl-C drains and pauses; after SIGKILL the kernel tells the services, which drain; nothing is there twice."""
     data = Path(environment["ASI_DATA_DIR"])
     environment |= SOON_AGAIN
-    with running([*RUN, "--set", "steps=60"], environment, quiet=True) as run:
+    with running([*RUN, "--set", "steps=60", "--json"], environment, quiet=True) as run:
         _wait_for_training(run, data / "logs" / "engineer.log")
         run.send_signal(signal.SIGINT)
         assert run.wait(90) == 130
