@@ -12,9 +12,9 @@ from services.chassis.settings import SERVICES
 from services.local.processes import ServiceProcess
 from tests.chassis.nats_server import NatsServer
 from tests.console.conftest import bare_environment
-from tests.loop.conftest import micro_flags, rows_of
+from tests.loop.conftest import UNREPEATED, micro_flags, rows_of
 
-RUN = ("run", "--json", "--candidates", "1", "--baselines", "delta_net", *micro_flags())
+RUN = ("run", "--json", "--candidates", "1", "--baselines", "delta_net", *micro_flags(), *UNREPEATED)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.console.conftest import bare_environment
-from tests.loop.conftest import Command, command_line, micro_flags, rows_of
+from tests.loop.conftest import UNREPEATED, Command, command_line, micro_flags, rows_of
 
 pytestmark = pytest.mark.slow
 
@@ -15,7 +15,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Command:
     """The command line where a run with verification has ended."""
     asi_arch = command_line(bare_environment(tmp_path_factory.mktemp("searched"), COLUMNS="120"))
     asi_arch(
-        "run", "--candidates", "2", "--baselines", "delta_net,linear_attention", *micro_flags(), "--json",
+        "run", "--candidates", "2", "--baselines", "delta_net,linear_attention", *micro_flags(), *UNREPEATED, "--json",
         "--promotion", "halving", "--policy", "eta=2", "--policy", "parameters=none", "--policy", "flops=none",
         "--policy", "stages=tiny:steps=8:seeds=2,tiny:seeds=3",
     )  # fmt: skip

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.loop.conftest import Command, micro_flags, rows_of, running
+from tests.loop.conftest import UNREPEATED, Command, micro_flags, rows_of, running
 
-FLAGS = (*micro_flags(), "--json")
+FLAGS = (*micro_flags(), *UNREPEATED, "--json")
 FORK = ("run", "--fork", "first@first.c000002.archived.1", "--run", "forked", "--candidates", "1", "--json")
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from services.local.system import ORDER
-from tests.loop.conftest import Command, micro_flags, rows_of, running
+from tests.loop.conftest import UNREPEATED, Command, micro_flags, rows_of, running
 
 OWN = Path(__file__).parents[2] / "examples" / "programs" / "decaying_average.py"
 TRAINING = '"event": "training"'
 SOON_AGAIN = {"ASI_SILENCE_SECONDS": "10"}  # what nobody could hand back comes again after so long
-RUN = ("run", "--candidates", "1", "--baselines", "delta_net,linear_attention", *micro_flags())
+RUN = ("run", "--candidates", "1", "--baselines", "delta_net,linear_attention", *micro_flags(), *UNREPEATED)
 
 
 def test_a_run_ends_with_every_candidate_measured_and_can_be_queried(asi_arch: Command) -> None:
