@@ -63,6 +63,7 @@ def test_an_impossible_flag_gives_one_message_and_starts_no_run(asi_arch: Comman
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_scale_that_this_machine_cannot_train_is_refused_before_the_run(
     environment: dict[str, str], asi_arch: Command
 ) -> None:
@@ -132,6 +133,7 @@ def test_a_run_resumes_after_an_interrupt_and_after_a_kill(environment: dict[str
     assert {row["state"] for row in rows} <= {"archived", "rejected"}
 
 
+@pytest.mark.slow
 def test_a_signal_to_every_process_ends_a_run_within_seconds(environment: dict[str, str], asi_arch: Command) -> None:
     """As of Slurm and systemd: the broker ends before the engineer could hand its work back."""
     data = Path(environment["ASI_DATA_DIR"])
