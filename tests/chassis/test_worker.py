@@ -3,14 +3,10 @@
 import asyncio
 import errno
 import os
-import re
-import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
-import pytest
 import pytest_asyncio
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
@@ -20,10 +16,8 @@ from services.chassis.bus.access import ADMINISTRATOR
 from services.chassis.bus.topology import HANDLING_SUBJECTS
 from services.chassis.errors import Rejected, Transient
 from services.chassis.events import Cause, body_of, first, follow
-from services.chassis.settings import ServiceSettings
 from services.chassis.worker import Job, Worker
 from services.contracts import events_pb2 as pb
-from services.local.processes import Broker
 from services.store.app import record_dead_letters
 from services.store.projection import read
 from tests.chassis.nats_server import NatsServer
@@ -304,57 +298,3 @@ async def test_a_failure_of_the_machine_is_waited_out(guarded: NatsServer, admin
     assert not [event for event in await facts(admin) if event.HasField("dead")]
     (waited,) = [entry for entry in logs if entry["event"] == "again later"]
     assert waited["reason"] == "[Errno 28] No space left on device: '/data/runs/x'"
-
-
-CHILD = """
-import asyncio, os, signal, sys
-from services.chassis.bus import Bus
-from services.chassis.poison import CrashNotes
-from services.chassis.settings import ServiceSettings
-from services.chassis.worker import Worker
-
-async def main(url, deadly):
-    async def handle(job):
-        if job.event.candidate == deadly:
-            os.kill(os.getpid(), signal.SIGKILL)
-        sys.stdout.write("handled " + job.event.candidate + chr(10)); sys.stdout.flush()
-        return []
-    async with Bus(ServiceSettings(nats_url=url, silence_seconds=2), "child") as bus:
-        worker = Worker(bus, await bus.consumer("judge"), "judge", "judge", handle, 4, 0.5, CrashNotes(bus))
-        await asyncio.wait_for(worker.run(), 120)
-
-asyncio.run(main(*sys.argv[1:]))
-"""
-
-
-@pytest.mark.slow
-async def test_a_message_that_kills_its_process_becomes_a_dead_letter_and_spares_the_others(broker: Broker) -> None:
-    """Whatever the handler is; the candidates in the same process are handled as if nothing were."""
-    settings = ServiceSettings(nats_url=broker.url, silence_seconds=2)
-    handled, deaths = list[str](), 0
-    async with Bus(settings, "tests") as bus:
-        await bus.set_up()
-        started = Cause.published(first("r1", "started", "console"))
-        for number in range(6):
-            trained = follow(started, "trained", "engineer", 1, f"c{number:06}")
-            trained.candidate_trained.stage = "tiny"
-            await bus.publish(trained)
-        async with asyncio.timeout(120):
-            while not any(event.HasField("dead") for event in await facts(bus)):
-                child = await asyncio.create_subprocess_exec(
-                    sys.executable, "-c", CHILD, broker.url, "c000003", stdout=asyncio.subprocess.PIPE
-                )
-                ending = asyncio.create_task(child.communicate())
-                while not ending.done() and not any(event.HasField("dead") for event in await facts(bus)):  # noqa: ASYNC110
-                    await asyncio.sleep(0.1)
-                if not ending.done():
-                    child.terminate()
-                out, _ = await ending
-                handled += re.findall(r"handled (c\d+)", out.decode())
-                deaths += child.returncode == -signal.SIGKILL
-        (dead,) = [event for event in await facts(bus) if event.HasField("dead")]
-
-    assert "3 processes crashed while they handled only this message" in dead.dead.reason
-    assert dead.candidate == "c000003"
-    assert deaths == 5
-    assert set(handled) == {f"c{number:06}" for number in (0, 1, 2, 4, 5)}
