@@ -186,11 +186,12 @@ def _write_error(broker: Broker) -> str:
     monitor = http.client.HTTPConnection("127.0.0.1", broker.monitor_port, timeout=MONITOR_SECONDS)
     try:
         monitor.request("GET", "/healthz")
-        error = str(json.loads(monitor.getresponse().read()).get("error"))
-    except (OSError, http.client.HTTPException):  # it is starting
+        answer = json.loads(monitor.getresponse().read())
+    except (OSError, ValueError, http.client.HTTPException):  # it is starting, or another process has its port
         return ""
     finally:
         monitor.close()
+    error = str(answer.get("error")) if isinstance(answer, dict) else ""
     return error[error.index(WRITE_ERROR) :] if WRITE_ERROR in error else ""
 
 

@@ -5,8 +5,10 @@ import json
 import os
 import resource
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -152,6 +154,27 @@ async def test_a_broker_that_could_not_write_is_started_again(tmp_path: Path, mo
         assert system.supervise() == []
     finally:
         broker.stop()
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.0 200 OK\r\n\r\n<html>", b"HTTP/1.0 200 OK\r\n\r\n[1]", b"no HTTP\r\n"])
+def test_a_stranger_on_the_monitoring_port_ends_no_run(
+    answer: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have taken the port between two starts of the broker."""
+    monkeypatch.delenv("ASI_NATS_URL", raising=False)
+    system = System(ClientSettings(data_dir=tmp_path), {})
+    assert system.broker is not None
+
+    class Stranger(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.rfile.readline()
+            self.wfile.write(answer)
+
+    with socketserver.TCPServer(("127.0.0.1", system.broker.monitor_port), Stranger) as server:
+        answering = threading.Thread(target=server.handle_request)
+        answering.start()
+        assert system.supervise() == []
+        answering.join(10)
 
 
 async def test_work_is_cancelled_by_a_stop_and_has_cleaned_up_before_the_interrupt_is_raised() -> None:
