@@ -29,6 +29,8 @@ from services.contracts import events_pb2
 from services.contracts import progress_pb2 as pb
 
 REPEAT_SECONDS = 3.0
+QUICK_SECONDS = 0.1
+"""Work that ends sooner, without waiting for anything, is not announced."""
 BACK_OFF_SECONDS = (1.0, 2.0, 5.0, 15.0, 30.0)
 
 _current: ContextVar[Activity | None] = ContextVar("activity", default=None)
@@ -46,7 +48,7 @@ class Activity:
 
     @contextlib.asynccontextmanager
     async def announcing(self) -> AsyncIterator[None]:
-        """Announce the progress within the context: at every change, and every few seconds."""
+        """Announce the progress within the context, unless it ends soon: at every change, and every few seconds."""
         token = _current.set(self)
         announcing = asyncio.create_task(self._announce())
         try:
@@ -56,13 +58,16 @@ class Activity:
             announcing.cancel()
 
     async def _announce(self) -> None:
+        seconds = QUICK_SECONDS
+        self._changed.clear()
         while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):  # Python 3.11's wait_for may drop a cancellation
+                    await self._changed.wait()
             self._changed.clear()
             with contextlib.suppress(Exception):
                 await self._send(self._state)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REPEAT_SECONDS):  # Python 3.11's wait_for may drop a cancellation
-                    await self._changed.wait()
+            seconds = REPEAT_SECONDS
 
     def train(self, training: pb.TrainingProgress) -> None:
         """Set the progress of the training of a seed."""
@@ -179,7 +184,7 @@ class Worker:
         """One delivery, or None if none arrived or draining began."""
         try:
             async with asyncio.timeout(None) as self._fetching:
-                return next(iter(await self.consumer.fetch(1)), None)
+                return next(iter(await self.consumer.fetch(1, ahead=self.parallel - self.busy - 1)), None)
         except TimeoutError:
             return None
         finally:

@@ -170,19 +170,20 @@ class Consumer:
                 if not _status(message):
                     await message.nak()
 
-    async def fetch(self, most: int, wait: float = PULL_SECONDS) -> list[Delivery]:
+    async def fetch(self, most: int, wait: float = PULL_SECONDS, ahead: int = 0) -> list[Delivery]:
         """Up to `most` received deliveries; empty if none arrive within `wait` seconds.
 
+        A request to the server includes `ahead` more, which later fetches return: the caller can handle them at once.
         Raises BusLost if the durable consumer was deleted, which would otherwise cause a busy loop of errors.
         """
         inbox = self._inbox or await self.bind()
         if self._requested <= 0 and self._arrived.empty():
-            request = json.dumps({"batch": most, "expires": int(wait * 1e9)}).encode()
+            request = json.dumps({"batch": most + ahead, "expires": int(wait * 1e9)}).encode()
             try:
                 await self._client.publish(self._next, request, inbox.subject)
             except nats.errors.Error:  # not connected: the next fetch retries
                 await self._require_exists()
-            self._requested = most
+            self._requested = most + ahead
         messages = await self._denials.watch(self._next, receive(self._arrived, most, wait + 0.5))
         deliveries = [Delivery(message, self._denials) for message in messages if not _status(message)]
         statuses = {status for message in messages if (status := _status(message))}

@@ -129,6 +129,23 @@ async def test_a_fetch_hands_on_at_once_what_has_arrived(bus: Bus) -> None:
     assert time.monotonic() - before < 4
 
 
+async def test_what_was_requested_ahead_goes_to_later_fetches_or_back_to_the_server(bus: Bus) -> None:
+    """A worker with free slots needs one request for several messages, and returns the rest when it drains."""
+    leaving, staying = await bus.consumer("researcher"), await bus.consumer("researcher")
+    for number in range(4):
+        await bus.publish(requested(candidate=f"c{number:06d}"))
+    (first_one,) = await leaving.fetch(1, ahead=2)
+    info = await leaving.info()
+    assert info is not None
+    assert info.num_ack_pending == 3
+    (second,) = await leaving.fetch(1, ahead=2)
+    await leaving.release()
+    others = [delivery.sequence for _ in range(2) for delivery in await staying.fetch(1)]
+
+    assert (first_one.sequence, second.sequence) == (1, 2)
+    assert sorted(others) == [3, 4]
+
+
 async def test_a_returned_message_is_redelivered_with_a_higher_attempt(bus: Bus) -> None:
     """The delivery number is the fencing token."""
     await bus.publish(requested())
