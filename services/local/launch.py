@@ -88,14 +88,15 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
     has begun.
     """
     new_settings = await _settings_of(settings, options, start)
-    limits = [getattr(options, name) for name in Limits.model_fields]
-    new_budget = None if limits == [None] * len(limits) else budget(options)
+    new_budget = budget(options) if any(getattr(options, name) is not None for name in Limits.model_fields) else None
     before = await _resumable(settings, start.name, new_budget) if start.resume else None
     current = before.settings if before else new_settings
     limited = (new_budget or current.budget).HasField("money")
     validate_prices(os.environ, asks_endpoint(current.mind), limited)  # report missing prices before anything starts
     await _require_new_name(settings, start)
-    if not (start.resume or start.fork) and (busy := load_sentence(os.getloadavg()[0], os.cpu_count() or 1)):
+    if start.fork:
+        await _fork(settings, start.fork, "", new_settings)  # refuse an unknown event before the services start
+    elif not start.resume and (busy := load_sentence(os.getloadavg()[0], os.cpu_count() or 1)):
         progress.note(busy)
     with stop_signal() as interrupted:
         progress.note("starting the services …")
@@ -208,7 +209,7 @@ async def _require_new_name(settings: ClientSettings, start: Start) -> None:
         return
     if start.fork and not status.origin:  # an interrupted fork, which began as its source did, continues
         source = await run_status(settings, start.source)
-        if status.started == source.started:
+        if status.started == source.started and status.run != source.run:
             return
     raise _taken(start.name, "" if start.fork else ", or --resume it")
 
@@ -297,7 +298,7 @@ async def _supervised(system: System, progress: Progress, work: Coroutine[Any, A
 async def _fork(client: ClientSettings, spec: str, name: str, settings: events_pb2.RunSettings) -> int:
     """Fork `spec` as run `name` with the store's own tool; the log sequence at which the fork begins.
 
-    Raises SettingsError and NotPossible with the tool's message.
+    Without a name it only verifies `spec`. Raises SettingsError and NotPossible with the tool's message.
     """
     tool = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.store.tools", "fork", spec, name,
@@ -308,7 +309,7 @@ async def _fork(client: ClientSettings, spec: str, name: str, settings: events_p
     if tool.returncode:
         sentence = error.decode().strip().rpartition("\n")[2].removeprefix("asi-arch: ")
         raise (SettingsError if tool.returncode == IMPOSSIBLE else NotPossible)(sentence)
-    return int(json.loads(out)["sequence"])
+    return int(json.loads(out)["sequence"]) if name else 0
 
 
 async def _watch(

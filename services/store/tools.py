@@ -174,12 +174,14 @@ async def _apply(arguments: argparse.Namespace, settings: StoreSettings) -> int:
 
 
 async def _fork(arguments: argparse.Namespace, settings: StoreSettings) -> int:
-    """Publish a fork with the settings that standard input provides as JSON."""
+    """Publish a fork with the settings that standard input provides as JSON; without a name, only verify its source."""
     settings_of_fork = Parse(await asyncio.to_thread(sys.stdin.read), events_pb2.RunSettings())
     source, _, at = arguments.source.partition("@")
     async with _existing(settings) as archive:
-        run = run_name(arguments.name)
         past = await history(archive, (await archive.run(source)).run, at)
+        if not arguments.name:
+            return 0
+        run = run_name(arguments.name)
         async with Bus(settings, "asi-fork", REACH_SECONDS) as bus:
             if not await bus.newest(f"asi.v1.{run}.>"):  # else it must be this fork, interrupted
                 await _require_new_run(archive, run)
@@ -304,11 +306,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = commands.add_parser("export", help="export a run", epilog=epilog)
     sub.add_argument("run", nargs="?", default="", help="default: the newest run")
     sub.add_argument(
-        "--format",
-        choices=("jsonl", "parquet", "asi-arch"),
-        default="jsonl",
+        "--format", choices=("jsonl", "parquet", "asi-arch"), default="jsonl",
         help="asi-arch: the published format, with training losses, benchmarks and fitness, without held-out losses",
-    )
+    )  # fmt: skip
     sub.add_argument(
         "--out", type=Path, help="file (of parquet two), or folder for asi-arch; default: named after the run"
     )
@@ -318,7 +318,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--manifest", type=Path, help="default: beside the log")
     sub = commands.add_parser("fork", help="start a run with the history of another; settings on standard input")
     sub.add_argument("source", metavar="RUN[@SEQUENCE|EVENT_ID]")
-    sub.add_argument("name")
+    sub.add_argument("name", nargs="?", help="default: publish nothing, only look for the event")
     sub = commands.add_parser("recover", help="rebuild a damaged event log from the archive, while no service runs")
     sub.add_argument("--replicas", type=int, choices=(1, 3, 5), help="of the streams; default: as many as before")
     commands.add_parser("catch-up", help="apply events of the log that the archive has not applied")

@@ -1,4 +1,4 @@
-"""Runs that several commands start in one system at the same moment."""
+"""Runs that several commands start in one system at the same moment, and forks that are refused before it starts."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,18 +7,22 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from services.chassis.bus import Bus
+from services.chassis.bus import Bus, Logged
+from services.chassis.bus.subjects import subject_of
 from services.chassis.errors import SettingsError
+from services.chassis.events import body_of, first
 from services.contracts import archive_pb2 as arc
 from services.local.launch import Start, join
 from services.local.log import pause_run, resume_run
-from services.local.plan import RunOptions
+from services.local.plan import RunOptions, run_settings
 from services.local.settings import ClientSettings, client_settings
 from services.report.progress import Progress
+from services.store.backends import opened
 from services.store.ledger import RunLedger
 from services.store.port import Archive, WriterState
 from services.store.service import ArchiveService, Context
 from tests.archive_server import Store, store
+from tests.console.conftest import asi_arch, bare_environment
 
 BUDGETS = (3, 4, 5)
 
@@ -91,3 +95,27 @@ async def test_a_command_repeated_in_the_same_second_has_an_effect(client: Clien
 
     assert sequences == sorted(set(sequences))
     assert len({message.body async for message in bus.read_log("asi.v1.r1.run.paused")}) == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "reason"),
+    [
+        ("--fork first@99999", 1, "run first has no accepted event '99999'"),
+        ("--fork first@first.r9", 1, "run first has no accepted event 'first.r9'"),
+        ("--fork nobody", 1, "no run is called nobody"),
+        ("--fork first --run first", 2, "a run called first exists already"),
+    ],
+)
+async def test_an_impossible_fork_is_refused_before_anything_starts(
+    tmp_path: Path, flags: str, status: int, reason: str
+) -> None:
+    """The archive of the data folder knows all runs and events that a user can name."""
+    event = first("first", "started", "console")
+    event.run_started.settings.CopyFrom(run_settings(RunOptions()))
+    async with opened(f"sqlite:///{tmp_path}/archive.db") as archive:
+        await archive.apply([Logged(1, subject_of(event), body_of(event))])
+    done = await asi_arch(bare_environment(tmp_path), "run", *flags.split())
+
+    assert done.err.startswith(f"asi-arch: {reason}")
+    assert done.status == status
+    assert not (tmp_path / "logs").exists(), "services were started"
