@@ -1,0 +1,27 @@
+"""The start of `asi-arch`, before it reads its arguments."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.console.conftest import bare_environment
+
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+
+
+@pytest.mark.parametrize("start", ["module", "script"])
+def test_an_interrupt_during_the_imports_ends_it_without_a_traceback(tmp_path: Path, start: str) -> None:
+    """Cold imports take half a second. (The signal comes with one of the first modules.)"""
+    (tmp_path / "typer.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)")
+    module, _, function = tomllib.loads(PROJECT.read_text())["project"]["scripts"]["asi-arch"].partition(":")
+    arguments = (
+        ["-m", "services.console"] if start == "module" else ["-c", f"from {module} import {function} as f; f()"]
+    )
+    command = [sys.executable, *arguments, "runs"]
+    environment = bare_environment(tmp_path, PYTHONPATH=str(tmp_path))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
