@@ -99,7 +99,7 @@ async def wired(name: str, settings: S, build: Build[S], require: Require[S] | N
         if settings.create_streams:
             await bus.set_up()
         if differences := await bus.compare(durables_of(name) or None):
-            raise BusLost(f"{differences[0]}; run `asi-arch setup` (differences: {len(differences)})")
+            raise SettingsError(f"{differences[0]}; run `asi-arch setup` (differences: {len(differences)})")
         service = Service(name, settings, bus, Server(settings))
         await stack.enter_async_context(build(service, settings))
         yield service
@@ -139,7 +139,8 @@ async def _start(
 def main(name: str, kind: type[S], build: Build[S], require: Require[S] | None = None) -> None:
     """The body of every `python -m services.<name>`.
 
-    Exits 2 for invalid settings or permissions, 70 if streams or consumers are missing or differ.
+    Exits 2 for invalid settings or permissions, and if streams or consumers are missing or differ; 70 if the broker or
+    another dependency is lost.
     """
     logs.configure(name)
     try:

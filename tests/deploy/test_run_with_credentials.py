@@ -42,8 +42,8 @@ def test_a_run_beside_a_guarded_broker_hands_every_service_its_own_seed(broker: 
     setup = asi_arch(ADMINISTRATOR, "setup")
     done = asi_arch("console", *RUN)
 
-    assert early.returncode != 0
-    assert "stream EVENTS does not exist; run `asi-arch setup`" in early.stderr
+    assert early.returncode == 2
+    assert "asi-arch: store: stream EVENTS does not exist; run `asi-arch setup`" in early.stderr
     assert setup.returncode == 0, setup.stderr
     assert done.returncode == 0, done.stderr
     assert [row["state"] for row in rows_of(done)] == ["archived", "archived"]
