@@ -171,8 +171,8 @@ def fused_recurrent_linear_attn(
 
 def _running_sum(k: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
     """Σ_{i≤t} k_i [b, l, h, d_k] and its last row [b, 1, h, d_k]."""
-    total = k.cumsum(1) if before is None else k.cumsum(1) + before
-    return total, total[:, -1:]
+    total = (F.pad(k, (0, 0, 0, 0, 1, 0)) if before is None else torch.cat([before, k], dim=1)).cumsum(1)
+    return total[:, 1:], total[:, -1:]
 
 
 def parallel_based(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None, use_norm: bool = True) -> Tensor:
@@ -299,26 +299,28 @@ def fused_additive_gate(
     """Softmax over time as a recurrence: weights e^{x_t − z_t} and log decays z_{t−1} − z_t, z_t = log Σ_{i≤t} e^{x_i}.
 
     x: [b, l, h, d]; initial_state: z before the first token, [n, 1, h, d] → (weights like x, log decays like x, the
-    last z like the initial state). The first decay of a sequence without an initial state is 0.
+    last z like the initial state). The first decay of a sequence without an initial state is 0; the last z of one
+    without tokens is its initial state, or −∞.
     """
     require_packed(x.shape[0], x.shape[1], cu_seqlens)
     edges = [(0, x.shape[1])] if cu_seqlens is None else list(pairwise(cu_seqlens.tolist()))
-    sums, before = [], []
+    sums, before, last = [], [], []
     for index, (start, end) in enumerate(edges):
         part, state = upcast(x)[:, start:end], initial_state
         if state is None:
             running = part.logcumsumexp(1)
             before.append(torch.cat([running[:, :1], running[:, :-1]], dim=1))
+            last.append(F.pad(running, (0, 0, 0, 0, 1, 0), value=float("-inf"))[:, -1:])
         else:
             state = upcast(state if cu_seqlens is None else state[index : index + 1])
             both = torch.cat([state, part], dim=1).logcumsumexp(1)
             running, previous = both[:, 1:], both[:, :-1]
             before.append(previous)
+            last.append(both[:, -1:])
         sums.append(running)
     z, gate = torch.cat(sums, dim=1), torch.cat(before, dim=1)
     weights, decays = (upcast(x) - z).exp(), gate - z
-    last = torch.cat([part[:, -1:] for part in sums], dim=0)
-    return weights.to(output_dtype or x.dtype), decays.to(gate_dtype or x.dtype), last
+    return weights.to(output_dtype or x.dtype), decays.to(gate_dtype or x.dtype), torch.cat(last, dim=0)
 
 
 def chunk_lightnet(

@@ -177,16 +177,16 @@ def token_shift(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """x_{t−1} − x_t, [b, l, d] → [b, l, d]; the token before the first is zero, or the `cache` [n, d] of each sequence.
 
-    With `output_cache` also the last token of each sequence, [n, 1, d].
+    With `output_cache` also the last token of each sequence, [n, 1, d]; of an empty one, the token before its first.
     """
     del options
-    shifted = F.pad(x[:, :-1], (0, 0, 1, 0))
     starts, ends = torch.zeros(1, dtype=torch.long, device=x.device), torch.full((1,), x.shape[1] - 1, device=x.device)
     if cu_seqlens is not None:
         starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long() - 1
-    if cache is not None or cu_seqlens is not None:
-        first = x.new_zeros(len(starts), x.shape[2]) if cache is None else cache.reshape(-1, x.shape[2]).to(x.dtype)
-        first = first.unsqueeze(1) if cu_seqlens is None else first.unsqueeze(0)
-        shifted = shifted.index_copy(1, starts, first)
+    shape, some = (x.shape[0], len(starts), x.shape[2]), starts <= ends  # the sequences that are not empty
+    before = x.new_zeros(shape) if cache is None else cache.reshape(shape).to(x.dtype)
+    shifted = torch.cat([before[:, :1], x[:, :-1]], dim=1)
+    if cu_seqlens is not None:
+        shifted = shifted.index_copy(1, starts[some], before[:, some])
     delta = shifted - x
-    return (delta, x[:, ends].reshape(-1, 1, x.shape[2])) if output_cache else delta
+    return (delta, torch.where(some[:, None], x[:, ends], before).reshape(-1, 1, x.shape[2])) if output_cache else delta

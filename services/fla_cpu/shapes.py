@@ -98,15 +98,20 @@ def run(
 ) -> Result:
     """`recurrence(scale · q, *rest, state [b, h, d_k, d_v])` in float32, without autocast; the scale is 1/√d_k if None.
 
-    q and the rest: [b, l, h, …] or None; `like`: the values [b, l, h, d_v] → (o like the values, state or None).
+    q and the rest: [b, l, h, …] or None; `like`: the values [b, l, h, d_v] → (o like the values, state or None). A
+    sequence without tokens keeps its state, as in fla.
     """
+
+    def advance(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        return recurrence(*tensors) if tensors[0].shape[1] else (upcast(like[:, :0]), tensors[-1])
+
     require_packed(like.shape[0], like.shape[1], memory.boundaries)
     sequences = like.shape[0] if memory.boundaries is None else len(memory.boundaries) - 1
     state = _initial(memory, (sequences, like.shape[2], q.shape[-1], like.shape[-1]), like)
     with torch.autocast(like.device.type, enabled=False):
         scaled = upcast(q) * (q.shape[-1] ** -0.5 if scale is None else scale)
         inputs = [scaled, *(None if tensor is None else upcast(tensor) for tensor in rest)]
-        output, state = per_sequence(recurrence, inputs, state, memory.boundaries)
+        output, state = per_sequence(advance, inputs, state, memory.boundaries)
     state = state.transpose(-1, -2).contiguous() if memory.value_dim_first else state
     return output.to(like.dtype), state if memory.return_final else None
 

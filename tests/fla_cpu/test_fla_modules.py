@@ -252,6 +252,17 @@ def test_a_token_shift_starts_anew_in_each_sequence() -> None:
     assert torch.equal(shifted[:, 3], x[:, 2] - x[:, 3])
 
 
+def test_a_token_shift_of_an_empty_sequence_keeps_its_cache() -> None:
+    """Padded boundaries must not change the other sequences."""
+    x, cache = torch.randn(1, 5, 3), torch.randn(5, 3)
+    shifted, ends = token_shift(x, torch.tensor([0, 0, 2, 2, 5, 5]), cache, output_cache=True)
+    expected, last = token_shift(x, torch.tensor([0, 2, 5]), cache[[1, 3]], output_cache=True)
+
+    assert torch.equal(shifted, expected)
+    assert torch.equal(ends[[1, 3]], last)
+    assert torch.equal(ends[[0, 2, 4]].squeeze(1), cache[[0, 2, 4]])
+
+
 def test_padding_is_removed_and_restored() -> None:
     """Left padding, as in generation."""
     x = torch.randn(2, 4, 3)

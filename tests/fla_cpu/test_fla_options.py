@@ -169,7 +169,7 @@ def test_half_precision_is_computed_in_float32_under_autocast() -> None:
 def test_packed_normalised_linear_attention_continues_each_sequence() -> None:
     """Both parts of the state are kept for every sequence."""
     q, k, v = (tensor.abs() for tensor in heads(4, 4, 4))
-    boundaries = torch.tensor([0, 15, 40])
+    boundaries = torch.tensor([0, 15, 15, 40])
     packed, states = attention.chunk_linear_attn(q, k, v, output_final_state=True, cu_seqlens=boundaries)
     assert isinstance(states, tuple)
     assert states[0] is not None

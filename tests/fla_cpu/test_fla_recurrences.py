@@ -325,6 +325,18 @@ def test_packed_sequences_have_their_own_states(name: str) -> None:
     agree(packed, (together, ends), [*tensors.values(), *states])
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_an_empty_packed_sequence_keeps_its_state(name: str) -> None:
+    """As in fla, whose users pad cu_seqlens with empty sequences."""
+    case = CASES[name]
+    tensors, states = inputs(case.names, 30, batch=1), start(case, 5)
+    full = called(case, tensors, [state[[1, 3]] for state in states], torch.tensor([0, 20, 30]))
+    ends = (torch.cat([s[:1], e[:1], s[2:3], e[1:], s[4:]]) for s, e in zip(states, full[1], strict=True))
+
+    packed = called(case, tensors, states, torch.tensor([0, 0, 20, 20, 30, 30]))
+    agree(packed, (full[0], tuple(ends)), [*tensors.values(), *states])
+
+
 @pytest.mark.parametrize("name", ["gated slots", "rwkv 6", "values decay"])
 def test_strong_decays_are_exact_where_their_inverse_would_overflow(name: str) -> None:
     """Then a chunk is halved instead of being scaled as a whole."""
