@@ -19,7 +19,6 @@ from services.engineer.checks.structure import (
     measured_cost,
     probed_layers,
     probed_shape,
-    supported,
 )
 from services.engineer.scales import Scale
 from services.engineer.training.sizes import model_sizes
@@ -198,7 +197,7 @@ class _Probing:
                     current, start = probe.name, child.processor_seconds()
                     try:
                         if probe.name in HOST_SIDE.keys() - {"parameters"}:  # which are counted without a forward
-                            precise = precise or await supported(remote)
+                            precise = precise or await remote.supported()
                         finding = await self._finding(probe.name, precise or remote, child)
                     except ProgramRaised as raised:
                         evidence: dict[str, JSON] = {"traceback": raised.traceback}

@@ -1,7 +1,9 @@
 """The host's interface to a program that is probed in a child."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -46,6 +48,21 @@ class State:
 
 
 STATES = tuple(State(randomised, training) for randomised in (True, False) for training in (False, True))
+
+
+class Parameter(NamedTuple):
+    """A parameter tensor of a mixer."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of its elements."""
+        return math.prod(self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.name[:80]} {list(self.shape)}"
 
 
 @dataclass(frozen=True)
@@ -136,15 +153,27 @@ class Remote:
             raise ProtocolBroken("a gradient does not have the shape of the input")
         return output, gradient
 
-    async def parameters(self) -> int:
-        """The number of parameters of the layer's mixer at the scale's sizes, counted from the arrays received."""
-        elements, offset, last = 0, 0, False
+    async def supported(self, choices: Sequence[ArithmeticName] = ("double", "single", "autocast")) -> "Remote":
+        """The program in the first arithmetic in which it runs. If there is none, the first error is raised."""
+        first_error: ProgramRaised | None = None
+        for name in choices:
+            trial = replace(self, arithmetic=name)
+            try:
+                if np.isfinite(await trial.output(trial.noise(1, 65), State())).any():
+                    return trial
+            except ProgramRaised as raised:
+                first_error = first_error or raised
+        raise first_error or ProgramRaised("the output is not finite in any precision", "")
+
+    async def parameters(self) -> list[Parameter]:
+        """The parameters of the layer's mixer at the scale's sizes, with the shapes of the arrays received."""
+        parameters, last = list[Parameter](), False
         while not last:
-            answer = await self.ask("parameters", {"layer": self.layer, "offset": offset}, {}, expect="parameters")
-            elements += sum(int(array.size) for array in answer.arrays.values())
-            offset += len(answer.arrays)
+            request = {"layer": self.layer, "offset": len(parameters)}
+            answer = await self.ask("parameters", request, {}, expect="parameters")
+            parameters += [Parameter(name.removeprefix("0."), array.shape) for name, array in answer.arrays.items()]
             last = answer.header.get("last") is not False or not answer.arrays
-        return elements
+        return parameters
 
     async def run_probe(self, probe: str) -> Finding:
         """The finding of one of `child_probes` about the layer."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from services.engineer.checks.compare import Values, gaps, largest_gap, number, size_of
 from services.engineer.checks.remote import STATES, ProgramRaised, Remote, State
-from services.engineer.checks.report import JSON, ArithmeticName, CheckSettings, Finding
+from services.engineer.checks.report import JSON, CheckSettings, Finding
 
 RANDOMISED, INITIAL = State(randomised=True), State()
 CUTS = (1, 2, 3, 7, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 80, 95, 96, 127, 128, 129, 159, 191, 223, 255)
@@ -25,6 +25,7 @@ _REPETITIONS = (  # in evaluation mode, in training mode
     ("with one input", "draw random numbers if self.training only, and fixed ones in __init__, into a buffer"),
     ("under one seed", "set what torch.empty creates, use torch's default generator, keep no state outside of self"),
 )
+LARGEST = 5  # tensors that a refusal for too many parameters names
 ROWS_FACTOR, SHORT = 4, 64  # benchmarks are read in larger batches of shorter rows
 REPEATABILITY_TOLERANCE = 1e-9  # equality but for kernels whose order of operations depends on memory alignment
 TOKEN_LIMIT, FEWEST_LAYERS, FEWEST_ROWS = 1 << 16, 2, 4
@@ -42,7 +43,8 @@ ROUNDS = 3  # repetitions of a steep measurement, which other work on the machin
 async def parameters(program: Remote) -> Finding:
     """Counts the parameters of all layers and compares the total with the baseline's."""
     settings = program.settings
-    by_layer = [await program.at(layer).parameters() for layer in range(settings.layers)]
+    tensors = [await program.at(layer).parameters() for layer in range(settings.layers)]
+    by_layer = [sum(tensor.size for tensor in of_layer) for of_layer in tensors]
     total = sum(by_layer) + settings.surrounding_parameters
     evidence: dict[str, JSON] = {"parameters": total, "per_mixer": by_layer[0]}
     if len(set(by_layer)) > 1:
@@ -52,7 +54,11 @@ async def parameters(program: Remote) -> Finding:
     ratio = total / settings.baseline_parameters
     evidence |= {"baseline": settings.baseline_parameters, "ratio": round(ratio, 4), "limit": settings.parameter_limit}
     message = f"{total:,} parameters, {ratio:.2f} × the baseline's, of at most {settings.parameter_limit:g} ×"
-    return Finding(ratio > settings.parameter_limit, message, evidence)
+    if ratio <= settings.parameter_limit:
+        return Finding(False, message, evidence)
+    layer = by_layer.index(max(by_layer))
+    largest = sorted(tensors[layer], key=lambda tensor: tensor.size, reverse=True)[:LARGEST]
+    return Finding(True, f"{message}; the largest of layer {layer}: {', '.join(map(str, largest))}", evidence)
 
 
 async def repeatability(program: Remote) -> Finding:
@@ -103,7 +109,7 @@ async def causality(program: Remote) -> Finding:
     length but the scale's; these harm the training itself.
     """
     rows, length = probed_shape(program.settings)
-    layers, trained = sorted(probed_layers(program)), await supported(program, program.settings.of_training)
+    layers, trained = sorted(probed_layers(program)), await program.supported(program.settings.of_training)
     finding = await _perturbation_leak(program, RANDOMISED, rows, length)
     for stream, state in enumerate(STATES[1:], start=1):
         finding = finding or await _perturbation_leak(program, state, 6, ODD_LENGTHS[stream % 2], stream)
@@ -155,7 +161,7 @@ async def measured_cost(program: Remote, processor_seconds: Callable[[], float])
     also increases CPU time, so a steep result is measured again, both lengths together, and must stay steep.
     Does not detect: growth that begins beyond the last length, or that other work hides in one of the rounds.
     """
-    single = await supported(program, ("single", "autocast"))
+    single = await program.supported(("single", "autocast"))
     for layer in probed_layers(program):
         measure = partial(_processor_time, single.at(layer), processor_seconds)
         if steep := await steep_growth(measure, TIMED_LENGTHS, LEAST_SECONDS, TIMED_SECONDS, STEEP_SECONDS):
@@ -225,19 +231,6 @@ async def _processor_time(mixer: Remote, processor_seconds: Callable[[], float],
 HOST_PROBES: Mapping[str, Callable[[Remote], Awaitable[Finding]]] = MappingProxyType(
     {probe.__name__: probe for probe in (parameters, repeatability, batch, causality, prefix)}
 )
-
-
-async def supported(program: Remote, choices: Sequence[ArithmeticName] = ("double", "single", "autocast")) -> Remote:
-    """The program in the first arithmetic in which it runs. If there is none, the first error is raised."""
-    first_error: ProgramRaised | None = None
-    for name in choices:
-        trial = replace(program, arithmetic=name)
-        try:
-            if np.isfinite(await trial.output(trial.noise(1, 65), INITIAL)).any():
-                return trial
-        except ProgramRaised as raised:
-            first_error = first_error or raised
-    raise first_error or ProgramRaised("the output is not finite in any precision", "")
 
 
 def probed_layers(program: Remote) -> list[int]:

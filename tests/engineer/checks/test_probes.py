@@ -29,7 +29,7 @@ FATAL = {probe.name for probe in PROBES if probe.fatal} | {"screen"}
 SETTINGS = CheckSettings(baseline_parameters=135_232)
 ADVICE = {
     "batch": "take no mean over the batch",
-    "parameters": "of at most 2.5 ×",
+    "parameters": "of at most 2.5 ×; the largest of layer 0: experts.0.weight [256, 128], ",
     "prefix": "position / length",
     "repeatability": "keep no state outside of self",
     "unused": "no gradient reaches: g_proj.weight",
