@@ -240,7 +240,8 @@ def _best_cells(drawing: Drawing) -> dict[int, float]:
     for column, title in enumerate(drawing.header):
         values = [cell for row in drawing.cells if isinstance(cell := row[column], float)]
         if len(values) > 1 and title not in ("Δ low", "Δ high", "low", "high"):
-            best[column] = min(values) if "loss" in title or title == "Δ root" else max(values)
+            falling = title == "Δ root" or re.search(r"\bloss\b|ppl|perplexity", title.replace("_", " "), re.IGNORECASE)
+            best[column] = min(values) if falling else max(values)
     return best
 
 

@@ -194,15 +194,18 @@ def _training(published: Published) -> pb.Training:
     seed = pb.SeedResult(
         curve=[pb.CurvePoint(step=step, train_loss=loss) for step, loss in published.curve],
         scores=[
-            pb.TaskScore(
-                task=task, metric="perplexity" if "ppl" in task or "perplexity" in task else "acc", value=value
-            )
-            for task, value in published.benchmarks.items()
+            pb.TaskScore(task=task, metric=_metric(task), value=value) for task, value in published.benchmarks.items()
         ],
         measurements=pb.Measurements(parameters=published.parameters or 0),
     )
     # The published curve is the training loss; held-out losses were not published.
     return pb.Training(seeds=[seed], benchmark=published.mean_accuracy)
+
+
+def _metric(title: str) -> str:
+    """What a cell of the table of benchmarks measures, by its title."""
+    found = re.search(r"ppl|perplexity|\bloss\b", title.replace("_", " "), re.IGNORECASE)
+    return "acc" if found is None else "loss" if found[0].lower() == "loss" else "perplexity"
 
 
 def _structure(program: str) -> str:

@@ -186,9 +186,11 @@ def test_a_comparison_says_which_is_better_in_each_measure() -> None:
     first, second = (candidate_pb2.Candidate(id=name) for name in ("c1", "c2"))
     first.training.CopyFrom(candidate_pb2.Training(loss=1.4, benchmark=0.4))
     second.training.CopyFrom(candidate_pb2.Training(loss=1.5, benchmark=0.5))
+    for candidate, value in ((first, 30.0), (second, 40.0)):
+        candidate.training.seeds.add().scores.add(task="wikitext", metric="perplexity", value=value)
     better = {measure["measure"]: measure["better"] for measure in measures(first, second)}
 
-    assert better["loss"] == "c1"
+    assert better["loss"] == better["wikitext"] == "c1"
     assert better["benchmark"] == "c2"
     assert better["fitness"] is None
 

@@ -171,6 +171,18 @@ def test_the_page_holds_its_figures_and_lists_the_missing_ones(tmp_path: Path) -
     assert "http" not in (tmp_path / "curves.svg").read_text().split("<defs", 1)[1].replace("http://www.w3.org", "")
 
 
+def test_the_best_perplexity_is_the_lowest(tmp_path: Path) -> None:
+    """Of accuracies it is the highest."""
+    records = finished_run(proposals=3)
+    for index, record in enumerate(records):
+        record.training.seeds[0].scores.add(task="wiki_ppl", metric="perplexity", value=30.5 + index)
+        record.training.seeds[0].scores.add(task="glossary", metric="acc", value=0.5 + index / 100)
+    page = write_report(status(), records, tmp_path).read_text(encoding="utf-8")
+
+    assert "<strong>30.5000</strong>" in page
+    assert f"<strong>{0.5 + (len(records) - 1) / 100:.4f}</strong>" in page
+
+
 def test_hostile_names_are_escaped(tmp_path: Path) -> None:
     """Names of candidates are untrusted."""
     records = finished_run(proposals=3)

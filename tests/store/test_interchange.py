@@ -55,13 +55,14 @@ def test_a_folder_of_programs_becomes_candidates_without_scores(tmp_path: Path) 
 def test_the_mean_accuracy_is_that_of_the_papers_tables_or_absent(tmp_path: Path) -> None:
     """Seven tasks, all of them; recall tasks and perplexities do not count."""
     seven = ("arc_challenge", "arc_easy", "boolq", "hellaswag", "piqa", "social_iqa", "winogrande")
-    complete = f",{','.join(seven)},swde,wikitext_ppl\nm,0.2,0.4,0.6,0.3,0.6,0.4,0.3,0.05,38.1\n"
+    complete = f",{','.join(seven)},swde,wikitext_ppl,loss,glossary\nm,0.2,0.4,0.6,0.3,0.6,0.4,0.3,0.05,38.1,2.5,0.7\n"
     path = archive(tmp_path, record(1, result={"test": complete}), record(2, result={"test": ",boolq\nm,0.6\n"}))
     full, part = (candidate_of("pub", published).training for published in read_published(path).records)
 
     assert full.benchmark == pytest.approx(0.4)
     assert not part.HasField("benchmark")
-    assert {score.task: score.metric for score in full.seeds[0].scores}["wikitext_ppl"] == "perplexity"
+    metrics = {score.task: score.metric for score in full.seeds[0].scores}
+    assert [metrics[task] for task in ("wikitext_ppl", "loss", "glossary")] == ["perplexity", "loss", "acc"]
 
 
 def test_tree_and_details_are_joined_by_index(tmp_path: Path) -> None:

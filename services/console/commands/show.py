@@ -285,7 +285,13 @@ def measures(record: candidate_pb2.Candidate, reference: candidate_pb2.Candidate
     left, right = row(record), row(reference)
     values = [(name, left[name], right[name], less) for name, less in LESS_IS_BETTER.items()]  # type: ignore[literal-required]
     ours, theirs = _tasks(record), _tasks(reference)
-    values += [(task, ours.get(task), theirs.get(task), False) for task in dict.fromkeys((*ours, *theirs))]
+    falling = {
+        score.task
+        for seed in (*record.training.seeds[:1], *reference.training.seeds[:1])
+        for score in seed.scores
+        if score.metric.endswith(("loss", "perplexity"))
+    }
+    values += [(task, ours.get(task), theirs.get(task), task in falling) for task in dict.fromkeys((*ours, *theirs))]
     rows = []
     for name, a, b, less in values:
         difference = None if a is None or b is None else a - b
