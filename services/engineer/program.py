@@ -109,7 +109,9 @@ _EXPLANATIONS = (
      "flex_attention has no backward pass on a CPU: cut the sequence into blocks of the window's size, and use "
      "torch.nn.functional.scaled_dot_product_attention within each block and the one before"),
     (r"backward through the graph a second time",
-     "the program keeps a tensor of one forward for the next with its gradients: keep it as x.detach()"),
+     "the program uses a tensor of an earlier forward with its gradients: keep what a layer needs of its own earlier "
+     "calls as x.detach(); what it needs of another layer, which would lose gradients by that, compute again from its "
+     "own hidden states, since layers are also checked one by one"),
     (r"forward\(\) missing \d+ required positional",
      "forward is called with the hidden states alone: give its other parameters defaults"),
     (r"too many values to unpack \(expected 2\)|not enough values to unpack \(expected 4",

@@ -228,7 +228,7 @@ async def test_the_message_names_the_cause(sandbox: Sandbox) -> None:
         layered: "first in line 55 (forward): energy = rearrange(hidden_states",
         masked: "the output is not finite for standard normal inputs, first in line",
         returns_input: "none of the 2 parameters receives a gradient",
-        keeps_graph: "keep it as x.detach()",
+        keeps_graph: "of its own earlier calls as x.detach()",
         detaches: "the output has no gradient: remove",
         draws_noise: "draw random numbers if self.training only",
     }

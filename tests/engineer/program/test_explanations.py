@@ -27,6 +27,10 @@ pytestmark = pytest.mark.usefixtures("prepared_child")
             "x = nn.Linear(1, 1).weight\n        torch.autograd.grad((x + 1).sum(), x + 1)",
             "detach().clone()",
         ),
+        (
+            "y = hidden_states.requires_grad_().exp().sum()\n        y.backward()\n        y.backward()",
+            "what it needs of another layer, which would lose gradients by that, compute again from its own hidden",
+        ),
         ("batch, length = hidden_states.shape", "hidden states are [batch, length, width]"),
         ("raise PermissionError(1, 'refused', '/a/torch/_inductor/__init__.py')", "such as torch.use_deterministic"),
         ("raise PermissionError(1, 'refused', '/a/json.py')", "imports a module that is not loaded"),
