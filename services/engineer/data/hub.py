@@ -23,6 +23,8 @@ SHARD_TOKENS = 1 << 24
 BYTES = "bytes"
 DEFAULT_FIELD = "text"
 PARTS = ("train", "heldout", "verification")
+HUB_SECONDS, HUB_REPETITIONS = 4.0, 1
+"""For the first question to the hub. Its client repeats every other one for half a minute."""
 
 
 class HubTokenizer(Protocol):
@@ -76,6 +78,8 @@ def documents(scale: Scale, skip: int) -> Iterator[str]:
     """Stream the texts of the dataset in its own order, without the first `skip`."""
     from datasets import load_dataset
 
+    if unreachable := _hub_error(scale.dataset):
+        raise _unreadable("dataset", scale.dataset, unreachable)
     try:
         rows = load_dataset(scale.dataset, scale.dataset_config or None, split="train", streaming=True).skip(skip)
         for row in rows:
@@ -87,16 +91,34 @@ def documents(scale: Scale, skip: int) -> Iterator[str]:
 
 
 def open_tokens(tokenizer: str) -> Tokens:
-    """Bytes for "bytes" or an empty name; else a tokenizer of the hub or in a folder. Raises CorpusError."""
+    """Bytes for "bytes" or an empty name; else a tokenizer of the hub, of its cache, or in a folder.
+
+    Raises CorpusError.
+    """
     if tokenizer in ("", BYTES):
         return ByteTokens()
     from transformers import AutoTokenizer
 
+    unreachable = _hub_error(tokenizer)
     try:
-        loaded = cast("HubTokenizer", AutoTokenizer.from_pretrained(tokenizer))
+        loaded = AutoTokenizer.from_pretrained(tokenizer, local_files_only=unreachable is not None)
     except (OSError, ValueError, RuntimeError) as error:
-        raise _unreadable("tokenizer", tokenizer, error) from error
-    return SubwordTokens(loaded)
+        raise _unreadable("tokenizer", tokenizer, unreachable or error) from error
+    return SubwordTokens(cast("HubTokenizer", loaded))
+
+
+def _hub_error(name: str) -> Exception | None:
+    """Why the hub cannot be asked for `name`; None if it answers, and for a local folder."""
+    if Path(name).exists():
+        return None
+    from huggingface_hub.constants import ENDPOINT
+    from huggingface_hub.utils import http_backoff  # type: ignore[attr-defined,unused-ignore]
+
+    try:
+        http_backoff("HEAD", ENDPOINT, max_retries=HUB_REPETITIONS, timeout=HUB_SECONDS)
+    except Exception as error:  # noqa: BLE001 - each version of the client uses another HTTP library
+        return error
+    return None
 
 
 def _unreadable(what: str, name: str, error: Exception) -> CorpusError:

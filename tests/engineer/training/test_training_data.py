@@ -1,6 +1,7 @@
 """Text becomes tokens: disjoint parts, a fingerprint, an order that depends on the seed alone."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from services.engineer.data import Corpus, CorpusError, batches, heldout_blocks, other_corpus
 from services.engineer.data.corpus import ByteTokens, documentation, part_of, python_source, read_secret
-from services.engineer.data.hub import ShardStore, fill, hub_corpus
+from services.engineer.data.hub import ShardStore, fill, hub_corpus, open_tokens
 from services.engineer.scales import load_scale
 
 SECRET = b"of the tests"
@@ -137,3 +138,13 @@ def test_an_unreachable_dataset_is_reported_before_training(tmp_path: Path, monk
 
     with pytest.raises(CorpusError, match="cannot be read"):
         hub_corpus(load_scale("tiny", {**HUB, "dataset": "a/b", "tokenizer": str(tmp_path / "no")}), tmp_path, SECRET)
+
+
+def test_without_a_network_a_tokenizer_is_refused_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's client repeats each of its requests for half a minute."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    start = time.monotonic()
+    with pytest.raises(CorpusError, match=r"The tokenizer a/b cannot be read .*refused"):
+        open_tokens("a/b")
+
+    assert time.monotonic() - start < 15
