@@ -8,6 +8,9 @@ A program may crash the engineer and thereby the trainings of other candidates i
 never released. A candidate with an unreleased claim is a suspect: its next training runs alone in the process. After
 three claims that were alone and never released the candidate is rejected. This cannot be distinguished from a machine
 that fails three times while it trains the same suspect.
+
+Something outside, such as an operator's script, may kill the sandbox's processes each time. After five such attempts in
+a row the training becomes a dead letter, which an operator sees and can retry.
 """
 
 from __future__ import annotations
@@ -23,13 +26,15 @@ from services.chassis import metrics
 from services.chassis.errors import Rejected, Superseded, Transient
 from services.chassis.events import follow
 from services.chassis.logs import get_logger
-from services.chassis.poison import MAX_LONE_CRASHES, SuspectLock
+from services.chassis.poison import MAX_LONE_CRASHES, PoisonMessage, SuspectLock
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
+from services.sandbox import SandboxLost
 
 SERVICE = "engineer"
 WORKER = f"{socket.gethostname()}:{os.getpid()}"
+MAX_LOST = 5
 RELEASE_SECONDS = 5.0
 RETRY_SECONDS = 2.0
 
@@ -47,7 +52,8 @@ class Claims:
         """Claim the candidate inside the context and yield the attempt; `rung` is 0 for the search.
 
         An exception releases the claim, unless the candidate is at fault. Raises Rejected for a candidate that has
-        crashed too many engineers, and Superseded if another engineer has the claim.
+        crashed too many engineers, Superseded if another engineer has the claim, and PoisonMessage if its sandbox was
+        lost too often.
         """
         earlier = [claim for claim in record.claims if claim.rung == rung]
         _require_few_crashes(earlier)
@@ -62,6 +68,9 @@ class Claims:
             except BaseException as error:
                 reason = str(error) or type(error).__name__
                 await asyncio.shield(self._release(job, attempt, rung, reason))
+                ends = [*(claim.released for claim in earlier), reason]
+                if isinstance(error.__cause__, SandboxLost) and ends[-MAX_LOST:] == [reason] * MAX_LOST:
+                    raise PoisonMessage(f"{MAX_LOST} trainings in a row were lost: {reason}") from error
                 raise
 
     async def confirm(self, job: Job, event: events_pb2.Event) -> None:

@@ -12,6 +12,7 @@ from services.sandbox.limits import (
     ChildTimeout,
     Limits,
     Malformed,
+    SandboxLost,
     SandboxUnavailable,
 )
 from services.sandbox.wire import JSON, Array, Channel, Message
@@ -29,5 +30,6 @@ __all__ = [
     "Malformed",
     "Message",
     "Sandbox",
+    "SandboxLost",
     "SandboxUnavailable",
 ]

@@ -20,6 +20,7 @@ from services.sandbox.limits import (
     ChildTimeout,
     Limits,
     Malformed,
+    SandboxLost,
     SandboxUnavailable,
     ending,
     exceeded,
@@ -209,7 +210,7 @@ class Child:
         except SandboxUnavailable as error:
             return error
         if status is None and not self.server.can_be_killed:
-            return SandboxUnavailable("the fork server ended, or a supervisor was killed")
+            return SandboxLost("the fork server ended, or a supervisor was killed")
         return ChildDied(ending(status, self.log_tail()), self.log_tail())
 
     async def _kill(self, supervisor: int) -> None:

@@ -138,6 +138,10 @@ class SandboxUnavailable(Transient):
     """The sandbox cannot run on this machine (no fork server, or a layer failed): work goes to another one."""
 
 
+class SandboxLost(SandboxUnavailable):
+    """The fork server ended while a child ran, or something outside of the sandbox killed the child's supervisor."""
+
+
 class ChildError(Exception):
     """A child failed; its program should be rejected.
 

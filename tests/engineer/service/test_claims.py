@@ -10,11 +10,12 @@ import pytest_asyncio
 from services.chassis.bus import Bus
 from services.chassis.errors import HandedBack, Rejected, Superseded, Transient
 from services.chassis.events import follow
-from services.chassis.poison import MAX_LONE_CRASHES, SuspectLock
+from services.chassis.poison import MAX_LONE_CRASHES, PoisonMessage, SuspectLock
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
-from services.engineer.claims import Claims
+from services.engineer.claims import MAX_LOST, Claims
+from services.sandbox import SandboxLost
 from tests.archive_server import Store, start_run, store
 from tests.engineer.service.engineer_fixtures import SETTINGS, delivery, published
 
@@ -76,6 +77,19 @@ async def test_failures_of_the_system_never_count_against_a_candidate(
     assert not any(claim.alone for claim in record.claims)
     async with Claims(archive.stub).claim(job, record) as attempt:
         assert attempt == MAX_LONE_CRASHES + 9
+
+
+async def test_a_training_whose_sandbox_is_lost_each_time_becomes_a_dead_letter(bus: Bus, archive: Store) -> None:
+    """It would be repeated without end; other failures in between are no reason."""
+    job, lost = await delivery(bus), SandboxLost("a supervisor was killed")
+    ends: list[type[BaseException]] = []
+    for cause in (*[lost] * (MAX_LOST - 1), TimeoutError(), *[lost] * (MAX_LOST + 1)):
+        with pytest.raises(Exception, match=r"was killed|away") as raised:
+            async with Claims(archive.stub).claim(job, await record_of(archive, job)):
+                raise Transient("away" if cause is not lost else str(lost)) from cause
+        ends.append(raised.type)
+
+    assert ends == [Transient] * (2 * MAX_LOST - 1) + [PoisonMessage] * 2
 
 
 async def test_of_two_claims_at_once_one_gets_the_attempt(bus: Bus, archive: Store) -> None:
