@@ -6,3 +6,5 @@ import os
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 # Before anything imports numpy: its arrays are small here, and a second thread would only spin while it waits for them.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+__version__ = "0.1.0"

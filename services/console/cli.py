@@ -5,16 +5,18 @@ import gc
 import inspect
 import io
 import os
+import platform
 import re
 import shutil
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 import typer.core
 
+from services import __version__
 from services.chassis.errors import (
     BusLost,
     Denied,
@@ -166,8 +168,19 @@ app = typer.Typer(
 )  # fmt: skip
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"asi-arch {__version__}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+]
+
+
 @app.callback()
-def asi_arch() -> None:
+def asi_arch(version: Version = False) -> None:
     """Autonomous discovery of linear-attention architectures."""
 
 

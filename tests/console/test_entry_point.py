@@ -1,8 +1,10 @@
 """The start of `asi-arch`, before it reads its arguments."""
 
+import platform
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -25,3 +27,11 @@ def test_an_interrupt_during_the_imports_ends_it_without_a_traceback(tmp_path: P
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_the_version_is_told() -> None:
+    """For reports of faults; an installed package has the same one."""
+    command = [sys.executable, "-m", "services.console", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+
+    assert done.stdout == f"asi-arch {version('asi-arch')}, Python {platform.python_version()}\n"
