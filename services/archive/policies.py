@@ -16,6 +16,10 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "search": ("surrogate", "bandit", "random"),
 }
 """The values of policies with fixed choices."""
+OF_PROMOTION = frozenset(
+    ("block", "eta", "flops", "level", "match", "parameters", "stages", "verify", "verify_seeds", "worthwhile")
+)
+"""Policies without an effect unless candidates are promoted."""
 
 _FIELDS = events_pb2.Policies.DESCRIPTOR.fields_by_name
 POLICIES = tuple(sorted(_FIELDS))

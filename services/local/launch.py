@@ -37,7 +37,7 @@ from services.local.estimate import (
     require_devices,
 )
 from services.local.log import pause_run, resume_run, start_run
-from services.local.plan import Limits, RunOptions, budget, fork_settings, require_possible_scale, run_settings
+from services.local.plan import Limits, RunOptions, budget, fork_settings, require_effective, run_settings
 from services.local.processes import stop_signal
 from services.local.programs import check_programs
 from services.local.settings import ClientSettings, running_system
@@ -167,7 +167,7 @@ async def _settings_of(settings: ClientSettings, options: RunOptions, start: Sta
             await run_status(settings, record_of(options.mind)[0])
         except NotFound as error:
             raise NotFound(f"--mind {options.mind}: {error}") from None
-    await asyncio.to_thread(require_possible_scale, new_settings, options.changes_of_scale)
+    await asyncio.to_thread(require_effective, options, new_settings)
     return new_settings
 
 

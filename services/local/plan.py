@@ -15,9 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
-from services.archive.policies import POLICIES, climb_of_run, parse_policies
+from services.archive.policies import OF_PROMOTION, POLICIES, climb_of_run, parse_policies
 from services.archive.scoring import objectives_of
-from services.chassis.bus.subjects import run_name
 from services.chassis.errors import SettingsError
 from services.contracts import events_pb2 as pb
 from services.domain.fitness import DEFAULT, VERSIONS
@@ -85,7 +84,7 @@ class Search(BaseModel):
     """How candidates are proposed."""
 
     mind: str = _setting(
-        "offline", "offline, openai, openai+offline, recorded:RUN[@SEQUENCE] or recorded:FILE", wire="mind"
+        "offline", "offline, openai, openai+offline, recorded:RUN, recorded:RUN@SEQUENCE or recorded:FILE", wire="mind"
     )
     seats: int = _setting(2, "candidates in flight at once", wire="seats", ge=1)
     seed: int = _setting(1, "seed of all random draws of the run", wire="seed", ge=0)
@@ -172,7 +171,8 @@ class RunOptions(Measurement, Search, Limits, Verification):
             prefix, shown = (f"{source}: ", name) if source else ("", f"--{name.replace('_', '-')}")
             a_list = 'give names, as in ["delta_net", "gla"] or "delta_net,gla"'
             reason = a_list if problem["type"] == "tuple_type" else problem["msg"].removeprefix("Value error, ")
-            raise SettingsError(f"{prefix}{shown} is {problem['input']!r}: {reason}.") from None
+            value = "" if isinstance(problem["input"], list) else f" is {problem['input']!r}"
+            raise SettingsError(f"{prefix}{shown}{value}: {reason}.") from None
 
     def _with_own_scale(self) -> Self:
         """A scale file and a corpus as overrides of a built-in scale; `--set` wins over both. Raises SettingsError."""
@@ -314,14 +314,6 @@ def fork_settings(source: pb.RunSettings, options: RunOptions) -> pb.RunSettings
     return settings
 
 
-def checked_run_name(name: str) -> str:
-    """The name itself. Raises SettingsError if no run can have it."""
-    try:
-        return run_name(name)
-    except ValueError as error:
-        raise SettingsError(f"--run: {error}.") from None
-
-
 def _require_possible(settings: pb.RunSettings) -> None:
     """Validate with the run's own policy, so that the store cannot refuse the run later."""
     try:
@@ -338,13 +330,15 @@ def _require_possible(settings: pb.RunSettings) -> None:
         raise SettingsError(f"{error}.") from None
 
 
-def require_possible_scale(settings: pb.RunSettings, changes: str = "--set") -> None:
-    """Validate all overrides with the engineer's own rules; `changes`: the flags that changed the scale.
+def require_effective(options: RunOptions, settings: pb.RunSettings) -> None:
+    """Validate all overrides of scales with the engineer's own rules, and that something reads each policy.
 
-    Raises SettingsError naming an override that a stage of this run does not know, or its invalid value.
+    Raises SettingsError naming an override that a stage of this run does not know, its invalid value, or the policy.
     """
+    if settings.promotion in ("", "none") and (unread := sorted(OF_PROMOTION & options.policies.keys())):
+        raise SettingsError(f"--policy {unread[0]} has no effect without --promotion paper or halving.")
     if settings.scale_overrides:
-        scale_values(changes, settings.scale, settings.scale_overrides)
+        scale_values(options.changes_of_scale, settings.scale, settings.scale_overrides)
     for stage in climb_of_run(settings).stages:
         if stage.overrides:
             scale_values(f"--policy stages ({stage.scale})", stage.scale, dict(stage.overrides))

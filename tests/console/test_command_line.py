@@ -19,7 +19,7 @@ from services.console.commands.show import measures
 from services.console.options import complete_candidates, complete_runs
 from services.contracts import candidate_pb2
 from services.contracts import events_pb2 as events
-from services.local.plan import RunOptions, fork_settings, require_possible_scale, run_settings
+from services.local.plan import RunOptions, fork_settings, require_effective, run_settings
 from services.local.settings import ClientSettings, did_you_mean
 from services.store.backends import opened
 from services.store.importing import events_of
@@ -66,8 +66,8 @@ def test_a_service_that_does_not_answer_is_named_with_the_setting_of_its_address
 def test_an_override_is_tried_before_anything_starts() -> None:
     """By the engineer's own rules, in a process without torch."""
     with pytest.raises(SettingsError, match=r"--set: The scale has no field 'stepz' \(did you mean steps\?\)"):
-        require_possible_scale(run_settings(RunOptions(overrides=["stepz=3"])))
-    require_possible_scale(run_settings(RunOptions(overrides=["steps=3"])))
+        require_effective(options := RunOptions(overrides=["stepz=3"]), run_settings(options))
+    require_effective(options := RunOptions(overrides=["steps=3"]), run_settings(options))
 
 
 def test_a_setting_of_a_run_is_declared_once_for_flags_files_and_the_record(tmp_path: Path) -> None:
@@ -138,7 +138,10 @@ def test_a_fork_applies_given_settings_and_keeps_the_rest() -> None:
 
 def test_every_command_can_be_loaded() -> None:
     """The overview names modules that exist."""
-    assert [Commands(name="asi-arch").get_command(None, name).name for name in COMMANDS] == list(COMMANDS)
+    group = Commands(name="asi-arch")
+    context = group.make_context("asi-arch", ["status"])
+
+    assert [group.get_command(context, name).name for name in COMMANDS] == list(COMMANDS)
 
 
 def test_the_overview_imports_no_command_and_unknown_commands_get_a_suggestion(tmp_path: Path) -> None:
@@ -220,10 +223,11 @@ async def test_a_run_is_named_by_argument_or_by_option(system: System, started: 
     await system.until("baselines")
     by_place = await system.asi_arch("status", "r1", "--json")
     by_flag = await system.asi_arch("status", "--run", "r1")
+    listed = await system.asi_arch("list", "r1")
     both = await system.asi_arch("status", "r1", "--run", "r2")
 
     assert json.loads(by_place.out)["run"] == "r1"
-    assert by_flag.status == 0
+    assert (by_flag.status, listed.status) == (0, 0)
     assert both.status == 2
 
 
@@ -257,6 +261,9 @@ async def test_every_command_with_output_supports_json(system: System, started: 
 
         assert result.status == 0, result.err
         assert names <= set(first), command
+    effects = await system.asi_arch("ablate", "--json")
+    assert (effects.status, effects.out) == (1, "[]\n")
+    assert "no two programs of the run differ" in effects.err
     for verb in ("pause", "resume", "stop"):
         result = await system.asi_arch(verb)
         assert (result.status, result.out) == (1, "")

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from services.archive.policies import POLICIES, parse_policies
+from services.archive.policies import OF_PROMOTION, POLICIES, parse_policies
 from services.chassis.bus import Logged
 from services.chassis.bus.subjects import subject_of
 from services.chassis.errors import NotFound, NotPossible, SettingsError
 from services.chassis.events import body_of, first
 from services.contracts import events_pb2
 from services.local.launch import Start, run_locally
-from services.local.plan import RunOptions, require_possible_scale, run_settings
+from services.local.plan import RunOptions, require_effective, run_settings
 from services.local.settings import ClientSettings
 from services.report.progress import Progress
 from services.store.backends import opened
@@ -87,7 +87,7 @@ def test_a_value_that_no_message_holds_is_refused_with_its_flag(options: dict[st
     ("content", "message"),
     [
         ({"set": 5}, "f.toml: set is 5: '5' is not NAME=VALUE"),
-        ({"policy": ["=probe"]}, "f.toml: policy is .*: '=probe' is not NAME=VALUE"),
+        ({"policy": ["=probe"]}, "f.toml: policy: '=probe' is not NAME=VALUE"),
         ({"seats": True}, "f.toml: seats is True: it cannot be true or false"),
         ({"baselines": 3}, "f.toml: baselines is 3: give names, as in"),
         ({"hours": False}, "f.toml: hours is False: it cannot be true or false"),
@@ -163,7 +163,19 @@ def test_a_fault_of_a_scale_file_names_the_file(changes: dict[str, object], flag
     options = RunOptions.read({"scale": str(tmp_path / "own.toml"), **changes})
 
     with pytest.raises(SettingsError, match=f"{flag}The scale has no field 'tokenz'"):
-        require_possible_scale(run_settings(options), options.changes_of_scale)
+        require_effective(options, run_settings(options))
+
+
+@pytest.mark.parametrize("policy", sorted(OF_PROMOTION))
+def test_a_policy_that_nothing_would_read_is_refused(policy: str) -> None:
+    """A limit of parameters that limits nothing would be taken for a result."""
+    value = {"match": "width", "stages": "tiny"}.get(policy, "0.5" if policy == "level" else "4")
+    options = RunOptions(policies={policy: value})
+
+    with pytest.raises(SettingsError, match=f"--policy {policy} has no effect without --promotion paper or halving"):
+        require_effective(options, run_settings(options))
+    promoting = options.model_copy(update={"promotion": "halving"})
+    require_effective(promoting, run_settings(promoting))
 
 
 def test_a_scale_file_that_is_no_text_is_named(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from services.chassis import logs
+from services.chassis.bus.subjects import run_name
 from services.chassis.errors import SettingsError
 from services.console.options import INTERRUPTED, Json, print_json
 from services.console.tables import listing, mixed_conditions, pairs, paragraph, say, styled
 from services.local.launch import Outcome, Start, join, run_locally
-from services.local.plan import GROUPS, SETTINGS, RunOptions, checked_run_name, flag_of
+from services.local.plan import GROUPS, SETTINGS, RunOptions, flag_of
 from services.local.settings import ClientSettings, client_settings
 from services.report.progress import Progress
 from services.report.rows import clock, ranked
@@ -89,6 +90,14 @@ def _content(path: Path) -> dict[str, object]:
 Name = Annotated[str | None, typer.Option("--run", metavar="NAME", help="name of the run; default: r1, r2, …")]
 
 
+def _valid(name: str | None) -> str | None:
+    """The name itself. Raises SettingsError if no run can have it."""
+    try:
+        return None if name is None else run_name(name)
+    except ValueError as error:
+        raise SettingsError(f"--run: {error}.") from None
+
+
 @takes_run_options
 def run(
     options: RunOptions,
@@ -106,7 +115,7 @@ def run(
     """Run the whole search on this machine: baselines, then new candidates, to a ranked summary."""
     if fork == "":  # an unset variable of a script, which would start a whole new search
         raise SettingsError("--fork is empty: name the run to begin with, or leave the flag out.")
-    start = Start(None if name is None else checked_run_name(name), fork or "", resume)
+    start = Start(_valid(name), fork or "", resume)
     if joins:
         logs.configure_for_people()
         joined = asyncio.run(join(client_settings(), options, start, Progress(quiet=as_json)))
@@ -178,4 +187,4 @@ def discover(
     --policy parameters=0.1 --policy flops=+0.1 --candidates 8.
     """
     options = RunOptions.read({**PRESET, "candidates": candidates, "mind": mind, "seed": seed})
-    run_to_end(options, Start(None if name is None else checked_run_name(name)), as_json)
+    run_to_end(options, Start(_valid(name)), as_json)
