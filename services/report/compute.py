@@ -26,6 +26,8 @@ def costs(status: archive_pb2.RunStatus, records: Sequence[pb.Candidate]) -> dic
     seconds: defaultdict[str, float] = defaultdict(float)
     for record in records:
         seconds[kind_name(record.kind)] += seconds_of(record)
+        for verification in record.verifications:
+            seconds["verification"] += seconds_of(verification)
         for call in record.calls:
             calls[call.role].append(call)
     priced = not calls or any(call.HasField("price") for role_calls in calls.values() for call in role_calls)

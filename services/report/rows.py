@@ -127,8 +127,8 @@ def by_number(records: Iterable[pb.Candidate]) -> list[pb.Candidate]:
     return sorted(records, key=lambda record: (record.request.number, record.id))
 
 
-def seconds_of(record: pb.Candidate) -> float:
-    """Seconds of training and evaluation of all seeds."""
+def seconds_of(record: pb.Candidate | pb.Verification) -> float:
+    """Seconds of training and evaluation of all seeds; a candidate's verifications are not included."""
     return sum(seed.measurements.seconds for seed in record.training.seeds)
 
 

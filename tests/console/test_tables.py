@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from services.console.commands.cost import print_costs
 from services.console.tables import Column, family, listing, paragraph, say, table
 from services.contracts import candidate_pb2
 from services.report.rows import Node, Row, row
@@ -19,6 +20,21 @@ def test_columns_without_any_value_are_left_out_and_fitness_follows_the_loss(mon
     record.verdict.fitness.value = 0.5
 
     assert listing([row(record)]).splitlines()[0].split() == ["id", "name", "loss", "fitness"]
+
+
+def test_parts_of_the_cost_are_wrapped_beside_their_titles(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line per mind or prompt has five numbers."""
+    monkeypatch.setenv("COLUMNS", "60")
+    drafts = {"asked": 12, "passed_at_first": 10, "rate": 0.83, "repeats": 1, "failed_checks": 1}
+    print_costs({"drafts": {"offline surrogate 2": drafts}})
+
+    assert capsys.readouterr().out.splitlines() == [
+        "drafts",
+        "  offline surrogate 2     asked 12, passed at first 10, rate",
+        "                          0.83, repeats 1, failed checks 1",
+    ]
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -145,12 +145,18 @@ def test_costs_are_reported_per_result() -> None:
     """Everything that was used, for each proposal that was accepted and for each claim that held."""
     about = status()
     about.spent.training_seconds, about.spent.tokens, about.spent.money = 1200.0, 24_000, 6.0
-    totals = costs(about, finished_run(confirmed=2, refuted=1, proposals=12))
+    records = finished_run(confirmed=2, refuted=1, proposals=12)
+    totals = costs(about, records)
     nothing = costs(about, finished_run(confirmed=0))
 
     per_proposal = {"count": 12, "training_seconds": 100.0, "tokens": 2000.0, "dollars": 0.5}
     per_discovery = {"count": 2, "training_seconds": 600.0, "tokens": 12_000.0, "dollars": 3.0}
+    trainings = [part.training for record in records for part in (record, *record.verifications)]
+    seconds = sum(seed.measurements.seconds for training in trainings for seed in training.seeds)
+    by_kind: dict[str, float] = dict(totals["training_seconds_by_kind"])  # type: ignore[call-overload]
     assert totals["per_accepted_proposal"] == per_proposal
+    assert by_kind["verification"] > 0
+    assert sum(by_kind.values()) == pytest.approx(seconds)
     assert totals["per_confirmed_discovery"] == {**per_discovery, "gain": pytest.approx(0.0505)}
     assert set(dict(nothing["per_confirmed_discovery"]).values()) == {0, None}  # type: ignore[call-overload]
 

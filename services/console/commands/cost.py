@@ -22,21 +22,22 @@ def cost(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> No
     if as_json:
         print_json(totals)
     else:
-        _print(totals)
+        print_costs(totals)
 
 
-def _print(totals: Mapping[str, object]) -> None:
+def print_costs(totals: Mapping[str, object]) -> None:
     """A line for each number; the parts of a sum follow its title."""
     for name, value in totals.items():
         if not isinstance(value, dict):
             say(f"{_title(name):<26}{_number(name, value)}")
         elif name.startswith("per_"):
             say(_title(name))
-            say(f"  {_parts(value)} ({value['count']} so far)" if value["count"] else "  none so far")
+            say(paragraph(f"{_parts(value)} ({value['count']} so far)" if value["count"] else "none so far", 2, "  "))
         else:
             say(_title(name) + ("" if value else f"  {ABSENT}"))
             for part, numbers in sorted(value.items()):
-                say(f"  {part:<24}{_parts(numbers) if isinstance(numbers, dict) else _number(name, numbers)}")
+                text = _parts(numbers) if isinstance(numbers, dict) else _number(name, numbers)
+                say(paragraph(text, 26, f"  {part:<24}"))
 
 
 def _parts(numbers: Mapping[str, object]) -> str:
@@ -52,8 +53,10 @@ def _number(name: str, value: object) -> str:
     if isinstance(value, float):
         if "_seconds" in name:
             return clock(value)
+        if name == "tokens":
+            return f"{value:,.0f}"
         return f"{value:,.4g}" if value >= 1e9 else f"{value:,.2f}".removesuffix(".00")
-    return ABSENT if value is None else str(value)
+    return ABSENT if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def stopping(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
