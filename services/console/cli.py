@@ -112,7 +112,7 @@ class Commands(typer.core.TyperGroup):
         """In the order of the overview."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """The command, or None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
@@ -124,13 +124,13 @@ class Commands(typer.core.TyperGroup):
             command: Any = typer.main.get_command(function)
             for part in command.commands.values():  # else click cuts the summary to one line
                 part.short_help = inspect.cleandoc(part.help or "").partition("\n\n")[0].replace("\n", " ")
-                _show_no_type_of_flags(part)
+                _name_parameters(part, ctx)
         else:
             app = typer.Typer(add_completion=False, rich_markup_mode=boxes, context_settings=HELP_NAMES)
             passes_on = getattr(function, "passes_arguments_on", False)
             app.command(context_settings=PASS_ON if passes_on else HELP_NAMES, add_help_option=not passes_on)(function)
             command = typer.main.get_command(app)
-        _show_no_type_of_flags(command)
+        _name_parameters(command, ctx)
         command.name = cmd_name
         # typer keeps the line breaks of all paragraphs but the first
         command.help = command.help and re.sub(r"(?<!\n)\n *(?!\n)", " ", inspect.cleandoc(command.help))
@@ -152,11 +152,13 @@ class Commands(typer.core.TyperGroup):
                 formatter.write_dl([(name, command.summary) for name, command in panel.items()])
 
 
-def _show_no_type_of_flags(command: Any) -> None:
-    """Typer shows <bool>, but a flag takes no value."""
-    for parameter in command.params:
+def _name_parameters(command: Any, ctx: Any) -> None:
+    """Show no type of flags, where typer shows <bool>, and arguments in capitals, as in the documents."""
+    for parameter in (*command.params, command.get_help_option(ctx)):
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
+        elif parameter is not None and parameter.param_type_name == "argument":
+            parameter.metavar = parameter.metavar or parameter.name.upper()
 
 
 NARROW = 70

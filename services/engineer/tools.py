@@ -297,21 +297,27 @@ def _print(text: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="asi-arch", description="Check or train programs in the sandbox.")
+    parser = argparse.ArgumentParser(prog="asi-arch")
     commands = parser.add_subparsers(dest="command", required=True)
-    check = commands.add_parser("check", help="screen and probe a program")
-    train = commands.add_parser("train", help="train and evaluate a program with one seed")
+    text = "screen and probe a program in the sandbox"
+    check = commands.add_parser("check", help=text, description=f"{text.capitalize()}.")
+    text = "train and evaluate a program with one seed in the sandbox"
+    train = commands.add_parser("train", help=text, description=f"{text.capitalize()}.")
     for command in (check, train):
         command.add_argument("file", type=Path, help="a Python module that defines the mixer")
-        command.add_argument("--scale", default="tiny", help=f"{', '.join(SCALES)}, or FILE.toml with a base")
+        command.add_argument(
+            "--scale", default="tiny", help=f"{', '.join(SCALES)}, or FILE.toml with a base; default: tiny"
+        )
         command.add_argument("--corpus", metavar="FOLDER|FILE|hub:NAME", help="own text instead of the scale's")
-        command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override of the scale")
+        command.add_argument(
+            "--set", action="append", default=[], metavar="NAME=VALUE", help="override of the scale; repeatable"
+        )
         command.add_argument("--json", action="store_true", help="machine-readable output")
     check.add_argument("--exempt-from-cost", action="store_true", help="allow quadratic cost, as of softmax attention")
     check.add_argument("--thorough", action="store_true", help="repeat the probes with several seeds")
     check.add_argument("--verbose", "-v", action="store_true", help="print the evidence of every verdict")
     train.add_argument("--steps", type=int, help="optimiser steps instead of the scale's")
-    train.add_argument("--seed", type=int, default=1)
+    train.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     return parser
 
 

@@ -109,7 +109,7 @@ async def _set_up(arguments: argparse.Namespace, settings: StoreSettings) -> int
 
 async def _replay(arguments: argparse.Namespace, settings: StoreSettings) -> int:
     async with AsyncExitStack() as stack:
-        into = await stack.enter_async_context(opened(arguments.into)) if arguments.into else None
+        into = await stack.enter_async_context(opened(arguments.into, "--into")) if arguments.into else None
         live = await stack.enter_async_context(_existing(settings))
         run = (await live.run(arguments.run)).run
         bus = await stack.enter_async_context(Bus(settings, "asi-replay", REACH_SECONDS))
@@ -281,17 +281,19 @@ async def _restore(arguments: argparse.Namespace, settings: StoreSettings) -> in
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="asi-arch", description="Rebuild, compare and move archives.")
+    parser = argparse.ArgumentParser(prog="asi-arch")
     commands = parser.add_subparsers(dest="command", required=True)
-    sub = commands.add_parser("setup", help="create or verify streams, consumers, tables and indexes; exits 1 on drift")
+
+    def add(name: str, text: str, epilog: str = "") -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=epilog)
+
+    sub = add("setup", "create or verify streams, consumers, tables and indexes; exits 1 on drift")
     sub.add_argument("--check", action="store_true", help="create nothing, report differences")
-    sub.add_argument(
-        "--replicas", type=int, choices=(1, 3, 5), default=1, help="copies of the streams, on as many brokers"
-    )
-    sub = commands.add_parser("replay", help="rebuild a run from its log and compare digests")
+    sub.add_argument("--replicas", type=int, choices=(1, 3, 5), default=1, help="copies of the streams, one per broker")
+    sub = add("replay", "rebuild a run from its log and compare digests")
     sub.add_argument("run", nargs="?", default="", help="default: the newest run")
     sub.add_argument("--into", metavar="URL", help="a new archive to keep, as sqlite:///PATH or mongodb://…")
-    sub = commands.add_parser("import", help="import a published archive or an exported log as a new run")
+    sub = add("import", "import a published archive or an exported log as a new run")
     sub.add_argument("format", choices=("asi-arch", "programs", "jsonl", "parquet"))
     sub.add_argument(
         "path", type=Path, help="file or folder: a log, tree.json and 106.json, a mongoexport or mongodump, or programs"
@@ -300,10 +302,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--skip-bad", action="store_true", help="skip invalid records, and list them")
     sub.add_argument("--detach", action="store_true", help="of asi-arch: make records with an unknown parent roots")
     epilog = (
-        "One architecture as a package of its own: asi-arch export RUN --as module --candidate C --out DIR. All "
-        "candidates in an experiment tracker's folder: asi-arch export RUN --to wandb, mlflow or tensorboard."
+        "One architecture as a package: asi-arch export RUN --as module --candidate C --out DIR. All candidates in an "
+        "experiment tracker's folder: asi-arch export RUN --to wandb, mlflow or tensorboard."
     )
-    sub = commands.add_parser("export", help="export a run", epilog=epilog)
+    sub = add("export", "export a run as its log, as tables, or in the published format", epilog)
     sub.add_argument("run", nargs="?", default="", help="default: the newest run")
     sub.add_argument(
         "--format", choices=("jsonl", "parquet", "asi-arch"), default="jsonl",
@@ -313,18 +315,17 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, help="file (of parquet two), or folder for asi-arch; default: named after the run"
     )
     sub.add_argument("--manifest", action="store_true", help="of jsonl: also its hashes and digest, for `audit FILE`")
-    sub = commands.add_parser("audit", help="audit an exported log from its file alone: bytes, hashes, replay, claims")
+    sub = add("audit", "audit an exported log from its file alone: bytes, hashes, replay, claims")
     sub.add_argument("path", type=Path)
     sub.add_argument("--manifest", type=Path, help="default: beside the log")
-    sub = commands.add_parser("fork", help="start a run with the history of another; settings on standard input")
+    sub = add("fork", "start a run with the history of another; settings on standard input")
     sub.add_argument("source", metavar="RUN[@SEQUENCE|EVENT_ID]")
     sub.add_argument("name", nargs="?", help="default: publish nothing, only look for the event")
-    sub = commands.add_parser("recover", help="rebuild a damaged event log from the archive, while no service runs")
+    sub = add("recover", "rebuild a damaged event log from the archive, while no service runs")
     sub.add_argument("--replicas", type=int, choices=(1, 3, 5), help="of the streams; default: as many as before")
-    commands.add_parser("catch-up", help="apply events of the log that the archive has not applied")
-    for name, text in (("backup", "copy the archive to a file"), ("restore", "restore the archive from a copy")):
-        sub = commands.add_parser(name, help=text)
-        sub.add_argument("path", type=Path)
+    add("catch-up", "apply events of the log that the archive has not applied")
+    add("backup", "copy the archive to a file").add_argument("path", type=Path, help="a new file")
+    add("restore", "restore the archive from a copy").add_argument("path", type=Path, help="a file of `backup`")
     for name, sub in commands.choices.items():
         if name not in ("fork", "catch-up"):
             sub.add_argument("--json", action="store_true", help="machine-readable output")

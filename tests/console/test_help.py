@@ -1,5 +1,8 @@
 """The help texts of the commands, in wide and narrow terminals."""
 
+import subprocess
+import sys
+
 import pytest
 from typer.testing import CliRunner
 
@@ -15,13 +18,36 @@ def test_help_fits_and_cuts_nothing(command: str, columns: int, monkeypatch: pyt
     """A name of a flag that is cut cannot be typed, and a flag takes no value."""
     monkeypatch.setenv("COLUMNS", str(columns))
     shown = CliRunner().invoke(app, [command, "--help"], terminal_width=columns).output
-    own = [line for line in shown.splitlines() if "--help" not in line]
+    lines = shown.splitlines()
 
-    assert own
-    assert all(len(line) <= columns for line in own)
-    assert "<bool>" not in "\n".join(own)
+    assert lines
+    assert all(len(line) <= columns for line in lines)
+    assert "<bool>" not in shown
     assert "install-completion" not in shown
     assert not any(
-        word.endswith(("…", "...")) and word.startswith(("-", "--")) for line in own for word in line.split()
+        word.endswith(("…", "...")) and word.startswith(("-", "--")) for line in lines for word in line.split()
     )
     assert "..." not in shown.replace("[ARGS]...", "")
+
+
+@pytest.mark.parametrize("columns", [80, 50])
+def test_help_shows_values_and_arguments_as_they_are_typed(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brackets in a help text are markup in a wide terminal, where they vanished; arguments are in capitals."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    run, compare = (CliRunner().invoke(app, [name, "--help"]).output for name in ("run", "compare"))
+
+    assert "RUN@SEQUENCE" in run
+    assert "{FIRST} {SECOND}" in compare
+
+
+@pytest.mark.parametrize("command", ["backup", "setup", "train"])
+def test_help_of_a_tool_says_what_the_command_does(command: str) -> None:
+    """argparse shows these texts in its list of commands only, which nobody sees."""
+    shown = subprocess.run(
+        [sys.executable, "-m", "services.console", command, "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    paragraphs = shown.split("\n\n")
+
+    assert paragraphs[0].startswith(f"usage: asi-arch {command}")
+    assert paragraphs[1][0].isupper()
+    assert paragraphs[1].endswith(".")

@@ -119,7 +119,7 @@ class EngineerTarget:
 
 @run_async
 async def autoscale(
-    stage: Annotated[str, typer.Option(help="whose queue is followed: tiny, explore, verify or final")] = "tiny",
+    stage: Annotated[str, typer.Option(help=f"whose queue is followed: {', '.join(SCALES)}")] = "tiny",
     minimum: Annotated[int, typer.Option("--min", min=0, help="minimum number of engineers")] = 0,
     maximum: Annotated[
         int | None, typer.Option("--max", min=1, help="maximum number of engineers; default: one per GPU, or per core")
@@ -164,7 +164,8 @@ async def autoscale(
 
 @run_async
 async def worker(
-    stages: Annotated[str, typer.Option(help="comma-separated stages to train")] = "explore", as_json: Json = False
+    stages: Annotated[str, typer.Option(help=f"comma-separated stages to train, of {', '.join(SCALES)}")] = "explore",
+    as_json: Json = False,
 ) -> None:
     """Train for a system elsewhere: one engineer per visible GPU, else one on the CPU; SIGTERM or Ctrl-C drains.
 

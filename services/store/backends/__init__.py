@@ -21,16 +21,16 @@ _MEMORY = "memory://"
 _MONGO = ("mongodb://", "mongodb+srv://")
 
 
-def open_archive(url: str) -> Archive:
+def open_archive(url: str, setting: str = "ASI_ARCHIVE_URL") -> Archive:
     """The archive that a URL names; `open` it before use. Raises SettingsError for an unknown scheme or invalid path.
 
     URLs are `sqlite:///relative/path.db`, `sqlite:////absolute/path.db` or `mongodb://host/database`; `memory://NAME`
-    lasts as long as this process.
+    lasts as long as this process. `setting` is the URL's source, for errors.
     """
     if url.startswith(SQLITE):
         path = url.removeprefix(SQLITE)
         if path in ("", ":memory:"):
-            raise SettingsError(f"ASI_ARCHIVE_URL={url!r} names no file, but the archive has to survive a restart.")
+            raise SettingsError(f"{setting}={url!r} names no file, but the archive has to survive a restart.")
         return SqliteArchive(Path(path))
     if url.startswith(_MONGO):
         from services.store.backends.mongo import MongoArchive
@@ -39,7 +39,7 @@ def open_archive(url: str) -> Archive:
     if url.startswith(_MEMORY):
         return _in_memory(url)
     raise SettingsError(
-        f"ASI_ARCHIVE_URL={url!r} is no archive: write sqlite:///PATH (four slashes for an absolute path) or mongodb://…"
+        f"{setting}={url!r} is no archive: write sqlite:///PATH (four slashes for an absolute path) or mongodb://…"
     )
 
 
@@ -59,9 +59,9 @@ def require_archive(url: str) -> None:
 
 
 @asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Archive]:
+async def opened(url: str, setting: str = "ASI_ARCHIVE_URL") -> AsyncIterator[Archive]:
     """As `open_archive`, open within the context."""
-    archive = open_archive(url)
+    archive = open_archive(url, setting)
     try:
         await archive.open()
         yield archive
