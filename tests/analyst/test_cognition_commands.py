@@ -35,6 +35,14 @@ def test_a_file_that_was_added_is_found_and_not_added_twice(
     assert "exists twice" in capsys.readouterr().err
 
 
+def test_a_search_without_a_result_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty answer would be taken for a failure; a count of zero is not the default."""
+    assert run(["search", "zzz"]) == 1
+    assert capsys.readouterr().out.endswith("no entry is similar enough to this description\n")
+    assert run(["search", "--count", "0", "loss"]) == 2
+    assert capsys.readouterr().err == "asi-arch: --count is 0; give a whole number from 1\n"
+
+
 def test_statistics_come_from_standard_input(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -176,7 +176,7 @@ def read(path: Path) -> CorpusFile:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"{path.name}: cannot be read: {error}") from error
+        raise CorpusError(f"{path.name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return parse(text, path.name)
 
 

@@ -42,9 +42,13 @@ async def main(arguments: argparse.Namespace, settings: AnalystSettings) -> int:
 async def _search(arguments: argparse.Namespace, settings: AnalystSettings) -> int:
     library = Library(settings.own_entries, settings.threshold, endpoint_embedder(os.environ))
     query = " ".join(arguments.query)
+    if arguments.count < 1:
+        raise ValueError(f"--count is {arguments.count}; give a whole number from 1")
     hits = (await library.search(query, arguments.count, vector=await library.embedded(query))).hits
     if arguments.json:
         _say(json.dumps([{"id": hit.knowledge.id, "similarity": hit.similarity} for hit in hits], indent=2))
+    elif not hits:
+        _say("no entry is similar enough to this description")
     for hit in () if arguments.json else hits:
         paper = hit.knowledge.paper
         _say(f"{hit.similarity:.2f}  {hit.knowledge.id}  {paper.title} ({paper.year})")
@@ -100,14 +104,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="asi-arch cognition", description="The cognition base: entries from papers.")
     commands = parser.add_subparsers(dest="command", required=True)
     search = commands.add_parser("search", help="entries with trigger patterns similar to a description")
-    search.add_argument("query", nargs="+")
-    search.add_argument("--count", type=int, default=3)
-    new = commands.add_parser("add", help="add a file of papers (TOML or JSON, as in corpus/)")
+    search.add_argument("query", nargs="+", help="words that describe what an experiment showed")
+    search.add_argument("--count", type=int, default=3, help="largest number of entries; default: %(default)s")
+    form = "TOML or JSON, as in services/analyst/cognition/corpus"
+    new = commands.add_parser("add", help=f"add a file of papers ({form})")
     new.add_argument("file", type=Path)
     paper = commands.add_parser("ingest", help="extract entries from a .pdf, .md or .tex by a language model")
     paper.add_argument("file", type=Path)
     paper.add_argument("--yes", action="store_true", help="add them without confirmation")
     stats = commands.add_parser("stats", help="statistics of the entries that candidates used")
+    stats.add_argument("--run", metavar="NAME", help="the run; default: the newest")  # which the caller reads
     for command in (search, new, paper, stats):
         command.add_argument("--json", action="store_true", help="machine-readable output")
     return parser

@@ -35,7 +35,7 @@ def text_of(file: Path) -> str:
         else:
             text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, PyPdfError) as error:
-        raise CorpusError(f"{file.name}: cannot be read: {error}") from error
+        raise CorpusError(f"{file.name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not text.strip():
         raise CorpusError(f"{file.name}: contains no text; a scanned paper needs text recognition first")
     return text

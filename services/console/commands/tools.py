@@ -129,7 +129,7 @@ def cognition(context: typer.Context) -> None:
     from services.local.archive import run_and_candidates
 
     arguments, usage = list(context.args), None
-    if arguments[:1] == ["stats"]:
+    if arguments[:1] == ["stats"] and not HELP.intersection(arguments):
         run = arguments.pop(arguments.index("--run") + 1) if "--run" in arguments[:-1] else ""
         arguments = [argument for argument in arguments if argument != "--run"]
         _, records = asyncio.run(run_and_candidates(_settings_and_system()[0], run))
