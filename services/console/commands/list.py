@@ -23,11 +23,12 @@ SORTS = ("fitness", "loss", "benchmark", "parameters", "time", "stage", "state",
 
 @run_async
 async def list_(
+    argument: RunArgument = "",
     run: Run = "",
     sort: Annotated[str, typer.Option(help=", ".join(SORTS[:-1]))] = "fitness",
     reverse: Annotated[bool, typer.Option("--reverse", help="reverse the order")] = False,
     state: Annotated[list[str] | None, typer.Option(help="only these states, such as archived")] = None,
-    stage: Annotated[str, typer.Option(help="only this stage")] = "",
+    stage: Annotated[str, typer.Option(help=f"only this stage: {', '.join(SCALES)}")] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="largest number of rows")] = None,
     as_json: Json = False,
 ) -> None:
@@ -39,7 +40,7 @@ async def list_(
     for name in state or []:
         require_choice("--state", name, tuple(states))
     async with open_archive(client_settings()) as archive:
-        status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
+        status = await archive.GetRun(pb.RunRequest(run=chosen_run(argument, run)), timeout=30)
         root = None
         if status.HasField("loss_of_root"):
             own = pb.ListCandidatesRequest(run=status.run, sort="number", reverse=True, slim=True)

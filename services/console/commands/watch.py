@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 from services.archive import all_candidates
 from services.chassis.bus import Bus, Logged
 from services.chassis.errors import NotFound
-from services.console.options import Json, Run
+from services.console.options import Json, Run, RunArgument, chosen_run
 from services.console.tables import say
 from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc
@@ -35,6 +35,7 @@ MAX_ASKED = 16
 
 
 def watch(
+    argument: RunArgument = "",
     run: Run = "",
     from_start: Annotated[bool, typer.Option("--from-start", help="begin with all earlier events")] = False,
     as_json: Json = False,
@@ -43,6 +44,7 @@ def watch(
 
     A live table on a terminal, a line per event elsewhere, one JSON object per event with --json.
     """
+    run = chosen_run(argument, run)
     with contextlib.suppress(KeyboardInterrupt):
         if sys.stdout.isatty() and not as_json:
             asyncio.run(_live(client_settings(), run, from_start))
