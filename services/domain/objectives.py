@@ -57,7 +57,7 @@ def parse_objectives(text: str) -> tuple[Objective, ...]:
         return ()
     for name in names:
         if name not in OBJECTIVES:
-            raise ValueError(f"policy objectives: {name!r} is unknown; choose of {', '.join(OBJECTIVES)}")
+            raise ValueError(f"policy objectives: {name!r} is unknown; choose from {', '.join(OBJECTIVES)}")
     if len(set(names)) < len(names) or not 2 <= len(names) <= MAX_OBJECTIVES or names[0] != "loss":
         raise ValueError(
             f"policy objectives must be loss and one to {MAX_OBJECTIVES - 1} others, commas between, not {text!r}"

@@ -99,11 +99,12 @@ def ablate(
 def _print_effects(effects: Sequence[MoveEffect], as_json: bool) -> None:
     if as_json:
         print_json([{**asdict(effect), "verdict": effect.verdict} for effect in effects])
-        return
     if not effects:
         raise NotPossible(
             "no two programs of the run differ by a single move or component; `asi-arch ablate CANDIDATE` makes some"
         )
+    if as_json:
+        return
     say(table([
         Column("from", [f"{effect.source}s" for effect in effects]),
         Column("move", [effect.move for effect in effects], flexible=True),

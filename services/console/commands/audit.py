@@ -69,8 +69,8 @@ def audit(
     if candidate.endswith((".jsonl", ".jsonl.gz")):
         _audit_log(Path(candidate), 0 if no_rerun else seeds, as_json)
         return
-    if Path(candidate).is_file():
-        raise SettingsError(f"{candidate} is a file, but no exported log: these end in .jsonl or .jsonl.gz.")
+    if candidate and Path(candidate).exists():
+        raise SettingsError(f"{candidate} is no exported log: name a file that ends in .jsonl or .jsonl.gz.")
     status, record, links = asyncio.run(candidate_with_chain(client_settings(), run, candidate))
     if not as_json:
         _print_chain(record, links)

@@ -164,14 +164,14 @@ async def _prompt(
 def _print_learnt(learnt: Learnt) -> None:
     record, names = learnt.record, learnt.names
     say(paragraph(f"{record.proposal.name} · {record.id} · run {record.run}"))
-    say(paragraph(f"\nIts proposal's prompt quotes {len(learnt.quoted)} sentences of earlier analyses:"))
+    say(paragraph(f"\nSentences of earlier analyses in its proposal's prompt: {len(learnt.quoted)}"))
     for quotation in learnt.quoted:
         source = f"{names[quotation.source]} ({quotation.source}), {quotation.part}"
         say(paragraph(f'{quotation.section} ← {source}: "{quotation.sentence}"'))
-    say(paragraph(f"\nLessons of its own analysis, {learnt.refuted} of {len(learnt.own)} refuted since:"))
+    say(paragraph(f"\nLessons of its own analysis: {len(learnt.own)}, {learnt.refuted} of them refuted since"))
     for line in lessons_text(learnt.own).splitlines() if learnt.own else ():
         say(paragraph(line))
-    say(paragraph(f"\nLater prompts quote {len(learnt.passed_on)} sentences of its analysis:"))
+    say(paragraph(f"\nSentences of its analysis in later prompts: {len(learnt.passed_on)}"))
     for by, quotation in learnt.passed_on:
         say(paragraph(f'{names[by]} ({by}), {quotation.section} ← {quotation.part}: "{quotation.sentence}"'))
 

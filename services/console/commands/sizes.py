@@ -59,7 +59,7 @@ def sizes(
     ]
     texts = split_names(corpus)
     if bad := [text for text in texts if text not in CORPORA]:
-        raise SettingsError(f"--corpus is {bad[0]!r}; choose of {', '.join(CORPORA)}.")
+        raise SettingsError(f"--corpus is {bad[0]!r}; choose from {', '.join(CORPORA)}.")
     path = settings.run_folder(status.run) / SIZES_FILE
     if not only_show:
         by_size = sorted(set(whole_numbers("--factors", factors)))
