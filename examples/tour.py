@@ -4,7 +4,7 @@
     python examples/tour.py run.jsonl --plot curves.png
 
 Needs pandas and matplotlib, and nothing of this project: an exported log is one JSON object per line, and each event
-carries the candidate as far as it had come.
+carries what it adds to its candidate.
 """
 
 import argparse
@@ -56,6 +56,8 @@ def candidates_of(events: pd.DataFrame) -> pd.DataFrame:
         for fact, state in STATES.items():
             if fact in event:
                 record.update(event[fact], state=state)
+        if "candidate_rescored" in event:
+            record.setdefault("verdict", {})["fitness"] = event["candidate_rescored"]["fitness"]
     return pd.DataFrame([_row(record) for record in records.values() if "request" in record]).set_index("id")
 
 
@@ -139,6 +141,7 @@ def _fact(subject: str) -> str:
 
 def _row(record: dict[str, dict]) -> dict[str, object]:
     proposal, training, verdict = (record.get(part, {}) for part in ("proposal", "training", "verdict"))
+    fitness = verdict.get("fitness")
     return {
         "id": record["id"],
         "number": record["request"]["number"],
@@ -150,7 +153,7 @@ def _row(record: dict[str, dict]) -> dict[str, object]:
         "loss": training.get("loss"),
         "benchmark": training.get("benchmark"),
         "judge": verdict.get("raw"),
-        "fitness": verdict.get("fitness", {}).get("value"),
+        "fitness": None if fitness is None else fitness.get("value", 0.0),  # JSON of protobuf leaves out zeros
     }
 
 

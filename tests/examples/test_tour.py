@@ -31,7 +31,9 @@ def story_of(number: int, kind: pb.Kind.ValueType, loss: float | None) -> list[e
     seed.curve.extend([pb.CurvePoint(step=1, tokens=100, train_loss=5.0), pb.CurvePoint(step=2, tokens=200, loss=loss)])
     trained.candidate_trained.training.CopyFrom(pb.Training(loss=loss, seeds=[seed]))
     judged.candidate_judged.verdict.fitness.CopyFrom(pb.Fitness(version="paper", value=1 / loss))
-    return [requested, proposed, trained, judged]
+    rescored = follow(cause, "rescored", "played", 1, name)
+    rescored.candidate_rescored.fitness.CopyFrom(pb.Fitness(version="standardised-gain-1", value=number - 1))
+    return [requested, proposed, trained, judged, rescored]
 
 
 def test_the_tour_prints_tables_and_draws_a_plot(tmp_path: Path) -> None:
@@ -49,7 +51,9 @@ def test_the_tour_prints_tables_and_draws_a_plot(tmp_path: Path) -> None:
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr
-    assert "11 events, 3 candidates" in done.stdout
-    assert "Net2" in done.stdout
+    assert "13 events, 3 candidates" in done.stdout
+    best, root, _ = (line.split() for line in done.stdout.splitlines() if "Net" in line)
+    assert (best[1], best[-1]) == ("Net2", "1.000")
+    assert (root[1], root[-1]) == ("Net1", "0.000")  # the newest fitness, also where it is zero
     assert "-0.250" in done.stdout
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -269,9 +269,9 @@ def _early_and_stopping(agreements: "Sequence[Agreement]", stoppings: "Sequence[
     if agreements:
         say("\n" + text_table([
             Column("at", [f"{row.fidelity:.0%}" for row in agreements], right=True),
-            Column("rank correlation with the end", [f"{row.spearman:.3f}" for row in agreements], right=True),
+            Column("correlation with the end", [f"{row.spearman:.3f}" for row in agreements], right=True),
             Column("[95 %]", [interval_text(row.low, row.high, ".3f") for row in agreements]),
-            Column("of the 10 best in the better half", [str(row.best_kept) for row in agreements], right=True),
+            Column("10 best in the better half", [str(row.best_kept) for row in agreements], right=True),
         ]))  # fmt: skip
     if stoppings:
         say("\n" + text_table([
@@ -279,7 +279,7 @@ def _early_and_stopping(agreements: "Sequence[Agreement]", stoppings: "Sequence[
             Column("at", [_share(stopping.fidelity, "25%, 50%") for stopping in stoppings], right=True),
             Column("trainings", [str(stopping.trainings) for stopping in stoppings], right=True),
             Column("compute saved", [f"{stopping.saved:.0%}" for stopping in stoppings], right=True),
-            Column("of the 10 best lost", [f"{stopping.lost:.2f}" for stopping in stoppings], right=True),
+            Column("10 best lost", [f"{stopping.lost:.2f}" for stopping in stoppings], right=True),
             Column("best lost", [_share(stopping.best_lost) for stopping in stoppings], right=True),
         ]))  # fmt: skip
 
