@@ -5,7 +5,7 @@
 # for this machine's GPU or CPU, or else PyPI, whose Linux build brings three gigabytes of CUDA along.
 set -eu
 cd "$(dirname "$0")/.."
-extra=$1
+extra=${1:?usage: deploy/install.sh EXTRA, such as all, dev or engineer}
 python=.venv/bin/python
 torch=torch==2.13.0
 began=$(date +%s)

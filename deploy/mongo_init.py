@@ -26,7 +26,9 @@ def initiate(address: str, options: str = "") -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3):
+        sys.exit("usage: mongo_init.py HOST:PORT [OPTIONS]")
     try:
-        initiate(*sys.argv[1:3])
+        initiate(*sys.argv[1:])
     except PyMongoError as error:
         sys.exit(f"no replica set yet: {error}")

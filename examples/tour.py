@@ -122,7 +122,10 @@ def main() -> None:
     parser.add_argument("log", type=Path, help="what `asi-arch export RUN --out FILE` wrote")
     parser.add_argument("--plot", type=Path, default=Path("tour.png"), help="where the plot goes")
     options = parser.parse_args()
-    events = events_of(options.log)
+    try:
+        events = events_of(options.log)
+    except (OSError, ValueError, KeyError) as error:
+        parser.error(f"{options.log} is no exported log: {error}")
     candidates, curves = candidates_of(events), curves_of(events)
     with pd.option_context("display.width", 100, "display.max_columns", 10, "display.max_colwidth", 28,
                            "display.float_format", "{:.3f}".format):  # fmt: skip

@@ -19,7 +19,7 @@ from services.chassis.errors import BusLost, Denied, SettingsError, Transient
 from services.chassis.logs import get_logger
 from services.chassis.poison import CrashNotes
 from services.chassis.rpc import Server, key_files
-from services.chassis.settings import ServiceSettings, host_and_port, load
+from services.chassis.settings import ServiceSettings, described, host_and_port, load
 from services.chassis.worker import Handler, Worker
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -140,8 +140,15 @@ def main(name: str, kind: type[S], build: Build[S], require: Require[S] | None =
     """The body of every `python -m services.<name>`.
 
     Exits 2 for invalid settings or permissions, and if streams or consumers are missing or differ; 70 if the broker or
-    another dependency is lost.
+    another dependency is lost. An argument other than --help is refused: without a broker a service would wait.
     """
+    if arguments := sys.argv[1:]:
+        if not {"-h", "--help"}.intersection(arguments):
+            sys.stderr.write(f"{arguments[0]} is not understood: see `python -m services.{name} --help`.\n")
+            sys.exit(SETTINGS_EXIT)
+        models = "" if name == "store" else " Those of language models: deploy/mind.example.toml."
+        print(f"Settings of the {name}, as variables of the environment.{models}\n\n{described(kind, name)}")
+        return
     logs.configure(name)
     try:
         settings = load(kind, name)

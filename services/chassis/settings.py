@@ -2,7 +2,9 @@
 
 import difflib
 import os
+import re
 import tempfile
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
@@ -47,7 +49,7 @@ class ServiceSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False)
 
     nats_url: Annotated[str, _url("nats://", "tls://", "ws://", "wss://")] = Field(
-        "nats://127.0.0.1:4222", description="of a cluster all, commas between them"
+        "nats://127.0.0.1:4222", description="address of NATS; of a cluster all, commas between them"
     )
     nats_nkey_seed: SecretStr | None = Field(None, description="nkey seed of this service's user; absent: no user")
     nats_nkey_file: Path | None = Field(None, description="a file that holds the seed instead")
@@ -63,7 +65,7 @@ class ServiceSettings(BaseModel):
     require_durable_broker: bool = Field(
         False, description="refuse a broker that is too old or may lose acknowledged events, instead of warning"
     )
-    data_dir: Path = Path(".data")
+    data_dir: Path = Field(Path(".data"), description="folder of what this service stores")
     artifacts_url: str | None = Field(None, description="fsspec URL; default: artifacts/ below data_dir")
     archive_address: str = Field("127.0.0.1:7101", description="gRPC address of the store")
     checker_address: str = Field("127.0.0.1:7102", description="gRPC address of the engineers, commas between several")
@@ -71,7 +73,7 @@ class ServiceSettings(BaseModel):
     judge_address: str = Field("127.0.0.1:7104", description="gRPC address of the judge")
     listen: str = Field("127.0.0.1:0", description="host:port of this service's gRPC server; port 0 takes a free one")
     metrics_listen: str | None = Field(None, description="host:port for Prometheus; absent: none")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
     grace_seconds: float = Field(20.0, ge=0, description="how long a drain waits for work in hand")
     silence_seconds: float = Field(
         60.0,
@@ -138,6 +140,18 @@ def load(kind: type[S], service: str, environment: Mapping[str, str] | None = No
         raise SettingsError(f"{_variable(field, service)}={values.get(field, '')!r} is invalid: {reason}.") from None
 
 
+def described(kind: type[ServiceSettings], service: str) -> str:
+    """The variables of a service with their meaning and default, those of its own first."""
+    lines = []
+    for name, field in sorted(kind.model_fields.items(), key=lambda item: item[0] in ServiceSettings.model_fields):
+        default = "" if field.default is None else f" [{field.default}]"
+        lines.append(
+            textwrap.fill(f"{field.description}{default}", 100, initial_indent="    ", subsequent_indent="    ")
+        )
+        lines[-1] = f"{_variable(name, service)}\n{lines[-1]}"
+    return "\n".join(lines)
+
+
 def _variable(field: str, service: str) -> str:
     """The environment variable of a field; a service's own fields carry its name."""
     shared = field in ServiceSettings.model_fields or f"{PREFIX}{field.upper()}" in MIND_NAMES
@@ -157,6 +171,11 @@ def require_writable(variable: str, folder: Path) -> None:
 def refuse_pass_phrase(variable: str) -> str:
     """For ssl, instead of OpenSSL's question in the terminal, where a service would wait. Raises SettingsError."""
     raise SettingsError(f"{variable} is encrypted: name a private key without a pass phrase.")
+
+
+def without_user(urls: str) -> str:
+    """URLs without the names and passwords of users, for logs and errors."""
+    return re.sub(r"(?<=://)[^/]*@", "", urls)
 
 
 def addresses(text: str) -> list[str]:

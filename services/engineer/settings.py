@@ -38,7 +38,7 @@ class EngineerSettings(ServiceSettings):
         description="pipe folder of a running NVIDIA MPS daemon, for trainings that share a GPU; programs can access "
         "the daemon, and a crash of its server ends all trainings; default: trainings take turns on the GPU",
     )
-    device: Literal["cpu", "cuda"] | None = Field(None, description="default: the scale's device")
+    device: Literal["cpu", "cuda"] | None = Field(None, description="cpu or cuda; default: the scale's device")
 
     @field_validator("stages")
     @classmethod

@@ -317,4 +317,6 @@ if __name__ == "__main__":
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=Path, help="where the rewritten program is stored")
     options = parser.parse_args()
+    if not options.file.is_file():
+        parser.error(f"{options.file} is no file: give one that holds a Python program")
     sys.exit(asyncio.run(_main(options.file, load_scale("tiny", {"device": options.device}), options.out)))

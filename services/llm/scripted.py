@@ -18,7 +18,6 @@ are steps for embedding requests; after them, letter counts are returned.
 
 import argparse
 import asyncio
-import contextlib
 import json
 import sys
 import tomllib
@@ -300,8 +299,12 @@ def main() -> None:
         script = Script.read(arguments.script) if arguments.script else Script()
     except SettingsError as error:
         sys.exit(str(error))
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         asyncio.run(_main(arguments.port, script))
+    except (OSError, OverflowError) as error:
+        sys.exit(f"--port {arguments.port} cannot be used: {error}")
+    except KeyboardInterrupt:
+        pass
 
 
 if __name__ == "__main__":

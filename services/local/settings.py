@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from time import monotonic, sleep
 from typing import IO
 
 from services.chassis.errors import NotFound, NotPossible, SettingsError
-from services.chassis.settings import ServiceSettings, load
+from services.chassis.settings import ServiceSettings, load, without_user
 
 SQLITE = "sqlite:///"
 _LOCK_SECONDS = 1.0  # a command that tests the lock holds it briefly
@@ -60,12 +59,12 @@ class ClientSettings(ServiceSettings):
     def archive_place(self) -> str:
         """The file or database of the archive of a system started here, without credentials."""
         address = os.environ.get("ASI_ARCHIVE_URL")
-        return _without_user(address) if address else str(self.data_dir / "archive.db")
+        return without_user(address) if address else str(self.data_dir / "archive.db")
 
     @property
     def log_place(self) -> str:
         """The folder or broker of the event log of a system started here, without credentials."""
-        return _without_user(self.nats_url) if "ASI_NATS_URL" in os.environ else str(self.data_dir / "nats")
+        return without_user(self.nats_url) if "ASI_NATS_URL" in os.environ else str(self.data_dir / "nats")
 
     def run_folder(self, run: str) -> Path:
         """The folder of a run's reports."""
@@ -159,10 +158,6 @@ def lock_log(folder: Path, patience: float) -> IO[str]:
         lock.close()
         raise
     return lock
-
-
-def _without_user(address: str) -> str:
-    return re.sub(r"(?<=://)[^/]*@", "", address)
 
 
 def split_names(text: str) -> list[str]:

@@ -1,8 +1,10 @@
 """The start of a service: its settings are checked before the broker is waited for, and the wait can be ended."""
 
 import asyncio
+import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -77,12 +79,38 @@ async def test_a_wrong_setting_is_named_although_the_broker_is_down(
 
 async def test_a_service_that_waits_for_its_broker_ends_when_it_is_told_to(tmp_path: Path) -> None:
     """Nothing is in hand, so there is nothing to drain: it took the whole grace time and fifteen seconds."""
-    waiting = await start("judge", environment(tmp_path))
+    url = f"nats://127.0.0.1:{free_port()}"
+    secret = url.replace("//", "//user:password@")
+    waiting = await start("judge", environment(tmp_path, ASI_NATS_URL=secret))
     assert waiting.stderr is not None
-    assert b"NATS error" in await asyncio.wait_for(waiting.stderr.readline(), 60)
+    line = json.loads(await asyncio.wait_for(waiting.stderr.readline(), 60))
+    assert (line["event"], line["servers"]) == ("NATS error", url)
     waiting.send_signal(signal.SIGTERM)
 
     assert await asyncio.wait_for(waiting.wait(), 15) == 0
+
+
+@pytest.mark.parametrize("service", ["analyst", "engineer", "judge", "researcher", "store"])
+def test_help_lists_all_settings_and_starts_nothing(service: str, tmp_path: Path) -> None:
+    """The only list of them; a service that ignores its arguments would wait for a broker."""
+    command = [sys.executable, "-m", f"services.{service}"]
+    shown, refused = (
+        subprocess.run(
+            [*command, flag], env=environment(tmp_path), capture_output=True, text=True, timeout=60, check=False
+        )
+        for flag in ("--help", "--stages=tiny")
+    )
+
+    own = {"engineer": "ASI_ENGINEER_TEXT_SEED", "store": "ASI_ARCHIVE_URL"}.get(service, "_PARALLEL\n")
+    assert shown.returncode == 0
+    assert own in shown.stdout
+    assert (
+        "ASI_NATS_URL\n    address of NATS; of a cluster all, commas between them [nats://127.0.0.1:4222]"
+        in shown.stdout
+    )
+    assert "None" not in shown.stdout
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("--stages=tiny is not understood: see `python -m services.")
 
 
 @pytest.mark.parametrize("service", ["analyst", "engineer", "judge", "researcher", "store"])

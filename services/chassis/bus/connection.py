@@ -33,7 +33,7 @@ from services.chassis.bus.topology import (
 from services.chassis.errors import AlreadyStored, BusLost, EventTooBig, SettingsError, Transient
 from services.chassis.events import body_of, fit
 from services.chassis.logs import get_logger
-from services.chassis.settings import ServiceSettings
+from services.chassis.settings import ServiceSettings, without_user
 from services.contracts import events_pb2 as pb
 from services.contracts import progress_pb2
 
@@ -343,7 +343,8 @@ class Bus:
         """Log an error of the client. An exception here would end the client's read loop."""
         if self._denials.record(error):
             return
-        get_logger().error("NATS error", error=str(error) or type(error).__name__)
+        servers = without_user(self._settings.nats_url)
+        get_logger().error("NATS error", error=str(error) or type(error).__name__, servers=servers)
         reason = refusal(error)
         if reason and self._refused and not self._refused.done():
             self._refused.set_exception(SettingsError(reason))

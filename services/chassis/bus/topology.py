@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import re
 import urllib.request
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,7 +13,7 @@ from nats.js import api
 from services.chassis.bus.subjects import ALL
 from services.chassis.errors import BusLost, SettingsError
 from services.chassis.logs import get_logger
-from services.chassis.settings import ServiceSettings
+from services.chassis.settings import ServiceSettings, without_user
 
 EVENTS = "EVENTS"
 ADVISORIES = "ADVISORIES"
@@ -158,8 +157,7 @@ NATS_PORT = 4222
 
 def no_server(nats_url: str) -> BusLost:
     """The error of a command, which does not wait for a broker as services do."""
-    shown = re.sub(r"(?<=://)[^/,]*@", "", nats_url)
-    return BusLost(f"no NATS server answers at {shown}: start one, or correct ASI_NATS_URL")
+    return BusLost(f"no NATS server answers at {without_user(nats_url)}: start one, or correct ASI_NATS_URL")
 
 
 async def require_broker(nats_url: str) -> None:
