@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from asi_arch import Laboratory, flags
+from asi_arch import Laboratory
+from asi_arch.laboratory import flags
 from services.contracts import events_pb2 as events
 from tests.console.conftest import System
 from tests.console.published_events import whole_way

@@ -146,14 +146,17 @@ def test_tasks_that_are_all_in_own_files_need_no_list_of_the_shipped_ones() -> N
 
 
 def test_a_plugged_in_probe_and_move_are_used(tmp_path: Path) -> None:
-    """By the check of a program, and in the library of the offline search."""
+    """By the check of a program, and in the library of the offline search, also where no command line is installed."""
     environment = {**os.environ, "PYTHONPATH": str(installed(tmp_path)), "ASI_DATA_DIR": str(tmp_path / "data")}
     program = str(EXAMPLES / "programs" / "decaying_average.py")
     check = [sys.executable, "-m", "services.engineer.tools", "check", program, "--scale", "mini", "--json"]
     done = subprocess.run(check, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr + done.stdout
     report = json.loads(done.stdout)
-    code = "from services.mixers.moves import BY_NAME; print(BY_NAME['plain_read'].what)"
+    code = (
+        "import sys; sys.modules['rich'] = sys.modules['typer'] = None; "
+        "from services.mixers.moves import BY_NAME; print(BY_NAME['plain_read'].what)"
+    )
     finished = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
 
     assert {"probe": "scaling", "outcome": "pass"}.items() <= report["verdicts"][-1].items()
