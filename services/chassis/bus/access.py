@@ -70,7 +70,8 @@ def _seed(settings: ServiceSettings) -> str | None:
     try:
         return settings.nats_nkey_file.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"ASI_NATS_NKEY_FILE={settings.nats_nkey_file} cannot be read: {error}.") from None
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(f"ASI_NATS_NKEY_FILE={settings.nats_nkey_file} cannot be read: {reason}.") from None
 
 
 def _tls(settings: ServiceSettings) -> ssl.SSLContext | None:

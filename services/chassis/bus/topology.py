@@ -14,13 +14,13 @@ from services.chassis.bus.subjects import ALL
 from services.chassis.errors import BusLost, SettingsError
 from services.chassis.logs import get_logger
 from services.chassis.settings import ServiceSettings, without_user
+from services.domain.ladder import SCALES
 
 EVENTS = "EVENTS"
 ADVISORIES = "ADVISORIES"
 HANDLING = "HANDLING"
 HANDLING_SUBJECTS = "asi.handling"
 """Followed by a durable consumer and a sequence; see `services.chassis.poison`."""
-STAGES = ("mini", "tiny", "explore", "verify", "final")
 MAX_EVENT_BYTES = 256 * 1024
 MAX_COPY_BYTES = MAX_EVENT_BYTES + 1024
 """The history of a fork holds events that contain other events."""
@@ -105,7 +105,7 @@ def topology(silence_seconds: float = 60.0) -> tuple[tuple[StreamSpec, ...], tup
         ConsumerSpec(
             engineer_durable(stage), "engineer", f"asi.v1.*.candidate.*.{stage}", silence_seconds, 2 * MAX_REPLICAS
         )
-        for stage in STAGES
+        for stage in SCALES
     )
     return streams, (
         ConsumerSpec("researcher", "researcher", "asi.v1.*.candidate.requested", silence_seconds, 64),
