@@ -11,7 +11,7 @@ import grpc.aio
 
 from services.archive.policies import climb_of_run
 from services.chassis.errors import NotPossible, SettingsError
-from services.chassis.rpc import channel
+from services.chassis.rpc import channel, is_transient
 from services.contracts import archive_pb2, checker_pb2, checker_pb2_grpc
 from services.contracts import events_pb2 as pb
 from services.local.plan import Limits, RunOptions, run_settings
@@ -147,10 +147,12 @@ async def profile_of(
             return await checker_pb2_grpc.CheckerStub(connection).Profile(request, timeout=patience)
         except grpc.aio.AioRpcError as error:
             if error.code() == grpc.StatusCode.INVALID_ARGUMENT:
-                raise SettingsError(f"--set: {error.details()}") from None
+                raise SettingsError(f"the engineer cannot use scale {settings.scale}: {error.details()}") from None
             if error.code() == grpc.StatusCode.FAILED_PRECONDITION:
                 raise DeviceMissing(error.details()) from None
-            raise NotPossible("no engineer answers yet") from None
+            if is_transient(error):
+                raise NotPossible("no engineer answers yet") from None
+            raise NotPossible(f"the engineer answers with an error: {error.details()}") from None
 
 
 def estimate(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, price: Price | None = None) -> Estimate:

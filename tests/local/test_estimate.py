@@ -50,6 +50,8 @@ class Machine(PartialChecker):
             raise ValueError(f"There is no scale {request.stage!r}.")
         if request.scale_overrides["device"] == "cuda":
             raise NotPossible("torch finds no GPU")
+        if request.scale_overrides["corpus"] == "hub":
+            raise RuntimeError("the disk is upside down")
         profile = checker_pb2.MachineProfile(precision="fp32", device="cpu", trainings=2)
         if request.speed:
             profile.tokens_per_second, profile.seconds = 9_000, self.seconds[request.stage]
@@ -101,8 +103,10 @@ async def test_without_an_engineer_the_precision_stays_undecided_and_unknown_sca
     assert "no engineer answers" in (sentence or "")
     assert not settings.scale_overrides
     async with machine() as client:
-        with pytest.raises(SettingsError, match="no scale 'huge'"):
+        with pytest.raises(SettingsError, match="the engineer cannot use scale huge: There is no scale 'huge'"):
             await decide_precision(client, pb.RunSettings(scale="huge"))
+        failed = await decide_precision(client, pb.RunSettings(scale="tiny", scale_overrides={"corpus": "hub"}))
+    assert "the engineer answers with an error: RuntimeError: the disk is upside down" in (failed or "")
 
 
 async def test_a_fast_machine_does_the_usual_run_and_says_how_long_it_takes() -> None:

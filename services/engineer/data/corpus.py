@@ -27,7 +27,7 @@ HELDOUT_SHARE, VERIFICATION_SHARE = 5, 5
 """Percentage of documents, drawn at random."""
 
 
-class CorpusError(Exception):
+class CorpusError(ValueError):
     """The text of a scale is missing or too short. The message says how to fix it."""
 
 

@@ -88,7 +88,7 @@ def _texts(path: Path, field: str) -> Iterator[str]:
             if path.suffix == LINES:
                 for number, line in enumerate(file, 1):
                     row = json.loads(line) if line.strip() else {field: ""}
-                    if field not in row:
+                    if not isinstance(row, dict) or field not in row:
                         raise CorpusError(f"{path}, line {number} has no field {field!r}; set text_field.")
                     yield str(row[field])
                 return

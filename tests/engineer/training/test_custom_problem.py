@@ -94,6 +94,9 @@ def test_too_little_or_unreadable_text_is_refused_with_a_message(tmp_path: Path)
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00\x9f")
     with pytest.raises(CorpusError, match="is not text in UTF-8"):
         open_corpus(scale, tmp_path.parent / "cache", "secret")
+    (tmp_path / "a.txt").rename(tmp_path / "a.jsonl").write_text("5\n")
+    with pytest.raises(CorpusError, match=r"a\.jsonl, line 1 has no field 'text'"):
+        open_corpus(scale, tmp_path.parent / "cache", "secret")
     with pytest.raises(ScaleError, match="corpus files needs a dataset"):
         load_scale("tiny", {"corpus": "files"})
 
