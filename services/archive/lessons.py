@@ -70,7 +70,8 @@ class Quotation:
 def quotations(prompt: str, records: Iterable[pb.Candidate]) -> list[Quotation]:
     """All sentences of the records' analyses in the prompt, in the prompt's order.
 
-    White space is ignored, and sentences that the prompt truncates with an ellipsis are found.
+    White space is ignored, and sentences that the prompt truncates with an ellipsis are found. A sentence that several
+    parts of an analysis contain is attributed to the first.
     """
     flat, headings = _flattened(prompt)
     quoted = {}
@@ -81,7 +82,7 @@ def quotations(prompt: str, records: Iterable[pb.Candidate]) -> list[Quotation]:
                     continue
                 for offset, excerpt in _occurrences(flat, sentence):
                     section = next((title for start, title in reversed(headings) if start <= offset), "")
-                    quoted[offset, record.id, part] = Quotation(section, record.id, part, excerpt)
+                    quoted.setdefault((offset, record.id), Quotation(section, record.id, part, excerpt))
     return [quoted[key] for key in sorted(quoted)]
 
 

@@ -214,7 +214,8 @@ def sentence(settings: pb.RunSettings, run: Estimate) -> str:
         return "no budget bounds this run: it continues until it is stopped"
     seeds = f" of {settings.candidate_seeds} seeds" if settings.candidate_seeds > 1 else ""
     baselines = len(settings.baselines)
-    text = f"{run.trainings} trainings ({baselines} baselines, {run.candidates} candidates{seeds})"
+    counts = f"{baselines} baseline{'s' * (baselines != 1)}, {run.candidates} candidate{'s' * (run.candidates != 1)}"
+    text = f"{run.trainings} trainings ({counts}{seeds})"
     text += f", about {duration_text(run.seconds)}"
     if settings.promotion not in ("", "none"):
         text += " and second trainings of promoted candidates"

@@ -154,6 +154,7 @@ def test_sentences_of_a_prompt_are_found_in_the_analyses_that_wrote_them() -> No
     """Across line breaks, and as far as a cut one goes; what is too short to be anybody's is left out."""
     first, second = candidate(1, 1.5), candidate(2, 1.4)
     first.analysis.explanation = "The gate opens too late for the first tokens. Nothing else."
+    first.analysis.synthesis = first.analysis.explanation  # one quotation, of the part that comes first
     second.analysis.synthesis = (
         "Keep the gate that opens early and look for a cheaper one. Drop the window and its keys."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -171,7 +172,8 @@ def test_a_budget_is_estimated_in_its_own_units_by_what_earlier_runs_cost() -> N
 
     assert (by_gpu.candidates, by_gpu.gpu_seconds, by_gpu.money) == (39, 40 * 3600.0, None)
     assert (by_money.candidates, by_money.tokens, by_money.money) == (10, 100_000, 4.0)
-    assert "40 GPU-hours" in sentence(settings, by_gpu)
+    assert "(1 baseline, 39 candidates), about 40.1 hours, 40 GPU-hours" in sentence(settings, by_gpu)
+    assert "1 candidate)" in sentence(settings, replace(by_gpu, candidates=1))
     assert "no earlier run" in sentence(settings, by_gpu)
 
 
