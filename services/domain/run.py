@@ -35,14 +35,13 @@ def exhausted(state: RunState, policy: RunPolicy) -> str | None:
     used: tuple[tuple[str, float, float | None], ...] = (
         ("candidates", state.proposals_asked, budget.candidates),
         ("seconds", state.seconds(state.latest), budget.seconds),
-        ("gpu_seconds", state.spent.gpu_seconds, budget.gpu_seconds),
+        ("GPU seconds", state.spent.gpu_seconds, budget.gpu_seconds),
         ("tokens", state.spent.tokens, budget.tokens),
-        ("money", state.spent.money, budget.money),
+        ("dollars", state.spent.money, budget.money),
     )
-    for name, spent, limit in used:
+    for unit, spent, limit in used:
         if limit is not None and spent >= limit:
-            unit = name.replace("_", " ")
-            return f"the budget of {limit:g} {unit.removesuffix('s') if limit == 1 else unit} is used up"
+            return f"the budget of {limit:,.12g} {unit.removesuffix('s') if limit == 1 else unit} is used up"
     return "what is left of the budget does not cover another question to a model" if state.unpaid else None
 
 

@@ -130,21 +130,21 @@ def test_a_paused_run_opens_no_seat_and_a_resumed_run_does() -> None:
 
 
 @pytest.mark.parametrize(
-    ("budget", "spent"),
+    ("budget", "spent", "words"),
     [
-        (Budget(tokens=100), Spent(tokens=100)),
-        (Budget(money=1.0), Spent(money=1.5)),
-        (Budget(gpu_seconds=5), Spent(gpu_seconds=5)),
+        (Budget(tokens=2_000_000), Spent(tokens=2_000_000), "2,000,000 tokens"),
+        (Budget(money=1.0), Spent(money=1.5), "1 dollar"),
+        (Budget(gpu_seconds=0.5), Spent(gpu_seconds=5), "0.5 GPU seconds"),
     ],
 )
-def test_any_part_of_the_budget_ends_the_run(budget: Budget, spent: Spent) -> None:
+def test_any_part_of_the_budget_ends_the_run(budget: Budget, spent: Spent, words: str) -> None:
     """Whichever is used up first."""
     policy = replace(POLICY, budget=budget, baselines=("delta_net",), seats=1)
     state, seats = started_run(policy)
     state, _ = step(state, Spending(1.0, spent), policy)
     _, decisions = step(state, ended(seats[0]), policy)
 
-    assert [type(decision) for decision in decisions] == [Finish]
+    assert decisions == (Finish(f"the budget of {words} is used up"),)
 
 
 def test_wall_time_is_measured_by_the_times_of_facts() -> None:
