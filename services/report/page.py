@@ -26,6 +26,7 @@ from services.chassis.errors import NotPossible, printable
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 from services.contracts.events_pb2 import RunSettings
+from services.domain.fitness import STANDARDISED_GAIN
 from services.report import dataset, figures
 from services.report.claims import ModelCard, cards, sentences
 from services.report.comparisons import Trained
@@ -69,9 +70,12 @@ def methods(data: Dataset) -> str:
     ]
     if settings.pool.size:
         sentences.append(_selection(settings))
+    combined = "the gain over the root in loss and benchmark, in units of its noise"
+    if settings.fitness not in ("", STANDARDISED_GAIN):
+        combined = "loss, benchmark and judge against the root, in saturating terms"
     sentences.append(
-        f"Fitness is that of the {settings.fitness} (loss, benchmark and judge against the root). Losses are held-out "
-        "nats per token, computed outside the process that runs a candidate's code."
+        f"Fitness ({settings.fitness or STANDARDISED_GAIN}) is {combined}. Losses are held-out nats per token, "
+        "computed outside the process that runs a candidate's code."
     )
     if objectives := objectives_of(settings):
         sentences.append(

@@ -295,9 +295,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--into", metavar="URL", help="a new archive to keep, as sqlite:///PATH or mongodb://…")
     sub = add("import", "import a published archive or an exported log as a new run")
     sub.add_argument("format", choices=("asi-arch", "programs", "jsonl", "parquet"))
-    sub.add_argument(
-        "path", type=Path, help="file or folder: a log, tree.json and 106.json, a mongoexport or mongodump, or programs"
-    )
+    sub.add_argument("path", type=Path, help="a log, tree.json and 106.json, a mongoexport or mongodump, or programs")
     sub.add_argument("--run", help="name of the new run; default: imported or programs (an exported log keeps its own)")
     sub.add_argument("--skip-bad", action="store_true", help="skip invalid records, and list them")
     sub.add_argument("--detach", action="store_true", help="of asi-arch: make records with an unknown parent roots")

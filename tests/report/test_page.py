@@ -144,7 +144,9 @@ def test_methods_and_citation_come_from_the_settings_of_the_run(published: Datas
     assert "12 candidates by the mind “offline”, 2 in flight at a time, seed 7" in text
     assert "Finalists were chosen by “halving”" in text
     assert "offered a parent, drawn from a pool of 12 by a power law of the rank, and" in text
-    about.settings.parent_policy = ""
+    assert "Fitness (standardised-gain-1) is the gain over the root in loss and benchmark, in units of" in text
+    about.settings.parent_policy, about.settings.fitness = "", "paper"
+    assert "Fitness (paper) is loss, benchmark and judge against the root" in methods(Dataset(about, []))
     assert "drawn uniformly from the best 4 of a pool of 12, and" in methods(Dataset(about, []))
     assert "none of them was measured here" in methods(published)
     assert bibtex(Dataset(about, finished_run())).startswith("@misc{asiarchr1,")
