@@ -299,19 +299,13 @@ def _print(text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="asi-arch")
     commands = parser.add_subparsers(dest="command", required=True)
-    text = "screen and probe a program in the sandbox"
-    check = commands.add_parser("check", help=text, description=f"{text.capitalize()}.")
-    text = "train and evaluate a program with one seed in the sandbox"
-    train = commands.add_parser("train", help=text, description=f"{text.capitalize()}.")
+    check = commands.add_parser("check", description="Screen and probe a program in the sandbox.")
+    train = commands.add_parser("train", description="Train and evaluate a program with one seed in the sandbox.")
     for command in (check, train):
         command.add_argument("file", type=Path, help="a Python module that defines the mixer")
-        command.add_argument(
-            "--scale", default="tiny", help=f"{', '.join(SCALES)}, or FILE.toml with a base; default: tiny"
-        )
+        command.add_argument("--scale", default="tiny", help=f"{', '.join(SCALES)} or FILE.toml; default: tiny")
         command.add_argument("--corpus", metavar="FOLDER|FILE|hub:NAME", help="own text instead of the scale's")
-        command.add_argument(
-            "--set", action="append", default=[], metavar="NAME=VALUE", help="override of the scale; repeatable"
-        )
+        command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override of the scale")
         command.add_argument("--json", action="store_true", help="machine-readable output")
     check.add_argument("--exempt-from-cost", action="store_true", help="allow quadratic cost, as of softmax attention")
     check.add_argument("--thorough", action="store_true", help="repeat the probes with several seeds")

@@ -112,8 +112,8 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
             if before is not None:
                 run = before.run
                 if before.phase not in OVER or new_budget is not None:  # else retried candidates complete without it
-                    resuming = _resume(system.client, archive, run, new_budget)
-                    await _supervised(system, progress, resuming)
+                    sequence = await _supervised(system, progress, resume_run(system.client, run, new_budget))
+                    await _supervised(system, progress, until_applied(archive, run, sequence))
             else:
                 preparing = _prepare(system.client, archive, start, new_settings, progress, options)
                 run, new_settings = await tasks.unless_stopped(_supervised(system, progress, preparing), interrupted)
@@ -273,13 +273,6 @@ async def _begin(
                 run = f"r{int(run[1:]) + 1}"
     await until_applied(archive, run, sequence)
     return run
-
-
-async def _resume(
-    client: ClientSettings, archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, budget: events_pb2.Budget | None
-) -> None:
-    """Continue a run, and wait until the store has applied it."""
-    await until_applied(archive, run, await resume_run(client, run, budget))
 
 
 async def _supervised(system: System, progress: Progress, work: Coroutine[Any, Any, T]) -> T:

@@ -323,6 +323,5 @@ def _work(records: Sequence[pb.Candidate]) -> Iterator[Work]:
         yield Work(seconds_of(record))
     verified = [record for record in records if record.verifications]
     for record in sorted(verified, key=lambda record: record.kind != pb.KIND_BASELINE):
-        seconds = sum(seed.measurements.seconds for stage in record.verifications for seed in stage.training.seeds)
         confirmed = record.HasField("discovery") and outcome_of(record.discovery) == "confirmed"
-        yield Work(seconds, record.id if confirmed else None)
+        yield Work(sum(map(seconds_of, record.verifications)), record.id if confirmed else None)

@@ -183,8 +183,9 @@ async def _fork(arguments: argparse.Namespace, settings: StoreSettings) -> int:
             return 0
         run = run_name(arguments.name)
         async with Bus(settings, "asi-fork", REACH_SECONDS) as bus:
-            if not await bus.newest(f"asi.v1.{run}.>"):  # else it must be this fork, interrupted
-                await _require_new_run(archive, run)
+            is_new = not await bus.newest(f"asi.v1.{run}.>")  # else it must be this fork, interrupted
+            if is_new and run in {row.run for row in await archive.runs()}:
+                raise SettingsError(f"a run called {run} exists already: choose another --run.")
             sequence = await fork(bus, past, run, settings_of_fork)
     _say(json.dumps({"run": run, "of": past.run, "at": past.until, "events": len(past.events), "sequence": sequence}))
     return 0
@@ -208,11 +209,6 @@ async def _recover(arguments: argparse.Namespace, settings: StoreSettings) -> in
         if recovery.lost:
             _say(f"{recovery.lost} newer messages, which the archive had not applied, could not be read and are lost")
     return 0
-
-
-async def _require_new_run(archive: Archive, run: str, fix: str = "choose another --run") -> None:
-    if run in {row.run for row in await archive.runs()}:
-        raise SettingsError(f"a run called {run} exists already: {fix}.")
 
 
 async def _catch_up(archive: Archive, bus: Bus) -> None:
@@ -283,17 +279,14 @@ async def _restore(arguments: argparse.Namespace, settings: StoreSettings) -> in
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="asi-arch")
     commands = parser.add_subparsers(dest="command", required=True)
-
-    def add(name: str, text: str, epilog: str = "") -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=epilog)
-
-    sub = add("setup", "create or verify streams, consumers, tables and indexes; exits 1 on drift")
+    add = commands.add_parser
+    sub = add("setup", description="Create or verify streams, consumers, tables and indexes; exits 1 on drift.")
     sub.add_argument("--check", action="store_true", help="create nothing, report differences")
     sub.add_argument("--replicas", type=int, choices=(1, 3, 5), default=1, help="copies of the streams, one per broker")
-    sub = add("replay", "rebuild a run from its log and compare digests")
+    sub = add("replay", description="Rebuild a run from its log and compare digests.")
     sub.add_argument("run", nargs="?", default="", help="default: the newest run")
     sub.add_argument("--into", metavar="URL", help="a new archive to keep, as sqlite:///PATH or mongodb://…")
-    sub = add("import", "import a published archive or an exported log as a new run")
+    sub = add("import", description="Import a published archive or an exported log as a new run.")
     sub.add_argument("format", choices=("asi-arch", "programs", "jsonl", "parquet"))
     sub.add_argument("path", type=Path, help="a log, tree.json and 106.json, a mongoexport or mongodump, or programs")
     sub.add_argument("--run", help="name of the new run; default: imported or programs (an exported log keeps its own)")
@@ -303,7 +296,7 @@ def _parser() -> argparse.ArgumentParser:
         "One architecture as a package: asi-arch export RUN --as module --candidate C --out DIR. All candidates in an "
         "experiment tracker's folder: asi-arch export RUN --to wandb, mlflow or tensorboard."
     )
-    sub = add("export", "export a run as its log, as tables, or in the published format", epilog)
+    sub = add("export", description="Export a run as its log, as tables, or in the published format.", epilog=epilog)
     sub.add_argument("run", nargs="?", default="", help="default: the newest run")
     sub.add_argument(
         "--format", choices=("jsonl", "parquet", "asi-arch"), default="jsonl",
@@ -313,17 +306,19 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, help="file (of parquet two), or folder for asi-arch; default: named after the run"
     )
     sub.add_argument("--manifest", action="store_true", help="of jsonl: also its hashes and digest, for `audit FILE`")
-    sub = add("audit", "audit an exported log from its file alone: bytes, hashes, replay, claims")
+    sub = add("audit", description="Audit an exported log from its file alone: bytes, hashes, replay, claims.")
     sub.add_argument("path", type=Path)
     sub.add_argument("--manifest", type=Path, help="default: beside the log")
-    sub = add("fork", "start a run with the history of another; settings on standard input")
+    sub = add("fork", description="Start a run with the history of another; settings on standard input.")
     sub.add_argument("source", metavar="RUN[@SEQUENCE|EVENT_ID]")
     sub.add_argument("name", nargs="?", help="default: publish nothing, only look for the event")
-    sub = add("recover", "rebuild a damaged event log from the archive, while no service runs")
+    sub = add("recover", description="Rebuild a damaged event log from the archive, while no service runs.")
     sub.add_argument("--replicas", type=int, choices=(1, 3, 5), help="of the streams; default: as many as before")
-    add("catch-up", "apply events of the log that the archive has not applied")
-    add("backup", "copy the archive to a file").add_argument("path", type=Path, help="a new file")
-    add("restore", "restore the archive from a copy").add_argument("path", type=Path, help="a file of `backup`")
+    add("catch-up", description="Apply events of the log that the archive has not applied.")
+    add("backup", description="Copy the archive to a file.").add_argument("path", type=Path, help="a new file")
+    add("restore", description="Restore the archive from a copy.").add_argument(
+        "path", type=Path, help="a file of `backup`"
+    )
     for name, sub in commands.choices.items():
         if name not in ("fork", "catch-up"):
             sub.add_argument("--json", action="store_true", help="machine-readable output")

@@ -14,7 +14,7 @@ from services.chassis.bus import Logged
 from services.chassis.bus.subjects import subject_of
 from services.chassis.errors import SettingsError
 from services.chassis.events import body_of
-from services.console.cli import COMMANDS, Commands, app, refusal
+from services.console.cli import app, refusal
 from services.console.commands.show import measures
 from services.console.options import complete_candidates, complete_runs
 from services.contracts import candidate_pb2
@@ -134,14 +134,6 @@ def test_a_fork_applies_given_settings_and_keeps_the_rest() -> None:
     assert (forked.budget.seconds, forked.budget.HasField("candidates")) == (3600, False)
     with pytest.raises(SettingsError, match="--seeds cannot differ in a fork"):
         fork_settings(source, RunOptions(candidate_seeds=2))
-
-
-def test_every_command_can_be_loaded() -> None:
-    """The overview names modules that exist."""
-    group = Commands(name="asi-arch")
-    context = group.make_context("asi-arch", ["status"])
-
-    assert [group.get_command(context, name).name for name in COMMANDS] == list(COMMANDS)
 
 
 def test_the_overview_imports_no_command_and_unknown_commands_get_a_suggestion(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from services.console.cli import COMMANDS, app
+from services.console.cli import COMMANDS, Commands, app
 
 TOOLS = ("check", "train", "setup", "import", "restore", "replay", "backup", "recover", "cognition", "export")
 """Commands whose help is their tool's."""
@@ -51,3 +51,11 @@ def test_help_of_a_tool_says_what_the_command_does(command: str) -> None:
     assert paragraphs[0].startswith(f"usage: asi-arch {command}")
     assert paragraphs[1][0].isupper()
     assert paragraphs[1].endswith(".")
+
+
+def test_every_command_can_be_loaded() -> None:
+    """The overview names modules that exist."""
+    group = Commands(name="asi-arch")
+    context = group.make_context("asi-arch", ["status"])
+
+    assert [group.get_command(context, name).name for name in COMMANDS] == list(COMMANDS)
