@@ -74,7 +74,7 @@ def quotations(prompt: str, records: Iterable[pb.Candidate]) -> list[Quotation]:
     parts of an analysis contain is attributed to the first.
     """
     flat, headings = _flattened(prompt)
-    quoted = {}
+    quoted: dict[tuple[int, str], Quotation] = {}
     for record in records:
         for part, text in _parts(record.analysis):
             for sentence in _SENTENCE_END.split(" ".join(text.split())):

@@ -151,7 +151,8 @@ def test_costs_are_reported_per_result() -> None:
 
     per_proposal = {"count": 12, "training_seconds": 100.0, "tokens": 2000.0, "dollars": 0.5}
     per_discovery = {"count": 2, "training_seconds": 600.0, "tokens": 12_000.0, "dollars": 3.0}
-    trainings = [part.training for record in records for part in (record, *record.verifications)]
+    trainings = [record.training for record in records]
+    trainings += [verification.training for record in records for verification in record.verifications]
     seconds = sum(seed.measurements.seconds for training in trainings for seed in training.seeds)
     by_kind: dict[str, float] = dict(totals["training_seconds_by_kind"])  # type: ignore[call-overload]
     assert totals["per_accepted_proposal"] == per_proposal
