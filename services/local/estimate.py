@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import grpc.aio
 
-from services.archive.policies import climb_of_run
+from services.archive.policies import OF_PROMOTION, climb_of_run
 from services.chassis.errors import NotPossible, SettingsError
 from services.chassis.rpc import channel, is_transient
 from services.contracts import archive_pb2, checker_pb2, checker_pb2_grpc
 from services.contracts import events_pb2 as pb
 from services.local.plan import Limits, RunOptions, run_settings
+from services.local.processes import scale_values
 from services.local.settings import ClientSettings
 
 PROFILE_SECONDS = 240.0  # opening a stage, which a slow machine under load does in a minute
@@ -111,6 +112,20 @@ async def plan_run(
         settings = _copy(settings, candidates=fitting or FEWEST)
     note(sentence(settings, estimate(settings, profile, price_of(settings.mind, earlier))))
     return settings
+
+
+def require_effective(options: RunOptions, settings: pb.RunSettings) -> None:
+    """Validate all overrides of scales with the engineer's own rules, and that something reads each policy.
+
+    Raises SettingsError naming an override that a stage of this run does not know, its invalid value, or the policy.
+    """
+    if settings.promotion in ("", "none") and (unread := sorted(OF_PROMOTION & options.policies.keys())):
+        raise SettingsError(f"--policy {unread[0]} has no effect without --promotion paper or halving.")
+    if settings.scale_overrides:
+        scale_values(options.changes_of_scale, settings.scale, settings.scale_overrides)
+    for stage in climb_of_run(settings).stages:
+        if stage.overrides:
+            scale_values(f"--policy stages ({stage.scale})", stage.scale, dict(stage.overrides))
 
 
 class DeviceMissing(NotPossible):

@@ -35,9 +35,10 @@ from services.local.estimate import (
     load_sentence,
     plan_run,
     require_devices,
+    require_effective,
 )
 from services.local.log import pause_run, resume_run, start_run
-from services.local.plan import Limits, RunOptions, budget, fork_settings, require_effective, run_settings
+from services.local.plan import CONTINUED, Limits, RunOptions, budget, changed_settings, run_settings
 from services.local.processes import stop_signal
 from services.local.programs import check_programs
 from services.local.settings import ClientSettings, running_system
@@ -87,9 +88,12 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
     Raises SettingsError, NotFound (nothing to resume), NotPossible, and KeyboardInterrupt on a signal before the run
     has begun.
     """
-    new_settings = await _settings_of(settings, options, start)
     new_budget = budget(options) if any(getattr(options, name) is not None for name in Limits.model_fields) else None
     before = await _resumable(settings, start.name, new_budget) if start.resume else None
+    if before is not None:
+        new_settings = changed_settings(before.settings, options, CONTINUED)
+    else:
+        new_settings = await _settings_of(settings, options, start)
     current = before.settings if before else new_settings
     limited = (new_budget or current.budget).HasField("money")
     validate_prices(os.environ, asks_endpoint(current.mind), limited)  # report missing prices before anything starts
@@ -159,7 +163,7 @@ async def _settings_of(settings: ClientSettings, options: RunOptions, start: Sta
     if start.fork:
         source = await run_status(settings, start.source)
         _require_trained(source)
-        new_settings = fork_settings(source.settings, options)
+        new_settings = changed_settings(source.settings, options)
     else:
         new_settings = run_settings(options)
     if options.mind.startswith(RECORDED) and exchange_file(options.mind) is None:

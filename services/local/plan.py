@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
-from services.archive.policies import OF_PROMOTION, POLICIES, climb_of_run, parse_policies
+from services.archive.policies import POLICIES, climb_of_run, parse_policies
 from services.archive.scoring import objectives_of
 from services.chassis.errors import SettingsError
 from services.contracts import events_pb2 as pb
@@ -25,7 +25,6 @@ from services.domain.pool import STRATEGIES
 from services.domain.run_state import Budget, RunPolicy
 from services.domain.zoo import baselines as zoo
 from services.llm.port import validate_mind
-from services.local.processes import scale_values
 from services.local.programs import SUFFIX, read_programs, require_distinct
 from services.local.settings import did_you_mean, require_choice, split_names
 
@@ -285,21 +284,20 @@ def budget(options: RunOptions) -> pb.Budget:
     return settings.budget
 
 
-def fork_settings(source: pb.RunSettings, options: RunOptions) -> pb.RunSettings:
-    """The settings of a fork: its source's, with the explicitly set options that may differ.
+FORK, CONTINUED = "a fork", "a run that continues"
+_DERIVED = {"baselines": "baselines", "seed_programs": "programs"}  # by `run_settings`
 
-    Raises SettingsError for an option that would make the inherited measurements incomparable.
+
+def changed_settings(source: pb.RunSettings, options: RunOptions, of: str = FORK) -> pb.RunSettings:
+    """The settings of a run with the explicitly set options.
+
+    Raises SettingsError for an option that may not differ: in a fork one that would make the inherited measurements
+    incomparable, in one that is CONTINUED all but its budget.
     """
     changes, settings = run_settings(options), pb.RunSettings()
     settings.CopyFrom(source)
-    for name in SETTINGS:
-        if name not in options.model_fields_set:
-            continue
-        if _extra(name)["fixed"]:
-            flag = flag_of(name, SETTINGS[name]).replace("_", "-")
-            raise SettingsError(
-                f"--{flag} cannot differ in a fork: its history was measured with another value. Start a new run."
-            )
+    for name in (name for name in SETTINGS if name in options.model_fields_set and name != "corpus"):  # an override
+        before = settings.SerializeToString(deterministic=True)
         if name in Limits.model_fields:
             settings.budget.CopyFrom(changes.budget)
         elif name == "without":
@@ -308,9 +306,21 @@ def fork_settings(source: pb.RunSettings, options: RunOptions) -> pb.RunSettings
         elif name == "policies":
             settings.policies.CopyFrom(changes.policies)
         else:
-            parent, _, field = str(_extra(name)["wire"]).rpartition(".")
+            parent, _, field = (_DERIVED.get(name) or str(_extra(name)["wire"])).rpartition(".")
             new, target = (getattr(message, parent) if parent else message for message in (changes, settings))
-            setattr(target, field, getattr(new, field))
+            if isinstance(value := getattr(new, field), str | int):
+                setattr(target, field, value)
+            elif field == "scale_overrides":
+                target.scale_overrides.update(value)
+            else:
+                del getattr(target, field)[:]
+                getattr(target, field).extend(value)
+        may_differ = name in Limits.model_fields or (of == FORK and not _extra(name)["fixed"])
+        if not may_differ and settings.SerializeToString(deterministic=True) != before:
+            flag = f"--{flag_of(name, SETTINGS[name]).replace('_', '-')}"
+            if name == "overrides":
+                flag = f"--corpus or {options.changes_of_scale}" if options.corpus else options.changes_of_scale
+            raise SettingsError(f"{flag} cannot differ in {of}: leave it out, or start a new run.")
     return settings
 
 
@@ -328,17 +338,3 @@ def _require_possible(settings: pb.RunSettings) -> None:
         )
     except ValueError as error:
         raise SettingsError(f"{error}.") from None
-
-
-def require_effective(options: RunOptions, settings: pb.RunSettings) -> None:
-    """Validate all overrides of scales with the engineer's own rules, and that something reads each policy.
-
-    Raises SettingsError naming an override that a stage of this run does not know, its invalid value, or the policy.
-    """
-    if settings.promotion in ("", "none") and (unread := sorted(OF_PROMOTION & options.policies.keys())):
-        raise SettingsError(f"--policy {unread[0]} has no effect without --promotion paper or halving.")
-    if settings.scale_overrides:
-        scale_values(options.changes_of_scale, settings.scale, settings.scale_overrides)
-    for stage in climb_of_run(settings).stages:
-        if stage.overrides:
-            scale_values(f"--policy stages ({stage.scale})", stage.scale, dict(stage.overrides))

@@ -19,7 +19,8 @@ from services.console.commands.show import measures
 from services.console.options import complete_candidates, complete_runs
 from services.contracts import candidate_pb2
 from services.contracts import events_pb2 as events
-from services.local.plan import RunOptions, fork_settings, require_effective, run_settings
+from services.local.estimate import require_effective
+from services.local.plan import RunOptions, changed_settings, run_settings
 from services.local.settings import ClientSettings, did_you_mean
 from services.store.backends import opened
 from services.store.importing import events_of
@@ -128,12 +129,12 @@ def test_an_impossible_program_is_refused_with_its_file(
 def test_a_fork_applies_given_settings_and_keeps_the_rest() -> None:
     """What would make its history incomparable is refused."""
     source = run_settings(RunOptions(seats=5, candidates=9, without=("judge",)))
-    forked = fork_settings(source, RunOptions(seed=7, hours=1.0))
+    forked = changed_settings(source, RunOptions(seed=7, hours=1.0))
 
     assert (forked.seats, forked.seed, forked.ablations.without_judge) == (5, 7, True)
     assert (forked.budget.seconds, forked.budget.HasField("candidates")) == (3600, False)
     with pytest.raises(SettingsError, match="--seeds cannot differ in a fork"):
-        fork_settings(source, RunOptions(candidate_seeds=2))
+        changed_settings(source, RunOptions(candidate_seeds=2))
 
 
 def test_the_overview_imports_no_command_and_unknown_commands_get_a_suggestion(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ from services.chassis.bus.subjects import subject_of
 from services.chassis.errors import NotFound, NotPossible, SettingsError
 from services.chassis.events import body_of, first
 from services.contracts import events_pb2
+from services.local.estimate import require_effective
 from services.local.launch import Start, run_locally
-from services.local.plan import RunOptions, require_effective, run_settings
+from services.local.plan import CONTINUED, RunOptions, changed_settings, run_settings
 from services.local.settings import ClientSettings
 from services.report.progress import Progress
 from services.store.backends import opened
@@ -194,3 +195,22 @@ def test_what_the_options_keep_for_errors_is_no_setting() -> None:
         RunOptions.read({"zzzzzzz": "--x"}, "f.toml")
 
     assert "changes_of_scale" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"seats": 3}, {"mind": "openai"}, {"baselines": "gla"}, {"set": ["steps=4"]}, {"policy": ["experiments=1"]},
+     {"without": "judge"}, {"best_of": 2}, {"corpus": "hub:books"}, {"random_parent": True}],
+)  # fmt: skip
+def test_a_run_that_continues_has_the_settings_that_it_began_with(options: dict[str, object]) -> None:
+    """Options were ignored; the flags that it was started with may be repeated."""
+    began = {"scale": "mini", "seats": 2, "baselines": "delta_net,gla", "set": ["steps=3"], "mind": "offline"}
+    source = run_settings(RunOptions.read(began))
+    source.scale_overrides["precision"] = "fp32"  # as it was decided
+
+    assert changed_settings(source, RunOptions.read(began), CONTINUED).seats == 2
+    assert changed_settings(source, RunOptions.read({**began, "candidates": 30}), CONTINUED).budget.candidates == 30
+    with pytest.raises(
+        SettingsError, match=f"--{next(iter(options)).replace('_', '-')}( or --set)? cannot differ in a run that"
+    ):
+        changed_settings(source, RunOptions.read({**began, **options}), CONTINUED)
