@@ -15,7 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mcp.server import MCPServer
+try:
+    from mcp.server import MCPServer
+except ImportError:
+    sys.exit("asi-arch-mcp needs a package: pip install 'asi-arch[mcp]'")
 
 from asi_arch import Laboratory, StartedRun
 from services.report.rows import ranked

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -92,3 +93,11 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
 
     assert "DeltaNet" in output
     assert "archived" in output
+
+
+def test_without_its_package_the_mcp_server_names_what_to_install() -> None:
+    """Its command is installed with every extra."""
+    code = "import sys; sys.modules['mcp'] = None; import asi_arch.mcp_server"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (1, "asi-arch-mcp needs a package: pip install 'asi-arch[mcp]'\n")
