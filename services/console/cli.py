@@ -13,8 +13,11 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import typer
-import typer.core
+try:
+    import typer
+    import typer.core
+except ImportError:  # a machine with the extra of one service alone
+    sys.exit("asi-arch needs a package: pip install 'asi-arch[console]'")
 
 from services import __version__
 from services.chassis.errors import (
