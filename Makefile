@@ -15,7 +15,7 @@ ARGS ?=
 SEED ?=
 CANDIDATES ?=
 
-.PHONY: run discover gpu kernels audit test test-compose chaos setup check fmt proto page release-contracts clean
+.PHONY: run discover gpu kernels audit test test-compose chaos setup constraints check fmt proto page release-contracts clean
 
 run: $(RUNS)
 	$(BIN)/asi-arch run $(if $(CANDIDATES),--candidates $(CANDIDATES)) $(ARGS)
