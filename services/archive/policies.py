@@ -21,6 +21,8 @@ OF_PROMOTION = frozenset(
 )
 """Policies without an effect unless candidates are promoted."""
 
+MAX_EXPERIMENTS = 3
+
 _FIELDS = events_pb2.Policies.DESCRIPTOR.fields_by_name
 POLICIES = tuple(sorted(_FIELDS))
 _LIMIT = re.compile(r"none|\+?\d+(\.\d*)?|\+?\.\d+")
@@ -39,6 +41,8 @@ def parse_policies(texts: Mapping[str, str]) -> events_pb2.Policies:
             raise ValueError(f"policy {name} must be {accepted}, not {getattr(policies, name)!r}")
     if policies.HasField("level") and not 0 < policies.level < 1:
         raise ValueError(f"policy level must be between 0 and 1, not {policies.level:g}")
+    if policies.experiments > MAX_EXPERIMENTS:
+        raise ValueError(f"policy experiments must be at most {MAX_EXPERIMENTS}, not {policies.experiments}")
     validate_policies(policies)
     return policies
 

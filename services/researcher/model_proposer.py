@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.archive.lessons import lessons_text
+from services.archive.policies import MAX_EXPERIMENTS
 from services.archive.scoring import program_of
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
@@ -19,7 +20,6 @@ from services.researcher.draft import Context, Draft, Refusal
 PACKAGE = "services.researcher"
 MAX_EDIT_REPAIRS = 3
 MAX_COMPONENTS = 20
-MAX_EXPERIMENTS = 3
 TRIAL_STEPS, TRIAL_SEED, TRIAL_SECONDS = 30, 1, 600.0
 EXPERIMENTS_OFFER = """
 

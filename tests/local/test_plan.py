@@ -36,6 +36,7 @@ def test_policies_are_recorded_with_their_types() -> None:
 @pytest.mark.parametrize(
     ("policy", "message"),
     [
+        ("experiments=4", "policy experiments must be at most 3, not 4"),
         ("prune=yes", "policy prune is 'yes'; choose on or off"),
         ("leakage=ignore", "policy leakage is 'ignore'; choose one of investigate, probe, paper"),
         ("match=depth", "policy match is 'depth'; choose one of none, width"),
