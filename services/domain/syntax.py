@@ -1,6 +1,7 @@
 """Parsing of untrusted programs, with limits that keep it fast, and the names that a program defines."""
 
 import ast
+import io
 import re
 import sys
 import threading
@@ -57,6 +58,11 @@ def parse(program: str) -> ast.Module:
     except (RecursionError, MemoryError) as error:
         raise Unreadable(_TOO_DEEP) from error
     return tree
+
+
+def lines_of(program: str) -> list[str]:
+    """The lines that Python counts, with their ends. `str.splitlines` also splits at form feeds and at U+2028."""
+    return io.StringIO(program, newline="").readlines()
 
 
 def _reason(error: SyntaxError, program: str) -> str:

@@ -17,6 +17,7 @@ import torch.nn.attention.flex_attention
 from torch import nn
 
 from services import fla_cpu
+from services.domain.syntax import lines_of
 from services.engineer.checks.screen import ABSENT
 from services.engineer.construction import MixerSizes, ProgramError, construct, mixer_of_layer
 from services.fla_cpu.names import no_op_decorator
@@ -66,7 +67,7 @@ def execute(source: str, copy: str = "") -> ModuleType:
     module = ModuleType(name)
     file = f"<{name}>"
     module.__file__ = file
-    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    linecache.cache[file] = (len(source), None, lines_of(source), file)
     sys.modules[name] = module
     try:
         exec(compile(source, file, "exec"), module.__dict__)  # noqa: S102 - in a sandboxed child

@@ -18,7 +18,7 @@ from services.chassis.errors import NotPossible
 from services.chassis.worker import Job
 from services.contracts import archive_pb2_grpc
 from services.contracts import candidate_pb2 as pb
-from services.domain.syntax import parse
+from services.domain.syntax import lines_of, parse
 from services.engineer.settings import EngineerSettings
 from services.llm.minds import Minds
 from services.llm.port import Block, Request, Role
@@ -48,7 +48,7 @@ def repair_by_rules(program: str, error: str) -> Repair | None:
 
 def _contiguity(program: str, error: str, _match: re.Match[str]) -> Repair | None:
     """Replace `view`, which needs contiguous memory, by `reshape`."""
-    line, lines = _line(error), program.splitlines(keepends=True)
+    line, lines = _line(error), lines_of(program)
     if 0 < line <= len(lines):
         lines[line - 1] = lines[line - 1].replace(".view(", ".reshape(")
     return Repair("".join(lines), f"line {line}: view became reshape, since the tensor is not contiguous")
@@ -138,7 +138,7 @@ def _insert_around(program: str, node: ast.AST, before: str, after: str) -> str:
 
 def _offsets(program: str, node: ast.AST) -> tuple[int, int]:
     """The start and end of a node in the text; ast counts columns in bytes."""
-    lines = program.splitlines(keepends=True)
+    lines = lines_of(program)
 
     def offset(line: int, column: int) -> int:
         return sum(map(len, lines[: line - 1])) + len(lines[line - 1].encode()[:column].decode())

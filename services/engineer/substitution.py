@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from services.domain.syntax import parse
+from services.domain.syntax import lines_of, parse
 from services.engineer.checks.compare import relative_gap
 from services.engineer.checks.subject import DOUBLE, SINGLE
 from services.engineer.program import execute, prepare_child
@@ -128,7 +128,7 @@ def rewrite(program: str, reading: Reading) -> str:
     The original is called when other arguments than those of the recurrence do not have their defaults.
     """
     node = functions(program)[reading.function]
-    lines = program.splitlines(keepends=True)
+    lines = lines_of(program)
     first = node.lineno - 1
     lines[first] = lines[first].replace(f"def {node.name}", f"def {SLOW}{node.name}", 1)
     end = node.end_lineno or len(lines)

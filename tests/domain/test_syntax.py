@@ -6,7 +6,7 @@ import time
 import pytest
 
 from services.domain.structure import fingerprint
-from services.domain.syntax import Unreadable, parse, require_shallow
+from services.domain.syntax import Unreadable, lines_of, parse, require_shallow
 
 DEEP = {
     "attributes": "x = a" + ".b" * 80_000,
@@ -84,3 +84,13 @@ def test_a_fingerprint_takes_time_in_proportion_to_the_text() -> None:
         seconds.append(time.process_time() - started)
 
     assert seconds[1] < 30 * seconds[0]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_are_those_that_the_parser_counts(end: str) -> None:
+    """A form feed between two classes is white space, though `str.splitlines` ends a line there."""
+    program = end.join(["a = '\u2028 \x85 \x1c'", "\f", "b = 1"])
+    last = parse(program).body[-1]
+
+    assert lines_of(program)[last.lineno - 1] == "b = 1"
+    assert "".join(lines_of(program)) == program

@@ -316,10 +316,11 @@ def test_a_program_that_fails_is_executed_anew_next_time() -> None:
 
 
 def test_the_lines_of_a_program_are_known() -> None:
-    """Compilers and tracebacks use them."""
-    mixer = load_mixer(HEAD + kind("Mixer", body="self.where = 1 / len([hidden_size])"), SIZES)
+    """Compilers and tracebacks use them. Form feeds and separators of paragraphs end no line of Python's."""
+    head = f"{HEAD}# \f, \x1c, \x85, \u2028\n"
+    mixer = load_mixer(head + kind("Mixer", body="self.where = 1 / len([hidden_size])"), SIZES)
     with pytest.raises(ZeroDivisionError) as raised:
-        load_mixer(HEAD + kind("Mixer", body="self.where = 1 / 0"), SIZES)
+        load_mixer(head + kind("Mixer", body="self.where = 1 / 0"), SIZES)
 
     assert "self.where = 1 / len([hidden_size])" in inspect.getsource(type(mixer))
-    assert "self.where = 1 / 0" in "".join(traceback.format_exception(raised.value))
+    assert "\n    self.where = 1 / 0\n" in "".join(traceback.format_exception(raised.value))

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("prepared_child")
 HEAD = """import torch
 from torch import nn
 
-
+\f
 class DeltaNet(nn.Module):
     def __init__(self, hidden_size=32, num_heads=2, **kwargs):
         super().__init__()
