@@ -54,14 +54,14 @@ FILE_PREFIX = "<candidate_"
 _MODULES: dict[tuple[str, str], ModuleType] = {}
 
 
-def execute(source: str, copy: str = "") -> ModuleType:
-    """The program as a module, executed once in a process, or once for each `copy`.
+def execute(source: str, copy: str = "", anew: bool = False) -> ModuleType:
+    """The program as a module, executed once in a process, or once for each `copy`, unless `anew`.
 
     Its name is a hash of the source, which is stored in `linecache` for tracebacks and compilers.
     """
     source = source.removeprefix("\ufeff")
     name = f"candidate_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
-    if executed := _MODULES.get((name, copy)):
+    if not anew and (executed := _MODULES.get((name, copy))):
         sys.modules[name] = executed
         return executed
     module = ModuleType(name)

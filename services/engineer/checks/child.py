@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from typing import cast
+from weakref import WeakSet, WeakValueDictionary
 
 import numpy as np
 import torch
@@ -69,8 +70,32 @@ def build(
     """The program's mixer at these sizes.
 
     The program is executed anew for each arithmetic: tensors that it keeps in its module, a class or a cache have the
-    precision of the forward that made them.
+    precision of the forward that made them. Layers that share parameters get those of a mixer that was built, and
+    perhaps changed, for another forward. In its place, such a layer is built after those before it, in a new module.
     """
+    mixer_at = partial(_mixer, program, whole_model, layers, width, heads)
+    random = torch.get_rng_state()
+    mixer = mixer_at(layer, arithmetic)
+    if not _MIXERS and any(_PARAMETERS.get(id(parameter)) is parameter for parameter in mixer.parameters()):
+        with seeded(0):
+            execute(program, arithmetic, anew=True)
+        for index in range(layer + 1):
+            torch.set_rng_state(random)
+            mixer = mixer_at(index, arithmetic)
+    _MIXERS.add(mixer)
+    _PARAMETERS.update((id(parameter), parameter) for parameter in mixer.parameters())
+    return mixer
+
+
+_MIXERS = WeakSet[nn.Module]()
+"""The mixers in use: several if they are stacked, and may share parameters."""
+_PARAMETERS = WeakValueDictionary[int, nn.Parameter]()
+"""The parameters of all mixers that were built, by their identity."""
+
+
+def _mixer(
+    program: str, whole_model: bool, layers: int, width: int, heads: int, layer: int, arithmetic: ArithmeticName
+) -> nn.Module:
     with seeded(0):
         module = execute(program, arithmetic)
     if whole_model:
