@@ -44,9 +44,9 @@ _UNPRINTABLE = re.compile(
 class Bounds:
     """Limits of a reader: bytes of header and arrays, number and dimensions of arrays, and depth of the JSON."""
 
-    header_bytes: int = 2 << 20
+    header_bytes: int = 4 << 20
     array_bytes: int = 4 << 30
-    arrays: int = 4096
+    arrays: int = 1 << 14
     dimensions: int = 8
     depth: int = 32
 

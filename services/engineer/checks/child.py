@@ -41,7 +41,7 @@ from services.engineer.program import execute, explain, prepare_child, traceback
 from services.sandbox.wire import Arrays, Channel, Message
 
 Answer = tuple[str, dict[str, JSON], Arrays]
-MESSAGE_BYTES = 256 << 20
+MESSAGE_BYTES, MESSAGE_ARRAYS = 256 << 20, 4096
 
 
 def run(channel: Channel) -> None:
@@ -114,9 +114,10 @@ def _parameters(subject: Subject, request: Message) -> Answer:
     # A list around the mixer finds parameters that its own overridden methods leave out.
     model = nn.ModuleList([subject.at_scale(request.integer("layer"), SINGLE)])
     remaining = list(model.named_parameters())[request.integer("offset") :]
-    arrays: dict[str, NDArray[np.float32]] = {}
+    arrays, size = dict[str, NDArray[np.float32]](), 0
     for name, value in remaining:
-        if arrays and sum(array.nbytes for array in arrays.values()) + value.numel() * 8 > MESSAGE_BYTES:
+        size += value.numel() * 8
+        if arrays and (size > MESSAGE_BYTES or len(arrays) == MESSAGE_ARRAYS):
             break
         arrays[name] = (torch.view_as_real(value) if value.is_complex() else value).detach().float().numpy()
     return "parameters", {"last": len(arrays) == len(remaining)}, arrays

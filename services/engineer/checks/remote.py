@@ -17,6 +17,9 @@ AMPLIFICATION = 8.0
 IDLE_SHARE = 0.01
 """A silent child that uses less than this share of a processor is stuck; with more, the machine is busy."""
 MAX_WAITS = 12
+TENSORS = 3500
+"""Limit on the parameter tensors of all mixers: with two moments and a counter each, and those of the rest of a model,
+they fit into one message (`Bounds.arrays`), as the state of a training must."""
 
 
 class ProgramRaised(Exception):  # noqa: N818 - an outcome for the candidate
@@ -166,9 +169,12 @@ class Remote:
         raise first_error or ProgramRaised("the output is not finite in any precision", "")
 
     async def parameters(self) -> list[Parameter]:
-        """The parameters of the layer's mixer at the scale's sizes, with the shapes of the arrays received."""
+        """The parameters of the layer's mixer at the scale's sizes, with the shapes of the arrays received.
+
+        Ends where there are more than TENSORS.
+        """
         parameters, last = list[Parameter](), False
-        while not last:
+        while not last and len(parameters) <= TENSORS:
             request = {"layer": self.layer, "offset": len(parameters)}
             answer = await self.ask("parameters", request, {}, expect="parameters")
             parameters += [Parameter(name.removeprefix("0."), array.shape) for name, array in answer.arrays.items()]

@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 from services.engineer.checks.compare import Values, gaps, largest_gap, number, size_of
-from services.engineer.checks.remote import STATES, ProgramRaised, Remote, State
+from services.engineer.checks.remote import STATES, TENSORS, ProgramRaised, Remote, State
 from services.engineer.checks.report import JSON, CheckSettings, Finding
 
 RANDOMISED, INITIAL = State(randomised=True), State()
@@ -49,6 +49,8 @@ async def parameters(program: Remote) -> Finding:
     evidence: dict[str, JSON] = {"parameters": total, "per_mixer": by_layer[0]}
     if len(set(by_layer)) > 1:
         evidence["by_layer"] = by_layer
+    if sum(map(len, tensors)) > TENSORS:
+        return Finding(True, f"more than {TENSORS:,} parameter tensors: stack those of experts or heads", evidence)
     if settings.baseline_parameters is None:
         return Finding(False, f"{total:,} parameters", evidence)
     ratio = total / settings.baseline_parameters
