@@ -162,15 +162,16 @@ def _drop_capabilities() -> None:
 
 
 def _limit_resources(limits: Limits, counts_processes: bool) -> None:
-    """Set hard limits slightly above those that the host enforces with clearer messages.
+    """Set limits slightly above those that the host enforces with clearer messages.
 
+    Processor time beyond the soft limit ends the job with a signal of its own, beyond the hard one with SIGKILL.
     `counts_processes`: the user id is used by this job only, so the number of its tasks can be limited.
     """
     values = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_FSIZE: limits.file_bytes,
         resource.RLIMIT_NOFILE: 1024 if limits.subprocesses else 256,
-        resource.RLIMIT_CPU: int(limits.cpu_seconds) + 2,
+        resource.RLIMIT_CPU: int(limits.cpu_seconds) + 4,
         resource.RLIMIT_MSGQUEUE: 0,
     }
     if counts_processes:
@@ -180,7 +181,7 @@ def _limit_resources(limits: Limits, counts_processes: bool) -> None:
     for kind, value in values.items():
         _, hard_limit = resource.getrlimit(kind)
         value = value if hard_limit == resource.RLIM_INFINITY else min(value, hard_limit)
-        resource.setrlimit(kind, (value, value))
+        resource.setrlimit(kind, (max(1, value - 2) if kind == resource.RLIMIT_CPU else value, value))
 
 
 def _mapped_data() -> int:

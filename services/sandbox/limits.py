@@ -127,6 +127,8 @@ def ending(status: int | None, log_tail: str) -> str:
         return f"the child could not be started: {last}"
     if status >= 0:
         return f"the child ended with exit status {status} before it answered"
+    if status == -signal.SIGXCPU:
+        return "the child used more processor time than its limit and was killed"
     try:
         name = signal.Signals(-status).name
     except ValueError:  # most real-time signals have no name

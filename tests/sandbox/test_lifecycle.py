@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from services.engineer.training.protocol import limits_of
 from services.sandbox import Child, ChildDied, ChildTimeout, Limits, Sandbox, SandboxUnavailable
 from services.sandbox.cgroups import Groups
 from services.sandbox.confinement import LANDLOCK, NAMESPACES, SECCOMP, USER
+from services.sandbox.processes import ended
 from tests.sandbox.conftest import PRELOAD, TESTS
 from tests.sandbox.hostile_runs import BENIGN, JOBS, rejection
 
@@ -98,6 +100,20 @@ async def test_a_signal_to_all_processes_of_a_job_ends_no_child(sandbox: Sandbox
         await child.send("after")
 
         assert (await child.receive(timeout=10)).kind == "after"
+
+
+@pytest.mark.slow
+async def test_a_limit_that_the_kernel_enforces_has_its_own_reason(sandbox: Sandbox) -> None:
+    """A machine under load may let a loop reach the kernel's limit before the engineer looks at it again."""
+    async with sandbox.child(f"{JOBS}:examine", replace(LIMITS, cpu_seconds=0.9)) as child:
+        await child.send("program", {"program": "while True: pass"})
+        deadline = time.monotonic() + 60
+        while not all(ended(pid) for pid in sandbox.processes()) and time.monotonic() < deadline:
+            time.sleep(0.05)  # noqa: ASYNC251 - nor does the engineer look meanwhile
+        with pytest.raises(ChildDied) as died:
+            await child.receive(10)
+
+    assert died.value.reason == "the child used more processor time than its limit and was killed"
 
 
 async def test_a_slow_child_can_be_asked_again(sandbox: Sandbox) -> None:
