@@ -150,6 +150,8 @@ def _require_own_memory(mixer: nn.Module) -> None:
     """Raises BadConstructor if elements of parameters share memory, as an optimizer changes each for itself."""
     owners: dict[int, str] = {}
     for name, parameter in mixer.named_parameters():
+        if parameter.is_meta:
+            raise BadConstructor(f"the parameter {name} has no values, as it is on the device meta: name no device")
         other = owners.setdefault(parameter.data_ptr(), name) if parameter.numel() else name
         if other != name or torch._debug_has_internal_overlap(parameter) == 1:
             who = f"parameters {other} and {name}" if other != name else f"elements of the parameter {name}"

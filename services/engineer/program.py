@@ -102,7 +102,8 @@ _EXPLANATIONS = (
     (r"instantiate abstract class",
      "the class inherits abstract methods: define each of them in it, or remove @abstractmethod"),
     (r"RecursionError",
-     "the program calls itself without end: a __getattr__ must return super().__getattr__(name) where that exists"),
+     "the program calls itself without end: a __getattr__ must return super().__getattr__(name) where that exists, and "
+     "no module may be an attribute of one of its own parts"),
     (r"differentiated Tensor.* not have been used",
      "the program differentiates with respect to a tensor that the loss does not use, such as a view made where "
      "gradients are disabled, as in evaluation: make it with x.detach().clone().requires_grad_()"),
@@ -132,6 +133,8 @@ _EXPLANATIONS = (
      "such as torch.nn.functional.scaled_dot_product_attention for flash_attn"),
     (r"input\.dim\(\) = 3 is not equal to len\(dims\) = [45]",
      "the program permutes more dimensions than a tensor has: hidden states are [batch, length, width]"),
+    (r"Sparse(CPU|CUDA)|(for|is|a) sparse tensor",
+     "the program makes sparse tensors, or sparse gradients as nn.Embedding does with sparse=True: make dense ones"),
     (r"PermissionError.*torch/_(dynamo|inductor)",
      "the program uses a part of torch that loads its compiler, such as torch.use_deterministic_algorithms: remove it"),
     (r"PermissionError",

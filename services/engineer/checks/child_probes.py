@@ -113,7 +113,7 @@ def _problem(subject: Subject, arithmetic: Arithmetic, batch: int, length: int, 
         if output.shape != inputs.shape:
             return f"the output has shape {tuple(output.shape)} for an input of shape {tuple(inputs.shape)}"
         if not output.requires_grad:
-            return "the output does not depend on inputs or parameters: nothing can be trained"
+            return "the output has no gradient: compute it from parameters, without torch.no_grad() and detach()"
         arithmetic.backward(output.float().pow(2).mean())
         if not torch.isfinite(output).all():
             return _NOT_FINITE

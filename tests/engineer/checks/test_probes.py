@@ -214,6 +214,7 @@ async def test_the_message_names_the_cause(sandbox: Sandbox) -> None:
     returns_input = text_of(ZOO / "life" / "bad_returns_its_input.py")
     keeps_graph = text_of(ZOO / "runs" / "bad_keeps_its_graph.py")
     projects = returns_input.replace("self.project(hidden_states)", "x = self.project(hidden_states)")
+    without = returns_input.replace("self.project(hidden_states)", "return hidden_states.detach()")
     draws_noise = projects.replace("return hidden_states", "return x + x.detach().normal_()")
     detaches = projects.replace("return hidden_states", "return x if self.training else x.detach()")
     layered = text_of(ZOO / "finiteness" / "bad_root_of_energy.py")
@@ -229,6 +230,7 @@ async def test_the_message_names_the_cause(sandbox: Sandbox) -> None:
         masked: "the output is not finite for standard normal inputs, first in line",
         returns_input: "none of the 2 parameters receives a gradient",
         keeps_graph: "of its own earlier calls as x.detach()",
+        without: "without torch.no_grad() and detach()",
         detaches: "the output has no gradient: remove",
         draws_noise: "draw random numbers if self.training only",
     }

@@ -40,6 +40,8 @@ pytestmark = pytest.mark.usefixtures("prepared_child")
             "raise ImportError('Please install Flash Attention via `pip install flash-attn`')",
             "none can be installed: compute the same in plain torch",
         ),
+        ("self.a = self\n        self.train()", "an attribute of one of its own parts"),
+        ("torch.eye(3).to_sparse().nbytes", "make dense ones"),
         ("return [][1]", "IndexError: list index out of range, raised in line 9 (Mixer.forward): return [][1]"),
     ],
 )

@@ -205,6 +205,8 @@ def test_parameters_that_share_memory_are_named() -> None:
         load_mixer(HEAD + kind("Mixer", body=body.format(change)), SIZES)
     with pytest.raises(BadConstructor, match=r"parameters a.weight and b.weight share memory"):
         load_mixer(HEAD + kind("Mixer", body=body.format(".data = self.b.weight.data")), SIZES)
+    with pytest.raises(BadConstructor, match=r"parameter a.weight has no values, .* meta"):
+        load_mixer(HEAD + kind("Mixer", body="self.a = nn.Linear(4, 4, device='meta')"), SIZES)
 
 
 @pytest.mark.parametrize(
