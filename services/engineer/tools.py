@@ -21,7 +21,7 @@ from services.domain.syntax import MAX_BYTES
 from services.engineer.checks.report import CheckReport, Verdict, report_text
 from services.engineer.scales import Scale, ScaleError, load_scale
 from services.engineer.training.result import Metrics, TrainingFailed, TrainingResult
-from services.sandbox import PRELOAD_CHECKS, Sandbox, SandboxUnavailable
+from services.sandbox import PRELOAD_CHECKS, PRELOAD_COMPILER, Sandbox, SandboxUnavailable
 
 LARGEST = 2**32 - 1
 LINE_CHARACTERS = 300
@@ -30,7 +30,9 @@ BAR = 16
 REMOTE_SECONDS = 300.0
 CLEAR = "\r\x1b[K"
 BYTES = 256
-COMPILER_WORDS = ("checkpoint", "torch.compiler", "flex_attention", "dynamo", "higher_order", "functorch", "torch.func")
+COMPILER_WORDS = (
+    "checkpoint", "torch.compiler", "flex_attention", "dynamo", "higher_order", "functorch", "torch.func", "forward_ad",
+)  # fmt: skip
 """Words in programs for which torch imports its compiler, which takes a second and is impossible in a check."""
 
 
@@ -60,7 +62,7 @@ async def _check_locally(
     vocabulary = BYTES if scale.of_bytes else await asyncio.to_thread(_vocabulary, scale, data)
     preparation = asyncio.create_task(asyncio.to_thread(_prepare_check))
     needs_compiler = any(word in program for word in COMPILER_WORDS)
-    preload = (*PRELOAD_CHECKS, "torch._dynamo") if needs_compiler else PRELOAD_CHECKS
+    preload = (*PRELOAD_CHECKS, *PRELOAD_COMPILER) if needs_compiler else PRELOAD_CHECKS
     async with Sandbox(preload=preload) as sandbox:  # its fork server imports torch meanwhile
         await preparation
         from services.engineer.checks.host import check, check_thoroughly, stage_settings

@@ -5,7 +5,7 @@ The jobs themselves are in other packages, and nothing here imports torch.
 """
 
 from services.sandbox.child import Child
-from services.sandbox.host import PRELOAD_CHECKS, Sandbox
+from services.sandbox.host import PRELOAD_CHECKS, PRELOAD_COMPILER, Sandbox
 from services.sandbox.limits import (
     ChildDied,
     ChildError,
@@ -20,6 +20,7 @@ from services.sandbox.wire import JSON, Array, Channel, Message
 __all__ = [
     "JSON",
     "PRELOAD_CHECKS",
+    "PRELOAD_COMPILER",
     "Array",
     "Channel",
     "Child",

@@ -30,9 +30,12 @@ PRELOAD_CHECKS = (
     "services.engineer.checks.child",
 )
 """For a sandbox in which programs are only checked; its start takes half the time."""
+PRELOAD_COMPILER = ("torch._dynamo", "torch._decomp.decompositions_for_jvp")
+"""Parts of torch that some functions import when they are called: every optimiser, a second of each training, and
+forward-mode derivatives."""
 PRELOAD = (
     *PRELOAD_CHECKS,
-    "torch._dynamo",  # every optimiser imports it: a second of each training
+    *PRELOAD_COMPILER,
     "services.engineer.training.child",
     "services.engineer.evaluation.child",
 )
