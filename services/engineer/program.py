@@ -137,6 +137,8 @@ _EXPLANATIONS = (
      "the program makes sparse tensors, or sparse gradients as nn.Embedding does with sparse=True: make dense ones"),
     (r"PermissionError.*torch/_(dynamo|inductor)",
      "the program uses a part of torch that loads its compiler, such as torch.use_deterministic_algorithms: remove it"),
+    (r"PermissionError: \[Errno 1\] [^:]*$",
+     "the program starts a process, sends a signal or does something else that a confined one cannot: remove it"),
     (r"PermissionError",
      "the program opens a file, or imports a module that is not loaded: use only torch, einops, fla and plain Python"),
 )  # fmt: skip

@@ -34,6 +34,7 @@ pytestmark = pytest.mark.usefixtures("prepared_child")
         ("batch, length = hidden_states.shape", "hidden states are [batch, length, width]"),
         ("raise PermissionError(1, 'refused', '/a/torch/_inductor/__init__.py')", "such as torch.use_deterministic"),
         ("raise PermissionError(1, 'refused', '/a/json.py')", "imports a module that is not loaded"),
+        ("raise PermissionError(1, 'Operation not permitted')", "starts a process, sends a signal or"),
         ("torch.empty(1 << 60)", "a tensor is too large for the memory that a program may use: sum products by"),
         ("hidden_states.permute(0, 3, 1, 2)", "permutes more dimensions than a tensor has: hidden states are [batch"),
         (
