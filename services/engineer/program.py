@@ -1,5 +1,6 @@
 """Executes a candidate's program, constructs its mixer and explains its errors. Runs in the child."""
 
+import ast
 import hashlib
 import linecache
 import re
@@ -70,12 +71,25 @@ def execute(source: str, copy: str = "", anew: bool = False) -> ModuleType:
     linecache.cache[file] = (len(source), None, lines_of(source), file)
     sys.modules[name] = module
     try:
-        exec(compile(source, file, "exec"), module.__dict__)  # noqa: S102 - in a sandboxed child
+        tree = ast.fix_missing_locations(_WithoutTriton().visit(ast.parse(source))) if "triton" in source else source
+        exec(compile(tree, file, "exec"), module.__dict__)  # noqa: S102 - in a sandboxed child
     except BaseException:
         del sys.modules[name]
         raise
     _MODULES[name, copy] = module
     return module
+
+
+class _WithoutTriton(ast.NodeTransformer):
+    """Replaces imports of Triton, which the screen allows if its absence is caught: torch and fla may need it."""
+
+    def visit_Import(self, node: ast.Import | ast.ImportFrom) -> ast.stmt:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+        if not any(name.partition(".")[0] == "triton" for name in names):
+            return node
+        return ast.copy_location(ast.Raise(ast.Name("ModuleNotFoundError", ast.Load())), node)
+
+    visit_ImportFrom = visit_Import  # noqa: N815
 
 
 _EXPLANATIONS = (

@@ -35,6 +35,8 @@ ONLY_THESE = {
 ABSENT = frozenset("apex causal_conv1d deepspeed fast_transformers flash_attn mamba_ssm xformers".split())
 """Libraries that programs use where they are installed, and may import in a `try` that catches the ImportError, which
 they raise here. Not jax: scipy takes any entry of that name in sys.modules for the library."""
+OPTIONAL = ABSENT | {"triton"}
+"""Libraries that programs may import so; Triton, which torch may need itself, is absent for programs only."""
 OPTIONAL_NAMES = {"transformers.modeling_utils": frozenset({"_init_weights"})}
 """Names that fla's layers import in such a `try`, too: a flag that recent versions of transformers lack."""
 UNUSED = frozenset(
@@ -73,7 +75,7 @@ INSTEAD = {
     "torch.utils._pytree": "call the function on each tensor of the tuple or dictionary",
     "transformers": "take the sizes as arguments of __init__ or from a dataclass of the program, and return the tensor",
     "torch._higher_order_ops": "write the scan in plain torch, by cumsum or in steps of doubling distance",
-    "triton": "call fla's kernels, or write plain torch",
+    "triton": "call fla's kernels, or write plain torch; an import that catches its ImportError may stay",
 }
 """What to write instead of some modules."""
 PURE_MODULES = frozenset({"F", "nn.functional", "torch.nn.functional"})
@@ -181,7 +183,7 @@ def _executed(tree: ast.Module) -> Iterator[ast.AST]:
 
 
 def _optional_imports(tree: ast.Module) -> Iterator[ast.AST]:
-    """Imports of ABSENT libraries and OPTIONAL_NAMES in the body of a `try` that catches their absence."""
+    """Imports of OPTIONAL libraries and OPTIONAL_NAMES in the body of a `try` that catches their absence."""
     for attempt in (node for node in ast.walk(tree) if isinstance(node, ast.Try)):
         if any(map(_catches_absence, attempt.handlers)):
             for node in (node for statement in attempt.body for node in ast.walk(statement)):
@@ -190,7 +192,7 @@ def _optional_imports(tree: ast.Module) -> Iterator[ast.AST]:
                 if isinstance(node, ast.ImportFrom) and not node.level:
                     modules = [module := node.module or ""]
                     optional = {alias.name for alias in node.names} <= OPTIONAL_NAMES.get(module, frozenset())
-                if optional or (modules and all(module.split(".")[0] in ABSENT for module in modules)):
+                if optional or (modules and all(module.split(".")[0] in OPTIONAL for module in modules)):
                     yield node
 
 

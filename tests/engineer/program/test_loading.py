@@ -1,10 +1,13 @@
 """A program's text becomes a mixer by fixed rules, and what cannot is refused with the reason."""
 
+import importlib
 import inspect
+import sys
 import time
 import traceback
 from contextlib import nullcontext
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -234,6 +237,19 @@ def test_an_optional_library_is_absent_even_where_it_is_installed(
     monkeypatch.syspath_prepend(tmp_path)
 
     assert execute("try:\n    import apex\nexcept ImportError:\n    apex = None\n").apex is None
+
+
+def test_triton_is_absent_for_programs_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch itself may import it. Lines in tracebacks stay those of the text."""
+    monkeypatch.setitem(sys.modules, "triton", ModuleType("triton"))
+    attempt = "try:\n    import triton\nexcept ImportError:\n    triton = None\n"
+
+    program = execute(f"from __future__ import annotations\n{attempt}LATER = lambda: 1 / 0\n")
+    assert program.triton is None
+    assert importlib.import_module("triton") is not None
+    with pytest.raises(ZeroDivisionError) as error:
+        program.LATER()
+    assert traceback.extract_tb(error.tb)[-1].lineno == 6
 
 
 def test_a_configuration_may_describe_the_whole_model_too() -> None:
