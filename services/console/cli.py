@@ -211,6 +211,10 @@ def main() -> None:
         _fail(sentence(error), 2)
     except (Denied, NotFound, NotPossible, BusLost, Transient, OSError) as error:
         _fail(sentence(error), 1)
+    except ModuleNotFoundError as error:
+        if (missing := str(error.name).partition(".")[0]) in ("services", "None"):
+            raise
+        _fail(f"this needs the package {missing}, which is not installed: pip install 'asi-arch[all]'", 1)
     except Exception as error:
         import grpc.aio  # imported here, since it takes a tenth of a second
 
