@@ -76,7 +76,7 @@ class DeadlyProposer(InstantProposer):
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "engineer":
+    if sys.argv.pop(1) == "engineer":
         main("engineer", ServiceSettings, engineer)
     else:
         main("researcher", ResearcherSettings, partial(instant_researcher, proposer=DeadlyProposer()))

@@ -90,7 +90,7 @@ async def test_a_service_that_waits_for_its_broker_ends_when_it_is_told_to(tmp_p
     assert await asyncio.wait_for(waiting.wait(), 15) == 0
 
 
-@pytest.mark.parametrize("service", ["analyst", "engineer", "judge", "researcher", "store"])
+@pytest.mark.parametrize("service", [pytest.param("engineer", marks=pytest.mark.slow), "judge", "store"])
 def test_help_lists_all_settings_and_starts_nothing(service: str, tmp_path: Path) -> None:
     """The only list of them; a service that ignores its arguments would wait for a broker."""
     command = [sys.executable, "-m", f"services.{service}"]
@@ -113,7 +113,7 @@ def test_help_lists_all_settings_and_starts_nothing(service: str, tmp_path: Path
     assert refused.stderr.startswith("--stages=tiny is not understood: see `python -m services.")
 
 
-@pytest.mark.parametrize("service", ["analyst", "engineer", "judge", "researcher", "store"])
+@pytest.mark.parametrize("service", [pytest.param("engineer", marks=pytest.mark.slow), "judge", "store"])
 async def test_a_service_that_is_interrupted_while_it_is_imported_ends_without_a_traceback(
     tmp_path: Path, service: str
 ) -> None:
