@@ -75,6 +75,7 @@ def test_nothing_is_trained_while_the_precision_is_undecided() -> None:
         autocast("cpu", "auto")
 
 
+@pytest.mark.slow
 async def test_costs_of_fla_functions_are_measured_once_at_the_sizes_of_the_stage(tmp_path: Path) -> None:
     """Who writes programs for a time limit has to know that one kernel takes as long as ten projections."""
     async with Sandbox() as sandbox:

@@ -162,6 +162,7 @@ def test_costs_are_reported_per_result() -> None:
     assert set(dict(nothing["per_confirmed_discovery"]).values()) == {0, None}  # type: ignore[call-overload]
 
 
+@pytest.mark.slow
 def test_the_report_draws_the_curve_once_there_are_discoveries(tmp_path: Path) -> None:
     """Four of them: a line with its band, the relation between the stages, and the data as CSV."""
     page = write_report(status(), finished_run(confirmed=4, refuted=1), tmp_path)

@@ -19,7 +19,11 @@ from tests.sandbox.hostile_runs import BENIGN, LIMITS, rejection, snapshot
 PROGRAMS = sorted((Path(__file__).parent / "hostile").glob("*.py"))
 HONEST = sorted((Path(__file__).parent / "honest").glob("*.py"))
 COUNTED = [path for path in PROGRAMS if path.stem.startswith(("memory_in_", "disk_bomb_beyond"))]
-LEVELS = [ALL_LAYERS, ALL_LAYERS - {CGROUP}, ALL_LAYERS - {CGROUP, NAMESPACES, BUBBLEWRAP}]
+LEVELS = [
+    pytest.param(ALL_LAYERS, id="all"),
+    pytest.param(ALL_LAYERS - {CGROUP}, id="without cgroup", marks=pytest.mark.slow),
+    pytest.param(ALL_LAYERS - {CGROUP, NAMESPACES, BUBBLEWRAP}, id="without cgroup and namespaces"),
+]
 SMALL = Limits(memory_bytes=64 << 20, cpu_seconds=3, wall_seconds=6, processes=32, file_bytes=8 << 20)
 ROOMY = replace(LIMITS, cpu_seconds=20, wall_seconds=60)
 SLACK = 128
@@ -64,7 +68,7 @@ async def test_an_unusual_but_honest_program_passes(sandbox: Sandbox, path: Path
     assert reason is None
 
 
-@pytest.mark.parametrize("layers", LEVELS, ids=["all", "without cgroup", "without cgroup and namespaces"])
+@pytest.mark.parametrize("layers", LEVELS)
 async def test_no_program_holds_more_than_the_limits_in_uncounted_memory(layers: frozenset[str]) -> None:
     """Pages that no process maps, page tables and nameless files are memory and disk as well."""
     files: dict[str, int] = {}
@@ -81,7 +85,7 @@ async def test_no_program_holds_more_than_the_limits_in_uncounted_memory(layers:
     assert {name for name in left if not name.endswith(("lock", "forkserver.log"))} == set()
 
 
-@pytest.mark.parametrize("layers", LEVELS, ids=["all", "without cgroup", "without cgroup and namespaces"])
+@pytest.mark.parametrize("layers", LEVELS)
 async def test_deep_and_unreadable_folders_are_removed(layers: frozenset[str], tmp_path: Path) -> None:
     """A folder that cannot be removed fills the disk, and must not keep the next sandbox from starting."""
     for attempt in range(2):

@@ -68,7 +68,7 @@ async def test_the_sandbox_goes_on_after_its_fork_server_was_killed(sandbox: San
 
 async def test_a_program_that_could_have_killed_the_fork_server_is_rejected_with_it() -> None:
     """Else it would be run again and again."""
-    program = f"{BENIGN}\nimport os\nos.kill(os.getppid(), 9)\n"
+    program = f"{BENIGN}\nimport os\nos.kill(os.getppid(), 9)\nwhile True:\n    pass\n"
     async with Sandbox(preload=PRELOAD, readable=[TESTS], layers=()) as weakest:
         assert (await rejection(weakest, program))[0] == "the child was lost together with its supervisor"
 
