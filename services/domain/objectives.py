@@ -6,11 +6,18 @@ seconds per token, a benchmark its error.
 
 import math
 import random
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 Costs = tuple[float, ...]
 """One number for each objective of the run, in their order."""
+
+
+def metric_of(title: str) -> str:
+    """What a column of a table of tasks holds, by its title: a loss, a perplexity, or else accuracies (acc)."""
+    found = re.search(r"ppl|perplexity|\bloss\b", title.replace("_", " "), re.IGNORECASE)
+    return "acc" if found is None else "loss" if found[0].lower() == "loss" else "perplexity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,8 @@ OBJECTIVES: Mapping[str, Objective] = {
         Objective("state", "numbers kept per layer"),
     )
 }
+LOWER_IS_BETTER = ("loss", "perplexity")
+"""The ends of names of such metrics of tasks."""
 MAX_OBJECTIVES = 4
 """Objectives of a run: with more, almost no candidate dominates another."""
 

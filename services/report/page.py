@@ -27,6 +27,7 @@ from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 from services.contracts.events_pb2 import RunSettings
 from services.domain.fitness import STANDARDISED_GAIN
+from services.domain.objectives import LOWER_IS_BETTER, metric_of
 from services.report import dataset, figures
 from services.report.claims import ModelCard, cards, sentences
 from services.report.comparisons import Trained
@@ -244,7 +245,7 @@ def _best_cells(drawing: Drawing) -> dict[int, float]:
     for column, title in enumerate(drawing.header):
         values = [cell for row in drawing.cells if isinstance(cell := row[column], float)]
         if len(values) > 1 and title not in ("Δ low", "Δ high", "low", "high"):
-            falling = title == "Δ root" or re.search(r"\bloss\b|ppl|perplexity", title.replace("_", " "), re.IGNORECASE)
+            falling = title == "Δ root" or metric_of(title) in LOWER_IS_BETTER
             best[column] = min(values) if falling else max(values)
     return best
 

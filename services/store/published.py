@@ -19,6 +19,7 @@ from pathlib import Path
 from services.chassis.errors import SettingsError
 from services.contracts import candidate_pb2 as pb
 from services.domain.fitness import VERSIONS
+from services.domain.objectives import metric_of
 from services.domain.run_state import candidate_id
 from services.domain.structure import fingerprint
 
@@ -194,18 +195,12 @@ def _training(published: Published) -> pb.Training:
     seed = pb.SeedResult(
         curve=[pb.CurvePoint(step=step, train_loss=loss) for step, loss in published.curve],
         scores=[
-            pb.TaskScore(task=task, metric=_metric(task), value=value) for task, value in published.benchmarks.items()
+            pb.TaskScore(task=task, metric=metric_of(task), value=value) for task, value in published.benchmarks.items()
         ],
         measurements=pb.Measurements(parameters=published.parameters or 0),
     )
     # The published curve is the training loss; held-out losses were not published.
     return pb.Training(seeds=[seed], benchmark=published.mean_accuracy)
-
-
-def _metric(title: str) -> str:
-    """What a cell of the table of benchmarks measures, by its title."""
-    found = re.search(r"ppl|perplexity|\bloss\b", title.replace("_", " "), re.IGNORECASE)
-    return "acc" if found is None else "loss" if found[0].lower() == "loss" else "perplexity"
 
 
 def _structure(program: str) -> str:

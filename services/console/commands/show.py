@@ -28,6 +28,7 @@ from services.console.tables import (
 )
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
+from services.domain.objectives import LOWER_IS_BETTER
 from services.llm.port import Role
 from services.local.archive import open_archive
 from services.local.settings import ClientSettings, client_settings
@@ -289,7 +290,7 @@ def measures(record: candidate_pb2.Candidate, reference: candidate_pb2.Candidate
         score.task
         for seed in (*record.training.seeds[:1], *reference.training.seeds[:1])
         for score in seed.scores
-        if score.metric.endswith(("loss", "perplexity"))
+        if score.metric.endswith(LOWER_IS_BETTER)
     }
     values += [(task, ours.get(task), theirs.get(task), task in falling) for task in dict.fromkeys((*ours, *theirs))]
     rows = []
