@@ -13,11 +13,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-try:
-    import typer
-    import typer.core
-except ImportError:  # a machine with the extra of one service alone
-    sys.exit("asi-arch needs a package: pip install 'asi-arch[console]'")
+import typer
+import typer.core
 
 from services import __version__
 from services.chassis.errors import (
@@ -211,10 +208,6 @@ def main() -> None:
         _fail(sentence(error), 2)
     except (Denied, NotFound, NotPossible, BusLost, Transient, OSError) as error:
         _fail(sentence(error), 1)
-    except ModuleNotFoundError as error:
-        if (missing := str(error.name).partition(".")[0]) in ("services", "None"):
-            raise
-        _fail(f"this needs the package {missing}, which is not installed: pip install 'asi-arch[all]'", 1)
     except Exception as error:
         import grpc.aio  # imported here, since it takes a tenth of a second
 

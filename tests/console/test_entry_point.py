@@ -37,12 +37,13 @@ def test_the_version_is_told() -> None:
     assert done.stdout == f"asi-arch {version('asi-arch')}, Python {platform.python_version()}\n"
 
 
-def test_a_missing_package_is_named(tmp_path: Path) -> None:
-    """A machine may have the extras of some services alone."""
-    (tmp_path / "nats.py").write_text("raise ModuleNotFoundError(name=__name__)")
+@pytest.mark.parametrize("package", ["typer", "nats"])
+def test_a_missing_package_is_named(tmp_path: Path, package: str) -> None:
+    """A machine may have the extras of some services alone: of the command line's, or of one command's."""
+    (tmp_path / f"{package}.py").write_text("raise ModuleNotFoundError(name=__name__)")
     command = [sys.executable, "-m", "services.console", "watch", "r1"]
     environment = bare_environment(tmp_path, PYTHONPATH=str(tmp_path))
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
 
-    needed = "asi-arch: this needs the package nats, which is not installed: pip install 'asi-arch[all]'\n"
+    needed = f"asi-arch: this needs the package {package}, which is not installed: pip install 'asi-arch[all]'\n"
     assert (done.returncode, done.stderr) == (1, needed)
