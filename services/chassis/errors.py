@@ -93,6 +93,11 @@ def sentence(error: Exception) -> str:
     return printable(str(error))
 
 
+def reason_of(error: Exception) -> str:
+    """Why a file that the sentence around it names cannot be used: of an OSError its reason alone."""
+    return str(getattr(error, "strerror", None) or error)
+
+
 _DIRECTIONS = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _CONTROLS = {*range(0x20), *range(0x7F, 0xA0), *_DIRECTIONS} - {ord("\t"), ord("\n")}
 _REPLACED = dict.fromkeys(_CONTROLS, "\N{REPLACEMENT CHARACTER}")

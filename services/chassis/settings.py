@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
-from services.chassis.errors import SettingsError
+from services.chassis.errors import SettingsError, reason_of
 
 PREFIX = "ASI_"
 SERVICES = ("researcher", "engineer", "judge", "analyst", "store")
@@ -145,10 +145,10 @@ def described(kind: type[ServiceSettings], service: str) -> str:
     lines = []
     for name, field in sorted(kind.model_fields.items(), key=lambda item: item[0] in ServiceSettings.model_fields):
         default = "" if field.default is None else f" [{field.default}]"
-        lines.append(
-            textwrap.fill(f"{field.description}{default}", 100, initial_indent="    ", subsequent_indent="    ")
-        )
-        lines[-1] = f"{_variable(name, service)}\n{lines[-1]}"
+        lines += [
+            _variable(name, service),
+            *textwrap.wrap(f"    {field.description}{default}", 100, subsequent_indent=" " * 4),
+        ]
     return "\n".join(lines)
 
 
@@ -164,8 +164,7 @@ def require_writable(variable: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except (OSError, ValueError) as error:  # a null character in the name
-        reason = getattr(error, "strerror", None) or error
-        raise SettingsError(f"{variable}={folder} cannot be written: {reason}.") from None
+        raise SettingsError(f"{variable}={folder} cannot be written: {reason_of(error)}.") from None
 
 
 def refuse_pass_phrase(variable: str) -> str:

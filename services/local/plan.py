@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from services.archive.policies import POLICIES, climb_of_run, parse_policies
 from services.archive.scoring import objectives_of
-from services.chassis.errors import SettingsError
+from services.chassis.errors import SettingsError, reason_of
 from services.contracts import events_pb2 as pb
 from services.domain.fitness import DEFAULT, VERSIONS
 from services.domain.ladder import HUB, PROMOTIONS, SCALE_FILE, SCALES, corpus_overrides, parse_scale_file
@@ -191,7 +191,7 @@ class RunOptions(Measurement, Search, Limits, Verification):
             try:
                 base, own_scale = parse_scale_file(Path(self.scale).read_text(encoding="utf-8-sig"), self.scale)
             except (OSError, UnicodeDecodeError) as error:
-                raise SettingsError(f"--scale {self.scale}: {getattr(error, 'strerror', error)}.") from None
+                raise SettingsError(f"--scale {self.scale}: {reason_of(error)}.") from None
             except ValueError as error:
                 raise SettingsError(f"--scale {error}.") from None
             changes["changes_of_scale"] = f"--scale {self.scale}{' with --set' if self.overrides else ''}"

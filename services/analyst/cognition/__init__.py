@@ -18,6 +18,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from services.chassis.errors import reason_of
 from services.domain.components import VOCABULARY
 
 SHIPPED = Path(__file__).parent / "corpus"
@@ -176,7 +177,7 @@ def read(path: Path) -> CorpusFile:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"{path.name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise CorpusError(f"{path.name}: cannot be read: {reason_of(error)}") from error
     return parse(text, path.name)
 
 

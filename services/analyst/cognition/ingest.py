@@ -16,6 +16,7 @@ from pypdf import PdfReader
 from pypdf.errors import PyPdfError
 
 from services.analyst.cognition import CorpusError, CorpusFile, Paper
+from services.chassis.errors import reason_of
 from services.domain.components import VOCABULARY
 from services.llm.port import Message, Mind, Request, Role
 
@@ -35,7 +36,7 @@ def text_of(file: Path) -> str:
         else:
             text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, PyPdfError) as error:
-        raise CorpusError(f"{file.name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise CorpusError(f"{file.name}: cannot be read: {reason_of(error)}") from error
     if not text.strip():
         raise CorpusError(f"{file.name}: contains no text; a scanned paper needs text recognition first")
     return text

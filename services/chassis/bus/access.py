@@ -9,7 +9,7 @@ from typing import Any
 
 import nkeys
 
-from services.chassis.errors import SettingsError
+from services.chassis.errors import SettingsError, reason_of
 from services.chassis.settings import SERVICES, ServiceSettings, refuse_pass_phrase
 
 API = "$JS.API"
@@ -70,8 +70,9 @@ def _seed(settings: ServiceSettings) -> str | None:
     try:
         return settings.nats_nkey_file.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SettingsError(f"ASI_NATS_NKEY_FILE={settings.nats_nkey_file} cannot be read: {reason}.") from None
+        raise SettingsError(
+            f"ASI_NATS_NKEY_FILE={settings.nats_nkey_file} cannot be read: {reason_of(error)}."
+        ) from None
 
 
 def _tls(settings: ServiceSettings) -> ssl.SSLContext | None:
