@@ -116,7 +116,7 @@ def _hub_error(name: str) -> Exception | None:
 
     try:
         http_backoff("HEAD", ENDPOINT, max_retries=HUB_REPETITIONS, timeout=HUB_SECONDS)
-    except Exception as error:  # noqa: BLE001 - each version of the client uses another HTTP library
+    except Exception as error:  # noqa: BLE001 - of requests, httpx or httpx2, depending on its version
         return error
     return None
 
