@@ -10,11 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from services.analyst.app import AnalystSettings
 from services.chassis.errors import SettingsError
 from services.chassis.rpc import key_files
 from services.chassis.service import Service, wired
 from services.chassis.settings import ServiceSettings
+from services.engineer.settings import EngineerSettings
+from services.judge.app import JudgeSettings
 from services.local.processes import free_port
+from services.researcher.app import ResearcherSettings
+from services.store.app import StoreSettings
 
 
 def environment(tmp_path: Path, **variables: str) -> dict[str, str]:
@@ -88,6 +93,12 @@ async def test_a_service_that_waits_for_its_broker_ends_when_it_is_told_to(tmp_p
     waiting.send_signal(signal.SIGTERM)
 
     assert await asyncio.wait_for(waiting.wait(), 15) == 0
+
+
+@pytest.mark.parametrize("kind", [AnalystSettings, EngineerSettings, JudgeSettings, ResearcherSettings, StoreSettings])
+def test_every_setting_says_what_it_means(kind: type[ServiceSettings]) -> None:
+    """The help of a service is the only list of them."""
+    assert [name for name, field in kind.model_fields.items() if not field.description] == []
 
 
 @pytest.mark.parametrize("service", [pytest.param("engineer", marks=pytest.mark.slow), "judge", "store"])
