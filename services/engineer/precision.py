@@ -1,9 +1,13 @@
 """Measures the faster precision of a machine, for `precision = "auto"` of a scale.
 
+`python -m services.engineer.precision SCALE [NAME=VALUE …]` prints whether this machine is slow in a scale's.
 bfloat16 is fast only on processors with instructions for it (AVX-512 BF16, AMX, the bf16 extension of Arm v8.6).
 Elsewhere it is emulated, up to forty times slower than float32.
 """
 
+import asyncio
+import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import thread_time
@@ -12,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from services.engineer.scales import Scale
+from services.engineer.scales import Scale, load_scale
 from services.engineer.training.model import AUTO, BF16, FP32, autocast
 from services.engineer.training.protocol import measured, number
 from services.sandbox import JSON, Channel, Sandbox
@@ -38,11 +42,11 @@ class PrecisionSpeed:
         return BF16 if faster else FP32
 
     def slow(self, precision: str) -> str | None:
-        """A warning if `precision` is much slower than float32 on this machine; else None."""
+        """The reason if `precision` is much slower than float32 on this machine; else None."""
         if precision != BF16 or (self.bf16_seconds or float("inf")) <= MAX_SLOWDOWN * self.fp32_seconds:
             return None
         times = "" if self.bf16_seconds is None else f", {self.bf16_seconds / self.fp32_seconds:.0f} × slower than fp32"
-        return f"bfloat16 is emulated on this machine{times}: let engineers with bf16 instructions serve this run"
+        return f"bfloat16 is emulated on this machine{times}"
 
 
 async def measure_precision(sandbox: Sandbox, scale: Scale) -> PrecisionSpeed:
@@ -91,3 +95,15 @@ def pass_seconds(call: Callable[[], Any], precision: str, repeats: int) -> float
         torch.autograd.backward(loss)
         best = min(best, thread_time() - start)
     return best
+
+
+async def main(arguments: list[str]) -> None:
+    """Print as JSON why this machine is slow in the scale's precision, or null."""
+    scale = load_scale(arguments[0], dict(argument.split("=", 1) for argument in arguments[1:]))
+    async with Sandbox() as sandbox:
+        speed = await measure_precision(sandbox, scale)
+    sys.stdout.write(json.dumps({"slow": speed.slow(scale.precision)}) + "\n")
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1:]))

@@ -74,7 +74,8 @@ class Stages:
             return scale
         key = ("speed", scale.device, scale.threads)
         speed = await self._once(key, lambda: measure_precision(self._sandbox, scale))
-        if reason := speed.slow(scale.precision):
+        if slow := speed.slow(scale.precision):
+            reason = f"{slow}: let engineers with bf16 instructions serve this run"
             if name not in self.unsuited:
                 structlog.get_logger().warning("unsuited", stage=name, precision=scale.precision, why=reason)
             self.unsuited[name] = reason

@@ -166,14 +166,15 @@ async def _train(arguments: argparse.Namespace, data: Path, overrides: dict[str,
     if arguments.steps is not None:
         overrides["steps"] = str(arguments.steps)
     logs.configure_for_people()
-    progress = _Progress(quiet=arguments.json)
+    quiet = arguments.json and not arguments.label
+    progress = _Progress(quiet, arguments.label)
     silence = asyncio.create_task(progress.report_silence())
     try:
         async with Sandbox() as sandbox:
             stages = Stages(sandbox, data, text_seed=os.environ.get("ASI_ENGINEER_TEXT_SEED"))
             stage = await stages.open(arguments.scale, overrides)
             progress.work = f"step 1 (the limit is {stage.scale.wall_seconds:.0f} s)"
-            shown = None if arguments.json else progress
+            shown = None if quiet else progress
             result = await train(program, arguments.seed, stage.scale, stage.corpus, sandbox, on_progress=shown)
     except TrainingFailed as failed:
         if arguments.json:
@@ -211,10 +212,15 @@ def _log_of_program(log: str) -> str:
 
 
 class _Progress:
-    """Shows a progress bar on a terminal, else a line every 15 seconds. The remaining time never increases."""
+    """Shows a progress bar on a terminal, else a line every 15 seconds. The remaining time never increases.
 
-    def __init__(self, quiet: bool = False) -> None:
+    With a label, by which trainings at once are told apart, it begins each line, and there is no bar.
+    """
+
+    def __init__(self, quiet: bool = False, label: str = "") -> None:
         self._quiet = quiet
+        self._start = f"{label}: " if label else ""
+        self._bar = sys.stderr.isatty() and not label
         self._last_line = -LINE_SECONDS
         self._seconds_left = math.inf
         self._heard = monotonic()
@@ -228,7 +234,7 @@ class _Progress:
             if monotonic() - max(said, self._heard) >= LINE_SECONDS:
                 said = monotonic()
                 waited = said - self._heard
-                sys.stderr.write(f"{CLEAR * sys.stderr.isatty()}waiting for {self.work} for {waited:.0f} s\n")
+                sys.stderr.write(f"{CLEAR * self._bar}{self._start}waiting for {self.work} for {waited:.0f} s\n")
 
     def __call__(self, metrics: Metrics) -> None:
         from services.engineer.records import training_progress
@@ -240,7 +246,7 @@ class _Progress:
             f"step {metrics.step}/{metrics.steps}  loss {metrics.train_loss:.4f}  "
             f"{metrics.tokens_per_second:,.0f} tokens/s  {self._seconds_left:.0f} s left"
         )
-        if sys.stderr.isatty():
+        if self._bar:
             filled = BAR * metrics.step // metrics.steps
             sys.stderr.write(f"{CLEAR}{'━' * filled}{'─' * (BAR - filled)}  {text}")
             if metrics.step == metrics.steps:
@@ -248,7 +254,7 @@ class _Progress:
             sys.stderr.flush()
         elif monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = monotonic()
-            sys.stderr.write(f"{text}\n")
+            sys.stderr.write(f"{self._start}{text}\n")
 
 
 def _result_text(result: TrainingResult) -> str:
@@ -314,6 +320,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--verbose", "-v", action="store_true", help="print the evidence of every verdict")
     train.add_argument("--steps", type=int, help="optimiser steps instead of the scale's")
     train.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    train.add_argument("--label", default="", help="print progress in lines that begin with it, also with --json")
     return parser
 
 

@@ -14,8 +14,8 @@ from services.chassis.errors import NotPossible, SettingsError
 from services.chassis.rpc import channel, is_transient
 from services.contracts import archive_pb2, checker_pb2, checker_pb2_grpc
 from services.contracts import events_pb2 as pb
+from services.local.engineer_tools import scale_values
 from services.local.plan import Limits, RunOptions, run_settings
-from services.local.processes import scale_values
 from services.local.settings import ClientSettings
 
 PROFILE_SECONDS = 240.0  # opening a stage, which a slow machine under load does in a minute

@@ -1,4 +1,4 @@
-"""Child processes: services and the NATS server (ports, start, restart, drain), and the engineer's tools."""
+"""Child processes: services and the NATS server, their ports, start, restart and drain."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from services.chassis.errors import NotPossible, SettingsError
 from services.local.settings import lock_log
@@ -308,37 +307,3 @@ def stop_signal() -> Iterator[asyncio.Event]:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
-
-
-def scale_values(flag: str, scale: str, overrides: Mapping[str, str]) -> dict[str, Any]:
-    """All settings of a scale with overrides, from the engineer's own rules. Raises SettingsError naming the flag."""
-    pairs = [f"{name}={value}" for name, value in sorted(overrides.items())]
-    command = [sys.executable, "-m", "services.engineer.scales", scale, *pairs]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
-    if process.returncode:
-        reason = process.stderr.strip().rpartition("\n")[2]
-        raise SettingsError(f"{flag}: {reason or f'scale {scale} cannot be read'}")
-    values: dict[str, Any] = json.loads(process.stdout)
-    return values
-
-
-def engineer_tool(
-    tool: str, program: str, scale: str, overrides: Mapping[str, str], *arguments: str
-) -> dict[str, object]:
-    """The JSON result of the engineer's `check` or `train` of a program, in a child of this process.
-
-    Raises NotPossible if it ends without a result.
-    """
-    sets = [part for name, value in overrides.items() for part in ("--set", f"{name}={value}")]
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "program.py"
-        file.write_text(program, encoding="utf-8")
-        command = [sys.executable, "-m", "services.engineer.tools", tool, str(file), "--json", "--scale", scale]
-        process = subprocess.run(
-            ends_with_parent([*command, *sets, *arguments]), stdout=subprocess.PIPE, text=True, check=False
-        )
-    try:
-        result: dict[str, object] = json.loads(process.stdout)
-    except ValueError:
-        raise NotPossible(f"the engineer's tool ended with status {process.returncode} and no result") from None
-    return result

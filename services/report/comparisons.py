@@ -32,6 +32,7 @@ class Trained:
     seconds: float | None = None
     failure: str = ""
     ablation_of: str = ""  # the original of a program without one part
+    precision: str = ""
 
     @property
     def key(self) -> tuple[str, int, str, int]:

@@ -106,7 +106,7 @@ def test_the_report_draws_the_sizes(tmp_path: Path) -> None:
 
 TRAIN = """
 import sys
-from services.local.processes import engineer_tool
+from services.local.engineer_tools import engineer_tool
 engineer_tool("train", sys.argv[1], "tiny", {})
 """
 

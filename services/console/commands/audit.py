@@ -20,7 +20,7 @@ from services.console.tables import pairs, paragraph, say, styled
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 from services.local.archive import candidate_with_chain
-from services.local.processes import engineer_tool
+from services.local.engineer_tools import engineer_tool, suited_precision, train_again
 from services.local.settings import client_settings
 from services.report.rows import ABSENT, as_dict, interval_text, number, row
 
@@ -94,10 +94,11 @@ def rerun_of(record: candidate_pb2.Candidate, status: pb.RunStatus) -> Rerun:
             f"candidate {record.id} was not trained here: there is nothing to train again; see --no-rerun"
         )
     seed = record.training.seeds[0]
-    program = program_of(record), record.stage, status.settings.scale_overrides
+    overrides, changed = suited_precision(record.stage, status.settings.scale_overrides)
+    program = program_of(record), record.stage, overrides
     exempt = ["--exempt-from-cost"] if record.request.baseline == "softmax_attention" else []
     checked = engineer_tool("check", *program, *exempt)
-    trained = engineer_tool("train", *program, "--seed", str(seed.seed))
+    trained = train_again(record.proposal.name or record.id, *program, seed.seed)
     losses = [seed.loss for seed in record.training.seeds]
     spread = stdev(losses) if len(losses) > 1 else SEED_SPREAD
     passed = checked.get("passed") is True
@@ -109,7 +110,7 @@ def rerun_of(record: candidate_pb2.Candidate, status: pb.RunStatus) -> Rerun:
     verdict = "hold" if near and passed else "do NOT hold"
     sentence = (
         f"the numbers {verdict}: seed {seed.seed} gives {loss:.4f} against {recorded:.4f} on record{where}, "
-        f"spread of seeds {spread:.4f}; the check {'passes' if passed else 'FAILS'}"
+        f"spread of seeds {spread:.4f}; the check {'passes' if passed else 'FAILS'}{changed and f'; {changed}'}"
     )
     return Rerun(seed.seed, recorded, loss, spread, passed, near and passed, sentence)
 
@@ -154,7 +155,10 @@ def _audit_log(path: Path, seeds: int, as_json: bool) -> None:
     if claim is not None and seeds and not report["problems"]:
         if not as_json:
             say(f"training {claim['name']} and {claim['control_name']} again, {seeds} fresh seed(s) each …")
-        repeated = repeat(claim, range(FRESH, FRESH + seeds))
+        overrides, changed = suited_precision(claim["stage"], claim["overrides"])
+        if changed and not as_json:
+            say(paragraph(changed))
+        repeated = repeat({**claim, "overrides": overrides}, range(FRESH, FRESH + seeds))
     if as_json:
         print_json({**report, "repeated": None if repeated is None else asdict(repeated)})
     elif repeated is not None:
@@ -192,8 +196,8 @@ def repeat(claim: Mapping[str, Any], seeds: Sequence[int]) -> Repeated:
     """Train a claim's candidate and its control with these seeds, two at a time. Raises NotPossible where one fails."""
     with ThreadPoolExecutor(2) as pool:
         jobs = [
-            pool.submit(engineer_tool, "train", claim[name], claim["stage"], claim["overrides"], "--seed", str(seed))
-            for name in ("program", "control_program")
+            pool.submit(train_again, claim[name], claim[program], claim["stage"], claim["overrides"], seed)
+            for program, name in (("program", "name"), ("control_program", "control_name"))
             for seed in seeds
         ]
         results = [job.result() for job in jobs]

@@ -22,7 +22,8 @@ from services.chassis.errors import NotPossible, SettingsError, Transient
 from services.console.options import Json, run_async
 from services.console.tables import say
 from services.domain.ladder import SCALES
-from services.local.processes import ServiceProcess, free_port, scale_values, stop_signal
+from services.local.engineer_tools import scale_values
+from services.local.processes import ServiceProcess, free_port, stop_signal
 from services.local.settings import ClientSettings, client_settings, require_choice, running_system, split_names
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"

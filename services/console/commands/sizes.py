@@ -23,10 +23,10 @@ from services.archive.scoring import program_of
 from services.chassis.errors import NotFound, NotPossible, SettingsError
 from services.console.options import Candidate, Json, Run, print_json
 from services.console.tables import Column, paragraph, say, table
-from services.contracts import archive_pb2
+from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.local.archive import run_and_candidates
-from services.local.processes import engineer_tool, scale_values
+from services.local.engineer_tools import scale_values, suited_precision, train_again
 from services.local.settings import client_settings, did_you_mean, split_names, whole_numbers
 from services.report.comparisons import SIZES_FILE, SizeGain, Trained, Trend, gains, read_sizes, sizes_text, trends
 from services.report.rows import bounds, interval_text
@@ -107,12 +107,25 @@ def planned(
 ) -> Iterator[Job]:  # fmt: skip
     """Missing trainings by size and seed, so that results are comparable if it is stopped early."""
     settings = status.settings
-    base = scale_values("the run's scale", settings.scale, settings.scale_overrides)
+    own = _overrides(settings, trained)
+    base = scale_values("the run's scale", settings.scale, own)
     done = {training.key for training in trained}
     for factor, seed, corpus, record in product(factors, range(1, seeds + 1), corpora, records):
         if (record.id, factor, corpus, seed) not in done:
-            overrides = {**settings.scale_overrides, **_scaled(base, factor), "corpus": corpus}
+            overrides = {**own, **_scaled(base, factor), "corpus": corpus}
             yield Job(record, factor, corpus, seed, settings.scale, overrides)
+
+
+def _overrides(settings: events_pb2.RunSettings, trained: Sequence[Trained]) -> dict[str, str]:
+    """The run's, in the precision of earlier trainings, as others cannot be compared with them."""
+    if earlier := next((training.precision for training in trained if training.precision), ""):
+        return {**settings.scale_overrides, "precision": earlier}
+    if trained:
+        return dict(settings.scale_overrides)
+    overrides, changed = suited_precision(settings.scale, settings.scale_overrides)
+    if changed:
+        typer.echo(changed, err=True)
+    return overrides
 
 
 def _scaled(base: Mapping[str, object], factor: int) -> dict[str, str]:
@@ -151,14 +164,16 @@ def train_all(plan: Sequence[Job], path: Path, parallel: int, quiet: bool) -> No
 
 
 def _trained(job: Job) -> Trained:
-    result = engineer_tool("train", program_of(job.record), job.scale, job.overrides, "--seed", str(job.seed))
+    name = job.record.proposal.name or job.record.request.baseline
+    label = f"{name} ×{job.factor}, {job.corpus}"
+    result = train_again(label, program_of(job.record), job.scale, job.overrides, job.seed)
     loss, measured = result.get("loss"), result.get("measurements")
     measured = measured if isinstance(measured, dict) else {}
     failure = "" if isinstance(loss, float) else str(result.get("reason"))
-    name = job.record.proposal.name or job.record.request.baseline
     return Trained(
         job.record.id, name, job.factor, job.corpus, job.seed, loss if isinstance(loss, float) else None,
         measured.get("parameters"), measured.get("seconds"), failure, job.record.request.ablation_of,
+        measured.get("precision") or "",
     )  # fmt: skip
 
 

@@ -1,0 +1,71 @@
+"""The engineer's tools, as children of this process: the values of a scale, a precision, a check or a training."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from services.chassis.errors import NotPossible, SettingsError
+from services.local.processes import ends_with_parent
+
+FP32 = "fp32"
+
+
+def scale_values(flag: str, scale: str, overrides: Mapping[str, str]) -> dict[str, Any]:
+    """All settings of a scale with overrides, from the engineer's own rules. Raises SettingsError naming the flag."""
+    command = [sys.executable, "-m", "services.engineer.scales", scale, *_pairs(overrides)]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        reason = process.stderr.strip().rpartition("\n")[2]
+        raise SettingsError(f"{flag}: {reason or f'scale {scale} cannot be read'}")
+    values: dict[str, Any] = json.loads(process.stdout)
+    return values
+
+
+def suited_precision(scale: str, overrides: Mapping[str, str]) -> tuple[dict[str, str], str]:
+    """The overrides to repeat a run's trainings with, and a sentence if they differ: fp32 where bf16 is emulated.
+
+    Raises NotPossible if the precision cannot be measured.
+    """
+    values = scale_values("the run's scale", scale, overrides)
+    if values["precision"] == FP32 or values["device"] == "cuda":
+        return dict(overrides), ""
+    slow = _json_of("services.engineer.precision", [scale, *_pairs(overrides)])["slow"]
+    if not slow:
+        return dict(overrides), ""
+    return {**overrides, "precision": FP32}, f"{slow}: trainings are repeated in {FP32}, so losses differ a little"
+
+
+def engineer_tool(
+    tool: str, program: str, scale: str, overrides: Mapping[str, str], *arguments: str
+) -> dict[str, object]:
+    """The JSON result of the engineer's `check` or `train` of a program. Raises NotPossible if it ends without one."""
+    sets = [part for pair in _pairs(overrides) for part in ("--set", pair)]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "program.py"
+        file.write_text(program, encoding="utf-8")
+        options = [tool, str(file), "--json", "--scale", scale, *sets, *arguments]
+        return _json_of("services.engineer.tools", options)
+
+
+def train_again(label: str, program: str, scale: str, overrides: Mapping[str, str], seed: int) -> dict[str, object]:
+    """The JSON result of a training, whose lines of progress on stderr begin with the label. Raises NotPossible."""
+    own = f"{label}, seed {seed}"
+    return engineer_tool("train", program, scale, overrides, "--seed", str(seed), "--label", own)
+
+
+def _pairs(overrides: Mapping[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in sorted(overrides.items())]
+
+
+def _json_of(module: str, arguments: Sequence[str]) -> dict[str, object]:
+    command = ends_with_parent([sys.executable, "-m", module, *arguments])
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    try:
+        result: dict[str, object] = json.loads(process.stdout)
+    except ValueError:
+        raise NotPossible(f"the engineer's tool ended with status {process.returncode} and no result") from None
+    return result
