@@ -155,6 +155,7 @@ class MachineProfile(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    UNSUITED_FIELD_NUMBER: _builtins.int
     precision: _builtins.str
     """"bf16-autocast" or "fp32": what the scale names or, for "auto", what is faster here"""
     device: _builtins.str
@@ -168,6 +169,8 @@ class MachineProfile(_message.Message):
     """of each of them, measured; absent without `speed`"""
     seconds: _builtins.float
     """about what one training with its evaluation takes then"""
+    unsuited: _builtins.str
+    """why this machine is slow in the precision; empty if it is not"""
     def __init__(
         self,
         *,
@@ -178,10 +181,11 @@ class MachineProfile(_message.Message):
         tokens: _builtins.int = ...,
         tokens_per_second: _builtins.float | None = ...,
         seconds: _builtins.float | None = ...,
+        unsuited: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "_tokens_per_second", b"_tokens_per_second", "seconds", b"seconds", "tokens_per_second", b"tokens_per_second"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "_tokens_per_second", b"_tokens_per_second", "device", b"device", "device_name", b"device_name", "precision", b"precision", "seconds", b"seconds", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "trainings", b"trainings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "_tokens_per_second", b"_tokens_per_second", "device", b"device", "device_name", b"device_name", "precision", b"precision", "seconds", b"seconds", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "trainings", b"trainings", "unsuited", b"unsuited"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seconds: _TypeAlias = _typing.Literal["seconds"]  # noqa: Y015
     _WhichOneofArgType__seconds: _TypeAlias = _typing.Literal["_seconds", b"_seconds"]  # noqa: Y015

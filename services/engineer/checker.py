@@ -92,6 +92,7 @@ class CheckerService(checker_pb2_grpc.CheckerServicer):
             tokens=scale.steps * scale.tokens_per_step,
             tokens_per_second=speed,
             seconds=None if speed is None else training_seconds(scale, speed),
+            unsuited=self._stages.unsuited.get((name, scale.precision), ""),
         )
 
     async def Describe(

@@ -33,6 +33,7 @@ from services.engineer.investigation import (
     find_suspicion,
     foreign_text,
     investigate,
+    peers_of,
     run_context,
     watch_settings,
 )
@@ -43,7 +44,7 @@ from services.engineer.stages import Stage, Stages, overrides_for
 from services.engineer.substitution import SLOW, Substitution, substitute
 from services.engineer.training.compiled import CompileCache
 from services.engineer.training.host import Trained, optimise, require_independent, score
-from services.engineer.training.measurements import require_device, versions
+from services.engineer.training.measurements import device_name, require_device, versions
 from services.engineer.training.model import AUTO
 from services.engineer.training.result import Drained, Metrics, TrainingFailed
 from services.engineer.training.session import Job as Training
@@ -241,12 +242,15 @@ class Engineer:
             worker.training(training_progress(progress))
             log.info("training", seed=seed, step=progress.step, steps=progress.steps, loss=progress.train_loss)
 
+        peers = peers_of(context.baselines, device_name(stage.scale.device))
+        if (stage.scale.name, stage.scale.precision) in self.stages.unsuited:  # slow here, whatever the program
+            peers = replace(peers, seconds_per_step=None)
         return Supervision(
             on_progress,
             job.draining,
             folder.checkpoint(seed),
             watch=watch_settings(context.settings, stage),
-            peers=context.peers,
+            peers=peers,
             finished=context.finished,
             compiled=CompileCache.below(self.data_dir / "data", stage.scale.device, versions()),
         )

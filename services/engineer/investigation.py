@@ -34,7 +34,6 @@ class RunContext:
     """A run's settings, and what its other candidates at a stage measured, when a training begins."""
 
     settings: events_pb2.RunSettings
-    peers: Peers
     finished: tuple[Curve, ...]
     baselines: tuple[pb.Candidate, ...] = ()
 
@@ -49,16 +48,16 @@ async def run_context(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, stag
             run=run, states=[pb.STATE_ARCHIVED], sort="number", reverse=True, page_size=MAX_CURVES
         )
         finished = tuple(curves_of((await archive.ListCandidates(request, timeout=30)).candidates))
-    return RunContext(status.settings, peers_of(reply.baselines), finished, tuple(reply.baselines))
+    return RunContext(status.settings, finished, tuple(reply.baselines))
 
 
-def peers_of(baselines: Sequence[pb.Candidate]) -> Peers:
-    """Reference values from the measured baselines."""
+def peers_of(baselines: Sequence[pb.Candidate], machine: str) -> Peers:
+    """Reference values from the measured baselines; the time of a step from those on devices of the name `machine`."""
     seeds = [seed for baseline in baselines for seed in baseline.training.seeds]
     steps = [
         seed.curve[-1].tokens / seed.curve[-1].step / seed.measurements.tokens_per_second
         for seed in seeds
-        if seed.curve and seed.measurements.tokens_per_second
+        if seed.curve and seed.measurements.tokens_per_second and seed.measurements.device_name == machine
     ]
     losses = [seed.loss for seed in seeds if not seed.HasField("stopped")]
     return Peers(median(steps) if steps else None, min(losses) if losses else None)

@@ -50,7 +50,7 @@ class Stages:
         self._cache = cache
         self._device = {"device": device} if device else {}
         self._results: dict[tuple[object, ...], asyncio.Task[object]] = {}  # of `_once`
-        self.unsuited: dict[str, str] = {}  # stage → why this machine is unsuited to its precision
+        self.unsuited: dict[tuple[str, str], str] = {}  # stage and precision → why this machine is slow in it
 
     async def open(self, name: str, overrides: Mapping[str, str]) -> Stage:
         """The stage `name` with a run's overrides, opened once."""
@@ -75,10 +75,10 @@ class Stages:
         key = ("speed", scale.device, scale.threads)
         speed = await self._once(key, lambda: measure_precision(self._sandbox, scale))
         if slow := speed.slow(scale.precision):
-            reason = f"{slow}: let engineers with bf16 instructions serve this run"
-            if name not in self.unsuited:
-                structlog.get_logger().warning("unsuited", stage=name, precision=scale.precision, why=reason)
-            self.unsuited[name] = reason
+            advice = "let engineers with bf16 instructions serve this run, or start a new one, which chooses fp32"
+            if (name, scale.precision) not in self.unsuited:
+                structlog.get_logger().warning("unsuited", stage=name, precision=scale.precision, why=slow)
+            self.unsuited[name, scale.precision] = f"{slow}: {advice}"
         return with_precision(scale, speed)
 
     async def speed(self, stage: Stage, trainings: int) -> float:

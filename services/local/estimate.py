@@ -132,21 +132,28 @@ class DeviceMissing(NotPossible):
     """The engineer's machine has not the device of a scale."""
 
 
-async def require_devices(client: ClientSettings, settings: pb.RunSettings) -> None:
-    """Raises SettingsError if the engineer lacks the device of a stage of the run, which would wait for ever."""
+async def require_devices(client: ClientSettings, settings: pb.RunSettings) -> list[str]:
+    """Why the engineer is slow in the precision of a stage of the run, if it is.
+
+    Raises SettingsError if it lacks the device of a stage, which would wait for ever.
+    """
+    warnings: dict[str, None] = {}
     promoted = (
         pb.RunSettings(scale=stage.scale, scale_overrides=dict(stage.overrides))
         for stage in climb_of_run(settings).stages
     )
     for stage in (settings, *promoted):
         try:
-            await profile_of(client, stage, PROFILE_SECONDS, speed=False)
+            profile = await profile_of(client, stage, PROFILE_SECONDS, speed=False)
         except DeviceMissing as missing:
             raise SettingsError(
                 f"{missing}. For engineers on other machines, set ASI_NATS_URL to their broker."
             ) from None
         except NotPossible:  # it does not answer: the run waits for it
-            return
+            break
+        if profile.unsuited:
+            warnings[profile.unsuited] = None
+    return list(warnings)
 
 
 async def profile_of(

@@ -112,7 +112,8 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
             archive = archive_pb2_grpc.ArchiveStub(connection)
             if system.broker and "ASI_ENGINEER_STAGES" in extra:  # else other engineers may have what this one lacks
                 checking = _supervised(system, progress, require_devices(system.client, current))
-                await tasks.unless_stopped(checking, interrupted)
+                for warning in await tasks.unless_stopped(checking, interrupted):
+                    progress.note(warning)
             if before is not None:
                 run = before.run
                 if before.phase not in OVER or new_budget is not None:  # else retried candidates complete without it

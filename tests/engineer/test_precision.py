@@ -48,7 +48,7 @@ async def test_a_stage_without_a_decision_takes_what_fits_the_machine(older_mach
 
     assert (open_stage.scale.precision, nothing_to_say) == (FP32, {})
     assert stage.scale.precision == BF16
-    assert "emulated" in stages.unsuited["tiny"]
+    assert "emulated" in stages.unsuited["tiny", BF16]
 
 
 def test_the_faster_precision_is_chosen_and_only_a_clear_slowdown_is_reported() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.engineer.handlers import Engineer
 from services.engineer.stages import Stages
+from services.engineer.training.measurements import device_name
 from services.sandbox import Sandbox
 from services.sandbox.confinement import SECCOMP
 from tests.archive_server import hold
@@ -205,6 +207,26 @@ async def test_an_implausibly_low_loss_is_investigated(
         investigation.other_text_root_loss,
     )
     assert investigation.other_text_loss != investigation.repeated_loss
+
+
+@pytest.mark.parametrize("machine", ["another processor", "this one", "this one, slow in the run's precision"])
+async def test_a_step_takes_long_only_beside_peers_of_an_equal_machine(
+    machine: str, monkeypatch: pytest.MonkeyPatch, bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
+) -> None:
+    """A fork of a published run rejected all its candidates where bf16 is emulated, as their steps took five times."""
+    if "slow" in machine:
+        monkeypatch.setitem(stages.unsuited, ("tiny", SETTINGS.scale_overrides["precision"]), "as measured")
+    root = pb.Candidate(id="c000000", kind=pb.KIND_BASELINE, stage="tiny", request=pb.Request(baseline="delta_net"))
+    root.proposal.program, root.training.loss = CONVOLUTION, 9.0
+    seed = root.training.seeds.add(seed=1, loss=9.0, curve=[pb.CurvePoint(step=1, tokens=1)])
+    seed.measurements.tokens_per_second = 1e9
+    seed.measurements.device_name = machine if machine.startswith("another") else device_name("cpu")
+    async with engineering(sandbox, stages, tmp_path, bus) as (engineer, _):
+        await hold(bus, root)
+        with pytest.raises(Rejected, match="A step takes") if machine == "this one" else nullcontext():
+            await engineer.handle(await delivery(bus))
+
+    assert len(await published(bus, "trained")) == (machine != "this one")
 
 
 @pytest.mark.parametrize(
