@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from services.chassis.errors import NotPossible
-from services.console.commands.audit import claim_sentence, compared, judged
+from services.console.commands.audit import claim_sentence, compared, judged, outcome
 from services.contracts import candidate_pb2 as pb
 from services.domain.discovery import prediction
 from services.domain.statistics import Interval
@@ -74,3 +74,21 @@ def test_a_training_that_was_stopped_early_is_compared_where_it_was_stopped() ->
     assert compared(pb.SeedResult(loss=2.5), {"loss": 2.5}) == (2.5, 2.5, "")
     with pytest.raises(NotPossible, match="stopped early"):
         compared(seed, {"loss": 2.6, "curve": curve[2:]})
+
+
+@pytest.mark.parametrize(
+    ("text", "loss", "holds", "words"),
+    [
+        ("its own", 2.01, True, "the numbers hold: seed 1 gives 2.0100 against 2.0000"),
+        ("its own", 2.10, False, "the numbers do NOT hold"),
+        ("another", 2.01, False, "the numbers CANNOT be compared, as this machine holds out other text"),
+    ],
+)
+def test_a_record_is_compared_on_its_own_text_only(text: str, loss: float, holds: bool, words: str) -> None:
+    """Of an imported run a sound result would be said not to hold, or a false one to hold."""
+    record = pb.Candidate(id="c000001")
+    record.training.seeds.add(seed=1, loss=2.0).measurements.data_fingerprint = "its own"
+    rerun = outcome(record, True, {"loss": loss, "measurements": {"data_fingerprint": text}}, "")
+
+    assert rerun.holds is holds
+    assert words in rerun.sentence

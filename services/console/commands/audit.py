@@ -33,7 +33,7 @@ FRESH = 900_001
 
 @dataclass(frozen=True)
 class Rerun:
-    """One seed trained again; `holds` within three spreads of the recorded loss.
+    """One seed trained again; `holds` within three spreads of the recorded loss, on the same text.
 
     For a training that was stopped early both are training losses at its last step.
     """
@@ -99,19 +99,28 @@ def rerun_of(record: candidate_pb2.Candidate, status: pb.RunStatus) -> Rerun:
     exempt = ["--exempt-from-cost"] if record.request.baseline == "softmax_attention" else []
     checked = engineer_tool("check", *program, *exempt)
     trained = train_again(record.proposal.name or record.id, *program, seed.seed)
-    losses = [seed.loss for seed in record.training.seeds]
+    return outcome(record, checked.get("passed") is True, trained, changed)
+
+
+def outcome(record: candidate_pb2.Candidate, passed: bool, trained: Mapping[str, Any], changed: str) -> Rerun:
+    """What a second check and a second training of the first seed say of the record."""
+    seed, losses = record.training.seeds[0], [seed.loss for seed in record.training.seeds]
     spread = stdev(losses) if len(losses) > 1 else SEED_SPREAD
-    passed = checked.get("passed") is True
     recorded, loss, where = compared(seed, trained)
+    check = f"the check {'passes' if passed else 'FAILS'}{changed and f'; {changed}'}"
     if loss is None:
         sentence = f"the numbers do NOT hold: training it again failed ({trained.get('reason')})"
         return Rerun(seed.seed, recorded, None, spread, passed, False, sentence)
     near = abs(loss - recorded) <= SPREADS * spread
+    numbers = f"seed {seed.seed} gives {loss:.4f} against {recorded:.4f} on record{where}"
+    if trained["measurements"]["data_fingerprint"] != seed.measurements.data_fingerprint:
+        sentence = (
+            f"the numbers CANNOT be compared, as this machine holds out other text: {numbers}. Set "
+            f"ASI_ENGINEER_TEXT_SEED, and use the corpus and Python, of the run's engineers; {check}"
+        )
+        return Rerun(seed.seed, recorded, loss, spread, passed, False, sentence)
     verdict = "hold" if near and passed else "do NOT hold"
-    sentence = (
-        f"the numbers {verdict}: seed {seed.seed} gives {loss:.4f} against {recorded:.4f} on record{where}, "
-        f"spread of seeds {spread:.4f}; the check {'passes' if passed else 'FAILS'}{changed and f'; {changed}'}"
-    )
+    sentence = f"the numbers {verdict}: {numbers}, spread of seeds {spread:.4f}; {check}"
     return Rerun(seed.seed, recorded, loss, spread, passed, near and passed, sentence)
 
 
