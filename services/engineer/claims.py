@@ -30,11 +30,10 @@ from services.chassis.poison import MAX_LONE_CRASHES, PoisonMessage, SuspectLock
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
-from services.sandbox import SandboxLost
+from services.sandbox import MAX_LOST, SandboxLost
 
 SERVICE = "engineer"
 WORKER = f"{socket.gethostname()}:{os.getpid()}"
-MAX_LOST = 5
 RELEASE_SECONDS = 5.0
 RETRY_SECONDS = 2.0
 

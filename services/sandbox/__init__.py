@@ -7,6 +7,7 @@ The jobs themselves are in other packages, and nothing here imports torch.
 from services.sandbox.child import Child
 from services.sandbox.host import PRELOAD_CHECKS, PRELOAD_COMPILER, Sandbox
 from services.sandbox.limits import (
+    MAX_LOST,
     ChildDied,
     ChildError,
     ChildTimeout,
@@ -19,6 +20,7 @@ from services.sandbox.wire import JSON, Array, Channel, Message
 
 __all__ = [
     "JSON",
+    "MAX_LOST",
     "PRELOAD_CHECKS",
     "PRELOAD_COMPILER",
     "Array",

@@ -136,6 +136,10 @@ def ending(status: int | None, log_tail: str) -> str:
     return f"the child was killed by {name}: {last}"
 
 
+MAX_LOST = 5
+"""What loses its child this often in a row is given up, as something outside of the sandbox may kill it each time."""
+
+
 class SandboxUnavailable(Transient):
     """The sandbox cannot run on this machine (no fork server, or a layer failed): work goes to another one."""
 

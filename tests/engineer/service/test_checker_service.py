@@ -12,18 +12,33 @@ import grpc.aio
 import pytest
 import torch
 
+from services.chassis.errors import NotPossible
 from services.chassis.rpc import channel
 from services.chassis.settings import ServiceSettings
 from services.contracts import checker_pb2, checker_pb2_grpc
 from services.domain.syntax import MAX_BYTES
 from services.engineer.checker import WAITING_PER_SLOT, CheckerService
 from services.engineer.stages import Stages
-from services.sandbox import Sandbox
+from services.sandbox import MAX_LOST, Child, Limits, Sandbox, SandboxLost
 from tests.engineer.training.programs import CONVOLUTION, SMALL, mixer
 from tests.serving import serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 LOOKS_AHEAD = mixer("x = x + hidden_states.flip(1).cumsum(1).flip(1)")
+
+
+class Killed(Sandbox):
+    """A sandbox whose children are killed from outside, except the one with the number `spared`."""
+
+    spared = MAX_LOST
+
+    @asynccontextmanager
+    async def child(self, job: str, limits: Limits) -> AsyncIterator[Child]:
+        self.spared -= 1
+        if self.spared:
+            raise SandboxLost("a supervisor was killed")
+        async with super().child(job, limits) as child:
+            yield child
 
 
 @asynccontextmanager
@@ -132,3 +147,19 @@ async def test_a_trial_trains_a_few_steps_and_scores_nothing(stages: Stages) -> 
     assert report.failure == ""
     assert failed.failure
     assert not failed.curve
+
+
+async def test_checks_that_are_lost_each_time_are_given_up(stages: Stages, tmp_path: Path) -> None:
+    """Their candidate would be checked without end, as callers repeat what is only unavailable."""
+    stage = await stages.open("tiny", SMALL)
+    ends: list[type[Exception]] = []
+    async with Killed(preload=("services.engineer.checks.screen",)) as killed:
+        others = Stages(killed, tmp_path)
+        for _ in range(2 * MAX_LOST):
+            try:
+                await others.check(stage, "not python (", exempt_from_cost=False, thorough=False)
+                await others.trial(stage, "not python (", 5, 1)
+            except (SandboxLost, NotPossible) as error:
+                ends.append(type(error))
+
+    assert ends == [*[SandboxLost] * (2 * MAX_LOST - 2), NotPossible, SandboxLost]

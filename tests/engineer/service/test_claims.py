@@ -14,8 +14,8 @@ from services.chassis.poison import MAX_LONE_CRASHES, PoisonMessage, SuspectLock
 from services.chassis.worker import Job
 from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
-from services.engineer.claims import MAX_LOST, Claims
-from services.sandbox import SandboxLost
+from services.engineer.claims import Claims
+from services.sandbox import MAX_LOST, SandboxLost
 from tests.archive_server import Store, start_run, store
 from tests.engineer.service.engineer_fixtures import SETTINGS, delivery, published
 
