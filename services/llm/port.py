@@ -44,7 +44,6 @@ UNPAID = "unpaid"
 class Role(StrEnum):
     """The purpose of a question; each role has its own models, temperature and limits."""
 
-    SUMMARISE = "summarise"
     PROPOSE = "propose"
     JUDGE_NOVELTY = "judge_novelty"
     REVISE = "revise"
@@ -64,7 +63,6 @@ def embedding_hash(texts: Sequence[str]) -> str:
 
 # The stage of the rejection if the question of a role has no usable answer.
 STAGES = {
-    Role.SUMMARISE: "propose",
     Role.PROPOSE: "propose",
     Role.JUDGE_NOVELTY: "propose",
     Role.REVISE: "train",

@@ -215,7 +215,7 @@ def _read(path: Path) -> dict[str, object]:
 
 
 _LONG = {Role.PROPOSE: 16384, Role.REVISE: 16384}
-_WARM = {Role.PROPOSE: 1.0, Role.SUMMARISE: 0.2, Role.JUDGE_NOVELTY: 0.0, Role.REVISE: 0.2, Role.EXTRACT: 0.0}
+_WARM = {Role.PROPOSE: 1.0, Role.JUDGE_NOVELTY: 0.0, Role.REVISE: 0.2, Role.EXTRACT: 0.0}
 
 
 def _without_file(environment: Mapping[str, str]) -> dict[str, object]:
@@ -252,7 +252,7 @@ def _with_secrets(settings: MindSettings, environment: Mapping[str, str]) -> Min
 
 def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part.value if isinstance(part, Role) else part) for part in first["loc"])
+    where = ".".join(str(part.value if isinstance(part, Role) else part) for part in first["loc"] if part != "[key]")
     if first["type"] == "extra_forbidden":
         return f"{where} is not a setting."
     if first["type"] == "missing":

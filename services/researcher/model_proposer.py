@@ -78,12 +78,6 @@ class TryingAnswer(ProposalAnswer):
     )
 
 
-class SummaryAnswer(_Answer):
-    """A summary, never stored."""
-
-    summary: str = Field(min_length=10, max_length=2000)
-
-
 class NoveltyAnswer(_Answer):
     """Whether a proposal repeats something."""
 
@@ -159,13 +153,6 @@ def novelty_request(
         neighbours=prompt_text.neighbours_text(neighbours),
     )
     return Request(Role.JUDGE_NOVELTY, record.run, record.id, messages, NoveltyAnswer, prompt.version)
-
-
-def summary_request(record: pb.Candidate, reference: pb.Candidate) -> Request[SummaryAnswer]:
-    """The request to summarise a reference, on behalf of `record`."""
-    prompt = load_prompt(PACKAGE, "summarise")
-    messages = prompt.messages(record=f"{reference.proposal.name}\n{prompt_text.record_text(reference)}")
-    return Request(Role.SUMMARISE, record.run, record.id, messages, SummaryAnswer, prompt.version)
 
 
 class ModelProposer:

@@ -3,8 +3,7 @@
     propose --parent C [--mind offline|openai] [--seed N]    a proposal that is new to the archive; it is not stored
     prompt ROLE --candidate C                                the prompt that would be sent
 
-ROLE is propose (a child of the candidate), summarise (its record as a reference of a proposal) or judge_novelty
-(whether it repeats its nearest neighbours).
+ROLE is propose (a child of the candidate) or judge_novelty (whether it repeats its nearest neighbours).
 The archive is at ASI_ARCHIVE_ADDRESS, cognition at ASI_COGNITION_ADDRESS, if it is reachable.
 Exit status: 0 for success, 1 for no result, 2 for invalid input.
 """
@@ -37,7 +36,7 @@ from services.llm.openai_mind import OpenAIMind
 from services.llm.port import Request, Role
 from services.researcher.app import ResearcherSettings
 from services.researcher.draft import NEIGHBOURS, Context, Draft, Proposer, Refusal, entries_for, with_board
-from services.researcher.model_proposer import ModelProposer, novelty_request, propose_request, summary_request
+from services.researcher.model_proposer import ModelProposer, novelty_request, propose_request
 from services.researcher.offline.proposer import OfflineProposer
 
 PREVIEW = "preview"  # the id of a seat outside a run
@@ -178,8 +177,6 @@ async def question(
     settings: ResearcherSettings, archive: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, role: Role
 ) -> Request[BaseModel]:
     """The current request."""
-    if role is Role.SUMMARISE:
-        return summary_request(record, record)
     async with _services(settings, archive) as services:
         if role is Role.JUDGE_NOVELTY:
             near = [motivation.candidate for motivation in await services.motivations(record)]
@@ -188,7 +185,7 @@ async def question(
         return propose_request(await services.context(record), ())
 
 
-PROMPTS = (Role.PROPOSE, Role.SUMMARISE, Role.JUDGE_NOVELTY)
+PROMPTS = (Role.PROPOSE, Role.JUDGE_NOVELTY)
 
 if __name__ == "__main__":
     logs.configure_for_people("error")

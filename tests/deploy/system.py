@@ -36,7 +36,7 @@ FLAGS = RunOptions(mind="openai", candidates=1, baselines=("delta_net", "linear_
 ADDRESSES = {"store": "archive", "engineer": "checker", "analyst": "cognition", "judge": "judge"}
 MIND = '[models.one]\nname = "scripted-model"\nprice_prompt = 2.0\nprice_completion = 8.0\n' + "".join(
     f'[roles.{role}]\nmodels = ["one"]\n'
-    for role in ("summarise", "propose", "judge_novelty", "revise", "score", "analyse", "extract")
+    for role in ("propose", "judge_novelty", "revise", "score", "analyse", "extract")
 )
 Series = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 

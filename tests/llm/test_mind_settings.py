@@ -66,7 +66,7 @@ def test_settings_never_show_a_key() -> None:
         ("price_prompt = 0.4", "", r"both price_prompt and price_completion"),
         ('models = ["cheapest", "cheap"]', 'models = ["gone"]', r"roles\.extract\.models names 'gone'"),
         ('endpoint = "main"\nname = "o3"', 'endpoint = "x"\nname = "o3"', r"models\.strong\.endpoint names 'x'"),
-        ("[roles.extract]", "[roles.extrakt]", r"roles\.extrakt"),
+        ("[roles.extract]", "[roles.extrakt]", r"roles\.extrakt is invalid: Input should be 'propose',"),
         ("[roles.extract]", "[other]", "other is not a setting"),
         ('base_url_env = "OPENAI_BASE_URL"', 'base_url_env = "MINE"', "MINE is not set"),
         ("[retry]", "[keys]\nmain = 'x'\n[retry]", "keys is not a key of this file"),

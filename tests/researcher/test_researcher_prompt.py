@@ -13,7 +13,7 @@ from services.researcher.app import ResearcherSettings
 from services.researcher.tools import question
 from tests.researcher.researcher_fixtures import PARENT, PARENT_PROGRAM, Archive, Neighbours, settings_of
 
-ROLES = (Role.PROPOSE, Role.SUMMARISE, Role.JUDGE_NOVELTY)
+ROLES = (Role.PROPOSE, Role.JUDGE_NOVELTY)
 
 
 def archive() -> Archive:
@@ -37,7 +37,6 @@ async def run_command(neighbours: Neighbours, environment: pytest.MonkeyPatch, *
     ("role", "candidate", "content"),
     [
         ("propose", "c000001", PARENT_PROGRAM[:200]),
-        ("summarise", "c000001", "Held-out loss 1.5000"),
         ("judge_novelty", "c000002", "[c000001] DeltaNet"),
     ],
 )

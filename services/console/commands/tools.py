@@ -150,8 +150,8 @@ def _uses(records: Sequence["Candidate"]) -> list[dict[str, object]]:
 
 
 ASKED_BY = {
-    "propose": "researcher", "summarise": "researcher", "judge_novelty": "researcher", "revise": "engineer",
-    "score": "judge", "analyse": "analyst",
+    "propose": "researcher", "judge_novelty": "researcher", "revise": "engineer", "score": "judge",
+    "analyse": "analyst",
 }  # fmt: skip
 
 

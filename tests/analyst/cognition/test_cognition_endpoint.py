@@ -44,7 +44,7 @@ async def test_a_search_waits_for_an_unavailable_endpoint(tmp_path: Path) -> Non
     settings = tmp_path / "mind.toml"
     roles = "\n".join(
         f'[roles.{role}]\nmodels = ["m"]'
-        for role in ("summarise", "propose", "judge_novelty", "revise", "score", "analyse", "extract")
+        for role in ("propose", "judge_novelty", "revise", "score", "analyse", "extract")
     )
     settings.write_text(f'[models.m]\nname = "m"\n{roles}\n[retry]\nattempts = 1\n[embedding]\nmodel = "small"\n')
     embedder = endpoint_embedder({"ASI_MIND_FILE": str(settings), "OPENAI_BASE_URL": url})
