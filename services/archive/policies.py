@@ -20,6 +20,8 @@ OF_PROMOTION = frozenset(
     ("block", "eta", "flops", "level", "match", "parameters", "stages", "verify", "verify_seeds", "worthwhile")
 )
 """Policies without an effect unless candidates are promoted."""
+OF_PAPER, OF_HALVING = frozenset(("block", "verify")), frozenset(("eta",))
+"""Policies of one promotion only."""
 
 MAX_EXPERIMENTS = 3
 

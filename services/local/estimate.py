@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import grpc.aio
 
-from services.archive.policies import OF_PROMOTION, climb_of_run
+from services.archive.policies import OF_HALVING, OF_PAPER, OF_PROMOTION, climb_of_run, stopping_rule
 from services.chassis.errors import NotPossible, SettingsError
 from services.chassis.rpc import channel, is_transient
 from services.contracts import archive_pb2, checker_pb2, checker_pb2_grpc
 from services.contracts import events_pb2 as pb
+from services.llm.port import MIXED, OFFLINE
 from services.local.engineer_tools import scale_values
-from services.local.plan import Limits, RunOptions, run_settings
+from services.local.plan import SETTINGS, Limits, RunOptions, flag_of, run_settings
 from services.local.settings import ClientSettings
 
 PROFILE_SECONDS = 240.0  # opening a stage, which a slow machine under load does in a minute
@@ -115,17 +116,39 @@ async def plan_run(
 
 
 def require_effective(options: RunOptions, settings: pb.RunSettings) -> None:
-    """Validate all overrides of scales with the engineer's own rules, and that something reads each policy.
+    """Validate all overrides of scales with the engineer's own rules, and that something reads each option.
 
-    Raises SettingsError naming an override that a stage of this run does not know, its invalid value, or the policy.
+    Raises SettingsError naming an override that a stage of this run does not know, its invalid value, or the option.
     """
-    if settings.promotion in ("", "none") and (unread := sorted(OF_PROMOTION & options.policies.keys())):
-        raise SettingsError(f"--policy {unread[0]} has no effect without --promotion paper or halving.")
+    for names, is_unread, when in _dependent(settings, options.policies):
+        if is_unread and (policies := sorted(names & options.policies.keys())):
+            raise SettingsError(f"--policy {policies[0]} has no effect {when}.")
+        if is_unread and (others := sorted(names & options.model_fields_set)):
+            flag = flag_of(others[0], SETTINGS[others[0]]).replace("_", "-")
+            raise SettingsError(f"--{flag} has no effect {when}.")
     if settings.scale_overrides:
         scale_values(options.changes_of_scale, settings.scale, settings.scale_overrides)
     for stage in climb_of_run(settings).stages:
         if stage.overrides:
             scale_values(f"--policy stages ({stage.scale})", stage.scale, dict(stage.overrides))
+
+
+def _dependent(settings: pb.RunSettings, given: Mapping[str, str]) -> Iterator[tuple[frozenset[str], bool, str]]:
+    """Options that are read only together with others, whether these settings leave them unread, and when that is so.
+
+    `given` are the policies that were set explicitly.
+    """
+    promotion, mind, ablations = settings.promotion or "none", settings.mind or OFFLINE, settings.ablations
+    yield OF_PROMOTION, promotion == "none", "without --promotion paper or halving"
+    yield OF_PAPER, promotion != "paper", "without --promotion paper"
+    yield OF_HALVING, promotion != "halving", "without --promotion halving"
+    yield frozenset(("prune",)), "stopping" in given, "beside --policy stopping"
+    extrapolates = stopping_rule(settings.policies) == "extrapolation"
+    yield frozenset(("prune_from",)), not extrapolates, "without --policy stopping=extrapolation"
+    yield frozenset(("experiments", "judge_times")), mind == OFFLINE, "with --mind offline"
+    yield frozenset(("search",)), mind not in (OFFLINE, MIXED), f"with --mind {mind}"
+    yield frozenset(("judge_times",)), ablations.without_judge, "with --without judge"
+    yield frozenset(("parent_policy",)), ablations.random_parent, "with --random-parent"
 
 
 class DeviceMissing(NotPossible):

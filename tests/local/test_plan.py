@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from services.archive.policies import OF_PROMOTION, POLICIES, parse_policies
+from services.archive.policies import OF_PAPER, OF_PROMOTION, POLICIES, parse_policies
 from services.chassis.bus import Logged
 from services.chassis.bus.subjects import subject_of
 from services.chassis.errors import NotFound, NotPossible, SettingsError
@@ -176,8 +176,38 @@ def test_a_policy_that_nothing_would_read_is_refused(policy: str) -> None:
 
     with pytest.raises(SettingsError, match=f"--policy {policy} has no effect without --promotion paper or halving"):
         require_effective(options, run_settings(options))
-    promoting = options.model_copy(update={"promotion": "halving"})
+    promoting = options.model_copy(update={"promotion": "paper" if policy in OF_PAPER else "halving"})
     require_effective(promoting, run_settings(promoting))
+
+
+@pytest.mark.parametrize(
+    ("values", "flag", "missing"),
+    [
+        ({"promotion": "halving", "policy": {"block": "4"}}, "policy block", {"promotion": "paper"}),
+        ({"promotion": "paper", "policy": {"eta": "4"}}, "policy eta", {"promotion": "halving"}),
+        ({"policy": {"prune": "on", "stopping": "none"}}, "policy prune", {"policy": {"prune": "on"}}),
+        (
+            {"policy": {"prune_from": "0.5"}},
+            "policy prune_from",
+            {"policy": {"prune_from": "0.5", "stopping": "extrapolation"}},
+        ),
+        ({"policy": {"experiments": "3"}}, "policy experiments", {"mind": "openai"}),
+        ({"policy": {"search": "random"}, "mind": "openai"}, "policy search", {"mind": "openai+offline"}),
+        ({"judge_times": 3}, "judge-times", {"mind": "openai"}),
+        ({"judge_times": 3, "mind": "openai", "without": "judge"}, "judge-times", {"without": ""}),
+        ({"parent_policy": "uct", "random_parent": True}, "parent-policy", {"random_parent": False}),
+    ],
+)
+def test_an_option_that_is_read_only_with_another_is_refused_without_it(
+    values: dict[str, object], flag: str, missing: dict[str, object]
+) -> None:
+    """Its value would be on record beside results that it did not influence."""
+    options = RunOptions.read(values)
+
+    with pytest.raises(SettingsError, match=f"--{flag} has no effect (with|beside)"):
+        require_effective(options, run_settings(options))
+    effective = RunOptions.read({**values, **missing})
+    require_effective(effective, run_settings(effective))
 
 
 def test_a_scale_file_that_is_no_text_is_named(tmp_path: Path) -> None:
