@@ -124,9 +124,12 @@ class ScaleRequest(_message.Message):
     STAGE_FIELD_NUMBER: _builtins.int
     SCALE_OVERRIDES_FIELD_NUMBER: _builtins.int
     SPEED_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
     speed: _builtins.bool
     """Profile: train the root baseline for a few steps, which takes some seconds more"""
+    text: _builtins.bool
+    """Profile: open the stage's text, which may have to be downloaded"""
     @_builtins.property
     def scale_overrides(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -135,10 +138,11 @@ class ScaleRequest(_message.Message):
         stage: _builtins.str = ...,
         scale_overrides: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         speed: _builtins.bool = ...,
+        text: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["scale_overrides", b"scale_overrides", "speed", b"speed", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["scale_overrides", b"scale_overrides", "speed", b"speed", "stage", b"stage", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

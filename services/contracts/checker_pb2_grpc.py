@@ -70,7 +70,7 @@ class CheckerServicer:
 
     def Profile(self, request, context):
         """What a run decides by before it starts: measured in a second or two on the machine that answers.
-        INVALID_ARGUMENT: unknown stage or an impossible override.
+        INVALID_ARGUMENT: unknown stage or an impossible override; with `speed` or `text` also text that cannot be used.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

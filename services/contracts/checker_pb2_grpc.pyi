@@ -38,7 +38,7 @@ class CheckerStub:
     """
     Profile: _grpc.UnaryUnaryMultiCallable[_checker_pb2.ScaleRequest, _checker_pb2.MachineProfile]
     """What a run decides by before it starts: measured in a second or two on the machine that answers.
-    INVALID_ARGUMENT: unknown stage or an impossible override.
+    INVALID_ARGUMENT: unknown stage or an impossible override; with `speed` or `text` also text that cannot be used.
     """
     Describe: _grpc.UnaryUnaryMultiCallable[_checker_pb2.ScaleRequest, _checker_pb2.ScaleDescription]
     """How candidates are trained at a stage, for whoever writes programs. INVALID_ARGUMENT as for Profile."""
@@ -56,7 +56,7 @@ class CheckerAsyncStub(CheckerStub):
     """
     Profile: _aio.UnaryUnaryMultiCallable[_checker_pb2.ScaleRequest, _checker_pb2.MachineProfile]  # type: ignore[assignment]
     """What a run decides by before it starts: measured in a second or two on the machine that answers.
-    INVALID_ARGUMENT: unknown stage or an impossible override.
+    INVALID_ARGUMENT: unknown stage or an impossible override; with `speed` or `text` also text that cannot be used.
     """
     Describe: _aio.UnaryUnaryMultiCallable[_checker_pb2.ScaleRequest, _checker_pb2.ScaleDescription]  # type: ignore[assignment]
     """How candidates are trained at a stage, for whoever writes programs. INVALID_ARGUMENT as for Profile."""
@@ -83,7 +83,7 @@ class CheckerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_checker_pb2.MachineProfile, _abc.Awaitable[_checker_pb2.MachineProfile]]:
         """What a run decides by before it starts: measured in a second or two on the machine that answers.
-        INVALID_ARGUMENT: unknown stage or an impossible override.
+        INVALID_ARGUMENT: unknown stage or an impossible override; with `speed` or `text` also text that cannot be used.
         """
 
     @_abc_1.abstractmethod

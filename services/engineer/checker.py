@@ -82,8 +82,9 @@ class CheckerService(checker_pb2_grpc.CheckerServicer):
         scale, speed = await self._stages.scale(name, overrides), None
         if missing := missing_device(scale):
             raise NotPossible(missing)
-        if request.speed:
-            speed = await self._stages.speed(await self._stages.open(name, overrides), self._trainings(name))
+        stage = await self._stages.open(name, overrides) if request.speed or request.text else None
+        if stage is not None and request.speed:
+            speed = await self._stages.speed(stage, self._trainings(name))
         return checker_pb2.MachineProfile(
             precision=scale.precision,
             device=scale.device,

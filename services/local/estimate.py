@@ -60,19 +60,22 @@ def adapts(options: RunOptions) -> bool:
 async def decide_precision(
     client: ClientSettings, settings: pb.RunSettings, patience: float = PROFILE_SECONDS
 ) -> str | None:
-    """Set the precision that an engineer measured to be best; a sentence to show, or None.
+    """Set the precision that an engineer measured to be best, unless it is set; a sentence to show, or None.
 
     If no engineer answers, each engineer decides for itself, and results of different precision are not compared.
-    Raises SettingsError if the engineer refuses the scale.
+    Raises SettingsError if the engineer refuses the scale or cannot use its text.
     """
-    if PRECISION in settings.scale_overrides:
-        return None
+    undecided = PRECISION not in settings.scale_overrides
     try:
         profile = await profile_of(client, settings, patience, speed=False)
     except NotPossible as error:
-        return f"each engineer chooses its precision, and results are ranked only within one precision: {error}"
-    settings.scale_overrides[PRECISION] = profile.precision
-    return f"training in {profile.precision} (measured on the engineer's machine; --set precision=… to choose)"
+        ranked = "each engineer chooses its precision, and results are ranked only within one precision"
+        return f"{ranked}: {error}" if undecided else None
+    settings.scale_overrides[PRECISION] = profile.precision  # the one that is set, if there is one
+    with contextlib.suppress(NotPossible):  # a download may take longer, and goes on
+        await profile_of(client, settings, PROFILE_SECONDS, speed=False, text=True)
+    decision = f"training in {profile.precision} (measured on the engineer's machine; --set precision=… to choose)"
+    return decision if undecided else None
 
 
 async def plan_run(
@@ -180,13 +183,16 @@ async def require_devices(client: ClientSettings, settings: pb.RunSettings) -> l
 
 
 async def profile_of(
-    client: ClientSettings, settings: pb.RunSettings, patience: float, *, speed: bool
+    client: ClientSettings, settings: pb.RunSettings, patience: float, *, speed: bool, text: bool = False
 ) -> checker_pb2.MachineProfile:
     """An engineer's measurements of the run's scale.
 
-    Raises SettingsError if it refuses the scale, DeviceMissing if it cannot train it, and NotPossible if none answers.
+    With `text` it also opens the scale's text. Raises SettingsError if it refuses one of them, DeviceMissing if it
+    cannot train the scale, and NotPossible if none answers.
     """
-    request = checker_pb2.ScaleRequest(stage=settings.scale, scale_overrides=settings.scale_overrides, speed=speed)
+    request = checker_pb2.ScaleRequest(
+        stage=settings.scale, scale_overrides=settings.scale_overrides, speed=speed, text=text
+    )
     async with channel(client.checker_address, client) as connection:
         try:
             return await checker_pb2_grpc.CheckerStub(connection).Profile(request, timeout=patience)

@@ -53,7 +53,10 @@ class Machine(PartialChecker):
             raise NotPossible("torch finds no GPU")
         if request.scale_overrides["corpus"] == "hub":
             raise RuntimeError("the disk is upside down")
-        profile = checker_pb2.MachineProfile(precision="fp32", device="cpu", trainings=2)
+        if request.text and request.scale_overrides["corpus"] == "files":
+            raise ValueError("There is no text in /nowhere.")
+        precision = request.scale_overrides["precision"] or "fp32"
+        profile = checker_pb2.MachineProfile(precision=precision, device="cpu", trainings=2)
         if request.speed:
             profile.tokens_per_second, profile.seconds = 9_000, self.seconds[request.stage]
         return profile
@@ -108,6 +111,17 @@ async def test_without_an_engineer_the_precision_stays_undecided_and_unknown_sca
             await decide_precision(client, pb.RunSettings(scale="huge"))
         failed = await decide_precision(client, pb.RunSettings(scale="tiny", scale_overrides={"corpus": "hub"}))
     assert "the engineer answers with an error: RuntimeError: the disk is upside down" in (failed or "")
+
+
+@pytest.mark.parametrize("precision", ["", "fp32"])
+async def test_text_that_the_engineer_cannot_read_is_refused(precision: str) -> None:
+    """Each candidate of a run that joins it would become a dead letter."""
+    settings = pb.RunSettings(
+        scale="tiny", scale_overrides={"corpus": "files"} | ({"precision": precision} if precision else {})
+    )
+    async with machine() as client:
+        with pytest.raises(SettingsError, match="the engineer cannot use scale tiny: There is no text in /nowhere"):
+            await decide_precision(client, settings)
 
 
 async def test_a_fast_machine_does_the_usual_run_and_says_how_long_it_takes() -> None:

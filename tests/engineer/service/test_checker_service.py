@@ -122,12 +122,12 @@ async def test_text_that_cannot_be_used_is_refused_before_a_run_starts(stages: S
     """An internal error was taken for an engineer that does not answer, and each baseline was rejected."""
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\xff")
     overrides = {**SMALL, "corpus": "files", "dataset": str(tmp_path)}
-    request = checker_pb2.ScaleRequest(stage="tiny", scale_overrides=overrides, speed=True)
     async with checker(stages) as stub:
-        with pytest.raises(grpc.aio.AioRpcError, match=r"picture\.png is not text in UTF-8") as refused:
-            await stub.Profile(request, timeout=60)
-
-    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        for also in ({"speed": True}, {"text": True}):
+            request = checker_pb2.ScaleRequest(stage="tiny", scale_overrides=overrides, **also)
+            with pytest.raises(grpc.aio.AioRpcError, match=r"picture\.png is not text in UTF-8") as refused:
+                await stub.Profile(request, timeout=60)
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_a_trial_trains_a_few_steps_and_scores_nothing(stages: Stages) -> None:
