@@ -9,8 +9,9 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -198,6 +199,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a locale need not have all letters of names and tables
     atexit.register(gc.freeze)  # else a last collection of all modules takes a fifth of a short command
     try:
+        _require_text(sys.argv)
         app()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
@@ -214,6 +216,22 @@ def main() -> None:
         if not isinstance(error, grpc.aio.AioRpcError):
             raise
         _fail(refusal(error), 2 if error.code() is grpc.StatusCode.INVALID_ARGUMENT else 1)
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Raises SettingsError for an empty argument, as of an unset variable of a script, and for one that is not UTF-8.
+
+    An empty path would be the current folder, and an empty name the newest run.
+    """
+    for previous, argument in pairwise(arguments):
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            where = argument.removesuffix("=") or f"the argument after {previous}"
+            raise SettingsError(f"{where} is empty: give a value, or leave it out.")
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            shown = argument.encode(errors="replace").decode()
+            raise SettingsError(f"the argument {shown!r} is not UTF-8: correct it, or rename its file.") from None
 
 
 def refusal(error: "grpc.aio.AioRpcError") -> str:

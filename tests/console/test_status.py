@@ -68,11 +68,12 @@ async def test_a_run_is_not_resumed_while_nothing_runs(
 
 
 @pytest.mark.parametrize(
-    ("flag", "message"), [("--fork", "--fork is empty: name the run"), ("--run", "--run: '' is not a run name")]
+    ("argument", "message"),
+    [("", "the argument after --fork is empty: "), ("--run=", "--run is empty: "), ("\udcff", "'?' is not UTF-8")],
 )
-async def test_an_unset_variable_of_a_script_starts_no_search(flag: str, message: str, tmp_path: Path) -> None:
-    """`--fork "$SOURCE"` began a new run."""
-    done = await asi_arch(bare_environment(tmp_path, ASI_NATS_URL="nats://127.0.0.1:1"), "run", flag, "")
+async def test_what_scripts_may_give_by_mistake_starts_no_search(argument: str, message: str, tmp_path: Path) -> None:
+    """`--fork "$SOURCE"`, without that variable, began a new run, and `--out ""` wrote to the current folder."""
+    done = await asi_arch(bare_environment(tmp_path, ASI_NATS_URL="nats://127.0.0.1:1"), "run", "--fork", argument)
 
     assert done.status == 2
     assert message in done.err

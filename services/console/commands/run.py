@@ -107,15 +107,12 @@ def run(
         bool, typer.Option("--join", help="start the run in services that run already, beside their other runs")
     ] = False,
     fork: Annotated[
-        str | None,
-        typer.Option(metavar="RUN[@EVENT]", help="begin with that run's history up to an event (sequence or id)"),
-    ] = None,
+        str, typer.Option(metavar="RUN[@EVENT]", help="begin with that run's history up to an event (sequence or id)")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """Run the whole search on this machine: baselines, then new candidates, to a ranked summary."""
-    if fork == "":  # an unset variable of a script, which would start a whole new search
-        raise SettingsError("--fork is empty: name the run to begin with, or leave the flag out.")
-    start = Start(_valid(name), fork or "", resume)
+    start = Start(_valid(name), fork, resume)
     if joins:
         logs.configure_for_people()
         joined = asyncio.run(join(client_settings(), options, start, Progress(quiet=as_json)))
