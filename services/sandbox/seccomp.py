@@ -7,6 +7,7 @@ Linux's arch/x86/entry/syscalls/syscall_64.tbl and asm-generic.
 import ctypes
 import errno
 import os
+import signal
 import struct
 
 from services.sandbox import linux
@@ -105,7 +106,8 @@ def install(programs: bool, own_network: bool, shared_memory: bool, files: bool 
 
     `programs` allows fork, exec and file locks; `own_network` means that sockets and signals reach only the job itself;
     `shared_memory` allows shared anonymous memory, which resource limits do not count; without `files`, no file can be
-    opened.
+    opened. Unless `programs` and `own_network` are set, a job can send signals to itself only, and cannot stop itself:
+    the host would wait for its answer.
     """
     lines = build(programs, own_network, shared_memory, os.getpid(), files)
     code = b"".join(struct.pack("<HBBI", *line) for line in lines)
@@ -149,8 +151,10 @@ def build(
         both = [(_AND, 0, 0, _SHARED_ANONYMOUS), (_EQUAL, 0, 1, _SHARED_ANONYMOUS), no]
         lines += _on_argument(numbers["mmap"], 3, both)
     if not (programs and own_network):
-        for name in ("kill", "tgkill"):
-            lines += _on_argument(numbers[name], 0, [(_EQUAL, 1, 0, own_pid), no])
+        stops: list[Instruction] = [(_AT_LEAST, 0, 2, signal.SIGSTOP), (_AT_LEAST, 1, 0, signal.SIGTTOU + 1), no]
+        for name, argument in (("kill", 1), ("tgkill", 2)):
+            to_itself: list[Instruction] = [(_EQUAL, 1, 0, own_pid), no, (_LOAD, 0, 0, _ARGUMENTS + 8 * argument)]
+            lines += _on_argument(numbers[name], 0, [*to_itself, *stops])
     return [*lines, (_RETURN, 0, 0, _ALLOW)]
 
 

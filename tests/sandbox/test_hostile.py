@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from services.sandbox import Limits, Sandbox
-from services.sandbox.confinement import ALL_LAYERS, BUBBLEWRAP, CGROUP, NAMESPACES
+from services.sandbox.confinement import ALL_LAYERS, BUBBLEWRAP, CGROUP, NAMESPACES, SECCOMP
 from tests.sandbox.conftest import PRELOAD, TESTS
 from tests.sandbox.hostile_runs import BENIGN, LIMITS, rejection, snapshot
 
@@ -105,6 +105,15 @@ async def test_a_child_that_dies_of_a_signal_without_a_name_is_noticed_at_once(s
     assert reason is not None
     assert reason.startswith("the child was killed by SIGRTMIN+5")
     assert time.monotonic() - started < 5
+
+
+async def test_a_child_that_would_stop_itself_is_refused(sandbox: Sandbox) -> None:
+    """The host waited for its answer for a minute."""
+    if SECCOMP not in sandbox.level:
+        pytest.skip("without seccomp, a job may stop itself")
+    for stop in ("signal.raise_signal(signal.SIGSTOP)", "os.kill(os.getpid(), signal.SIGTTOU)"):
+        reason, _ = await rejection(sandbox, f"import os, signal\n{stop}")
+        assert reason == "the child's job raised: PermissionError: [Errno 1] Operation not permitted", stop
 
 
 async def test_output_of_a_child_is_truncated_and_marked(sandbox: Sandbox) -> None:
