@@ -18,7 +18,7 @@ from time import monotonic
 from services.chassis.errors import SettingsError, Transient
 from services.domain.ladder import HUB, SCALE_FILE, SCALES, corpus_overrides, parse_scale_file
 from services.domain.syntax import MAX_BYTES
-from services.engineer.checks.report import CheckReport, Verdict, report_text
+from services.engineer.checks.report import CheckReport, CheckSettings, Verdict, report_text
 from services.engineer.scales import Scale, ScaleError, load_scale
 from services.engineer.training.result import Metrics, TrainingFailed, TrainingResult
 from services.sandbox import PRELOAD_CHECKS, PRELOAD_COMPILER, Sandbox, SandboxUnavailable
@@ -186,7 +186,8 @@ async def _train(arguments: argparse.Namespace, data: Path, overrides: dict[str,
         raise ScaleError(str(error)) from None
     finally:
         silence.cancel()
-    _print(json.dumps(asdict(result), indent=2) if arguments.json else _result_text(result))
+    text = json.dumps(asdict(result), indent=2) if arguments.json else _result_text(result, stage.settings)
+    _print(text)
     return 0
 
 
@@ -257,8 +258,9 @@ class _Progress:
             sys.stderr.write(f"{self._start}{text}\n")
 
 
-def _result_text(result: TrainingResult) -> str:
-    measurements = result.measurements
+def _result_text(result: TrainingResult, settings: CheckSettings) -> str:
+    measurements, limit = result.measurements, settings.most_parameters or math.inf
+    excess = f": a run allows at most {limit:,.0f}" if measurements.parameters > limit else ""
     lines = [
         f"loss           {result.loss:.4f} ± {result.loss_stderr:.4f} nats per token",
         f"bits per byte  {result.bits_per_byte:.4f}",
@@ -269,7 +271,7 @@ def _result_text(result: TrainingResult) -> str:
         spread = "" if score.stderr is None else f" ± {score.stderr:.3f}"
         chance = "" if score.chance is None else f", {score.chance:.3f} by guessing"
         lines.append(f"  {score.task:<12} {score.value:.3f}{spread}  ({score.metric}, {score.items} items{chance})")
-    lines.append(f"parameters     {measurements.parameters:,}")
+    lines.append(f"parameters     {measurements.parameters:,}{excess}")
     if measurements.tokens_per_second is not None:
         lines.append(f"speed          {measurements.tokens_per_second:,.0f} tokens per second")
     lines.append(f"seconds        {measurements.seconds:.0f} on {measurements.device_name}")
@@ -308,7 +310,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="asi-arch")
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", description="Screen and probe a program in the sandbox.")
-    train = commands.add_parser("train", description="Train and evaluate a program with one seed in the sandbox.")
+    alone = "The program is not checked, and may have more parameters or a steeper cost than a run allows: see check."
+    train = commands.add_parser("train", description=f"Train and evaluate a program with one seed. {alone}")
     for command in (check, train):
         command.add_argument("file", type=Path, help="a Python module that defines the mixer")
         command.add_argument("--scale", default="tiny", help=f"{', '.join(SCALES)} or FILE.toml; default: tiny")

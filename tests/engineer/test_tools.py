@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from services.engineer.tools import _failure_text, _log_of_program
+from services.engineer.checks.report import CheckSettings
+from services.engineer.tools import _failure_text, _log_of_program, _result_text
+from services.engineer.training.result import Measurements, TrainingResult
 from tests.console.conftest import bare_environment
 from tests.loop.conftest import micro_flags
 
@@ -26,6 +28,18 @@ def test_a_program_that_fails_in_training_is_referred_to_the_check() -> None:
     """Only the check explains common errors and tries the other precision."""
     assert "--scale mini tells what to change" in _failure_text("error", "KeyError: 'x'", "", "mini")
     assert "check" not in _failure_text("timeout", "No answer within 300 s.", "", "mini")
+
+
+def test_more_parameters_than_a_run_allows_are_pointed_out() -> None:
+    """The program was trained and scored; in a run it would be rejected."""
+    measured = Measurements(2501, None, None, None, None, 9.0, "cpu", "x", {}, "", "", "fp32", "", 9, False, None)
+    result = TrainingResult(
+        loss=2.0, loss_stderr=0.1, bits_per_byte=2.9, block_losses=(), part_losses=(), scores=(), benchmark=None,
+        seed=1, scale="tiny", curve=(), measurements=measured, stopped=None, other_text=None, other_text_loss=None,
+    )  # fmt: skip
+
+    assert "2,501: a run allows at most 2,500\n" in _result_text(result, CheckSettings(baseline_parameters=1000))
+    assert "2,501\n" in _result_text(result, CheckSettings(baseline_parameters=1001))
 
 
 HANGS = """
