@@ -762,19 +762,23 @@ class RunInherited(_message.Message):
 
     SEQUENCE_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """in the source's log"""
     event: _builtins.bytes
     """its body, byte by byte, so that the hashes of the chain hold"""
+    until: _builtins.int
+    """the last sequence of the history, so that two forks of different length do not mix"""
     def __init__(
         self,
         *,
         sequence: _builtins.int = ...,
         event: _builtins.bytes = ...,
+        until: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "sequence", b"sequence", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

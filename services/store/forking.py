@@ -60,7 +60,7 @@ async def fork(bus: Bus, source: History, run: str, settings: events_pb2.RunSett
     pending: list[events_pb2.Event] = []
     matched = 0
     async for logged in _verified(bus, source):
-        event = inherited(logged, run)
+        event = inherited(logged, run, source.until)
         if not published and not matched:  # alone, so that of two forks at once only one publishes its history
             await _publish_only(bus, event, f"asi.v1.{run}.>")
         elif matched >= len(published):
@@ -81,13 +81,13 @@ async def fork(bus: Bus, source: History, run: str, settings: events_pb2.RunSett
     return await _publish_only(bus, event, subject_of(event))
 
 
-def inherited(logged: Logged, run: str) -> events_pb2.Event:
-    """An event of the source as an event of the fork's history; deterministic."""
+def inherited(logged: Logged, run: str, until: int) -> events_pb2.Event:
+    """An event of the source as an event of the fork's history, which goes up to `until`; deterministic."""
     body = original(logged.body)
     copied = events_pb2.Event.FromString(body)
     adopt(copied, run)
     event = events_pb2.Event(id=copied.id, run=run, attempt=1, service=SERVICE, time=copied.time)
-    event.run_inherited.CopyFrom(events_pb2.RunInherited(sequence=logged.sequence, event=body))
+    event.run_inherited.CopyFrom(events_pb2.RunInherited(sequence=logged.sequence, event=body, until=until))
     return event
 
 
@@ -97,8 +97,8 @@ def _identity(body: bytes) -> bytes:
         event = events_pb2.Event.FromString(body)
     except DecodeError:  # not a message of a history
         return b""
-    content = f"{event.id} {event.run_inherited.sequence} ".encode() + event.run_inherited.event
-    return hashlib.sha256(content).digest()
+    copy = event.run_inherited
+    return hashlib.sha256(f"{event.id} {copy.sequence} {copy.until} ".encode() + copy.event).digest()
 
 
 def _taken(run: str) -> SettingsError:

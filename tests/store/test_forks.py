@@ -138,12 +138,13 @@ async def test_an_interrupted_fork_can_be_completed_under_its_own_name_only(
 ) -> None:
     """Whoever is killed in the middle of a history asks for the same fork again; nothing lies there twice."""
     past = await history(live, "r1", str(middle(finished).sequence))
-    copies = [inherited(message, "r2") for message in finished.log if message.sequence in past.events]
+    copies = [inherited(message, "r2", past.until) for message in finished.log if message.sequence in past.events]
     for copy in copies[:7]:
         await bus.publish(copy)
 
-    with pytest.raises(SettingsError, match="a run called r2 exists already"):
-        await fork(bus, await history(live, "r1", "1"), "r2", settings())
+    for other in ("1", ""):  # a shorter and a longer history
+        with pytest.raises(SettingsError, match="a run called r2 exists already"):
+            await fork(bus, await history(live, "r1", other), "r2", settings())
     await fork(bus, past, "r2", settings())
     bodies = [events_pb2.Event.FromString(message.body) async for message in bus.read_log("asi.v1.r2.>")]
     assert [event.id for event in bodies] == [*(copy.id for copy in copies), f"r2.forked.{past.until}"]
@@ -165,8 +166,8 @@ async def test_a_fork_of_an_endpoint_run_uses_recorded_answers_first(
 
 def test_forking_twice_gives_the_same_history(finished: Simulation) -> None:
     """Byte by byte, so that a fork that was broken off can be published again."""
-    assert inherited(finished.log[5], "r2") == inherited(finished.log[5], "r2")
-    assert inherited(finished.log[5], "r2").id.startswith("r2.")
+    assert inherited(finished.log[5], "r2", 9) == inherited(finished.log[5], "r2", 9)
+    assert inherited(finished.log[5], "r2", 9).id.startswith("r2.")
 
 
 async def _forked(archive: Archive, bus: Bus, cut: Logged) -> list[events_pb2.Event]:

@@ -94,7 +94,7 @@ async def test_the_largest_event_fits_into_the_history_of_a_fork(bus: Bus) -> No
     missing = MAX_EVENT_BYTES - len(body_of(event))
     event.candidate_requested.proposal.program += "x" * missing
     await bus.publish(event)
-    copy = inherited(Logged(1, "", body_of(event)), "a-fork-with-quite-a-long-name")
+    copy = inherited(Logged(1, "", body_of(event)), "a-fork-with-quite-a-long-name", 1)
 
     assert len(body_of(event)) == MAX_EVENT_BYTES
     assert await bus.publish(copy) == 2
