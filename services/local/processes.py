@@ -250,10 +250,13 @@ class Broker:
         log = self.folder / "nats-server.log"
         config = self.folder / "nats-server.conf"
         with lock_log(self.folder, patience) as lock:
+            # By default the limit is three quarters of the free space, which a large log alone may exceed.
+            stored = sum(file.stat().st_size for file in self.folder.rglob("*.blk"))
+            most = stored + shutil.disk_usage(self.folder).free // 4 * 3
             # sync_interval: an acknowledged event must survive the machine, not only the process.
             config.write_text(
                 f'host: "127.0.0.1"\nport: {self.port}\nhttp: "127.0.0.1:{self.monitor_port}"\n'
-                f'jetstream {{ store_dir: "{self.folder.absolute()}", '
+                f'jetstream {{ store_dir: "{self.folder.absolute()}", max_file_store: {max(1, most)}, '
                 f"sync_interval: {'always' if self.sync else '2m'} }}\n"
             )
             command = [str(find_nats_server()), "-c", str(config.absolute())]

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -33,7 +34,7 @@ ORDER = ("store", "analyst", "judge", "engineer", "researcher")
 MONITOR_SECONDS = 0.5
 WRITE_ERROR = "write error: "
 ROOM_BYTES = 64 << 20
-"""Free space from which a broker that could not write is started again: it takes three quarters for itself."""
+"""Free space from which a broker that could not write is started again: it takes three quarters of it."""
 LOG_SECONDS = 10.0  # that another command may use the log
 START_SECONDS = 300.0  # a failed start is detected at once; this limit is for busy machines
 ADDRESSES = {"store": "archive", "engineer": "checker", "analyst": "cognition", "judge": "judge"}
@@ -183,16 +184,25 @@ class System:
 
 def _write_error(broker: Broker) -> str:
     """The error for which the broker has stopped storing events, such as a full disk; empty if it has not."""
+    error, storage = str(_monitored(broker, "/healthz").get("error")), _monitored(broker, "/jsz")
+    if WRITE_ERROR in error:
+        return error[error.index(WRITE_ERROR) :]
+    used, limit = storage.get("storage"), storage.get("config", {}).get("max_storage")
+    full = isinstance(used, int) and isinstance(limit, int) and used > limit
+    return f"full reserve of {limit} bytes" if full else ""
+
+
+def _monitored(broker: Broker, path: str) -> dict[str, Any]:
+    """What the broker's monitoring says; empty while it does not answer."""
     monitor = http.client.HTTPConnection("127.0.0.1", broker.monitor_port, timeout=MONITOR_SECONDS)
     try:
-        monitor.request("GET", "/healthz")
+        monitor.request("GET", path)
         answer = json.loads(monitor.getresponse().read())
     except (OSError, ValueError, http.client.HTTPException):  # it is starting, or another process has its port
-        return ""
+        return {}
     finally:
         monitor.close()
-    error = str(answer.get("error")) if isinstance(answer, dict) else ""
-    return error[error.index(WRITE_ERROR) :] if WRITE_ERROR in error else ""
+    return answer if isinstance(answer, dict) else {}
 
 
 def _has_room(folder: Path) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import resource
+import shutil
 import socket
 import socketserver
 import subprocess
@@ -154,6 +155,33 @@ async def test_a_broker_that_could_not_write_is_started_again(tmp_path: Path, mo
         assert system.supervise() == []
     finally:
         broker.stop()
+
+
+async def test_a_broker_whose_reserve_is_full_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes three quarters of the free space at its start, and refused events until it was restarted by hand."""
+    monkeypatch.delenv("ASI_NATS_URL", raising=False)
+    system, room = System(ClientSettings(data_dir=tmp_path), {}), shutil.disk_usage(tmp_path)
+    subject = "asi.v1.r1.run.started"
+    assert system.broker is not None
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: room._replace(free=1 << 20))
+    system.broker.start()
+    try:
+        async with Bus(system.client, "tests") as bus:
+            await bus.set_up()
+            with pytest.raises(Transient, match="`max_file_store` is full"):
+                await asyncio.gather(*(bus.publish_body(subject, f"{n}", os.urandom(1 << 17)) for n in range(20)))
+        events = [system.supervise(), system.supervise()]
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: room._replace(free=1 << 30))
+        events.append(system.supervise())
+        async with Bus(system.client, "tests") as bus:
+            assert await bus.publish_body(subject, "last", os.urandom(1 << 17)) > 1
+    finally:
+        system.broker.stop()
+
+    assert [event.partition(":")[0] for sentences in events for event in sentences] == [
+        "the broker stores nothing until there is room for its files",
+        "the broker was started again after a full reserve of 786432 bytes",
+    ]
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.0 200 OK\r\n\r\n<html>", b"HTTP/1.0 200 OK\r\n\r\n[1]", b"no HTTP\r\n"])
