@@ -22,6 +22,10 @@ TENSORS = 3500
 they fit into one message (`Bounds.arrays`), as the state of a training must."""
 
 
+ALONE = "which gets its hidden states alone and nothing that other layers keep, "
+"""Said of an error in a later layer: it may expect what an earlier one left in a shared object."""
+
+
 class ProgramRaised(Exception):  # noqa: N818 - an outcome for the candidate
     """The program raised an exception."""
 
@@ -146,6 +150,7 @@ class Remote:
             rows, length, _ = inputs.shape
             longer = ": a program must accept inputs of any length" if length > self.settings.length else ""
             layers = f"layer {', '.join(map(str, self.layers))}, " if any(self.layers) else ""
+            layers += ALONE if layers and len(self.layers) == 1 else ""
             where = f"{layers}batch {rows}, length {length}{longer}"
             raise ProgramRaised(f"{raised.message} ({where})", raised.traceback) from raised
         output = _floats(answer, "output")

@@ -205,7 +205,9 @@ async def test_an_error_of_a_later_layer_names_the_layer(sandbox: Sandbox) -> No
     report = await check(HANDS_ON, sandbox, SETTINGS)
 
     assert complaints(report)[0] == "repeatability"
-    assert "(layer 1, batch 2, length 65)" in report.verdicts[3].message
+    assert "(layer 1, which gets its hidden states alone and nothing that other layers keep, batch 2, length 65)" in (
+        report.verdicts[3].message
+    )
 
 
 @pytest.mark.slow
