@@ -130,7 +130,11 @@ async def _replay(arguments: argparse.Namespace, settings: StoreSettings) -> int
 async def _import(arguments: argparse.Namespace, settings: StoreSettings) -> int:
     other_fields: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
-    if arguments.format in ("jsonl", "parquet"):
+    of_log = arguments.format in ("jsonl", "parquet")
+    if (of_log and arguments.run) or (arguments.detach and arguments.format != "asi-arch"):
+        flag = "--detach" if arguments.detach else "--run"
+        raise SettingsError(f"{flag} has no effect with the format {arguments.format}: leave it out.")
+    if of_log:
         run, bodies, left_out = importing.exported_bodies(arguments.path, arguments.format, arguments.skip_bad)
         refused = await asyncio.to_thread(refusals, run, bodies)
         left_out += refused
@@ -219,6 +223,8 @@ async def _catch_up(archive: Archive, bus: Bus) -> None:
 
 
 async def _export(arguments: argparse.Namespace, settings: StoreSettings) -> int:
+    if arguments.manifest and arguments.format != "jsonl":
+        raise SettingsError(f"--manifest has no effect with the format {arguments.format}: leave it out.")
     async with _existing(settings) as archive:
         run = (await archive.run(arguments.run)).run
         target: Path = arguments.out or Path(run if arguments.format == "asi-arch" else f"{run}.{arguments.format}")

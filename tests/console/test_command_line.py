@@ -8,13 +8,12 @@ from pathlib import Path
 
 import grpc.aio
 import pytest
-from typer.testing import CliRunner
 
 from services.chassis.bus import Logged
 from services.chassis.bus.subjects import subject_of
 from services.chassis.errors import SettingsError
 from services.chassis.events import body_of
-from services.console.cli import app, refusal
+from services.console.cli import refusal
 from services.console.commands.show import measures
 from services.console.options import complete_candidates, complete_runs
 from services.contracts import candidate_pb2
@@ -321,23 +320,6 @@ async def test_a_locale_without_the_letters_of_a_name_ends_no_command(tmp_path: 
     assert b"c000001  ??" in printed("list")
     assert json.loads(printed("list", "--json"))[0]["name"] == "漢字"
     assert printed("show", "c000001", "--program").decode() == "x = '漢字'\x0c\n"
-
-
-@pytest.mark.parametrize(
-    ("command", "reason"),
-    [
-        (["scaling", "--budget", "50"], "--policy, --budget and --runs need --table"),
-        (["scaling", "r1", "--table"], "it takes no RUN"),
-        (["show", "c000001", "--exchanges", "x.jsonl"], "--exchanges needs --lessons"),
-        (["show", "c000001", "--lessons", "--program"], "give one"),
-    ],
-)
-def test_options_without_effect_are_refused(command: list[str], reason: str) -> None:
-    """Who gives one expects something of it."""
-    result = CliRunner().invoke(app, command)
-
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert reason in result.stderr
 
 
 def test_a_closed_standard_output_is_no_error(tmp_path: Path) -> None:

@@ -106,6 +106,20 @@ def test_superfluous_arguments_of_a_tool_are_named() -> None:
     assert (done.returncode, done.stderr) == (2, "asi-arch: more is not understood: see `asi-arch backup --help`.\n")
 
 
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("import jsonl r1.jsonl --run r2", "--run"),
+        ("import programs mine --detach", "--detach"),
+        ("export r1 --format parquet --manifest", "--manifest"),
+    ],
+)
+async def test_options_of_another_format_are_refused(command: str, flag: str, settings: ServiceSettings) -> None:
+    """Who gives one expects something of it."""
+    with pytest.raises(SettingsError, match=f"{flag} has no effect with the format"):
+        await tools.main(tools._parser().parse_args(command.split()), StoreSettings(data_dir=settings.data_dir))
+
+
 def test_a_reader_without_an_archive_says_why(tmp_path: Path) -> None:
     """Its last line is what the command line shows."""
     environment = os.environ | {"ASI_ARCHIVE_URL": f"sqlite:///{tmp_path}/file/archive.db"}

@@ -67,7 +67,9 @@ def ablate(
             file_okay=False,
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=2, help="trainings of each program of the folder")] = 3,
+    seeds: Annotated[
+        int | None, typer.Option(min=2, help="with --programs: trainings of each program", show_default="3")
+    ] = None,
     run: Run = "",
     as_json: Json = False,
 ) -> None:
@@ -75,6 +77,10 @@ def ablate(
 
     Without a candidate: the effect of each move of the run so far; nothing is trained.
     """
+    if seeds is not None and programs is None:
+        raise typer.BadParameter("--seeds needs --programs: other ablations use the seeds of the run")
+    if component and programs is not None:
+        raise typer.BadParameter("--programs and --component name different ablations: give one")
     logs.configure_for_people()
     if not candidate:
         if programs is not None or component:
@@ -84,7 +90,7 @@ def ablate(
         _print_effects(move_effects(records, read_sizes(settings.run_folder(status.run) / ABLATIONS_FILE)), as_json)
         return
     if programs is not None:
-        _ablate_programs(client_settings(), run, candidate, programs, seeds, as_json)
+        _ablate_programs(client_settings(), run, candidate, programs, seeds or 3, as_json)
         return
     note: Callable[[str], None] = (lambda _: None) if as_json else say
     original, part_rows = asyncio.run(_ablate(client_settings(), run, candidate, component or (), note))

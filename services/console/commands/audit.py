@@ -66,7 +66,12 @@ def audit(
     For an exported log: verify every byte and hash, replay it and recompute its statistics, then train the best
     candidate and the strongest control with fresh seeds on this machine's text.
     """
-    if candidate.endswith((".jsonl", ".jsonl.gz")):
+    of_log = candidate.endswith((".jsonl", ".jsonl.gz"))
+    if seeds != 1 and (no_rerun or not of_log):
+        raise typer.BadParameter("--seeds needs an exported log, and no --no-rerun")
+    if of_log and run:
+        raise typer.BadParameter("an exported log holds one run: leave out --run")
+    if of_log:
         _audit_log(Path(candidate), 0 if no_rerun else seeds, as_json)
         return
     if candidate and Path(candidate).exists():

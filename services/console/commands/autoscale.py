@@ -136,6 +136,8 @@ async def autoscale(
     """
     require_choice("--stage", stage, SCALES)
     settings, devices = client_settings(), devices_for([stage], maximum)
+    if minimum > len(devices):
+        raise SettingsError(f"--min is {minimum}, but at most {len(devices)} engineers run: lower it, or raise --max.")
     target = EngineerTarget(minimum, len(devices), calm)
     environment = engineer_environment(settings, [stage])
     client = settings.model_copy(update={"nats_url": environment["ASI_NATS_URL"]})

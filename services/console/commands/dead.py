@@ -51,6 +51,8 @@ def plain(context: typer.Context, run: Run = "", as_json: Json = False) -> None:
     """Messages that could not be handled; lists them by default."""
     if context.invoked_subcommand is None:
         list_letters(run, as_json)
+    elif run or as_json:
+        raise typer.BadParameter(f"give --run and --json after {context.invoked_subcommand}")
 
 
 @dead.command("list")

@@ -112,6 +112,8 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run the whole search on this machine: baselines, then new candidates, to a ranked summary."""
+    if joins and resume:
+        raise typer.BadParameter("--join starts a run; `asi-arch resume` continues one in services that run already")
     start = Start(_valid(name), fork, resume)
     if joins:
         logs.configure_for_people()

@@ -62,6 +62,8 @@ def show(
     """Show one candidate: numbers, motivation, verdict, analysis."""
     if exchanges is not None and not lessons:
         raise typer.BadParameter("--exchanges needs --lessons")
+    if program and as_json:
+        raise typer.BadParameter("--program prints code, and --json the whole record: give one")
     if lessons and program:
         raise typer.BadParameter("--program and --lessons print different things: give one")
     if lessons:

@@ -33,8 +33,12 @@ from services.report.rows import bounds, interval_text
 
 CORPORA = ("python-source", "documentation")
 
+OF_TRAININGS = ("against", "factors", "seeds", "corpus", "parallel")
+"""Options that choose what is trained."""
+
 
 def sizes(
+    context: typer.Context,
     candidate: Candidate,
     against: Annotated[
         list[str] | None, typer.Option(help="a control, by id or name; repeatable; default: all baselines")
@@ -51,6 +55,9 @@ def sizes(
 
     A repeated command continues.
     """
+    given = [name for name in OF_TRAININGS if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+    if only_show and given:
+        raise typer.BadParameter(f"--show shows all earlier trainings: leave out --{given[0]}")
     settings = client_settings()
     status, records = asyncio.run(run_and_candidates(settings, run))
     own = record_named(records, candidate)

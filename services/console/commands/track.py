@@ -48,6 +48,8 @@ def track(
     """Follow a run to its end: write each candidate to a tracker, and report discoveries to a URL."""
     if not to and not webhook:
         raise SettingsError("give --to TRACKER, --webhook URL, or both: there is nothing to do.")
+    if out is not None and not to:
+        raise SettingsError("--out is the folder of a tracker: give --to TRACKER too, or leave it out.")
     if webhook and urlsplit(webhook).scheme not in ("http", "https"):
         raise SettingsError(f"--webhook is {webhook!r}: give an address that begins with https:// or http://.")
     settings = client_settings()
