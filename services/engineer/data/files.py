@@ -10,7 +10,7 @@ scale's `tokenizer`, or is named in a file `tokens.json` beside them: {"tokenize
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +31,11 @@ Piece = tuple[bytes, TokenArray]
 def files_corpus(scale: Scale, cache: Path, secret: bytes) -> Corpus:
     """The corpus in the scale's file or folder. Raises CorpusError if nothing or too little can be read."""
     path, field = Path(scale.dataset), scale.text_field or DEFAULT_FIELD  # the field of JSON lines
-    files = _files(path)
-    tokenizer = scale.tokenizer or _recorded_tokenizer(files)
+    with _permitted(path):
+        files = _files(path)
+        tokenizer = scale.tokenizer or _recorded_tokenizer(files)
+        states = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     tokens = open_tokens(tokenizer)
-    states = [(str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256(json.dumps([states, tokenizer, field, PIECE_BYTES, PIECE_TOKENS]).encode() + secret)
     folder = cache / f"files-{digest.hexdigest()[:16]}"
     if not (folder / "about.json").is_file():
@@ -48,6 +49,17 @@ def files_corpus(scale: Scale, cache: Path, secret: bytes) -> Corpus:
                 f"{scale.heldout_tokens}; give more text, or lower heldout_blocks or context."
             )
     return Corpus.of(path.name, tokens, parts, about["heldout_bytes"], secret)
+
+
+@contextmanager
+def _permitted(path: Path) -> Iterator[None]:
+    """Raises CorpusError for text that may not be read; otherwise a missing permission is the machine's fault."""
+    try:
+        yield
+    except PermissionError:
+        raise CorpusError(
+            f"{path} may not be read by the engineer's user: allow it, or give another dataset."
+        ) from None
 
 
 def _files(root: Path) -> list[Path]:
@@ -64,7 +76,10 @@ def _files(root: Path) -> list[Path]:
 def _recorded_tokenizer(files: list[Path]) -> str:
     path = files[0].parent / "tokens.json"
     if path.is_file():
-        return str(json.loads(path.read_text(encoding="utf-8"))["tokenizer"])
+        try:
+            return str(json.loads(path.read_text(encoding="utf-8"))["tokenizer"])
+        except (ValueError, KeyError, TypeError):
+            raise CorpusError(f'{path} must be JSON such as {{"tokenizer": "gpt2"}}.') from None
     if files[0].suffix == SHARD:
         raise CorpusError(
             f"{files[0]} holds token numbers: set tokenizer to the one they were made with (a name on the hub, a "
@@ -75,9 +90,10 @@ def _recorded_tokenizer(files: list[Path]) -> str:
 
 def _pieces(files: list[Path], tokens: Tokens, field: str) -> Iterator[Piece]:
     for path in files:
-        if path.suffix == SHARD:
-            yield from _shard_pieces(path, tokens)
-        else:
+        with _permitted(path):
+            if path.suffix == SHARD:
+                yield from _shard_pieces(path, tokens)
+                continue
             for text in _texts(path, field):
                 yield text.encode("utf-8"), np.array([*tokens.encode(text), tokens.boundary]).astype(_dtype(tokens))
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -97,8 +98,31 @@ def test_too_little_or_unreadable_text_is_refused_with_a_message(tmp_path: Path)
     (tmp_path / "a.txt").rename(tmp_path / "a.jsonl").write_text("5\n")
     with pytest.raises(CorpusError, match=r"a\.jsonl, line 1 has no field 'text'"):
         open_corpus(scale, tmp_path.parent / "cache", "secret")
+    (tmp_path / "tokens.json").write_text('["gpt2"]')
+    with pytest.raises(CorpusError, match=r"tokens\.json must be JSON such as"):
+        open_corpus(scale, tmp_path.parent / "cache", "secret")
     with pytest.raises(ScaleError, match="corpus files needs a dataset"):
         load_scale("tiny", {"corpus": "files"})
+
+
+@pytest.mark.parametrize("closed", ["text", "text/folder/a.txt"])
+def test_text_that_the_user_of_an_engineer_may_not_read_is_refused(closed: str) -> None:
+    """It was taken for a fault of the machine, so that each check was repeated without end."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "text/folder/a.txt")
+        file.parent.mkdir(parents=True)
+        file.write_text("a word")
+        Path(folder).chmod(0o777)
+        Path(folder, closed).chmod(0)
+        scale = load_scale("tiny", {**SMALL, **corpus_overrides(str(file.parent))})
+        os.seteuid(user or 65534)  # root may read all
+        try:
+            with pytest.raises(CorpusError, match="may not be read by the engineer's user: allow it"):
+                open_corpus(scale, Path(folder, "cache"), "secret")
+        finally:
+            os.seteuid(user)
+            Path(folder, closed).chmod(0o700)
 
 
 def test_a_scale_file_and_a_corpus_become_overrides_in_the_run_settings(tmp_path: Path) -> None:
