@@ -51,8 +51,10 @@ class DiscoveryPolicy:
     def __post_init__(self) -> None:
         if not 0 < self.level < 1:
             raise ValueError(f"discovery.level must be between 0 and 1, not {self.level!r}")
-        if self.seeds < 2 or self.worthwhile < 0:
-            raise ValueError("discovery needs seeds of at least 2 and a worthwhile gain of 0 or more")
+        if self.seeds < 2:
+            raise ValueError("discoveries need 2 seeds in the last stage or more: raise verify_seeds, or its seeds")
+        if self.worthwhile < 0:
+            raise ValueError(f"worthwhile must be at least 0, not {self.worthwhile}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,8 +128,9 @@ class PaperPromotion:
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
-        if self.block < 1 or self.top < 1:
-            raise ValueError(f"promotion.block and promotion.top must be at least 1, not {self.block} and {self.top}")
+        for policy, value in (("block", self.block), ("verify", self.top)):
+            if value < 1:
+                raise ValueError(f"policy {policy} must be at least 1, not {value}")
 
     def admitted(self, rung: Rung, result: Result) -> Rung:
         """The rung with one more result in its block."""
@@ -152,7 +153,7 @@ class SuccessiveHalving:
 
     def __post_init__(self) -> None:
         if self.eta < 2:
-            raise ValueError(f"promotion.eta must be at least 2, not {self.eta}: it is one over the share that goes on")
+            raise ValueError(f"policy eta must be at least 2, not {self.eta}: it is one over the share that goes on")
 
     def admitted(self, rung: Rung, result: Result) -> Rung:
         """The rung with the result among its best."""

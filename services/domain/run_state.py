@@ -87,8 +87,9 @@ class RunPolicy:
             raise ValueError("stages must name at least one stage above the search for candidates to go up to")
         if not self.baselines:
             raise ValueError("baselines must name at least one program: the first is what all others are compared with")
-        if len({*self.baselines, *self.seed_programs}) < len(self.baselines) + len(self.seed_programs):
-            raise ValueError("baselines and seed programs name a program twice")
+        names = (*self.baselines, *self.seed_programs)
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"{twice} is named twice among baselines and seed programs")
 
     def is_seed_program(self, candidate: str) -> bool:
         """Whether the candidate is a seed program; those are numbered after the baselines."""

@@ -266,8 +266,9 @@ def _write(settings: pb.RunSettings, name: str, value: Any) -> None:
             raise ValueError("no limit is infinite; leave it out")
         setattr(message, field, value)
     except ValueError as error:  # of protobuf, too: out of range, or half of a surrogate pair
-        flag = flag_of(name, SETTINGS[name]).replace("_", "-")
-        raise SettingsError(f"--{flag} is {value!r}: {str(error).lower()}.") from None
+        flag, reason = flag_of(name, SETTINGS[name]).replace("_", "-"), str(error).lower()
+        reason = "it is too large" if "out of range" in reason else reason
+        raise SettingsError(f"--{flag} is {value!r}: {reason}.") from None
 
 
 def _extra(name: str) -> Mapping[str, Any]:

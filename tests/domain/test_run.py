@@ -53,7 +53,7 @@ def test_seed_programs_follow_the_baselines_and_use_up_no_budget() -> None:
         ("c000003", "", ""),
     ]
     assert (state.proposals_asked, state.proposals_ended) == (1, 0)
-    with pytest.raises(ValueError, match="name a program twice"):
+    with pytest.raises(ValueError, match="delta_net is named twice among"):
         replace(policy, seed_programs=("delta_net",))
 
 

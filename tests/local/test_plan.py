@@ -57,6 +57,21 @@ def test_an_impossible_value_is_refused_with_the_possible_ones(policy: str, mess
         run_settings(RunOptions(policies=[policy]))
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"promotion": "paper", "policy": {"verify": "0"}}, "policy verify must be at least 1, not 0"),
+        ({"promotion": "halving", "policy": {"verify_seeds": "1"}}, "raise verify_seeds, or its seeds"),
+        ({"baselines": "delta_net,gla,gla"}, "gla is named twice among baselines"),
+        ({"candidates": 2**40}, "--candidates is 1099511627776: it is too large"),
+    ],
+)
+def test_an_impossible_setting_is_refused_by_its_name(values: dict[str, object], message: str) -> None:
+    """Not by that of a field of the code."""
+    with pytest.raises(SettingsError, match=message):
+        run_settings(RunOptions.read(values))
+
+
 def test_an_unknown_policy_is_refused_with_the_known_ones() -> None:
     """Wherever it comes from."""
     with pytest.raises(ValueError, match="policy verfy is unknown; choose one of ablations, block"):
