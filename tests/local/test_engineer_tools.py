@@ -20,13 +20,14 @@ def test_a_run_in_bf16_is_repeated_in_fp32_where_bf16_is_emulated(monkeypatch: p
     assert suited_precision("tiny", {"precision": "fp32"}) == ({"precision": "fp32"}, "")
 
 
-def test_continued_trainings_keep_the_precision_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_continued_trainings_keep_the_precision_and_repeat_failures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another machine may be asked to continue: losses of different precision are not compared."""
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     settings = events_pb2.RunSettings(scale="tiny", scale_overrides={"precision": "bf16-autocast"})
     status, record = archive_pb2.RunStatus(settings=settings), candidate_pb2.Candidate(id="c1")
-    trained = Trained("c1", "Net", 1, "python-source", 1, 2.0, precision="bf16-autocast")
-    (job,) = planned(status, [record], [1], 2, ["python-source"], [trained])
+    trained = [Trained("c1", "Net", 1, "python-source", 1, 2.0, precision="bf16-autocast")]
+    trained += [Trained("c1", "Net", 1, "python-source", 2, None, failure="it took too long")]
+    (job,) = planned(status, [record], [1], 2, ["python-source"], trained)
 
     assert (job.seed, job.overrides["precision"]) == (2, "bf16-autocast")
 

@@ -53,7 +53,7 @@ def sizes(
 ) -> None:
     """Train a candidate and its controls at several sizes, smallest first, and compare them.
 
-    A repeated command continues.
+    A repeated command continues, and repeats trainings that failed.
     """
     given = [name for name in OF_TRAININGS if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"]
     if only_show and given:
@@ -116,7 +116,7 @@ def planned(
     settings = status.settings
     own = _overrides(settings, trained)
     base = scale_values("the run's scale", settings.scale, own)
-    done = {training.key for training in trained}
+    done = {training.key for training in trained if training.loss is not None}
     for factor, seed, corpus, record in product(factors, range(1, seeds + 1), corpora, records):
         if (record.id, factor, corpus, seed) not in done:
             overrides = {**own, **_scaled(base, factor), "corpus": corpus}

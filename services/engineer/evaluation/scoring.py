@@ -90,7 +90,9 @@ async def trained_scores(job: Job, sandbox: Sandbox, steps: int = 200) -> tuple[
     for name in job.scale.tasks:
         if name in TRAINED_NAMES:
             task = TASKS[name.removeprefix("trained-")]
-            result, model = await train_on(task, job.program, job.seed, sandbox, steps=steps, evaluations=1)
+            result, model = await train_on(
+                task, job.program, job.seed, sandbox, steps=steps, evaluations=1, wall_seconds=job.scale.wall_seconds
+            )
             async with open_reader(model.job, sandbox, model.weights) as reader:
                 await recheck(reader, model.trials, job.corpus.random(f"{name} {job.identity}"))
             scores.append(score_of(name, result))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,18 +89,21 @@ class TrainedModel:
 
 
 async def train_on(
-    task: Task, program: str, seed: int, sandbox: Sandbox, *, steps: int = 200, evaluations: int = 5
-) -> tuple[TaskResult, TrainedModel]:
+    task: Task, program: str, seed: int, sandbox: Sandbox, *,
+    steps: int = 200, evaluations: int = 5, wall_seconds: float | None = None,
+) -> tuple[TaskResult, TrainedModel]:  # fmt: skip
     """Train from `seed` on newly sampled rows, and measure the accuracy on test rows. Raises TrainingFailed.
 
-    The child computes gradients only and the optimiser runs here, so that a program can make neither more nor larger
-    steps. The program's buffers keep their initial values.
+    The time limit is that of scale `mini`, or `wall_seconds`. The child computes gradients only and the optimiser runs
+    here, so that a program can make neither more nor larger steps. The program's buffers keep their initial values.
     """
     overrides = {
         "context": str(task.length), "batch": "32", "micro_batch": "32", "steps": str(steps), "tasks": "",
         "averaged": "", "learning_rate": "0.004",
     }  # fmt: skip
     scale = load_scale("mini", overrides)
+    if wall_seconds is not None:
+        scale = replace(scale, wall_seconds=wall_seconds)
     nothing = np.zeros(0, dtype=np.uint16)
     corpus = Corpus(
         task.name, _Tokens(task.vocabulary), nothing, nothing, nothing, 1.0, task.name, secret=task.name.encode()

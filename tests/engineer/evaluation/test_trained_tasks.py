@@ -1,6 +1,7 @@
 """Trained tasks: that their answers are right, and that a mixer learns one."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -155,6 +156,18 @@ async def test_nan_predictions_are_refused_and_not_counted_as_correct(sandbox: S
         await train_on(TASKS["copying"], program, 1, sandbox, steps=1, evaluations=1)
 
     assert failed.value.kind == "not-finite"
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_time_limit_is_that_of_the_scale_that_asks(sandbox: Sandbox) -> None:
+    """On a busy machine, trainings at larger scales failed at the 300 s of the small model's own scale."""
+    scale = load_scale("tiny", {"tasks": "trained-copying", "averaged": "trained-copying"})
+    nothing = np.zeros(0, dtype=np.uint16)
+    corpus = Corpus("none", ByteTokens(), nothing, nothing, nothing, 1.0, "none", secret=b"none")
+    with pytest.raises(TrainingFailed) as failed:
+        await trained_scores(Job(LOOKS_AHEAD, 1, replace(scale, wall_seconds=0.01), corpus), sandbox, steps=2)
+
+    assert failed.value.kind == "timeout"
 
 
 @pytest.mark.slow
