@@ -84,8 +84,9 @@ class OfflineJudge:
             return Opinion(None, None, "", OFFLINE_RUBRIC, absent_because=absent)
         scores = judgement.scores
         scale = f"calibrated with DeltaNet at {MIDDLE:g} and Gated DeltaNet at {ANCHOR:g}:"
-        if case.anchor is None:
-            scale = "not calibrated, since Gated DeltaNet is not measured in this run:"
+        if not judgement.scaled:
+            absent = "is not measured in this run" if case.anchor is None else "does not lead DeltaNet clearly"
+            scale = f"not calibrated, since Gated DeltaNet {absent}:"
         text = (
             f"Computed from measurements. Performance {scores.performance:.1f}, innovation {scores.innovation:.1f}, "
             f"complexity and efficiency {scores.complexity:.1f}; weighted {judgement.weighted:.2f}, {scale} "

@@ -58,11 +58,12 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The offline judge's sub-scores, their weighted mean, and ``raw``, the calibrated mean."""
+    """The offline judge's sub-scores, their weighted mean, and ``raw``, which is calibrated if ``scaled``."""
 
     scores: SubScores
     weighted: float
     raw: float
+    scaled: bool
 
 
 def combine(scores: SubScores) -> float:
@@ -71,13 +72,18 @@ def combine(scores: SubScores) -> float:
 
 
 def judge_offline(candidate: Observation, baseline: Observation, anchor: Observation | None) -> Judgement | None:
-    """Judge from measurements; ``None`` if a sub-score cannot be computed. Not calibrated without an anchor."""
+    """Judge from measurements; ``None`` if a sub-score cannot be computed.
+
+    Not calibrated without an anchor, or if its lead is below :data:`MIN_LEAD`.
+    """
     scores = offline_scores(candidate, baseline, anchor)
     if scores is None:
         return None
     lead = offline_scores(anchor, baseline, anchor) if anchor else None
     weighted = combine(scores)
-    return Judgement(scores, weighted, calibrated(weighted, combine(lead) if lead else None))
+    if lead is None or not MIDDLE + MIN_LEAD <= combine(lead) < HIGHEST:
+        return Judgement(scores, weighted, weighted, scaled=False)
+    return Judgement(scores, weighted, calibrated(weighted, combine(lead)), scaled=True)
 
 
 def offline_scores(candidate: Observation, baseline: Observation, anchor: Observation | None) -> SubScores | None:
@@ -90,12 +96,9 @@ def offline_scores(candidate: Observation, baseline: Observation, anchor: Observ
     return SubScores(performance, innovation, complexity)
 
 
-def calibrated(weighted: float, anchor: float | None) -> float:
-    """``weighted`` mapped piecewise linearly, so that the anchor's score becomes 7 while 5 and 10 do not change.
-
-    Unchanged if the anchor's lead is below :data:`MIN_LEAD`.
-    """
-    if anchor is None or not MIDDLE + MIN_LEAD <= anchor < HIGHEST or weighted <= MIDDLE:
+def calibrated(weighted: float, anchor: float) -> float:
+    """``weighted`` mapped piecewise linearly, so that the anchor's score becomes 7 while 5 and 10 do not change."""
+    if weighted <= MIDDLE:
         return weighted
     if weighted <= anchor:
         return MIDDLE + (weighted - MIDDLE) * (ANCHOR - MIDDLE) / (anchor - MIDDLE)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.judge.rubric import ANCHOR, MIDDLE, Observation, SubScores, calibrated, combine, judge_offline
+from services.judge.rubric import ANCHOR, MIDDLE, Observation, SubScores, combine, judge_offline
 
 DELTA = Observation(1.813, 0.30, 0.0, 1e6, 5e6)
 GATED = Observation(1.622, 0.33, 0.25, 1.05e6, 5.3e6)
@@ -31,8 +31,12 @@ def test_an_anchor_below_the_root_does_not_change_the_scale() -> None:
     """Otherwise noise would give the highest scores."""
     poor = replace(GATED, loss=2.0, benchmark=0.25, distance=0.0)
 
+    judgement = judge_offline(replace(DELTA, distance=0.1), DELTA, poor)
+
     assert raw(poor, poor) < 5
-    assert calibrated(5.2, 5.3) == 5.2
+    assert judgement is not None
+    assert not judgement.scaled
+    assert judgement.raw == judgement.weighted
 
 
 @given(numbers, numbers, st.floats(0, 1), numbers, numbers)

@@ -47,8 +47,12 @@ async def test_a_worse_loss_is_judged_worse() -> None:
 
 
 async def test_without_an_anchor_it_says_that_it_is_not_calibrated() -> None:
-    """A run may leave Gated DeltaNet out."""
-    assert "not calibrated" in (await OfflineJudge().judge(case(OTHER, None))).justification
+    """A run may leave Gated DeltaNet out, or measure that it does not lead."""
+    worse = measured("gated_delta_net", 2, 1.60)
+
+    for anchor, reason in ((None, "is not measured"), (worse, "does not lead DeltaNet clearly")):
+        justification = (await OfflineJudge().judge(case(OTHER, anchor))).justification
+        assert f"not calibrated, since Gated DeltaNet {reason}" in justification
 
 
 async def test_a_candidate_without_measurements_is_not_judged() -> None:
