@@ -205,7 +205,7 @@ class ModelProposer:
                 parts.append(f"{name}: {trial_report.failure or losses}")
             result = "; ".join(parts)
         title = f"# Your quick experiment {number} ({kind}) with {draft.name}"
-        return f"\n\n{title}\n\n{result}\n\n```python\n{draft.program}```"
+        return f"\n\n{title}\n\n{result}\n\n{prompt_text.draft_text(draft)}"
 
     async def without(self, original: pb.Candidate, record: pb.Candidate, refusals: Sequence[Refusal]) -> Draft:
         """See the port. Raises the errors of the mind, and Rejected if no edits fit the program."""
@@ -222,18 +222,20 @@ class ModelProposer:
 
         Returns the draft, and the experiment to make with it first, or "none".
         """
-        problem = ""
+        problem, reason = "", ""
         for repair in range(MAX_EDIT_REPAIRS + 1):
             request = make_request(problem, repair)
             answer = (await self._mind.ask(request)).answer
             try:
                 program = apply_edits(answer.edits, base) if answer.edits else f"{answer.program}\n"
             except ValueError as error:
-                problem = f"\nYour last edits did not fit: {error}. Give the whole program, or edits that do."
+                reason, last = str(error), answer.model_dump_json(indent=1, exclude_defaults=True)
+                problem = f"\n\nYour last edits did not fit: {reason}. Give the whole program, or edits that do."
+                problem += f" Your last answer:\n```json\n{last}\n```"
             else:
                 experiment = answer.experiment if isinstance(answer, TryingAnswer) else "none"
                 return self._draft(answer, program, request.prompt_version), experiment
-        raise Rejected("propose", f"the edits never fitted the program:{problem}")
+        raise Rejected("propose", f"the edits never fitted the program: {reason}")
 
     async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:
         """See the port."""

@@ -12,7 +12,7 @@ from services.contracts import checker_pb2, cognition_pb2, events_pb2
 from services.domain.fitness import INVESTIGATE, PAPER, PROBE, leakage_policy, suspicion
 from services.domain.promotion import Budget, Limit
 from services.domain.syntax import Unreadable, parse, without_docstrings
-from services.researcher.draft import Refusal
+from services.researcher.draft import Draft, Refusal
 
 NOTHING = "None."
 BOARD_BEST = 40  # rows by loss
@@ -264,12 +264,10 @@ def _loss_text(record: pb.Candidate) -> str:
 def _change_text(record: pb.Candidate, parent: pb.Candidate | None) -> str:
     """Components gained and lost against the parent, the first few; all of a candidate without a known parent."""
     own = list(record.proposal.components)
-    if parent is None:
-        return ", ".join(own[:BOARD_COMPONENTS])
-    before = list(parent.proposal.components)
+    before = list(parent.proposal.components) if parent is not None else []
     changed = [f"+{name}" for name in own if name not in before] + [f"−{name}" for name in before if name not in own]
     more = f" and {len(changed) - BOARD_COMPONENTS} more" if len(changed) > BOARD_COMPONENTS else ""
-    return f"{parent.id} {' '.join(changed[:BOARD_COMPONENTS])}{more}".rstrip()
+    return f"{'' if parent is None else parent.id} {' '.join(changed[:BOARD_COMPONENTS])}{more}".strip()
 
 
 def _shortened(text: str) -> str:
@@ -336,5 +334,11 @@ def refusals_text(refusals: Sequence[Refusal]) -> str:
         lines.append("Your last draft is sound: propose another one, whose idea is orthogonal to it.")
     else:
         lines += [f"  {verdict.probe}: {verdict.message} {dict(verdict.evidence)}" for verdict in last.verdicts]
-        lines.append(f"Your last draft, which you may repair:\n```python\n{last.draft.program}\n```")
+        lines.append(f"Your last draft, which you may repair under the same name:\n{draft_text(last.draft)}")
     return "\n".join(lines)
+
+
+def draft_text(draft: Draft) -> str:
+    """A draft's motivation, components and program: without them a later call could not keep what was sound."""
+    components = f"Components: {', '.join(draft.components)}\n" if draft.components else ""
+    return f"Motivation: {draft.motivation}\n{components}```python\n{draft.program.rstrip()}\n```"

@@ -15,6 +15,9 @@ from tests.researcher.researcher_fixtures import Archive, Neighbours, Seats, res
 GATED = baseline("gated_delta_net").program
 
 
+MOTIVATION = "The parent cannot forget: a gate per head lets it drop what is old before it writes."
+
+
 OTHER = "The parent has one scale only: two memories with decays of their own serve near and far context."
 
 
@@ -28,7 +31,7 @@ def proposal(**changes: JsonValue) -> dict[str, JsonValue]:
     """An answer with a whole program."""
     return {
         "name": "ForgetfulDeltaNet",
-        "motivation": "The parent cannot forget: a gate per head lets it drop what is old before it writes.",
+        "motivation": MOTIVATION,
         "components": ["Forget Gate", "delta_rule", "Warp  drive"],
         "memory": "fixed-state",
         "ideas": [{"text": "a forget gate", "origin": "cognition", "source": "e1"}],

@@ -102,11 +102,12 @@ def test_a_line_of_the_board_is_short_and_names_the_change() -> None:
     child.proposal.parent, child.training.loss_stderr = parent.id, 0.01
     child.analysis.synthesis = "Keep the gate that opens early and look for a cheaper one. " * 9
 
-    (line, _) = board_text([parent, child]).splitlines()
+    line, root = board_text([parent, child]).splitlines()
 
     assert line.startswith("- N2 (c2); 1.4000 ± 0.0100; c1 +gated-value-skip −old-component-1 −old-component-2 ")
     assert " and 8 more; Keep the gate that opens early" in line
     assert len(line) <= 4 * 60
+    assert root.endswith("+old-component-2 +old-component-3 and 8 more")
 
 
 def test_candidates_without_a_proposal_have_no_line() -> None:

@@ -35,6 +35,7 @@ from tests.researcher.scripted_proposals import (
     GATED,
     IS_NEW,
     IS_REPEAT,
+    MOTIVATION,
     OTHER,
     judged,
     proposes,
@@ -53,7 +54,7 @@ async def test_a_new_and_sound_answer_is_proposed(bus: Bus) -> None:
     assert list(proposal.components) == ["forget-gate", "delta-rule", "warp-drive"]
     assert proposal.memory == "fixed-state"
     assert [(idea.origin, idea.source) for idea in proposal.ideas] == [("cognition", "e1")]
-    assert (proposal.mind, proposal.prompt_version) == ("openai:scripted-model", "propose-8")
+    assert (proposal.mind, proposal.prompt_version) == ("openai:scripted-model", "propose-9")
     assert [message["role"] for message in endpoint.received[0].json["messages"]] == ["system", "user"]
 
 
@@ -123,6 +124,7 @@ async def test_a_failed_check_comes_back_with_its_evidence(bus: Bus) -> None:
     again = endpoint.received[2].json["messages"][1]["content"]
     assert "causality: position 7 sees position 9, by 0.25" in again
     assert GATED in again
+    assert f"Motivation: {MOTIVATION}\nComponents: forget-gate, delta-rule, warp-drive" in again
 
 
 async def test_edits_of_the_parent_are_applied(bus: Bus) -> None:
@@ -134,7 +136,10 @@ async def test_edits_of_the_parent_are_applied(bus: Bus) -> None:
         (event,) = await seat.handle(bus)
 
     assert event.candidate_proposed.proposal.program.rstrip().endswith("return None")
-    assert "its search text occurs 0 times" in endpoint.received[1].body
+    again = endpoint.received[1].json["messages"][1]["content"]
+    assert "edit 1: its search text occurs 0 times" in again
+    assert '"search": "no such text"' in again  # calls have no memory: without the edits it could not mend them
+    assert MOTIVATION in again
 
 
 async def test_ten_repeats_end_the_seat(bus: Bus) -> None:
@@ -204,6 +209,7 @@ async def test_a_model_may_try_a_program_before_it_commits(bus: Bus) -> None:
     ]
     assert "up to 2 made" in first
     assert "experiment 1 (compare) with FirstThought\n\nit: 3.000 at step 30; the parent" in second
+    assert f"Motivation: {MOTIVATION}" in second
     assert "up to 1 made" in second
     assert "experiment 2 (check) with SecondThought\n\nall probes pass" in third
     assert "up to" not in third.split("# Your quick experiment 2")[1]
