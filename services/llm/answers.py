@@ -192,26 +192,38 @@ LimitField = Literal["max_tokens", "max_completion_tokens"]
 _NOT_KNOWN = re.compile(
     r"unsupported|not support|does not support|unrecogni[sz]ed|unknown|not allowed|not permitted|extra", re.IGNORECASE
 )
+_SHORTEST_LIMIT = 128  # tokens; a smaller number in a complaint is hardly a limit of answers
 _WEAKER: dict[Structured, Structured] = {"json_schema": "json_object", "json_object": "text"}
 
 
 @dataclass(frozen=True, slots=True)
 class RequestFormat:
-    """The supported features: structured output, the name of the token limit, temperature."""
+    """The supported features: structured output, the name and maximum of the token limit, temperature, streaming."""
 
     structured: Structured = "json_schema"
     adaptable: bool = True  # whether `structured` may be downgraded
     limit: LimitField = "max_tokens"
+    most_tokens: int = 1 << 30
     temperature: bool = True
+    stream: bool = False
 
-    def after(self, complaint: str) -> "RequestFormat | None":
-        """The format to try after a 400 with this text; None if the text is about something else."""
+    def after(self, complaint: str, max_tokens: int) -> "RequestFormat | None":
+        """The format to try after a 400 with this text; None if the text is about something else.
+
+        `max_tokens` is the limit of the refused request.
+        """
         lower = complaint.lower()
         if self.limit == "max_tokens" and "max_completion_tokens" in lower and _NOT_KNOWN.search(complaint):
             return replace(self, limit="max_completion_tokens")
-        if self.temperature and "temperature" in lower and _NOT_KNOWN.search(complaint):
+        if self.temperature and "temperature" in lower:
             return replace(self, temperature=False)
-        terms = ("response_format", "json_schema", "json_object", "structured output")
+        if not self.stream and re.search(r"\bstream", lower):
+            return replace(self, stream=True)
+        if "max_tokens" in lower or "max_completion_tokens" in lower:
+            numbers = [int(text.replace(",", "")) for text in re.findall(r"\d[\d,]{0,9}", complaint)]
+            if smaller := [number for number in numbers if _SHORTEST_LIMIT <= number < max_tokens]:
+                return replace(self, most_tokens=max(smaller))
+        terms = ("response_format", "json_schema", "json schema", "json_object", "structured output")
         if self.adaptable and self.structured in _WEAKER and any(term in lower for term in terms):
             return replace(self, structured=_WEAKER[self.structured])
         return None
@@ -232,7 +244,10 @@ def body(
         last = request.messages[-1]
         messages[-1] = {"role": last.role, "content": f"{last.text}\n\n{text}"}
     messages += [{"role": message.role, "content": message.text} for message in turns]
-    content: dict[str, JSON] = {"model": model, "messages": messages, format_.limit: max_tokens}
+    content: dict[str, JSON] = {"model": model, "messages": messages}
+    content[format_.limit] = min(max_tokens, format_.most_tokens)
+    if format_.stream:
+        content |= {"stream": True, "stream_options": {"include_usage": True}}
     if format_.temperature:
         content["temperature"] = temperature
     if format_.structured == "json_schema":

@@ -19,12 +19,13 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Protocol, cast
 from urllib.parse import quote, urlsplit
 
-from pydantic import BaseModel, Field, FiniteFloat, SecretStr, ValidationError
+from pydantic import SecretStr, ValidationError
 
 from services.chassis.errors import SettingsError
 from services.llm.answers import JSON
 from services.llm.budget import Price, Spend, spend
 from services.llm.port import Fault
+from services.llm.replies import Embedded, classify, completion_of
 
 if TYPE_CHECKING:  # the import takes a second
     import openai
@@ -99,39 +100,6 @@ class Outcome:
         return spend(price, self.prompt_tokens, self.completion_tokens)
 
 
-_MOST_TOKENS = 1_000_000_000  # of one exchange
-
-
-class _Usage(BaseModel):
-    prompt_tokens: int = Field(ge=0, lt=_MOST_TOKENS)
-    completion_tokens: int | None = Field(default=None, ge=0, lt=_MOST_TOKENS)
-
-
-class _Reply(BaseModel):
-    content: str | None = None
-    refusal: str | None = None
-
-
-class _Choice(BaseModel):
-    message: _Reply
-    finish_reason: str | None = None
-
-
-class _Completion(BaseModel):
-    choices: list[_Choice]
-    usage: _Usage | None = None
-
-
-class _Row(BaseModel):
-    index: int
-    embedding: list[FiniteFloat]
-
-
-class _Embedded(BaseModel):
-    data: list[_Row]
-    usage: _Usage | None = None
-
-
 class _Raw(Protocol):
     @property
     def text(self) -> str: ...
@@ -184,7 +152,9 @@ class EndpointClient:
             return Outcome(Fault.TIMEOUT, message=f"no complete answer within {self.timeout:g} s")
         except openai.APIStatusError as error:
             status = error.status_code
-            message = self.scrubber.text(f"HTTP {status}: {error.message}")[:_LONGEST_MESSAGE]
+            # The client's message lacks what is not in its own form, such as {"detail": …} or {"error": "…"}.
+            reason = error.message.removeprefix(f"Error code: {status}").lstrip(" -") or error.response.text.strip()
+            message = self.scrubber.text(f"HTTP {status}: {reason}")[:_LONGEST_MESSAGE]
             wait = retry_after(error.response.headers, datetime.now(UTC))
             return Outcome(_fault_of(status), message=message, retry_after=wait, billed=status in _GAVE_UP_WAITING)
         except openai.APIConnectionError as error:
@@ -200,10 +170,10 @@ class EndpointClient:
 
     def _read(self, text: str) -> Outcome:
         try:
-            completion = _Completion.model_validate_json(text)
+            completion = completion_of(text)
         except ValidationError:
             return self._malformed(text, "is not a chat completion")
-        fault, answer, message = _classify(completion)
+        fault, answer, message = classify(completion)
         if len(answer) > LONGEST_ANSWER:
             message = f"the answer has {len(answer):,} characters; at most {LONGEST_ANSWER:,} are read"
             fault, answer = Fault.TOO_LONG, answer[:_SHOWN]
@@ -222,7 +192,7 @@ class EndpointClient:
 
     def _vectors(self, text: str, count: int) -> Outcome:
         try:
-            reply = _Embedded.model_validate_json(text)
+            reply = Embedded.model_validate_json(text)
         except ValidationError:
             return self._malformed(text, "has no embeddings")
         rows = [row.embedding for row in sorted(reply.data, key=lambda row: row.index)]
@@ -232,21 +202,6 @@ class EndpointClient:
             message = f"{count} texts were sent, but {len(rows)} vectors returned"
             return replace(outcome, fault=Fault.MALFORMED, message=message)
         return outcome
-
-
-def _classify(completion: _Completion) -> tuple[Fault | None, str, str]:
-    """Fault, text and message of a well-formed reply."""
-    if not completion.choices:
-        return Fault.EMPTY, "", "the reply has no choice"
-    choice = completion.choices[0]
-    text = choice.message.content or ""
-    if choice.message.refusal or choice.finish_reason == "content_filter":
-        return Fault.REFUSED, text, f"the model declines: {choice.message.refusal or 'content filter'}"
-    if choice.finish_reason == "length":
-        return Fault.TRUNCATED, text, "the answer was cut off at the token limit"
-    if not text.strip():
-        return Fault.EMPTY, text, f"the answer is empty (finish_reason {choice.finish_reason!r})"
-    return None, text, ""
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
@@ -284,7 +239,7 @@ def _number(text: str | None) -> float | None:
 def _fault_of(status: int) -> Fault:
     if status == 429:
         return Fault.RATE_LIMITED
-    if status in (401, 403, 404):
+    if status in (401, 402, 403, 404):
         return Fault.UNAUTHORISED
     if status >= 500 or status in (408, 409):
         return Fault.SERVER_ERROR

@@ -199,10 +199,11 @@ class ModelClient:
         """
         while True:
             format_, content = self.format, self.body(request, turns, settings)
-            attempt = await self._exchange(request, content, settings.max_tokens, format_, calls)
+            limit = min(settings.max_tokens, format_.most_tokens)
+            attempt = await self._exchange(request, content, limit, format_, calls)
             if attempt.outcome.fault is not Fault.UNSUPPORTED:
                 return attempt
-            if self.format == format_ and (weaker := format_.after(attempt.outcome.message)):
+            if self.format == format_ and (weaker := format_.after(attempt.outcome.message, limit)):
                 self.format = weaker
 
     async def _exchange(
@@ -233,7 +234,9 @@ class ModelClient:
             async with self.accounting.account(planned, worst, calls) as pending:
                 self.circuit.enter()
                 try:
-                    pending.outcome, answer = _validated(await self.client.exchange(content), request, format_)
+                    pending.outcome, answer = _validated(
+                        await self.client.exchange(content), request, format_, max_tokens
+                    )
                 finally:
                     self._update_circuit(pending.outcome)
         return Attempt(pending.outcome, calls[-1], answer)
@@ -248,9 +251,11 @@ class ModelClient:
             self.circuit.succeeded()
 
 
-def _validated(outcome: Outcome, request: Request[A], format_: RequestFormat) -> tuple[Outcome, A | None]:
+def _validated(
+    outcome: Outcome, request: Request[A], format_: RequestFormat, max_tokens: int
+) -> tuple[Outcome, A | None]:
     """The validated answer, if any. An invalid text or a 400 about an optional feature gets its own fault."""
-    if outcome.fault is Fault.BAD_REQUEST and format_.after(outcome.message) is not None:
+    if outcome.fault is Fault.BAD_REQUEST and format_.after(outcome.message, max_tokens) is not None:
         return replace(outcome, fault=Fault.UNSUPPORTED), None
     if outcome.fault is not None:
         return outcome, None

@@ -231,7 +231,7 @@ class OpenAIMind:
                 return attempt
             reason = f"{model.model.name}: {fault}: {attempt.outcome.message}"
             if fault is Fault.UNAUTHORISED:
-                advice = "check the key and the model's name"
+                advice = "check the endpoint's address, the key and its credit, and the model's name"
                 raise MindUnavailable(f"{reason}; {advice}", delay=_SETTINGS_WRONG_SECONDS)
             if fault not in _AGAIN:
                 raise MindRefused(request.role, reason)

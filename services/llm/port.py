@@ -87,7 +87,7 @@ class Fault(StrEnum):
     INVALID = "invalid"  # an answer that does not validate
     UNSUPPORTED = "unsupported"  # 400 about an optional feature: retried without it
     BAD_REQUEST = "bad_request"  # any other 4xx: no retry
-    UNAUTHORISED = "unauthorised"  # 401, 403, or 404 for the model: the settings are wrong
+    UNAUTHORISED = "unauthorised"  # 401, 403, 402 without credit, or 404 for the model: the settings are wrong
     CANCELLED = "cancelled"  # the caller was cancelled
 
 

@@ -7,6 +7,8 @@ import socket
 import time
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from services.chassis.errors import Rejected, SettingsError, Transient
 from services.chassis.worker import Activity
@@ -208,6 +210,11 @@ async def test_an_endpoint_without_schemas_gets_instructions_and_is_remembered()
     [
         ("Unsupported parameter: 'max_tokens'; use 'max_completion_tokens'", '"max_tokens"', '"max_completion_tokens"'),
         ("Unsupported value: 'temperature' does not support 0.7", '"temperature"', '"max_tokens"'),
+        ("invalid temperature: only 1 is allowed for this model", '"temperature"', '"max_tokens"'),
+        ("This model only supports stream mode", '"stream":false', '"stream":true'),
+        ("Invalid max_tokens value, the valid range is [1, 150]", '"max_tokens":200', '"max_tokens":150'),
+        ("max_tokens is too large: 200. At most 150 are supported", '"max_tokens":200', '"max_tokens":150'),
+        ("The JSON schema contains features that xgrammar lacks", '"json_schema"', '"json_object"'),
     ],
 )
 async def test_parameters_that_a_model_refuses_are_left_out(complaint: str, removed: str, remaining: str) -> None:
@@ -300,10 +307,24 @@ async def test_the_key_appears_nowhere(fate: FaultName, caplog: pytest.LogCaptur
     assert "[secret]" in shown
 
 
+@pytest.mark.parametrize("body", ['{"detail": "no credit"}', '{"error": "no credit"}', "no credit"])
+async def test_the_reason_of_a_refusal_is_kept_in_any_form(body: str) -> None:
+    """The client drops what is not in OpenAI's form; an account without credit must not reject candidates."""
+
+    async def refuse(_: web.Request) -> web.Response:
+        return web.Response(status=402, text=body)
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", refuse)
+    async with TestServer(app) as server, mind(settings(str(server.make_url("/v1")))) as model:
+        with pytest.raises(MindUnavailable, match=r"HTTP 402: .*no credit.*; check"):
+            await model.ask(question())
+
+
 async def test_a_wrong_key_is_reported_and_the_call_is_retried_later() -> None:
     """A typing error in the settings must not reject candidates."""
     async with served(script(otherwise=Step(fault="unauthorised"))) as (server, model):
-        with pytest.raises(MindUnavailable, match="check the key"):
+        with pytest.raises(MindUnavailable, match="check the endpoint's address, the key"):
             await model.ask(question())
 
     assert len(server.received) == 1
