@@ -17,12 +17,15 @@ STATE_SHARE = 4
 """A state may take this part of the memory limit of a child."""
 COMPILED_BYTES = 2 << 30
 """Limit on files of compilers: kernels, their intermediate representations, and caches."""
+WALL_PER_CPU = 4
+"""Wall time that a training on a CPU may take, in terms of its limit: other work on the machine is not its fault."""
 
 
 def limits_of(scale: Scale) -> Limits:
     """The limits of a scale's children.
 
-    On a CPU, children cannot open files or start programs. On a GPU, Triton and torch.compile start compilers (ptxas,
+    On a CPU, the scale's time limit counts the child's own processor time, and children cannot open files or start
+    programs. On a GPU, Triton and torch.compile start compilers (ptxas,
     gcc) and load their output from the scratch folder; CUDA and compiler workers need many threads.
     """
     limits = Limits(
@@ -33,7 +36,7 @@ def limits_of(scale: Scale) -> Limits:
         files=bool(nvidia_devices()),
     )
     if scale.device == "cpu":
-        return limits
+        return replace(limits, wall_seconds=WALL_PER_CPU * scale.wall_seconds)
     return replace(limits, files=True, subprocesses=True, processes=GPU_TASKS, file_bytes=COMPILED_BYTES)
 
 

@@ -20,7 +20,7 @@ from services.domain.curves import Curve
 from services.engineer.data import Corpus, batches
 from services.engineer.scales import Scale
 from services.engineer.training.compiled import ARRAY, CompileCache
-from services.engineer.training.protocol import amount, array, ask, names, state
+from services.engineer.training.protocol import amount, array, ask, limits_of, names, state
 from services.engineer.training.result import CurvePoint, Drained, Metrics, TrainingFailed
 from services.engineer.training.sizes import ModelSizes, model_sizes
 from services.engineer.training.trainer import Plan
@@ -211,7 +211,7 @@ class Session:
         return {self.job.scale.steps * part // parts for part in range(1, parts)} - {0}
 
     def _time_left(self) -> float:
-        return max(1.0, self.job.scale.wall_seconds - self.spent)
+        return max(1.0, limits_of(self.job.scale).wall_seconds - self.spent)
 
     async def _train(self, audited: int) -> Metrics:
         start, before, is_saved = self.step, self._state, self._state_step == self.step

@@ -19,9 +19,11 @@ def test_the_scales_have_the_numbers_of_the_paper() -> None:
 
 
 def test_a_training_on_a_cpu_starts_no_program_and_opens_no_file() -> None:
-    """What a program needs there is loaded before it runs."""
-    limits = limits_of(load_scale("tiny"))
+    """What a program needs there is loaded before it runs. Its own time is limited, not that of other work."""
+    scale = load_scale("tiny")
+    limits = limits_of(scale)
 
+    assert limits.cpu_seconds == scale.wall_seconds < limits.wall_seconds
     assert not limits.subprocesses
     assert limits.files == bool(nvidia_devices())
 
