@@ -318,6 +318,7 @@ def description_of(record: pb.Candidate, parts: bool = False) -> str:
         lines.append(f"{flops:,.0f} FLOPs per token")
     lines += [f"components: {', '.join(record.proposal.components)}"] if record.proposal.components else []
     lines += [f"motivation: {record.proposal.motivation}"] if record.proposal.motivation else []
+    lines += [f"its program was repaired in training: {revision.repair}" for revision in training.revisions]
     return "\n".join(lines)
 
 

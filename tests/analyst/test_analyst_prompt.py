@@ -20,6 +20,7 @@ def knowing(judged: bool = True) -> Archive:
     """With the child, whole or without its verdict, and another baseline."""
     child = pb.Candidate()
     child.CopyFrom(CHILD)
+    child.training.revisions.add(repair="Four tokens instead of eight.")
     if not judged:
         child.ClearField("verdict")
     settings = events_pb2.RunSettings(mind="openai", baselines=["delta_net"])
@@ -44,6 +45,7 @@ async def test_the_prompt_holds_the_relatives_and_what_was_measured(
     shown = json.loads(out[out.index("{\n") :])  # the library logs where a test captures
     user = shown["messages"][1]["content"]
     assert all(name in user for name in ("Child", "Parent", "Sibling", "delta_net", "1.4000", "1.4500", "1.3750"))
+    assert "its program was repaired in training: Four tokens instead of eight." in user
     assert shown["answer"]["required"]
 
 

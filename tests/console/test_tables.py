@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from services.console.commands.cost import print_costs
+from services.console.commands.show import texts
 from services.console.tables import Column, family, listing, paragraph, say, table
 from services.contracts import candidate_pb2
 from services.report.rows import Node, Row, row
@@ -116,3 +117,15 @@ def test_tables_keep_id_name_and_fitness_at_any_width(width: int, monkeypatch: p
 
     assert all(len(line) <= width for line in lines)
     assert any("c000001" in line and row["name"][:23] in line and "0.951" in line for line in lines)
+
+
+def test_a_repaired_program_is_announced() -> None:
+    """What was trained is then not what the motivation describes."""
+    record = candidate_pb2.Candidate(id="c000001")
+    record.proposal.motivation = "It convolves eight tokens."
+    record.training.revisions.add(error="Killed.\nTraceback", repair="Four tokens instead of eight.")
+
+    assert texts(record) == [
+        ("Motivation", "It convolves eight tokens."),
+        ("Repaired in training", "Killed. Four tokens instead of eight."),
+    ]

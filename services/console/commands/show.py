@@ -191,12 +191,20 @@ def _print_candidate(record: candidate_pb2.Candidate, gain: Gain | None) -> None
 
         for line in sentences([record])[1:]:
             say(paragraph(line.strip()))
-    sections = [("Motivation", record.proposal.motivation), ("Verdict", record.verdict.justification)]
-    sections += [(title, getattr(record.analysis, field)) for field, title in SECTIONS]
-    for title, text in sections:
-        if text:
-            say()
-            print_markdown(f"**{title}** — {text}", paragraph(f"{title} — {text}"))
+    for title, text in texts(record):
+        say()
+        print_markdown(f"**{title}** — {text}", paragraph(f"{title} — {text}"))
+
+
+def texts(record: candidate_pb2.Candidate) -> list[tuple[str, str]]:
+    """What was written of a candidate, with titles: motivation, repairs of its program, verdict, analysis."""
+    repairs = [
+        ("Repaired in training", f"{revision.error.partition(chr(10))[0]} {revision.repair}")
+        for revision in record.training.revisions
+    ]
+    parts = [("Motivation", record.proposal.motivation), *repairs, ("Verdict", record.verdict.justification)]
+    parts += [(title, getattr(record.analysis, field)) for field, title in SECTIONS]
+    return [(title, text) for title, text in parts if text]
 
 
 def _numbers(record: candidate_pb2.Candidate, values: Row, gain: Gain | None) -> list[tuple[str, str]]:
