@@ -116,7 +116,8 @@ def instructions(answer: type[BaseModel], fenced: bool) -> str:
         return text + "Write nothing besides the object."
     text += "Put the object into a fence that opens with ```json and closes with ```."
     for name, language in blocks.items():
-        text += f"\nThen give `{name}` whole and unescaped in a fence of its own that opens with ```{language}."
+        unless = "" if answer.model_fields[name].is_required() else ", unless it is left out,"
+        text += f"\nThen give `{name}`{unless} whole and unescaped in a fence of its own that opens with ```{language}."
     return text
 
 

@@ -24,6 +24,10 @@ class Plan(BaseModel):
     program: Annotated[str, Block("python")]
 
 
+class Draft(Plan):
+    program: Annotated[str, Block("python")] = ""
+
+
 HEAD: dict[str, JSON] = {"title": "t", "parts": [{"weight": 0.5}]}
 WHOLE = Plan.model_validate({**HEAD, "program": "x = 1\n"})
 
@@ -118,6 +122,8 @@ def test_instructions_move_long_texts_out_of_the_json() -> None:
     assert "```python" in fenced
     assert '"program"' not in fenced
     assert '"program"' in plain
+    assert "unless" not in fenced
+    assert "give `program`, unless it is left out, whole" in instructions(Draft, fenced=True)
 
 
 def test_the_scripted_endpoint_can_answer_any_schema() -> None:
