@@ -124,7 +124,7 @@ def instructions(answer: type[BaseModel], fenced: bool) -> str:
 def read(text: str, answer: type[A]) -> A:
     """The validated answer in `text`. Raises Unreadable with the problems."""
     reply = text.rsplit("</think>", 1)[-1]  # without the reasoning
-    values = _values(reply, blocks_of(answer))
+    values = _without_nulls(_values(reply, blocks_of(answer)))
     try:
         return answer.model_validate_json(json.dumps(values, allow_nan=False))
     except ValidationError as error:
@@ -134,7 +134,16 @@ def read(text: str, answer: type[A]) -> A:
         raise Unreadable("a number in the answer is not finite") from None
 
 
-def _values(text: str, blocks: Mapping[str, str]) -> Mapping[str, JSON]:
+def _without_nulls(value: JSON) -> JSON:
+    """Models write null for what they leave out, whatever the schema says."""
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+
+
+def _values(text: str, blocks: Mapping[str, str]) -> dict[str, JSON]:
     single = _object(text.strip())
     if single is not None:
         return single

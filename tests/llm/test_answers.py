@@ -106,6 +106,13 @@ def test_the_strict_schema_requires_every_property_and_no_other() -> None:
     assert "default" not in json.dumps(schema)
 
 
+def test_null_stands_for_what_is_left_out() -> None:
+    """At any depth; for a field that is needed, the reason says so."""
+    assert read('{"title": "t", "parts": [{"weight": 0.5, "more": null}], "program": null}', Draft).program == ""
+    with pytest.raises(Unreadable, match="program: Field required"):
+        read(json.dumps({**HEAD, "program": None}), Plan)
+
+
 def test_a_schema_with_free_keys_is_not_called_strict() -> None:
     """Endpoints refuse it otherwise."""
 
