@@ -248,3 +248,9 @@ def mixed_conditions(rows: Sequence[Row]) -> str | None:
             "the same corpus and ASI_ENGINEER_TEXT_SEED"
         )
     return None
+
+
+def rejections(rows: Sequence[Row]) -> list[str]:
+    """The three most frequent reasons for rejections, for which a narrow table has no room."""
+    counts = Counter(reason for row in rows if (reason := row["reason"]))
+    return [f"{count} of {counts.total()} rejected: {reason}" for reason, count in counts.most_common(3)]

@@ -183,6 +183,7 @@ class ModelClient:
     circuit: Circuit
     accounting: CallAccounting
     last_failure: str = ""
+    answered: bool = False  # whether any request was accepted
 
     def body(self, request: Request[A], turns: tuple[Message, ...], settings: RoleSettings) -> dict[str, JSON]:
         """The body of the next request."""
@@ -249,6 +250,7 @@ class ModelClient:
             self.circuit.abandoned()
         else:
             self.circuit.succeeded()
+            self.answered = self.answered or outcome.fault not in (Fault.BAD_REQUEST, Fault.UNSUPPORTED)
 
 
 def _validated(

@@ -233,6 +233,9 @@ class OpenAIMind:
             if fault is Fault.UNAUTHORISED:
                 advice = "check the endpoint's address, the key and its credit, and the model's name"
                 raise MindUnavailable(f"{reason}; {advice}", delay=_SETTINGS_WRONG_SECONDS)
+            if fault is Fault.BAD_REQUEST and not model.answered:  # otherwise each candidate would be rejected
+                advice = "it has refused every request so far: check the settings of the endpoint and the model"
+                raise MindUnavailable(f"{reason}; {advice}", delay=_SETTINGS_WRONG_SECONDS)
             if fault not in _AGAIN:
                 raise MindRefused(request.role, reason)
             if repetition == retry.attempts:

@@ -7,7 +7,7 @@ import pytest
 
 from services.console.commands.cost import print_costs
 from services.console.commands.show import texts
-from services.console.tables import Column, family, listing, paragraph, say, table
+from services.console.tables import Column, family, listing, paragraph, rejections, say, table
 from services.contracts import candidate_pb2
 from services.report.rows import Node, Row, row
 
@@ -128,4 +128,16 @@ def test_a_repaired_program_is_announced() -> None:
     assert texts(record) == [
         ("Motivation", "It convolves eight tokens."),
         ("Repaired in training", "Killed. Four tokens instead of eight."),
+    ]
+
+
+def test_the_end_of_a_run_says_why_candidates_were_rejected() -> None:
+    """A table of 80 columns leaves the reason out; one cause may reject all candidates."""
+    scored, *rejected = (candidate_pb2.Candidate(id=f"c{number}") for number in range(6))
+    for record, reason in zip(rejected, "aaabb", strict=True):
+        record.rejection.reason = f"reason {reason}"
+
+    assert rejections([row(record) for record in (scored, *rejected)]) == [
+        "3 of 5 rejected: reason a",
+        "2 of 5 rejected: reason b",
     ]

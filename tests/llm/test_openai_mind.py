@@ -188,53 +188,22 @@ async def test_a_twice_truncated_answer_raises_an_error_that_names_the_limit() -
 @pytest.mark.parametrize(("fate", "text"), [("refusal", "declines: scripted"), ("bad_request", "HTTP 400")])
 async def test_a_refusal_is_final(fate: FaultName, text: str) -> None:
     """Asking again would only cost."""
-    async with served(script(otherwise=Step(fault=fate))) as (server, model):
+    async with served(script(Step(), otherwise=Step(fault=fate))) as (server, model):
+        await model.ask(question())
         with pytest.raises(MindRefused, match=text):
             await model.ask(question())
 
+    assert len(server.received) == 2
+
+
+async def test_an_endpoint_that_has_refused_every_request_rejects_no_candidate() -> None:
+    """A wrong setting is the likely cause; a run ended within seconds, with all of its candidates rejected."""
+    async with served(script(otherwise=Step(fault="bad_request"))) as (server, model):
+        with pytest.raises(MindUnavailable, match="HTTP 400: scripted; it has refused every request so far") as caught:
+            await model.ask(question())
+
+    assert caught.value.delay == 60
     assert len(server.received) == 1
-
-
-async def test_an_endpoint_without_schemas_gets_instructions_and_is_remembered() -> None:
-    """The second question does not try json_schema again."""
-    async with served(script(otherwise=Step(fault="unsupported_schema", answer=GOOD))) as (_, model):
-        first = await model.ask(question())
-        second = await model.ask(question())
-
-    assert [call.error for call in first.calls] == [Fault.UNSUPPORTED, None]
-    assert [call.error for call in second.calls] == [None]
-
-
-@pytest.mark.parametrize(
-    ("complaint", "removed", "remaining"),
-    [
-        ("Unsupported parameter: 'max_tokens'; use 'max_completion_tokens'", '"max_tokens"', '"max_completion_tokens"'),
-        ("Unsupported value: 'temperature' does not support 0.7", '"temperature"', '"max_tokens"'),
-        ("invalid temperature: only 1 is allowed for this model", '"temperature"', '"max_tokens"'),
-        ("This model only supports stream mode", '"stream":false', '"stream":true'),
-        ("Invalid max_tokens value, the valid range is [1, 150]", '"max_tokens":200', '"max_tokens":150'),
-        ("max_tokens is too large: 200. At most 150 are supported", '"max_tokens":200', '"max_tokens":150'),
-        ("The JSON schema contains features that xgrammar lacks", '"json_schema"', '"json_object"'),
-    ],
-)
-async def test_parameters_that_a_model_refuses_are_left_out(complaint: str, removed: str, remaining: str) -> None:
-    """Reasoning models take neither a temperature nor the old name of the limit."""
-    async with served(script(Step(fault="bad_request", message=complaint))) as (server, model):
-        await model.ask(question())
-
-    assert removed not in server.received[1].body
-    assert remaining in server.received[1].body
-
-
-async def test_programs_travel_unescaped_where_json_is_not_enforced() -> None:
-    """The documented fallback: one JSON fence, one Python fence."""
-    program = 'def f():\n    """Say "hi"."""\n    return "\\n"\n'
-    text = f'Here it is.\n```json\n{{"name": "Quoted"}}\n```\nand\n```python\n{program}```\n'
-    async with served(script(otherwise=Step(answer=text)), structured="text") as (server, model):
-        answered = await model.ask(question())
-
-    assert answered.answer == Idea(name="Quoted", program=program)
-    assert "response_format" not in server.received[0].body
 
 
 async def test_the_next_model_is_used_while_one_is_down() -> None:

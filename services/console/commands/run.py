@@ -17,7 +17,7 @@ from services.chassis import logs
 from services.chassis.bus.subjects import run_name
 from services.chassis.errors import SettingsError
 from services.console.options import INTERRUPTED, Json, print_json
-from services.console.tables import listing, mixed_conditions, pairs, paragraph, say, styled
+from services.console.tables import listing, mixed_conditions, pairs, paragraph, rejections, say, styled
 from services.local.launch import Outcome, Start, join, run_locally
 from services.local.plan import GROUPS, SETTINGS, RunOptions, flag_of
 from services.local.settings import ClientSettings, client_settings
@@ -146,6 +146,8 @@ def _print_outcome(settings: ClientSettings, outcome: Outcome) -> None:
     say(listing(ranked(outcome.rows)))
     if warning := mixed_conditions(outcome.rows):
         say(styled(paragraph(warning), fg="yellow"))
+    for text in rejections(outcome.rows):
+        say(paragraph(text, indent=2))
     if status.settings.promotion not in ("", "none") and not outcome.interrupted:
         for line in sentences(outcome.records, status.settings):
             say(paragraph(line, indent=4))
