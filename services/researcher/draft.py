@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import grpc.aio
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Struct
 
 from services.contracts import (
     archive_pb2,
@@ -166,3 +169,16 @@ async def neighbours(
         **{"except": record.id},
     )
     return await stub.GetNeighbours(request, timeout=30)
+
+
+def struct_json(struct: Struct) -> str:
+    """A Struct as JSON, with sorted keys. It contains whole numbers as floats; they are written as integers."""
+    return json.dumps(_with_integers(MessageToDict(struct)), sort_keys=True, ensure_ascii=False)
+
+
+def _with_integers(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _with_integers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_integers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -12,7 +12,7 @@ from services.contracts import checker_pb2, cognition_pb2, events_pb2
 from services.domain.fitness import INVESTIGATE, PAPER, PROBE, leakage_policy, suspicion
 from services.domain.promotion import Budget, Limit
 from services.domain.syntax import Unreadable, parse, without_docstrings
-from services.researcher.draft import Draft, Refusal
+from services.researcher.draft import Draft, Refusal, struct_json
 
 NOTHING = "None."
 BOARD_BEST = 40  # rows by loss
@@ -333,7 +333,9 @@ def refusals_text(refusals: Sequence[Refusal]) -> str:
     elif last.kind == "drawn":
         lines.append("Your last draft is sound: propose another one, whose idea is orthogonal to it.")
     else:
-        lines += [f"  {verdict.probe}: {verdict.message} {dict(verdict.evidence)}" for verdict in last.verdicts]
+        for verdict in last.verdicts:
+            message = "" if verdict.message in last.sentence else f" {verdict.message}"
+            lines.append(f"  {verdict.probe}:{message} {struct_json(verdict.evidence) if verdict.evidence else ''}")
         lines.append(f"Your last draft, which you may repair under the same name:\n{draft_text(last.draft)}")
     return "\n".join(lines)
 

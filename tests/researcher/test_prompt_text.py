@@ -2,6 +2,7 @@
 
 from services.contracts import candidate_pb2 as pb
 from services.contracts import checker_pb2, events_pb2
+from services.researcher.draft import Draft, Refusal
 from services.researcher.prompt_text import (
     BOARD_BEST,
     BOARD_NEWEST,
@@ -13,6 +14,7 @@ from services.researcher.prompt_text import (
     noise_text,
     parts_text,
     record_text,
+    refusals_text,
     scale_text,
 )
 
@@ -113,6 +115,19 @@ def test_a_line_of_the_board_is_short_and_names_the_change() -> None:
 def test_candidates_without_a_proposal_have_no_line() -> None:
     """Open seats have no results."""
     assert board_text([measured(1, 1.5), pb.Candidate(id="c2")]) == "- N1 (c1); 1.5000"
+
+
+def test_the_evidence_of_a_failed_check_is_readable_and_not_repeated() -> None:
+    """Nested values were printed as protobuf's text, 70 lines for one probe."""
+    first, second = (pb.ProbeVerdict(probe=name, outcome="fail", message=f"{name} grows") for name in ("cost", "state"))
+    first.evidence.update({"lengths": [256, 512], "exponents": {"flops": 1.97}})
+    refusal = Refusal("check", Draft("N", "M", "x = 1\n"), "the check fails: cost: cost grows", (first, second))
+
+    assert refusals_text([refusal]).splitlines()[:3] == [
+        "- N: the check fails: cost: cost grows",
+        '  cost: {"exponents": {"flops": 1.97}, "lengths": [256, 512]}',
+        "  state: state grows ",
+    ]
 
 
 def test_the_limits_of_verification_are_shown_as_numbers() -> None:

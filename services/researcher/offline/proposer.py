@@ -1,6 +1,5 @@
 """The offline proposer: proposals and ablations by a search over descriptions, without a language model."""
 
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -8,7 +7,6 @@ from itertools import product
 from types import NoneType
 from typing import Literal, get_args, get_origin
 
-from google.protobuf.json_format import MessageToDict
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -23,7 +21,7 @@ from services.mixers.components import components_of
 from services.mixers.description import CATALOGUE, Mixer
 from services.mixers.render import render
 from services.mixers.surrogate import Observation
-from services.researcher.draft import Context, Draft, Refusal
+from services.researcher.draft import Context, Draft, Refusal, struct_json
 from services.researcher.offline.search import (
     SearchExhaustedError,
     Seed,
@@ -215,17 +213,6 @@ def seed_of(record: pb.Candidate) -> Seed:
         name=proposal.name,
         program=program_of(record),
         fitness=record.verdict.fitness.value if record.verdict.HasField("fitness") else None,
-        # A Struct contains integers as floats.
-        description=json.dumps(_integers(MessageToDict(proposal.description)), sort_keys=True)
-        if proposal.HasField("description")
-        else None,
+        description=struct_json(proposal.description) if proposal.HasField("description") else None,
         family=record.request.baseline or None,
     )
-
-
-def _integers(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _integers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_integers(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
