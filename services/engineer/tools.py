@@ -162,20 +162,19 @@ async def _train(arguments: argparse.Namespace, data: Path, overrides: dict[str,
     from services.engineer.evaluation.tasks import EvaluationUnavailable
     from services.engineer.stages import Stages
     from services.engineer.training.host import train  # imports torch, which takes seconds and a check does not need
+    from services.engineer.training.protocol import limits_of
 
     if arguments.steps is not None:
         overrides["steps"] = str(arguments.steps)
     logs.configure_for_people()
-    quiet = arguments.json and not arguments.label
-    progress = _Progress(quiet, arguments.label)
+    progress = _Progress(arguments.json and not arguments.label, arguments.label)
     silence = asyncio.create_task(progress.report_silence())
     try:
         async with Sandbox() as sandbox:
             stages = Stages(sandbox, data, text_seed=os.environ.get("ASI_ENGINEER_TEXT_SEED"))
             stage = await stages.open(arguments.scale, overrides)
-            progress.work = f"step 1 (the limit is {stage.scale.wall_seconds:.0f} s)"
-            shown = None if quiet else progress
-            result = await train(program, arguments.seed, stage.scale, stage.corpus, sandbox, on_progress=shown)
+            progress.work = f"step 1 (the limit is {limits_of(stage.scale).wall_seconds:.0f} s)"
+            result = await train(program, arguments.seed, stage.scale, stage.corpus, sandbox, on_progress=progress)
     except TrainingFailed as failed:
         if arguments.json:
             _print(json.dumps({"failed": failed.kind, "reason": failed.message, "evidence": failed.evidence}, indent=2))
@@ -186,8 +185,7 @@ async def _train(arguments: argparse.Namespace, data: Path, overrides: dict[str,
         raise ScaleError(str(error)) from None
     finally:
         silence.cancel()
-    text = json.dumps(asdict(result), indent=2) if arguments.json else _result_text(result, stage.settings)
-    _print(text)
+    _print(json.dumps(asdict(result), indent=2) if arguments.json else _result_text(result, stage.settings))
     return 0
 
 
@@ -240,6 +238,8 @@ class _Progress:
     def __call__(self, metrics: Metrics) -> None:
         from services.engineer.records import training_progress
 
+        if self._quiet:
+            return
         self._heard = monotonic()
         self.work = "the evaluation" if metrics.step == metrics.steps else f"a step after {metrics.step}"
         self._seconds_left = min(self._seconds_left, training_progress(metrics).seconds_left)
@@ -342,11 +342,9 @@ if __name__ == "__main__":
     except (ScaleError, SettingsError) as error:
         sys.stderr.write(f"asi-arch: {error}\n")
         sys.exit(2)
-    except SandboxUnavailable as error:
-        sys.stderr.write(f"asi-arch: the sandbox cannot be used on this machine: {error}\n")
-        sys.exit(1)
     except Transient as error:
-        sys.stderr.write(f"asi-arch: {error}\n")
+        what = "the sandbox cannot be used on this machine: " if isinstance(error, SandboxUnavailable) else ""
+        sys.stderr.write(f"asi-arch: {what}{error}\n")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -65,7 +65,7 @@ def test_a_training_that_hangs_says_what_it_waits_for(tmp_path: Path) -> None:
     (tmp_path / "hangs.py").write_text(HANGS)
     command = [sys.executable, "-m", "services.engineer.tools", "train", str(tmp_path / "hangs.py"), *micro_flags()]
     done = subprocess.run(
-        [*command, "--set", "wall_seconds=20"],
+        [*command, "--set", "wall_seconds=5"],
         env=bare_environment(tmp_path),
         capture_output=True,
         text=True,

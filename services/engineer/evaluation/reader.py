@@ -42,6 +42,7 @@ class Reader:
     child: Child
     job: Job
     head: torch.Tensor
+    timeout: float  # seconds for an answer
 
     async def hidden(self, rows: NDArray[np.int64], training_from: Weights | None = None) -> NDArray[np.float32]:
         """Hidden states [rows, length, width] of tokens [rows, length], read in micro-batches in the given order.
@@ -55,7 +56,7 @@ class Reader:
             tokens = {"tokens": part.astype(np.uint16)}
             arrays = {**tokens, **(training_from or {})} if start == 0 else tokens
             header: dict[str, JSON] = {"training": training_from is not None}
-            answer = await ask(self.child, "read", header, arrays, expect="hidden", timeout=scale.wall_seconds)
+            answer = await ask(self.child, "read", header, arrays, expect="hidden", timeout=self.timeout)
             answers.append(array(answer, "hidden", (*part.shape, scale.width)).astype(np.float32))
         return np.concatenate(answers)
 
@@ -72,7 +73,7 @@ class Reader:
         if answers is not None:
             arrays["answers"] = answers.astype(np.uint8)
         header: dict[str, JSON] = {"micro_batch": scale.micro_batch}
-        answer = await ask(self.child, "gradients", header, arrays, expect="gradients", timeout=scale.wall_seconds)
+        answer = await ask(self.child, "gradients", header, arrays, expect="gradients", timeout=self.timeout)
         return answer.arrays
 
     async def predict(self, rows: NDArray[np.int64]) -> Predictions:
@@ -112,6 +113,7 @@ async def open_reader(job: Job, sandbox: Sandbox, weights: Weights) -> AsyncIter
         "threads": scale.threads,
         "precision": scale.precision,
     }
-    async with sandbox.child(JOB, limits_of(scale)) as child:
-        await ask(child, "begin", header, weights, expect="ready", timeout=scale.wall_seconds)
-        yield Reader(child, job, head)
+    limits = limits_of(scale)
+    async with sandbox.child(JOB, limits) as child:
+        await ask(child, "begin", header, weights, expect="ready", timeout=limits.wall_seconds)
+        yield Reader(child, job, head, limits.wall_seconds)

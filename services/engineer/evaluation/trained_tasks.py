@@ -109,9 +109,10 @@ async def train_on(
         task.name, _Tokens(task.vocabulary), nothing, nothing, nothing, 1.0, task.name, secret=task.name.encode()
     )
     job = Job(program, seed, scale, corpus)
-    async with sandbox.child(JOB, limits_of(scale)) as child:
-        ready = await ask(child, "begin", job.header(), {}, expect="ready", timeout=scale.wall_seconds)
-        untrained = await ask(child, "weights", {}, {}, expect="weights", timeout=scale.wall_seconds)
+    limits = limits_of(scale)
+    async with sandbox.child(JOB, limits) as child:
+        ready = await ask(child, "begin", job.header(), {}, expect="ready", timeout=limits.wall_seconds)
+        untrained = await ask(child, "weights", {}, {}, expect="weights", timeout=limits.wall_seconds)
     weights = dict(state(untrained, scale))
     optimiser = AdamW.resumed(job, weights, names(ready, "parameters"), steps=0)
     random = np.random.default_rng([seed, 1])

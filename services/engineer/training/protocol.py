@@ -25,8 +25,8 @@ def limits_of(scale: Scale) -> Limits:
     """The limits of a scale's children.
 
     On a CPU, the scale's time limit counts the child's own processor time, and children cannot open files or start
-    programs. On a GPU, Triton and torch.compile start compilers (ptxas,
-    gcc) and load their output from the scratch folder; CUDA and compiler workers need many threads.
+    programs. On a GPU, Triton and torch.compile start compilers (ptxas, gcc) and load their output from the scratch
+    folder; CUDA and compiler workers need many threads.
     """
     limits = Limits(
         memory_bytes=scale.memory_bytes,
@@ -59,7 +59,8 @@ async def ask(
     except ChildDied as error:
         raise TrainingFailed("died", error.reason, {"order": kind}, error.log_tail) from error
     except ChildTimeout as error:
-        text = f"No answer to {kind} within {timeout:.0f} s, the rest of its time limit (wall_seconds)."
+        limit = f"wall_seconds, on a CPU {WALL_PER_CPU} times that"
+        text = f"No answer to {kind} within {timeout:.0f} s, the rest of its time limit ({limit})."
         raise TrainingFailed("timeout", text, {"order": kind}, error.log_tail) from error
     except Malformed as error:
         raise TrainingFailed("malformed", error.reason, {"order": kind}, error.log_tail) from error
