@@ -139,6 +139,6 @@ async def propose(bus: Bus, cause: Cause, record: pb.Candidate) -> tuple[Cause, 
 
 async def hold(bus: Bus, record: pb.Candidate) -> None:
     """A candidate that has ended, whole, as a published record enters a run that has begun."""
-    event = follow(Cause.of(await bus.body_at(1)), "imported", "store", 1, record.id)
+    event = follow(Cause.of((await bus.message_at(1)).body), "imported", "store", 1, record.id)
     event.candidate_imported.CopyFrom(events_pb2.CandidateImported(source="a test", record=record))
     await bus.publish(event)

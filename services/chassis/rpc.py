@@ -95,15 +95,11 @@ def channel(servers: str, settings: ServiceSettings, deadline: float = DEADLINE_
     for part in parts:
         host_and_port(part)  # raises SettingsError
     keys = key_files(settings)
-    credentials = grpc.ssl_channel_credentials(*keys) if keys else None
     options = [*_LIMITS, *_RECONNECT, ("grpc.service_config", _SERVICE_CONFIG)]
-    channels = []
-    for part in parts:
-        interceptors = [_CallDefaults(deadline)]
-        if credentials is None:
-            channels.append(grpc.aio.insecure_channel(part, options=options, interceptors=interceptors))
-        else:
-            channels.append(grpc.aio.secure_channel(part, credentials, options=options, interceptors=interceptors))
+    connect: Callable[..., grpc.aio.Channel] = grpc.aio.insecure_channel
+    if keys is not None:
+        connect = partial(grpc.aio.secure_channel, credentials=grpc.ssl_channel_credentials(*keys))
+    channels = [connect(part, options=options, interceptors=[_CallDefaults(deadline)]) for part in parts]
     return channels[0] if len(channels) == 1 else cast("grpc.aio.Channel", _Replicas(channels, deadline))
 
 
@@ -181,7 +177,6 @@ class _Replicas:
         await self.close()
 
     async def close(self, grace: float | None = None) -> None:
-        """Close all channels."""
         await asyncio.gather(*(part.close(grace) for part in self._channels))
 
 

@@ -106,12 +106,24 @@ async def wired(name: str, settings: S, build: Build[S], require: Require[S] | N
 
 
 async def _serve(name: str, settings: S, build: Build[S], require: Require[S] | None) -> None:
-    stop = asyncio.Event()
+    stop, begun = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    begun = asyncio.Event()
-    serving = asyncio.create_task(_start(name, settings, build, require, begun, stop))
+
+    async def serve() -> None:
+        telemetry.start(name, settings.otlp_endpoint)
+        try:
+            async with wired(name, settings, build, require) as service:
+                if settings.metrics_listen:
+                    host, port = host_and_port(settings.metrics_listen)
+                    start_http_server(port, host)
+                begun.set()
+                await service.run(stop)
+        finally:
+            await asyncio.to_thread(telemetry.stop)
+
+    serving = asyncio.create_task(serve())
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if begun.is_set():  # else nothing is in hand: it may still wait for the broker
@@ -119,21 +131,6 @@ async def _serve(name: str, settings: S, build: Build[S], require: Require[S] | 
     await tasks.end(serving, stopping)
     if not serving.cancelled():
         serving.result()
-
-
-async def _start(
-    name: str, settings: S, build: Build[S], require: Require[S] | None, begun: asyncio.Event, stop: asyncio.Event
-) -> None:
-    telemetry.start(name, settings.otlp_endpoint)
-    try:
-        async with wired(name, settings, build, require) as service:
-            if settings.metrics_listen:
-                host, port = host_and_port(settings.metrics_listen)
-                start_http_server(port, host)
-            begun.set()
-            await service.run(stop)
-    finally:
-        await asyncio.to_thread(telemetry.stop)
 
 
 def main(name: str, kind: type[S], build: Build[S], require: Require[S] | None = None) -> None:

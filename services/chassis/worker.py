@@ -115,7 +115,6 @@ class Job:
 
     @property
     def event(self) -> events_pb2.Event:
-        """The event to handle."""
         return self.cause.event
 
     def activity(self) -> Activity:
@@ -140,7 +139,6 @@ class Worker:
     crash_notes: CrashNotes | None = None  # shared by the workers of a process
 
     def __post_init__(self) -> None:
-        """Nothing is fetched yet."""
         self._crash_notes = self.crash_notes or CrashNotes(self.bus)
         self._free = asyncio.Semaphore(self.parallel)
         self._running: set[asyncio.Task[None]] = set()

@@ -128,7 +128,7 @@ class Faults:
         async def publish(bus: Bus) -> None:
             sequence = await bus.last_sequence()
             unknown = events_pb2.Event(id=f"{RUN}.c000001.unknown.{sequence}", run=RUN).SerializeToString()
-            started = await bus.body_at(1)
+            started = (await bus.message_at(1)).body
             for fact in ("requested", "proposed.tiny", "trained", "judged", "analysed"):
                 for body in (b"", b"\xff\x00 no event", unknown, started):
                     await bus.publish_body(f"asi.v1.{RUN}.candidate.{fact}", "", body)

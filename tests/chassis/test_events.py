@@ -61,4 +61,4 @@ async def test_whatever_is_written_can_be_published(bus: Bus) -> None:
     again.time.CopyFrom(once.time)
 
     assert await bus.publish(once) == await bus.publish(again) == 1
-    assert body_of(once) == body_of(again) == await bus.body_at(1)
+    assert body_of(once) == body_of(again) == (await bus.message_at(1)).body

@@ -30,7 +30,7 @@ async def _accounting(bus: Bus, known: Store, folder: Path, tokens: int) -> Call
     )
     cause, sequence = await propose(bus, await start_run(bus, settings), pb.Candidate(id="c000001", stage="tiny"))
     journal = EventJournal("researcher", bus, FsspecArtifacts(folder.as_uri()))
-    journal.follow(Job(Cause.of(await bus.body_at(sequence)), 1, sequence, bus, "researcher"))
+    journal.follow(Job(Cause.of((await bus.message_at(sequence)).body), 1, sequence, bus, "researcher"))
     assert cause.event.candidate == "c000001"
     return CallAccounting(ArchiveLedger(known.stub), journal)
 

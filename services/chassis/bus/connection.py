@@ -60,7 +60,6 @@ class Bus:
 
     @property
     def connected(self) -> bool:
-        """Whether the connection is up."""
         return self._client.is_connected
 
     @property
@@ -71,7 +70,6 @@ class Bus:
 
     @property
     def reconnects(self) -> int:
-        """The number of reconnections."""
         return int(self._client.stats["reconnects"])
 
     async def __aenter__(self) -> "Bus":
@@ -242,10 +240,6 @@ class Bus:
         if only and ack.duplicate:
             raise AlreadyStored(f"the log has {what} already")
         return int(ack.seq)
-
-    async def body_at(self, sequence: int) -> bytes:
-        """The body of one message of the log. Raises the same errors as `message_at`."""
-        return (await self.message_at(sequence)).body
 
     async def message_at(self, sequence: int) -> Logged:
         """One message of the log. Raises KeyError if there is none, Transient if the log is unreachable."""

@@ -35,7 +35,6 @@ class Letter:
 
     @property
     def event(self) -> events_pb2.Event:
-        """The fact itself."""
         return self.cause.event
 
 
@@ -79,7 +78,7 @@ async def show(letter: Which, run: Run = "", as_json: Json = False) -> None:
     """Show the message, its event, and the traceback."""
     async with _letters(run) as (bus, _, letters):
         match = letter_named(letters, letter)
-        work = events_pb2.Event.FromString(await bus.body_at(match.event.dead.sequence))
+        work = events_pb2.Event.FromString((await bus.message_at(match.event.dead.sequence)).body)
     if as_json:
         traceback = match.event.dead.traceback or None
         print_json({"letter": letter_row(match), "traceback": traceback, "event": as_dict(work)})
@@ -179,7 +178,7 @@ async def _retry_event(bus: Bus, archive: archive_pb2_grpc.ArchiveAsyncStub, let
     head = [link for link in links if link.accepted and link.event.HasField("candidate_archived")][-1:]
     if not head:
         raise NotPossible(f"the end of candidate {dead.candidate} is not in the archive yet: try again in a moment")
-    work = events_pb2.Event.FromString(await bus.body_at(dead.dead.sequence))
+    work = events_pb2.Event.FromString((await bus.message_at(dead.dead.sequence)).body)
     return retry_of(dead, work, Cause(head[0].event, bytes.fromhex(head[0].sha256)))
 
 

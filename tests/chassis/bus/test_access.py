@@ -98,11 +98,11 @@ async def test_only_the_store_and_the_console_read_the_log(guarded: NatsServer, 
     for user in ("store", "console"):
         async with Bus(guarded.settings(user), user) as bus:
             assert [message.sequence async for message in bus.read_log()] == [sequence]
-            assert await bus.body_at(sequence)
+            assert (await bus.message_at(sequence)).body
     for user in ("researcher", "engineer", "judge", "analyst"):
         async with Bus(guarded.settings(user), user) as bus:
             with pytest.raises(Denied):
-                await bus.body_at(sequence)
+                await bus.message_at(sequence)
             with pytest.raises(Denied):
                 assert [message async for message in bus.read_log()]
 

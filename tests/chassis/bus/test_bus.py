@@ -182,9 +182,9 @@ async def test_a_body_is_found_by_its_sequence(bus: Bus) -> None:
     event = started()
     sequence = await bus.publish(event)
 
-    assert pb.Event.FromString(await bus.body_at(sequence)) == event
+    assert pb.Event.FromString((await bus.message_at(sequence)).body) == event
     with pytest.raises(KeyError):
-        await bus.body_at(99)
+        await bus.message_at(99)
 
 
 async def test_fetches_go_on_after_a_quiet_time(bus: Bus) -> None:

@@ -47,7 +47,7 @@ async def delivery(
         request=pb.Request(number=1, seeds=seeds, baseline=baseline),
         proposal=pb.Proposal(name="Subject", program=program),
     )
-    started = Cause.of(await bus.body_at(1))
+    started = Cause.of((await bus.message_at(1)).body)
     cause, sequence = await propose(bus, started, record)
     return Job(cause, 1, sequence, bus, "engineer", draining or asyncio.Event())
 
