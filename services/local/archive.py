@@ -53,17 +53,25 @@ async def open_archive(settings: ClientSettings) -> AsyncIterator[archive_pb2_gr
             raise NotFound(f"{refusal}{await _suggestion(archive, refusal)}") from None
 
 
-async def find_candidate(settings: ClientSettings, run: str, candidate: str) -> candidate_pb2.Candidate:
-    """A candidate by its id or name. Raises NotFound with similar names."""
+async def find_candidates(settings: ClientSettings, run: str, *names: str) -> list[candidate_pb2.Candidate]:
+    """Candidates by their ids or names. Raises NotFound with similar names."""
     async with open_archive(settings) as archive:
-        return await archive.GetCandidate(pb.GetCandidateRequest(run=run, candidate=candidate), timeout=30)
+        requests = [pb.GetCandidateRequest(run=run, candidate=name) for name in names]
+        return [await archive.GetCandidate(request, timeout=30) for request in requests]
 
 
 async def run_and_candidates(settings: ClientSettings, run: str) -> tuple[pb.RunStatus, list[candidate_pb2.Candidate]]:
     """A run and all its candidates, whole. An empty name is the newest run."""
     async with open_archive(settings) as archive:
-        status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
-        return status, await all_candidates(archive, pb.ListCandidatesRequest(run=status.run))
+        return await read_run(archive, run)
+
+
+async def read_run(
+    archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, slim: bool = False
+) -> tuple[pb.RunStatus, list[candidate_pb2.Candidate]]:
+    """As `run_and_candidates`; `slim`: without programs and curves."""
+    status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
+    return status, await all_candidates(archive, pb.ListCandidatesRequest(run=status.run, slim=slim))
 
 
 async def candidate_with_chain(

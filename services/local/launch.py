@@ -26,7 +26,7 @@ from services.contracts import archive_pb2 as pb
 from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2
 from services.llm.port import RECORDED, asks_endpoint, exchange_file, record_of
 from services.llm.settings import validate_prices
-from services.local.archive import run_status, until_applied
+from services.local.archive import read_run, run_status, until_applied
 from services.local.estimate import (
     PROFILE_SECONDS,
     SMALLER,
@@ -317,7 +317,7 @@ async def _watch(
         with progress:
             while True:
                 with contextlib.suppress(grpc.aio.AioRpcError):
-                    status, records = await _supervised(system, progress, _state(archive, run))
+                    status, records = await _supervised(system, progress, read_run(archive, run, slim=True))
                     root = root_among(records, status.settings)
                     rows = [row(record, root) for record in records]
                     progress.view.record_all(announced)
@@ -329,18 +329,9 @@ async def _watch(
                     await asyncio.wait_for(interrupted.wait(), POLL_SECONDS)
 
 
-async def _state(
-    archive: archive_pb2_grpc.ArchiveAsyncStub, run: str
-) -> tuple[pb.RunStatus, list[candidate_pb2.Candidate]]:
-    """The run and its candidates, without programs and curves."""
-    status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
-    return status, await all_candidates(archive, pb.ListCandidatesRequest(run=run, slim=True))
-
-
 async def write_run_report(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, folder: Path) -> Path | None:
     """The report of a run in its current state; None while it has no candidate. Raises NotPossible."""
-    status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)
-    records = await all_candidates(archive, pb.ListCandidatesRequest(run=status.run))
+    status, records = await read_run(archive, run)
     if not records:
         return None
     from services.report.page import write_report  # matplotlib takes half a second to import

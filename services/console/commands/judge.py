@@ -19,7 +19,7 @@ from services.console.tables import Column, paragraph, say, table
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2, events_pb2, judge_pb2, judge_pb2_grpc
 from services.domain.fitness import STANDARDISED_GAIN, VERSIONS
-from services.local.archive import catch_up, find_candidate, open_archive, run_and_candidates
+from services.local.archive import catch_up, find_candidates, open_archive, run_and_candidates
 from services.local.log import SERVICE, now, publish
 from services.local.settings import ClientSettings, client_settings, require_choice
 from services.local.system import service_addresses
@@ -63,7 +63,7 @@ async def judge(
     if bool(candidate) == baselines:
         raise SettingsError("name what to judge: either a CANDIDATE or --calibrate.")
     settings = client_settings()
-    records = [await find_candidate(settings, run, candidate)] if candidate else await _baselines(settings, run)
+    records = await find_candidates(settings, run, candidate) if candidate else await _baselines(settings, run)
     async with _judge(settings) as stub:  # all at once
         rows = await asyncio.gather(*(_judge_again(stub, record) for record in records))
     largest = max((abs(row.drift) for row in rows if row.drift is not None), default=None)

@@ -30,7 +30,7 @@ from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 from services.domain.objectives import LOWER_IS_BETTER
 from services.llm.port import Role
-from services.local.archive import open_archive
+from services.local.archive import find_candidates, open_archive
 from services.local.settings import ClientSettings, client_settings
 from services.report.rows import ABSENT, Gain, Row, as_dict, gain_over, interval_text, number, row
 
@@ -255,7 +255,7 @@ class Measure(TypedDict):
 
 def compare(first: Candidate, second: Candidate, run: Run = "", as_json: Json = False) -> None:
     """Compare two candidates measure by measure."""
-    left, right = asyncio.run(_both(client_settings(), run, first, second))
+    left, right = asyncio.run(find_candidates(client_settings(), run, first, second))
     if not as_json:
         _print_measures(left, right)
         return
@@ -268,7 +268,7 @@ def compare(first: Candidate, second: Candidate, run: Run = "", as_json: Json = 
 
 def diff(first: Candidate, second: Candidate, run: Run = "", as_json: Json = False) -> None:
     """Show the difference between two programs."""
-    left, right = asyncio.run(_both(client_settings(), run, first, second))
+    left, right = asyncio.run(find_candidates(client_settings(), run, first, second))
     if missing := [record.id for record in (left, right) if not program_of(record)]:
         have = "has" if len(missing) == 1 else "have"
         raise NotFound(f"{' and '.join(missing)} of run {left.run} {have} no program: there is nothing to compare")
@@ -280,15 +280,6 @@ def diff(first: Candidate, second: Candidate, run: Run = "", as_json: Json = Fal
         say("the programs are the same")
     else:
         print_code(text, "diff", wrap=True)
-
-
-async def _both(
-    settings: ClientSettings, run: str, first: str, second: str
-) -> tuple[candidate_pb2.Candidate, candidate_pb2.Candidate]:
-    async with open_archive(settings) as archive:
-        left = await archive.GetCandidate(pb.GetCandidateRequest(run=run, candidate=first), timeout=30)
-        right = await archive.GetCandidate(pb.GetCandidateRequest(run=run, candidate=second), timeout=30)
-        return left, right
 
 
 def measures(record: candidate_pb2.Candidate, reference: candidate_pb2.Candidate) -> list[Measure]:

@@ -195,9 +195,9 @@ def prompt(
 
 def _require_candidate(run: str, candidate: str) -> None:
     """Raises NotFound for an unknown candidate, before the services of a tool are started."""
-    from services.local.archive import find_candidate
+    from services.local.archive import find_candidates
 
-    asyncio.run(find_candidate(_settings_and_system()[0], run, candidate))
+    asyncio.run(find_candidates(_settings_and_system()[0], run, candidate))
 
 
 def _run_tool(module: str, arguments: list[str], as_json: bool, *needed: str) -> None:
