@@ -73,10 +73,6 @@ class Ladder:
     earlier: frozenset[str] = frozenset()  # promoted before a fork changed the rules
     level_used: float = 0.0  # share of the accepted rate of false discoveries that ended rounds have used
 
-    def is_climbing(self, candidate: str) -> bool:
-        """Whether a result of this candidate is awaited at any rung."""
-        return any(name == candidate for name, _ in self.climbing)
-
 
 def measured(ladder: Ladder, rung: int, result: Result, root: bool) -> Ladder:
     """The ladder after one more result of a rung; that of the root is what others are compared with."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations
+from statistics import quantiles
 from typing import Any
 
 
@@ -183,9 +184,9 @@ def bootstrap(gains: Sequence[Sequence[float]], rng: random.Random, resamples: i
     if len({len(row) for row in gains}) > 1:
         raise ValueError("gains: the seeds have different numbers of items; pair them")
     items = [math.fsum(column) / len(gains) for column in zip(*gains, strict=True)]
-    means = sorted(math.fsum(rng.choices(items, k=len(items))) / len(items) for _ in range(resamples))
-    tail = (1 - LEVEL) / 2
-    interval = Interval(_percentile(means, tail), _percentile(means, 1 - tail), LEVEL)
+    means = [math.fsum(rng.choices(items, k=len(items))) / len(items) for _ in range(resamples)]
+    low, *_, high = quantiles(means, n=round(2 / (1 - LEVEL)), method="inclusive")
+    interval = Interval(low, high, LEVEL)
     if len(gains) == 1:
         return interval
     over_seeds = paired_test([mean(row) for row in gains]).interval()
@@ -201,13 +202,6 @@ def power(effect: float, deviation: float, count: int, alpha: float = 0.05) -> f
         raise ValueError(f"power needs at least two pairs and a positive deviation, not {count} and {deviation!r}")
     critical = student_quantile(1 - alpha, count - 1)
     return 1.0 - float(_special().nctdtr(count - 1, effect / deviation * math.sqrt(count), critical))
-
-
-def _percentile(ordered: Sequence[float], share: float) -> float:
-    position = share * (len(ordered) - 1)
-    below = math.floor(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (position - below) * (ordered[above] - ordered[below])
 
 
 MAX_EXACT = 8

@@ -48,7 +48,8 @@ def parse(program: str) -> ast.Module:
         raise Unreadable("the text holds a null byte", program.count("\n", 0, program.index("\0")) + 1)
     if program.count("{") > MAX_BRACES:
         raise Unreadable(f"the program has more than {MAX_BRACES} opening braces")
-    if program.count(".") > MAX_DOTS and any(map(_has_long_import, _LINE_END.split(_CONTINUATION.sub(" ", program)))):
+    dotted = _LINE_END.split(_CONTINUATION.sub(" ", program)) if program.count(".") > MAX_DOTS else ()
+    if any(line.count(".") > MAX_DOTS and ("import" in line or "from" in line) for line in dotted):
         raise Unreadable(f"the name of an import has more than {MAX_DOTS} dots")
     try:
         with _parsing:
@@ -72,10 +73,6 @@ def _reason(error: SyntaxError, program: str) -> str:
     if len(prose) < len(program) and not any(quotes in prose for quotes in ('"""', "'''")):
         return f"{error.msg}: of a text with Markdown fences (```), keep the program between them only"
     return f"{error.msg} (Python {sys.version_info.major}.{sys.version_info.minor})"
-
-
-def _has_long_import(line: str) -> bool:
-    return line.count(".") > MAX_DOTS and ("import" in line or "from" in line)
 
 
 def require_shallow(tree: ast.Module) -> None:

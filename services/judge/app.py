@@ -82,9 +82,7 @@ class JudgeService(judge_pb2_grpc.JudgeServicer):
             raise NotPossible(f"candidate {record.id} of run {record.run} cannot be judged: {error}") from None
 
 
-def require(settings: JudgeSettings) -> None:
-    """Raises SettingsError for models or a place of artifacts that could not be used."""
-    require_minds(settings)
+require = require_minds
 
 
 @asynccontextmanager

@@ -119,9 +119,7 @@ def offline_is_drawn(
 DIMENSION = 256  # of the local embedder, for texts of a paragraph
 
 
-def require(settings: ResearcherSettings) -> None:
-    """Raises SettingsError for models or a place of artifacts that could not be used."""
-    require_minds(settings)
+require = require_minds
 
 
 @asynccontextmanager

@@ -126,7 +126,7 @@ def _project(incoming: Incoming, run: RunRow | None, row: CandidateRow | None) -
 def _apply_dead(incoming: Incoming, run: RunRow, row: CandidateRow | None) -> Change:
     """Apply a dead letter: the candidate is rejected unless it has ended."""
     run = replace(run, dead_letters=run.dead_letters + 1)
-    if run.state.ladder.is_climbing(incoming.log.candidate):
+    if any(name == incoming.log.candidate for name, _ in run.state.ladder.climbing):  # a verification ends without it
         ended = facts.Verified(moment(incoming.log.event), incoming.log.candidate)
         return stepped(Change(incoming.log, row, run), ended)
     unfinished = row is not None and row.record.state not in (pb.STATE_ARCHIVED, pb.STATE_REJECTED)

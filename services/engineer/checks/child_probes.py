@@ -10,6 +10,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from services.engineer.checks.compare import largest_gap
 from services.engineer.checks.metering import cost, line_of_non_finite, unusual_state
 from services.engineer.checks.remote import State
 from services.engineer.checks.report import JSON, ArithmeticName, Finding
@@ -21,7 +22,6 @@ from services.engineer.checks.subject import (
     Arithmetic,
     Subject,
     accepts,
-    gap_between,
     output_of,
     shapes_of,
     without_gradient,
@@ -42,7 +42,8 @@ DECODED_LENGTH, PREFILL, DECODED_STATE = 40, 33, State(randomised=True)
 def _compare(
     subject: Subject, expected: Tensor, actual: Tensor, violation: str, agreement: str, **evidence: JSON
 ) -> Finding:
-    gap = gap_between(expected, actual, subject.exact.tolerance)
+    left, right = (output.detach().double().numpy() for output in (expected, actual))
+    gap = largest_gap(left, right, subject.exact.tolerance)
     if gap.relative > subject.exact.tolerance:
         return Finding(True, violation, gap.evidence() | evidence)
     return Finding(False, agreement)

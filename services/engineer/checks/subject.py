@@ -17,7 +17,6 @@ import torch.utils.checkpoint
 from torch import Tensor, default_generator, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
-from services.engineer.checks.compare import Gap, largest_gap
 from services.engineer.checks.remote import TOLERANCES, State
 from services.engineer.checks.report import ArithmeticName, CheckSettings
 from services.engineer.training.model import cast_floats
@@ -291,11 +290,6 @@ def _kind(result: object) -> str:
 def accepts(mixer: nn.Module, name: str) -> bool:
     """Whether forward has a parameter of that name; **kwargs does not count."""
     return name in inspect.signature(mixer.forward).parameters
-
-
-def gap_between(left: Tensor, right: Tensor, tolerance: float) -> Gap:
-    """The largest difference of two outputs."""
-    return largest_gap(left.detach().double().numpy(), right.detach().double().numpy(), tolerance)
 
 
 @contextmanager

@@ -20,7 +20,6 @@ from services.store.backends.sqlite.connection import (
     ConnectionThread,
     LazyConnection,
     connect,
-    connect_read_only,
     translate_errors,
 )
 from services.store.backends.sqlite.schema import damage, drift, migrate, require_own
@@ -86,7 +85,8 @@ class SqliteArchive(Backend):
                 if not self._file.exists():
                     connect(self._file, writes=True, create=True).close()
                 else:
-                    with closing(connect_read_only(self._file)) as connection:
+                    uri = f"{self._file.absolute().as_uri()}?mode=ro"  # else closing it would write what is in the WAL
+                    with closing(sqlite3.connect(uri, uri=True)) as connection:
                         require_own(connection, self._file)
             await self.threads["write"].run(migrate, str(self._file))
         except ArchiveDamaged as error:

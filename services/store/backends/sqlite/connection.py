@@ -98,11 +98,6 @@ class ConnectionThread:
         self._executor.shutdown()
 
 
-def connect_read_only(path: Path) -> sqlite3.Connection:
-    """A connection that leaves the file as it is, also when it is closed: it moves nothing from the WAL to the file."""
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
-
-
 def connect(path: Path, writes: bool, create: bool = False) -> sqlite3.Connection:
     """A connection in autocommit mode: transactions are begun explicitly."""
     mode = "rwc" if create else "rw"
