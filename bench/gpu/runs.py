@@ -11,8 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from bench.gpu import VOCABULARY, Bench, Result, synthetic_corpus, unscored
+from bench.kernels import compare_programs, probes, unavailable
 from services.domain import zoo
-from services.engineer.kernels import compare_programs, probes, unavailable
 from services.engineer.scales import Scale
 from services.engineer.training.host import JOB, train
 from services.engineer.training.protocol import limits_of

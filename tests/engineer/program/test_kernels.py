@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 
+from bench.kernels import compare_programs, probes, unavailable
 from services.domain.zoo import baselines
-from services.engineer.kernels import compare_programs, probes, unavailable
 from services.mixers.description import CATALOGUE
 from services.mixers.moves import BY_NAME, LIBRARY
 from services.mixers.render import render

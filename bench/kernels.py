@@ -1,6 +1,6 @@
 """Compares outputs and gradients of programs with fla's Triton kernels and with `fla_cpu`.
 
-    python -m services.engineer.kernels --programs delta_net gla --lengths 1 63 100 [--device cuda] [--json]
+    python -m bench.kernels --programs delta_net gla --lengths 1 63 100 [--device cuda] [--json]
 
 Each side runs in its own process, as both use fla's module names; ours runs first and passes on its parameters and
 inputs. Without a GPU the kernels run under Triton's interpreter (TRITON_INTERPRET=1), which needs the extra `triton`
@@ -137,7 +137,7 @@ def compare_programs(
         folder = Path(temporary)
         (folder / "programs.json").write_text(json.dumps(dict(programs)), encoding="utf-8")
         for side in (OURS, FLA):
-            command = [sys.executable, "-m", "services.engineer.kernels", "--side", side, "--folder", temporary]
+            command = [sys.executable, "-m", "bench.kernels", "--side", side, "--folder", temporary]
             command += ["--device", device, "--precision", precision, "--lengths", *map(str, lengths)]
             interpreter = {"TRITON_INTERPRET": "1"} if (side, device) == (FLA, "cpu") else {}
             process = subprocess.run(
@@ -255,7 +255,7 @@ def _run_program(side: str, folder: Path, name: str, program: str, length: int, 
 
 
 def _array(tensor: Tensor | None) -> NDArray[np.float64]:
-    assert tensor is not None  # noqa: S101 - every leaf has a gradient after the backward pass
+    assert tensor is not None
     return tensor.detach().double().cpu().numpy()
 
 
