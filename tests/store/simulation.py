@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from services.chassis.bus import Logged
+from services.chassis.bus import Bus, Logged
 from services.chassis.bus.subjects import subject_of
 from services.chassis.errors import Rejected
 from services.chassis.events import Cause, body_of, first, follow, rejection
@@ -13,6 +13,7 @@ from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.structure import fingerprint
 from services.store.backends.folding import Loaded, fold, unapplied
+from services.store.port import Archive
 from services.store.reactions import react
 
 EMBEDDER = "toy-8"
@@ -220,3 +221,10 @@ def add_part(event: events_pb2.Event, fact: str, record: pb.Candidate) -> None:
             event.candidate_imported.record.CopyFrom(record)
         case _:
             getattr(event, f"candidate_{fact}").SetInParent()
+
+
+async def catch_up(archive: Archive, bus: Bus) -> list[events_pb2.Event]:
+    """Apply what is new in the log; what the store says in answer."""
+    news = [message async for message in bus.read_log(start=await archive.applied() + 1)]
+    await archive.apply(news, react)
+    return [outgoing.event for outgoing in await archive.outbox()]

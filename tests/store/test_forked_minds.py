@@ -18,10 +18,9 @@ from services.store.backends import open_archive
 from services.store.forking import fork, history
 from services.store.ledger import RunLedger
 from services.store.port import Archive
-from services.store.reactions import react
 from services.store.service import ArchiveService
 from tests.archive_server import archive_client
-from tests.store.simulation import Simulation
+from tests.store.simulation import Simulation, catch_up
 
 
 class Reply(BaseModel):
@@ -52,13 +51,6 @@ async def store(tmp_path: Path) -> AsyncIterator[tuple[Archive, object]]:
     async with archive_client(ArchiveService(archive, RunLedger(archive))) as stub:
         yield archive, stub
     await archive.close()
-
-
-async def catch_up(archive: Archive, bus: Bus) -> list[events_pb2.Event]:
-    """Apply what is new in the log; what the store says in answer."""
-    news = [message async for message in bus.read_log(start=await archive.applied() + 1)]
-    await archive.apply(news, react)
-    return [outgoing.event for outgoing in await archive.outbox()]
 
 
 async def answers(minds: Minds, mind: str, cause: events_pb2.Event, bus: Bus, *texts: str) -> list[str]:

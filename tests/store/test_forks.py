@@ -17,7 +17,7 @@ from services.store.forking import fork, history, inherited
 from services.store.port import Archive
 from services.store.reactions import react
 from services.store.replay import replay
-from tests.store.simulation import Simulation, settings
+from tests.store.simulation import Simulation, catch_up, settings
 
 
 @pytest_asyncio.fixture
@@ -30,13 +30,6 @@ async def live(bus: Bus, finished: Simulation, tmp_path: Path) -> AsyncIterator[
     await archive.apply(finished.log, react)
     yield archive
     await archive.close()
-
-
-async def catch_up(archive: Archive, bus: Bus) -> list[events_pb2.Event]:
-    """Apply what is new in the log; what the store says in answer."""
-    news = [message async for message in bus.read_log(start=await archive.applied() + 1)]
-    await archive.apply(news, react)
-    return [outgoing.event for outgoing in await archive.outbox()]
 
 
 def middle(simulation: Simulation) -> Logged:

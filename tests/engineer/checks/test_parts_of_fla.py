@@ -1,10 +1,8 @@
 """Programs made of fla's less common operators pass every probe: they are causal, linear in the length, and finite."""
 
-from collections.abc import AsyncIterator
 from textwrap import indent
 
 import pytest
-import pytest_asyncio
 
 from services.engineer.checks.host import check
 from services.engineer.checks.report import CheckSettings
@@ -113,12 +111,6 @@ CASES: dict[str, tuple[str, str, str]] = {
     ),
 }
 ALWAYS = ("rwkv 7", "gated slots")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox() as started:
-        yield started
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,12 @@
 The programs are ours, in the style of what language models write.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
-import pytest_asyncio
 
 from services.domain.zoo import baseline, baselines
 from services.engineer.checks.compare import Values
@@ -42,12 +41,6 @@ ADVICE = {
 FIRST_OF_EACH = {min(folder.glob("bad_*.py")) for folder in ZOO.iterdir() if folder.is_dir()}
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox() as started:
-        yield started
 
 
 def name_of(path: Path) -> str:

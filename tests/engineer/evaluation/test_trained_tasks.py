@@ -1,11 +1,9 @@
 """Trained tasks: that their answers are right, and that a mixer learns one."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import pytest_asyncio
 
 from services.domain.zoo import baseline
 from services.engineer.data.corpus import ByteTokens, Corpus
@@ -29,13 +27,6 @@ class Mixer(nn.Module):
     def forward(self, hidden_states):
         return self.out(hidden_states.roll(-1, dims=1))
 """
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def sandbox() -> AsyncIterator[Sandbox]:
-    """One for all tests here."""
-    async with Sandbox() as started:
-        yield started
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)

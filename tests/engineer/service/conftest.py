@@ -1,4 +1,4 @@
-"""One sandbox as the service opens it for the tests of a module: starting a fork server costs seconds."""
+"""The stages of an evaluation and the bus, in the event loop that the sandbox lives in."""
 
 from collections.abc import AsyncIterator
 
@@ -11,13 +11,6 @@ from services.engineer.stages import Stages
 from services.sandbox import Sandbox
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def sandbox() -> AsyncIterator[Sandbox]:
-    """A sandbox with the jobs' modules preloaded."""
-    async with Sandbox() as started:
-        yield started
-
-
 @pytest.fixture(scope="module")
 def stages(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Stages:
     """What is worked out once per stage, worked out once per module."""
@@ -26,7 +19,7 @@ def stages(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Stages
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def bus(settings: ServiceSettings) -> AsyncIterator[Bus]:
-    """As everywhere, in the event loop that the sandbox lives in."""
+    """As everywhere, but in the event loop of the module."""
     async with Bus(settings, "tests") as connected:
         await connected.set_up()
         yield connected
