@@ -23,34 +23,6 @@ from services.llm.openai_embedder import Embed
 from services.llm.port import BudgetExhausted
 
 MAX_PER_CANDIDATE = 2
-
-
-def components_to_ablate(dossier: Dossier) -> list[str]:
-    """The components to ablate: those that the parent lacks, if the proposal is better than the root with confidence.
-
-    The store keeps the run's budget of ablations; none are requested without one.
-    """
-    record, root = dossier.record, dossier.root
-    if record.kind != pb.KIND_PROPOSAL or root is None or not dossier.settings.policies.ablations:
-        return []
-    gain = loss_gain(record, root)
-    if gain is None or gain.low <= 0:
-        return []
-    inherited = set(dossier.parent.proposal.components if dossier.parent is not None else ()) | FORM
-    return [component for component in record.proposal.components if component not in inherited][:MAX_PER_CANDIDATE]
-
-
-def ablations_wanted(job: Job, record: pb.Candidate, components: list[str], service: str) -> list[events_pb2.Event]:
-    """The events `ablation.wanted`; a redelivery gives the same ids."""
-    events = []
-    for component in components:
-        event = follow(job.cause, "wanted", service, 1, record.id, suffix=component)
-        reason = "the candidate is better than the root, and its parent does not have this component"
-        event.ablation_wanted.CopyFrom(events_pb2.AblationWanted(component=component, reason=reason))
-        events.append(event)
-    return events
-
-
 SERVICE = "analyst"
 SIBLINGS = 3
 
@@ -92,7 +64,33 @@ class AnalystHandler:
             analysis = await (await self._analysing(dossier.settings.mind, job)).analyse(dossier)
         event = follow(job.cause, "analysed", SERVICE, job.attempt, record.id)
         event.candidate_analysed.analysis.CopyFrom(analysis)
-        return [*ablations_wanted(job, record, components_to_ablate(dossier), SERVICE), event]
+        return [*ablations_wanted(job, record, components_to_ablate(dossier)), event]
+
+
+def components_to_ablate(dossier: Dossier) -> list[str]:
+    """The components to ablate: those that the parent lacks, if the proposal is better than the root with confidence.
+
+    The store keeps the run's budget of ablations; none are requested without one.
+    """
+    record, root = dossier.record, dossier.root
+    if record.kind != pb.KIND_PROPOSAL or root is None or not dossier.settings.policies.ablations:
+        return []
+    gain = loss_gain(record, root)
+    if gain is None or gain.low <= 0:
+        return []
+    inherited = set(dossier.parent.proposal.components if dossier.parent is not None else ()) | FORM
+    return [component for component in record.proposal.components if component not in inherited][:MAX_PER_CANDIDATE]
+
+
+def ablations_wanted(job: Job, record: pb.Candidate, components: list[str]) -> list[events_pb2.Event]:
+    """The events `ablation.wanted`; a redelivery gives the same ids."""
+    events = []
+    for component in components:
+        event = follow(job.cause, "wanted", SERVICE, 1, record.id, suffix=component)
+        reason = "the candidate is better than the root, and its parent does not have this component"
+        event.ablation_wanted.CopyFrom(events_pb2.AblationWanted(component=component, reason=reason))
+        events.append(event)
+    return events
 
 
 async def dossier_of(

@@ -20,7 +20,7 @@ from services.contracts import archive_pb2, archive_pb2_grpc, candidate_pb2, che
 from services.judge.handlers import JudgeHandler, case_of
 from services.judge.judges import Judge, ModelJudge, OfflineJudge
 from services.llm.budget import BudgetLedger
-from services.llm.minds import ArchiveLedger, Minds, require_minds
+from services.llm.minds import ArchiveLedger, Minds
 from services.llm.openai_mind import OpenAIMind
 from services.llm.port import OFFLINE, OPENAI
 
@@ -80,9 +80,6 @@ class JudgeService(judge_pb2_grpc.JudgeServicer):
             return await self._handler.verdict(case, None)
         except (NotYet, Rejected) as error:
             raise NotPossible(f"candidate {record.id} of run {record.run} cannot be judged: {error}") from None
-
-
-require = require_minds
 
 
 @asynccontextmanager

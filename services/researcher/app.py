@@ -16,7 +16,7 @@ from services.chassis.worker import Job
 from services.contracts import archive_pb2, archive_pb2_grpc, checker_pb2_grpc, cognition_pb2_grpc
 from services.contracts import candidate_pb2 as pb
 from services.llm.embedder import LocalEmbedder
-from services.llm.minds import Minds, require_minds
+from services.llm.minds import Minds
 from services.llm.openai_embedder import MotivationEmbedder, RunEmbedder, endpoint_embedder
 from services.llm.port import MIXED, Role
 from services.researcher.draft import Context, Draft, Proposer, Refusal
@@ -117,9 +117,6 @@ def offline_is_drawn(
 
 
 DIMENSION = 256  # of the local embedder, for texts of a paragraph
-
-
-require = require_minds
 
 
 @asynccontextmanager

@@ -41,8 +41,8 @@ async def test_a_redelivery_requests_the_same_ablation(bus: Bus) -> None:
     event = first("r1", "judged", "judge")
     event.candidate = record.id
     event.candidate_judged.SetInParent()
-    once = ablations_wanted(Job(Cause.published(event), 1, 1, bus, "analyst"), record, ["output-gate"], "analyst")
-    again = ablations_wanted(Job(Cause.published(event), 2, 1, bus, "analyst"), record, ["output-gate"], "analyst")
+    once = ablations_wanted(Job(Cause.published(event), 1, 1, bus, "analyst"), record, ["output-gate"])
+    again = ablations_wanted(Job(Cause.published(event), 2, 1, bus, "analyst"), record, ["output-gate"])
 
     assert [request.id for request in once] == [request.id for request in again] == ["r1.c000003.wanted.output-gate.1"]
     assert not once[0].ablation_wanted.by_hand
