@@ -67,14 +67,19 @@ def simulate(rng: random.Random) -> dict[str, tuple[float, float, int]]:
     assert scale is not None
     root = Measured(fmean(measured[0][0]), fmean(measured[0][1]), None, HERE)
     candidates = [_candidate(rng) for _ in range(CANDIDATES)]
-    scores = {STANDARDISED_GAIN: [_standardised(candidate, root, scale) for candidate in candidates]}
+    return {version: _quality(candidates, values) for version, values in _fitnesses(candidates, root, scale).items()}
+
+
+def _fitnesses(candidates: Sequence[Candidate], root: Measured, scale: Scale) -> dict[str, list[float]]:
+    """The fitness of all candidates by version."""
+    values = {STANDARDISED_GAIN: [_standardised(candidate, root, scale) for candidate in candidates]}
     for version in ("paper", "code"):
         fitnesses = [
             fitness(version, Measured(candidate.loss, candidate.accuracy, candidate.opinion, HERE), root)
             for candidate in candidates
         ]
-        scores[version] = [score.value for score in fitnesses if score is not None]
-    return {version: _quality(candidates, values) for version, values in scores.items()}
+        values[version] = [score.value for score in fitnesses if score is not None]
+    return values
 
 
 def _values(gain: float, rng: random.Random, seeds: int) -> tuple[list[float], list[float]]:
@@ -170,13 +175,7 @@ def rank_recorded(exchanges: Path) -> None:
     candidates = [
         Candidate(0.0, judgement.losses[-1], judgement.accuracies[-1], judgement.opinion) for judgement in judgements
     ]
-    values = {STANDARDISED_GAIN: [_standardised(candidate, root, scale) for candidate in candidates]}
-    for version in ("paper", "code"):
-        fitnesses = [
-            fitness(version, Measured(candidate.loss, candidate.accuracy, candidate.opinion, HERE), root)
-            for candidate in candidates
-        ]
-        values[version] = [score.value for score in fitnesses if score is not None]
+    values = _fitnesses(candidates, root, scale)
     print(f"{'loss':>8} {'accuracy':>9} {'judge':>6} {STANDARDISED_GAIN:>21} {'paper':>14}")
     ranks = {name: sorted(range(len(scores)), key=lambda at: -scores[at]) for name, scores in values.items()}
     for index in ranks[STANDARDISED_GAIN]:
