@@ -15,13 +15,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Protocol, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from pydantic import SecretStr, ValidationError
 
-from services.chassis.errors import SettingsError
 from services.llm.answers import JSON
 from services.llm.budget import Price, Spend, spend
 from services.llm.port import Fault
@@ -110,11 +108,9 @@ CONNECT_SECONDS = 8.0
 
 
 def connect(url: str, key: SecretStr) -> openai.AsyncOpenAI:
-    """A client without retries and with a time limit for connecting only. Raises SettingsError for a forbidden
-    address."""
+    """A client without retries and with a time limit for connecting only."""
     import openai
 
-    check_address(url)
     limits = openai.Timeout(None, connect=CONNECT_SECONDS)
     return openai.AsyncOpenAI(base_url=url, api_key=key.get_secret_value() or "none", max_retries=0, timeout=limits)
 
@@ -244,23 +240,3 @@ def _fault_of(status: int) -> Fault:
     if status >= 500 or status in (408, 409):
         return Fault.SERVER_ERROR
     return Fault.BAD_REQUEST
-
-
-_outside_forbidden = False
-
-
-def forbid_outside_calls(forbidden: bool = True) -> None:
-    """Restrict minds and embedders of this process to addresses on this machine."""
-    global _outside_forbidden
-    _outside_forbidden = forbidden
-
-
-def check_address(url: str) -> None:
-    """Raises SettingsError if outside calls are forbidden and `url` is not on this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        local = ip_address(host).is_loopback
-    except ValueError:
-        local = host == "localhost"
-    if _outside_forbidden and not local:
-        raise SettingsError(f"outside calls are forbidden here, and {host} is not this machine.")
