@@ -72,5 +72,6 @@ def _sentence(logger: object, method: str, entry: EventDict) -> str:  # noqa: AR
 
 
 def get_logger() -> FilteringBoundLogger:
+    """The logger of this process."""
     logger: FilteringBoundLogger = structlog.get_logger()
     return logger

@@ -177,6 +177,7 @@ class _Replicas:
         await self.close()
 
     async def close(self, grace: float | None = None) -> None:
+        """Close all channels."""
         await asyncio.gather(*(part.close(grace) for part in self._channels))
 
 

@@ -115,6 +115,7 @@ class Job:
 
     @property
     def event(self) -> events_pb2.Event:
+        """The event to handle."""
         return self.cause.event
 
     def activity(self) -> Activity:

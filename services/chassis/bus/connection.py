@@ -60,6 +60,7 @@ class Bus:
 
     @property
     def connected(self) -> bool:
+        """Whether the connection is up."""
         return self._client.is_connected
 
     @property
@@ -70,6 +71,7 @@ class Bus:
 
     @property
     def reconnects(self) -> int:
+        """The number of reconnections."""
         return int(self._client.stats["reconnects"])
 
     async def __aenter__(self) -> "Bus":

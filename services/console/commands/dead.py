@@ -35,6 +35,7 @@ class Letter:
 
     @property
     def event(self) -> events_pb2.Event:
+        """The fact itself."""
         return self.cause.event
 
 
