@@ -224,6 +224,7 @@ class Broker:
     port: int = field(default_factory=free_port)
     monitor_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
+    stored: int = 0  # bytes as it last counted them, which is before compression
 
     @property
     def url(self) -> str:
@@ -251,8 +252,8 @@ class Broker:
         config = self.folder / "nats-server.conf"
         with lock_log(self.folder, patience) as lock:
             # By default the limit is three quarters of the free space, which a large log alone may exceed.
-            stored = sum(file.stat().st_size for file in self.folder.rglob("*.blk"))
-            most = stored + shutil.disk_usage(self.folder).free // 4 * 3
+            files = sum(file.stat().st_size for file in self.folder.rglob("*.blk"))
+            most = max(files, self.stored) + shutil.disk_usage(self.folder).free // 4 * 3
             # sync_interval: an acknowledged event must survive the machine, not only the process.
             config.write_text(
                 f'host: "127.0.0.1"\nport: {self.port}\nhttp: "127.0.0.1:{self.monitor_port}"\n'

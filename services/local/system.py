@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import math
 import os
 import shutil
 import sys
@@ -183,13 +184,15 @@ class System:
 
 
 def _write_error(broker: Broker) -> str:
-    """The error for which the broker has stopped storing events, such as a full disk; empty if it has not."""
+    """The error for which the broker has stopped storing events, such as a full disk; empty if it has not.
+
+    Also records how much it has stored.
+    """
     error, storage = str(_monitored(broker, "/healthz").get("error")), _monitored(broker, "/jsz")
+    broker.stored, limit = storage.get("storage", 0), storage.get("config", {}).get("max_storage", math.inf)
     if WRITE_ERROR in error:
         return error[error.index(WRITE_ERROR) :]
-    used, limit = storage.get("storage"), storage.get("config", {}).get("max_storage")
-    full = isinstance(used, int) and isinstance(limit, int) and used > limit
-    return f"full reserve of {limit} bytes" if full else ""
+    return f"full reserve of {limit} bytes" if broker.stored > limit else ""
 
 
 def _monitored(broker: Broker, path: str) -> dict[str, Any]:
