@@ -305,7 +305,9 @@ def changed_settings(source: pb.RunSettings, options: RunOptions, of: str = FORK
             for part in PARTS:
                 setattr(settings.ablations, f"without_{part}", part in options.without)
         elif name == "policies":
-            settings.policies.CopyFrom(changes.policies)
+            if "prune" in options.policies:  # it is read where stopping is absent
+                settings.policies.ClearField("stopping")
+            settings.policies.MergeFrom(parse_policies(options.policies))
         else:
             parent, _, field = (_DERIVED.get(name) or str(_extra(name)["wire"])).rpartition(".")
             new, target = (getattr(message, parent) if parent else message for message in (changes, settings))

@@ -127,10 +127,12 @@ def test_an_impossible_program_is_refused_with_its_file(
 
 def test_a_fork_applies_given_settings_and_keeps_the_rest() -> None:
     """What would make its history incomparable is refused."""
-    source = run_settings(RunOptions(seats=5, candidates=9, without=("judge",)))
-    forked = changed_settings(source, RunOptions(seed=7, hours=1.0))
+    policies = {"objectives": "loss,parameters", "leakage": "probe"}
+    source = run_settings(RunOptions(seats=5, candidates=9, without=("judge",), policies=policies))
+    forked = changed_settings(source, RunOptions(seed=7, hours=1.0, policies={"leakage": "paper"}))
 
     assert (forked.seats, forked.seed, forked.ablations.without_judge) == (5, 7, True)
+    assert (forked.policies.objectives, forked.policies.leakage) == ("loss,parameters", "paper")
     assert (forked.budget.seconds, forked.budget.HasField("candidates")) == (3600, False)
     with pytest.raises(SettingsError, match="--seeds cannot differ in a fork"):
         changed_settings(source, RunOptions(candidate_seeds=2))
