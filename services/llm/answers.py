@@ -128,7 +128,10 @@ def read(text: str, answer: type[A]) -> A:
     try:
         return answer.model_validate_json(json.dumps(values, allow_nan=False))
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, item['loc'])) or 'answer'}: {item['msg']}" for item in error.errors()]
+        problems = [
+            f"{'.'.join(map(str, item['loc'])) or 'answer'}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors()
+        ]
         raise Unreadable("; ".join(problems)[:_LONGEST_REASON]) from None
     except ValueError:  # of json: 1e999 is read as infinite
         raise Unreadable("a number in the answer is not finite") from None

@@ -65,8 +65,11 @@ class ProposalAnswer(_Answer):
 
     @model_validator(mode="after")
     def _one_of_both(self) -> "ProposalAnswer":
-        if bool(self.program.strip()) == bool(self.edits):
-            raise ValueError("give either the whole program or edits of the parent's, and not both")
+        given = bool(self.program.strip()), bool(self.edits)
+        if given == (False, False):
+            raise ValueError("there is neither a program nor an edit: give the whole program, or edits of the parent's")
+        if given == (True, True):
+            raise ValueError("there are both a program and edits: give only one of them, and leave the other empty")
         return self
 
 

@@ -1,6 +1,7 @@
 """From candidate.requested to candidate.proposed with a language model behind a scripted endpoint."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,10 +16,11 @@ from services.chassis.rpc import channel
 from services.chassis.settings import ServiceSettings
 from services.contracts import checker_pb2_grpc
 from services.domain.zoo import baseline
+from services.llm.answers import Unreadable, read
 from services.llm.budget import Limits, MemoryLedger
 from services.llm.port import BudgetExhausted, Mind
 from services.llm.recorded import CallRecord, RecordedMind, to_message
-from services.researcher.model_proposer import ModelProposer
+from services.researcher.model_proposer import ModelProposer, ProposalAnswer
 from tests.llm.scripted_minds import MemoryJournal
 from tests.researcher.researcher_fixtures import (
     LEAKS,
@@ -38,6 +40,7 @@ from tests.researcher.scripted_proposals import (
     MOTIVATION,
     OTHER,
     judged,
+    proposal,
     proposes,
     seats,
     thinking,
@@ -140,6 +143,21 @@ async def test_edits_of_the_parent_are_applied(bus: Bus) -> None:
     assert "edit 1: its search text occurs 0 times" in again
     assert '"search": "no such text"' in again  # calls have no memory: without the edits it could not mend them
     assert MOTIVATION in again
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"program": None}, "answer: there is neither a program nor an edit: give"),
+        ({"edits": [{"search": "a", "replace": "b"}]}, "answer: there are both a program and edits: give"),
+    ],
+)
+def test_an_answer_without_exactly_one_form_of_the_program_is_refused(
+    changes: dict[str, JsonValue], reason: str
+) -> None:
+    """A model that wrote a diff learns that it was not read."""
+    with pytest.raises(Unreadable, match=reason):
+        read(json.dumps(proposal(**changes)), ProposalAnswer)
 
 
 async def test_ten_repeats_end_the_seat(bus: Bus) -> None:
