@@ -3,17 +3,20 @@
 import base64
 import contextlib
 import gzip
+import io
 import json
 import re
 import zlib
 from collections.abc import Iterator, Sequence
 from datetime import UTC
+from itertools import count, repeat
 from pathlib import Path
 from types import ModuleType
 
 from google.protobuf.json_format import MessageToDict, SerializeToJsonError
 from google.protobuf.message import DecodeError
 
+from services.archive.scoring import program_of
 from services.chassis.bus import Logged
 from services.chassis.bus.subjects import fact_of
 from services.chassis.errors import NotPossible, SettingsError, sentence
@@ -130,30 +133,67 @@ def _row(record: pb.Candidate) -> dict[str, object]:
         "components": list(record.proposal.components),
         "moves": list(record.proposal.moves),
         "motivation": record.proposal.motivation,
-        "program": record.proposal.program,
+        "program": program_of(record),
         "rejection": record.rejection.reason if record.HasField("rejection") else None,
     }
 
 
-def lines_of(path: Path) -> list[str]:
-    """The lines of an exported log, compressed or not; none of an empty one. Raises SettingsError if it is not text."""
+def lines_of(path: Path) -> Iterator[str]:
+    """The lines of an exported log, compressed or not, without empty ones at its end.
+
+    Raises SettingsError if it is not text, or too much of it.
+    """
+    empty = total = 0
     try:
-        text = unpacked(path).decode("utf-8-sig")
+        with _opened(path) as (source, limit):
+            # Not splitlines: JSON strings may contain U+2028 and similar characters.
+            for number in count(1):
+                line = source.readline(MAX_LINE + 1)
+                total += len(line)
+                if len(line) > MAX_LINE:
+                    raise ValueError(f"its line {number} is longer than {MAX_LINE >> 20} MiB")
+                _require_below(total, limit)
+                if not line:
+                    return
+                if text := line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n"):
+                    yield from repeat("", empty)
+                    yield text
+                empty = 0 if text else empty + 1
     except (OSError, ValueError) as error:
         raise SettingsError(f"{path} is not a log that `export --format jsonl` wrote: {sentence(error)}.") from None
-    # Not splitlines: JSON strings may contain U+2028 and similar characters.
-    return text.rstrip("\n").split("\n") if text.strip() else []
 
 
 def unpacked(path: Path) -> bytes:
     """The content of a file, decompressed if it was packed with gzip. Raises OSError, ValueError if it is damaged."""
-    content = path.read_bytes()
-    try:
-        return gzip.decompress(content) if content.startswith(_GZIP) else content
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"its compression is damaged: {error}") from None
+    with _opened(path) as (source, limit):
+        content = source.read(limit + 1)
+        _require_below(len(content), limit)
+        return content
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[io.BufferedIOBase, int]]:
+    """A file, decompressed while it is read, and how many bytes of it to read at most.
+
+    Without a limit a small file could fill the memory: gzip packs zeros a thousand times smaller, a log a few times.
+    """
+    with path.open("rb") as file:
+        source = gzip.GzipFile(fileobj=file) if file.peek(2).startswith(_GZIP) else file
+        try:
+            yield source, max(MAX_BYTES, MAX_RATIO * path.stat().st_size)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"its compression is damaged: {error}") from None
+
+
+def _require_below(size: int, limit: int) -> None:
+    if size > limit:
+        raise ValueError(f"it holds more than {limit >> 20} MiB, over {MAX_RATIO} times its size")
+
+
+MAX_BYTES = 1 << 30
+MAX_RATIO = 100
+"""Files are read up to MAX_BYTES, and beyond up to MAX_RATIO times their size on disk."""
+MAX_LINE = 64 << 20
 _GZIP = b"\x1f\x8b"
 _NUMBERS = {"$numberInt": int, "$numberLong": int, "$numberDouble": float}
 """How MongoDB's Extended JSON writes numbers, as in {"$numberDouble": "NaN"}."""

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from services.archive.scoring import program_of
 from services.chassis.errors import SettingsError
 from services.contracts import candidate_pb2 as pb
 from services.domain.fitness import VERSIONS
@@ -245,7 +246,7 @@ def _details(record: pb.Candidate, index: dict[str, int]) -> dict[str, object]:
     losses = [(str(point.step), point.train_loss) for point in seed.curve if point.HasField("train_loss")]
     return {
         **_node(record, index),
-        "program": record.proposal.program,
+        "program": program_of(record),
         "motivation": record.proposal.motivation,
         "analysis": record.analysis.explanation,
         "summary": record.analysis.results,

@@ -27,6 +27,7 @@ from services.report.rows import ABSENT, as_dict, interval_text, number, row
 SEED_SPREAD = 0.0135
 """Nats: the measured standard deviation between seeds at scale tiny, for candidates with one seed."""
 SPREADS = 3.0
+MAX_PRINTED = 50
 FRESH = 900_001
 """The first seed of an audit of an exported run; no run uses such high seeds."""
 
@@ -183,8 +184,10 @@ def _audit_log(path: Path, seeds: int, as_json: bool) -> None:
 
 def _print_log(report: Mapping[str, Any]) -> None:
     say(f"run {report['run']}: {report['events']} events, digest {report['digest']}")
-    for problem in report["problems"]:
+    for problem in report["problems"][:MAX_PRINTED]:
         say(styled(paragraph(f"! {problem}"), fg="red"))
+    if (more := len(report["problems"]) - MAX_PRINTED) > 0:
+        say(f"… and {more} more, which --json lists")
     if report["problems"]:
         say(f"the log is NOT as it was exported: {len(report['problems'])} contradiction(s); nothing is trained again")
         return

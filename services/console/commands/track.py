@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from services.archive.scoring import program_of
 from services.chassis.errors import SettingsError
 from services.console.commands.watch import updates
 from services.console.options import Run
@@ -174,7 +175,7 @@ class _TensorBoard(Tracker):
         with self._writer(logdir=str(self._out / record.run / record.id)) as writer:
             for name, value, step in points_of(record):
                 writer.add_scalar(name, value, step)
-            for name, text in (("motivation", record.proposal.motivation), ("program", record.proposal.program)):
+            for name, text in (("motivation", record.proposal.motivation), ("program", program_of(record))):
                 writer.add_text(name, f"```\n{text}\n```" if name == "program" else text)
 
 
@@ -192,7 +193,7 @@ class _MLflow(Tracker):
             self._mlflow.log_params({name: str(value)[:500] for name, value in settings_of(record).items()})
             for name, value, step in points_of(record):
                 self._mlflow.log_metric(name, value, step=step)
-            self._mlflow.log_text(record.proposal.program, "program.py")
+            self._mlflow.log_text(program_of(record), "program.py")
             self._mlflow.log_text(record.proposal.motivation, "motivation.txt")
 
 
