@@ -100,6 +100,7 @@ def project(incoming: Incoming, run: RunRow | None, row: CandidateRow | None) ->
 def _project(incoming: Incoming, run: RunRow | None, row: CandidateRow | None) -> Change:
     log, event = incoming.log, incoming.log.event
     fact = fact_of(event)
+    require_finite(event)
     if fact == "run.started":
         return steering.start(log, run)
     if run is None:
@@ -194,7 +195,6 @@ def _apply_to_candidate(fact: str, incoming: Incoming, run: RunRow, row: Candida
         return _apply_call(incoming, run, row)
     if fact == "candidate.rescored":
         change, fitness = Change(log, row, run), event.candidate_rescored.fitness
-        require_finite(fitness.value)
         if row.ended is not None and row.record.kind != pb.KIND_ABLATION:
             change = stepped(change, facts.Rescored(moment(event), event.candidate, fitness.value))
         row.record.verdict.fitness.CopyFrom(fitness)
@@ -268,7 +268,6 @@ def _add_part(fact: str, incoming: Incoming, run: RunRow, row: CandidateRow) -> 
     payload = getattr(event, fact.replace(".", "_", 1))
     if not payload.HasField(part):
         raise Refused(f"{fact} carries no {part}")
-    require_finite(payload.verdict.fitness.value if part == "verdict" else 0.0)
     change = Change(incoming.log, row, run, end="archive" if part in ("analysis", "rejection") else None)
     if fact == "candidate.trained":
         change = stepped(change, facts.Spending(moment(event), spent_on(event.candidate_trained.training)))

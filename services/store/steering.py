@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
 from services.archive.policies import climb_of_run, parent_policy, validate_policies
 from services.archive.scoring import costs_of_record, objectives_of
 from services.chassis.bus.subjects import fact_of
@@ -75,8 +78,7 @@ def promotable(
 
 
 def spent_on(training: candidate_pb2.Training) -> Spent:
-    """What a training took. Raises Refused for losses that are not finite, and ValueError for impossible costs."""
-    require_finite(training.loss, training.benchmark, *(seed.loss for seed in training.seeds))
+    """What a training took. Raises ValueError for impossible costs."""
     seconds = gpu_seconds = flops = 0.0
     for seed in training.seeds:
         seconds += seed.measurements.seconds
@@ -156,10 +158,17 @@ def stepped(change: Change, fact: facts.Fact) -> Change:
     return replace(change, run=replace(change.run, state=state), decisions=(*change.decisions, *decisions))
 
 
-def require_finite(*numbers: float) -> None:
-    """Raise Refused unless all numbers are finite: the policy would fail on the later event that uses them."""
-    if not all(map(math.isfinite, numbers)):
-        raise Refused("it carries a number that is not finite")
+def require_finite(message: Message) -> None:
+    """Raise Refused unless all numbers in a message are finite: policies, figures and JSON would fail on others."""
+    for field, value in message.ListFields():
+        if field.cpp_type in (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT):
+            if not all(map(math.isfinite, value if field.is_repeated else (value,))):
+                raise Refused(f"its {field.name} is not finite")
+        elif field.message_type is not None:
+            parts = value.values() if field.message_type.GetOptions().map_entry else value
+            for part in parts if field.is_repeated else (value,):
+                if isinstance(part, Message):
+                    require_finite(part)
 
 
 def moment(event: events_pb2.Event) -> float:

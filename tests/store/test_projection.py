@@ -79,10 +79,11 @@ def test_a_number_that_is_not_finite_is_refused_and_leaves_the_record_as_it_was(
     claim = follow(proposed, "claimed", "engineer", 1, proposed.event.candidate)
     claim.candidate_claimed.worker = "w1"
     simulation.say(claim)
-    bodies = [follow(proposed, "trained", "engineer", 1, proposed.event.candidate, suffix=f"{n}") for n in range(3)]
+    bodies = [follow(proposed, "trained", "engineer", 1, proposed.event.candidate, suffix=f"{n}") for n in range(4)]
     bodies[0].candidate_trained.training.loss = number
     bodies[1].candidate_trained.training.seeds.add(loss=number)
     bodies[2].candidate_trained.training.seeds.add().measurements.gpu_seconds = number
+    bodies[3].candidate_trained.training.seeds.add().curve.add(train_loss=number)  # no policy uses it, but figures do
     call = answered(proposed)
     call.mind_answered.call.price = number
     outcomes = [hear(simulation, event)[0].log for event in (*bodies, call)]
@@ -94,7 +95,7 @@ def test_a_number_that_is_not_finite_is_refused_and_leaves_the_record_as_it_was(
     before = simulation.loaded.rows["r1", "c000001"].record.SerializeToString(deterministic=True)
     outcomes += [hear(simulation, event)[0].log for event in (scored, rescored)]
 
-    assert [log.accepted for log in outcomes] == [False] * 6
+    assert [log.accepted for log in outcomes] == [False] * 7
     assert simulation.loaded.rows["r1", "c000001"].record.SerializeToString(deterministic=True) == before
     assert math.isfinite(simulation.loaded.runs["r1"].state.spent.money)
 
