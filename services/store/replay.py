@@ -46,10 +46,16 @@ class Shown:
 
     nodes: Mapping[str, archive_pb2.TreeNode]
     row: RunRow | None
+    records: Mapping[str, bytes]  # their hashes
 
     @classmethod
-    def of(cls, nodes: Iterable[archive_pb2.TreeNode], row: RunRow | None) -> "Shown":
-        return cls({node.id: node for node in nodes}, row)
+    async def of_archive(cls, archive: Archive, run: str) -> "Shown":
+        nodes = {node.id: node for node in await archive.tree(run)}
+        records, ids = dict[str, bytes](), list(nodes)
+        for start in range(0, len(ids), BATCH):
+            batch = await archive.candidates(run, ids[start : start + BATCH])
+            records |= {record.id: _hash(record_bytes(record)) for record in batch}
+        return cls(nodes, await archive.run(run), records)
 
 
 class Rebuilt:
@@ -107,7 +113,9 @@ class Rebuilt:
             for key, (row, _, _) in self._ended.items()
             if key[0] == run
         ]
-        return Shown.of((tree_node(columns(row)) for row in (*rows, *ended)), self._loaded.runs.get(run))
+        nodes = (tree_node(columns(row)) for row in (*rows, *ended))
+        records = {row.record.id: _hash(record_bytes(row.record)) for row in (*rows, *ended)}
+        return Shown({node.id: node for node in nodes}, self._loaded.runs.get(run), records)
 
     def _record(self, key: Key) -> bytes:
         if key not in self._ended:
@@ -128,6 +136,10 @@ def refusals(run: str, bodies: Sequence[bytes]) -> tuple[str, ...]:
             raise SettingsError(f"the log holds no valid start of run {run}: export the whole run again.")
         outcomes = [outcome for outcome in rebuilt.outcomes if not outcome.accepted]
     return tuple(f"event {outcome.event} is refused: {outcome.refused_because}" for outcome in outcomes)
+
+
+def _hash(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
 
 
 MAX_NAMED = 20
@@ -166,8 +178,7 @@ async def replay(bus: Bus, run: str, into: Archive | None, live: Archive | None)
         return Replay(run, digest, None, events, seconds)
     live_digest, _ = await live.digest(run)
     expected = [EventOutcome.of(row) async for row in live.log(run)]
-    live_shown = Shown.of(await live.tree(run), await live.run(run))
-    found = chain(differences(outcomes, expected), _shown_differences(shown, live_shown))
+    found = chain(differences(outcomes, expected), _shown_differences(shown, await Shown.of_archive(live, run)))
     return Replay(run, digest, live_digest, events, seconds, tuple(islice(found, MAX_NAMED)))
 
 
@@ -206,9 +217,9 @@ async def _in_archive(log: AsyncIterator[list[Logged]], run: str, into: Archive)
     async for batch in log:
         await into.apply(batch)
     if not await into.applied():
-        return "", 0, (), Shown({}, None)
+        return "", 0, (), Shown({}, None, {})
     outcomes = [EventOutcome.of(row) async for row in into.log(run)]
-    return *await into.digest(run), outcomes, Shown.of(await into.tree(run), await into.run(run))
+    return *await into.digest(run), outcomes, await Shown.of_archive(into, run)
 
 
 def differences(rebuilt: Sequence[EventOutcome], live: Sequence[EventOutcome]) -> Iterable[str]:
@@ -247,10 +258,13 @@ def _shown_differences(ours: Shown, theirs: Shown) -> Iterator[str]:
         for column in (column for column in NODE if getattr(node, column) != getattr(live, column)):
             values = f"{getattr(live, column)!r}, but the log gives {getattr(node, column)!r}"
             yield f"candidate {name}: its {column} is listed as {values}"
+    for name in sorted(ours.nodes.keys() & theirs.nodes.keys()):
+        if ours.records.get(name) != theirs.records.get(name):
+            yield f"the record of candidate {name} is another than the one that its events give"
     if ours.row is None or theirs.row is None:
         return
-    if ours.row.settings != theirs.row.settings:
-        yield f"the settings of run {ours.row.run} differ from those in its log"
+    if (ours.row.settings, ours.row.origin) != (theirs.row.settings, theirs.row.origin):
+        yield f"the settings or the origin of run {ours.row.run} differ from those in its log"
     if _without_sequences(ours.row.state) != _without_sequences(theirs.row.state):
         yield (
             f"the state of run {ours.row.run} (phase, pool, verifications, spending) does not follow from its log "

@@ -120,8 +120,13 @@ async def test_reordered_events_are_named(
         ("UPDATE candidates SET fitness = 99 WHERE id = 'c000002'", "candidate c000002: its fitness is listed as 99.0"),
         ("UPDATE candidates SET name = 'Best' WHERE id = 'c000003'", "candidate c000003: its name is listed as 'Best'"),
         ("DELETE FROM candidates WHERE id = 'c000003'", "candidate c000003 is missing in the archive's list"),
-        ("UPDATE runs SET settings = X'0801'", "the settings of run r1 differ from those in its log"),
+        ("UPDATE runs SET settings = X'0801'", "the settings or the origin of run r1 differ from those"),
+        ("UPDATE runs SET origin = 'imported'", "the settings or the origin of run r1 differ from those in its log"),
         ("UPDATE runs SET state = replace(state, 'proposals_asked', 'x')", "the state of run r1 (phase, pool,"),
+        (
+            "UPDATE records SET record = (SELECT record FROM records WHERE id = 'c000002') WHERE id = 'c000003'",
+            "the record of candidate c000003 is another than the one that its events give",
+        ),
         ("UPDATE log SET event = later(event)", "is stored in the archive with other content than the log's"),
     ],
 )

@@ -20,7 +20,7 @@ from services.store.backends import open_archive, restore_archive
 from services.store.backends.folding import Loaded, fold, unapplied
 from services.store.backends.sqlite.connection import connect
 from services.store.backends.sqlite.schema import MIGRATIONS, migrate
-from services.store.port import Archive, ArchiveUnavailable
+from services.store.port import Archive, ArchiveDamaged, ArchiveUnavailable
 from services.store.reactions import react
 from tests.mongod import Mongod
 from tests.store.backends.archive_urls import archive_url
@@ -175,6 +175,23 @@ async def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(SettingsError, match=r"archive\.db is damaged or no SQLite file"):
         await open_archive(f"sqlite:///{path}").open()
+
+
+async def test_a_record_that_cannot_be_read_is_damage(tmp_path: Path) -> None:
+    """The file is sound to SQLite: somebody has written to it by hand."""
+    path = tmp_path / "archive.db"
+    simulation = Simulation()
+    simulation.start()
+    archive = open_archive(f"sqlite:///{path}")
+    await archive.open()
+    await archive.apply(simulation.log)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE records SET record = X'ff00ff'")
+        connection.commit()
+
+    with pytest.raises(ArchiveDamaged, match="restore a backup"):
+        await archive.candidates("r1", ["c000001"])
+    await archive.close()
 
 
 @pytest.mark.parametrize("version", [0, len(MIGRATIONS), 99])

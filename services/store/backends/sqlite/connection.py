@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
+from google.protobuf.message import DecodeError
+
 from services.store.port import ArchiveDamaged, ArchiveUnavailable
 
 P = ParamSpec("P")
@@ -34,6 +36,7 @@ _UNAVAILABLE = frozenset(
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _UNWRITABLE = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
 _DAMAGED = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
+_REPAIR = "restore a backup (`asi-arch restore`), or move it away and restart, which rebuilds it from the log."
 
 
 class LazyConnection:
@@ -136,6 +139,10 @@ def translate_errors(path: Path, connection: LazyConnection | None = None) -> It
     """
     try:
         yield
+    except DecodeError as error:
+        raise ArchiveDamaged(
+            f"{path} is damaged: a record or event in it cannot be read ({error}): {_REPAIR}"
+        ) from error
     except sqlite3.DatabaseError as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code not in _UNAVAILABLE | _DAMAGED:
@@ -143,10 +150,7 @@ def translate_errors(path: Path, connection: LazyConnection | None = None) -> It
         if connection is not None and code not in _BUSY:
             connection.close()
         if code in _DAMAGED:
-            raise ArchiveDamaged(
-                f"{path} is damaged or no SQLite file ({error}): restore a backup (`asi-arch restore`), or move it "
-                "away and restart, which rebuilds it from the log."
-            ) from error
+            raise ArchiveDamaged(f"{path} is damaged or no SQLite file ({error}): {_REPAIR}") from error
         if code in _UNWRITABLE and path.exists() and not os.access(path.parent, os.W_OK):
             raise ArchiveUnavailable(
                 f"{path}: {error}, as its folder cannot be written, and SQLite needs a file beside the archive to read "
