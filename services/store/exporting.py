@@ -148,10 +148,10 @@ def lines_of(path: Path) -> Iterator[str]:
         with _opened(path) as (source, limit):
             # Not splitlines: JSON strings may contain U+2028 and similar characters.
             for number in count(1):
-                line = source.readline(MAX_LINE + 1)
+                line = source.readline(MAX_BYTES + 1)
                 total += len(line)
-                if len(line) > MAX_LINE:
-                    raise ValueError(f"its line {number} is longer than {MAX_LINE >> 20} MiB")
+                if len(line) > MAX_BYTES:
+                    raise ValueError(f"its line {number} is longer than {MAX_BYTES >> 20} MiB")
                 _require_below(total, limit)
                 if not line:
                     return
@@ -166,9 +166,11 @@ def lines_of(path: Path) -> Iterator[str]:
 def unpacked(path: Path) -> bytes:
     """The content of a file, decompressed if it was packed with gzip. Raises OSError, ValueError if it is damaged."""
     with _opened(path) as (source, limit):
-        content = source.read(limit + 1)
-        _require_below(len(content), limit)
-        return content
+        content = bytearray()
+        while chunk := source.read(1 << 20):
+            content += chunk
+            _require_below(len(content), limit)
+        return bytes(content)
 
 
 @contextlib.contextmanager
@@ -180,7 +182,8 @@ def _opened(path: Path) -> Iterator[tuple[io.BufferedIOBase, int]]:
     with path.open("rb") as file:
         source = gzip.GzipFile(fileobj=file) if file.peek(2).startswith(_GZIP) else file
         try:
-            yield source, max(MAX_BYTES, MAX_RATIO * path.stat().st_size)
+            size = path.stat().st_size if path.is_file() else 1 << 50  # a pipe tells no size
+            yield source, max(MAX_BYTES, MAX_RATIO * size)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"its compression is damaged: {error}") from None
 
@@ -190,10 +193,8 @@ def _require_below(size: int, limit: int) -> None:
         raise ValueError(f"it holds more than {limit >> 20} MiB, over {MAX_RATIO} times its size")
 
 
-MAX_BYTES = 1 << 30
-MAX_RATIO = 100
-"""Files are read up to MAX_BYTES, and beyond up to MAX_RATIO times their size on disk."""
-MAX_LINE = 64 << 20
+MAX_BYTES, MAX_RATIO = 64 << 20, 100
+"""A line has up to MAX_BYTES; a file up to as many, or up to MAX_RATIO times its size on disk if that is more."""
 _GZIP = b"\x1f\x8b"
 _NUMBERS = {"$numberInt": int, "$numberLong": int, "$numberDouble": float}
 """How MongoDB's Extended JSON writes numbers, as in {"$numberDouble": "NaN"}."""
