@@ -1,6 +1,7 @@
 """Figures of a run against its order and its compute, of its moves and ablations, and of early stopping."""
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from statistics import fmean, quantiles
 
 from matplotlib.axes import Axes
@@ -150,8 +151,8 @@ def _trend(axes: Axes, label: str, points: Sequence[tuple[int, float]]) -> list[
         axes.fill_between(xs, below, above, color=ACCENT, alpha=alpha, lw=0, label=share)
     axes.plot(xs, [row[3] for row in rows], color=ACCENT, lw=2, label="mean of a block")
     pick = min if "loss" in label else max
-    bests = [(number, pick(value for _, value in points[: index + 1])) for index, (number, _) in enumerate(points)]
-    shown = [(number, value) for number, value in bests if number >= xs[0]]
+    bests = accumulate((value for _, value in points), pick)
+    shown = [(number, value) for (number, _), value in zip(points, bests, strict=True) if number >= xs[0]]
     axes.step(
         [at for at, _ in shown], [value for _, value in shown], where="post", color=GOOD, lw=1.2, label="best so far"
     )

@@ -24,6 +24,8 @@ from services.table.analysis import effects
 MAX_NAMED, MAX_ROWS = 60, 30
 CHARACTERS = 100
 """That fit in the width of the tree: an inner node has those of one generation."""
+MAX_SHAPES = 2000
+"""Beyond, edges are thinner, and the tree is drawn as pixels: 10,000 candidates take 4 MB in an SVG."""
 MIN_NODES = 3
 NAMED = 20
 LINES = 26  # names that fit into a column beside the radial tree
@@ -84,11 +86,12 @@ def radial_tree(data: Dataset) -> Drawing:
             start, middle = angle[parent] if radius[parent] else angle[child], (radius[parent] + radius[child]) / 2
             corners = [points[parent], _polar(middle, start), _polar(middle, angle[child]), points[child]]
             edges.append(Path(corners, [Path.MOVETO, *[Path.CURVE4] * 3]))
-    figure = Figure(figsize=(WIDTH, WIDTH * 0.58), layout="constrained")
+    figure = Figure(figsize=(WIDTH, WIDTH * 0.58), layout="constrained", dpi=200)
     axes = figure.add_subplot()
     many = len(order) > 300
-    axes.add_collection(PathCollection(edges, facecolors="none", edgecolors=SOFT, linewidths=0.4 if many else 1,
-                                       alpha=0.6, transform=axes.transData))  # fmt: skip
+    width = 0.4 * min(1.0, MAX_SHAPES / len(order)) if many else 1  # else the edges of siblings are a filled area
+    axes.add_collection(PathCollection(edges, facecolors="none", edgecolors=SOFT, linewidths=width, alpha=0.6,
+                                       transform=axes.transData))  # fmt: skip
     _dots(figure, axes, data, points, 5 if many else 30)
     outer = max(radius.values()) or 1.0
     best = [record for record in data.ranked if record.id in angle][:NAMED]
@@ -104,6 +107,8 @@ def radial_tree(data: Dataset) -> Drawing:
                           va="center")  # fmt: skip
     axes.set(xlim=(-outer * 1.55, outer * 1.55), ylim=(-outer * 1.03, outer * 1.03), aspect="equal")
     axes.set_axis_off()
+    for shapes in axes.collections:
+        shapes.set_rasterized(len(order) > MAX_SHAPES)
     caption = (
         f"{len(order)} candidates, {max(depth.values())} generations; the distance from the middle is the generation, "
         f"each branch keeps a sector. Coloured by fitness; hollow: not scored; named: the best {len(best)}."

@@ -173,7 +173,8 @@ def write_report(
     NotPossible if the folder cannot be written.
     """
     try:
-        return _write(Dataset(status, records, sizes, ablated), folder)
+        with rc_context({"text.parse_math": False}):  # else a name with two dollar signs is read as a formula
+            return _write(Dataset(status, records, sizes, ablated), folder)
     except OSError as error:
         raise NotPossible(f"the report cannot be written to {folder}: {error.strerror or error}") from error
 
@@ -206,7 +207,7 @@ def escape(text: str) -> str:
 
 def _section(drawing: Drawing, folder: Path) -> str:
     with (folder / f"{drawing.name}.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([drawing.header, *drawing.cells])
+        csv.writer(file).writerows([map(_inert, row) for row in (drawing.header, *drawing.cells)])
     files = [f"{drawing.name}.csv"]
     if drawing.figure is not None:
         text = io.StringIO()
@@ -227,6 +228,11 @@ def _section(drawing: Drawing, folder: Path) -> str:
         body = _table(drawing)
     links = " · ".join(f'<a href="{name}">{name.rsplit(".", 1)[1]}</a>' for name in files)
     return f'<h2>{escape(drawing.title)}</h2>{body}<p class="soft">{escape(drawing.caption)} {links}</p>'
+
+
+def _inert(value: object) -> object:
+    """A cell that no spreadsheet takes for a formula: a name may begin like one."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _table(drawing: Drawing) -> str:

@@ -178,7 +178,9 @@ def test_the_page_holds_its_figures_and_lists_the_missing_ones(tmp_path: Path) -
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a report about names of every kind, and of two tasks. No warning is given."""
     folder, records = tmp_path_factory.mktemp("odd"), finished_run(proposals=3)
-    for record, name in zip(records, ("\x1b[31mred\x00", "\u202egnol\n", "漢字", "x" * 10_000), strict=False):
+    for record, name in zip(
+        records, ("\x1b[31mred\x00", "\u202egnol\n", "漢字 $\\frac{$", "=" + "x" * 10_000), strict=False
+    ):
         record.proposal.name = name
     records[4].proposal.name = '<script>alert("x")</script>'
     records[4].verdict.fitness.CopyFrom(pb.Fitness(value=9.0))
@@ -207,5 +209,9 @@ def test_names_that_no_figure_can_show_leave_it_well_formed(odd: Path) -> None:
     """Published names may hold any character, and be of any length; only CSV files have them as they are."""
     assert not set("\x00\x1b\u202e") & set(odd.read_text(encoding="utf-8"))
     assert "x" * 41 not in odd.with_name("curves.svg").read_text(encoding="utf-8")
+    assert "$\\frac{$" in odd.with_name("figure-5-radial.svg").read_text(encoding="utf-8")
+    tables = [cell for path in odd.parent.glob("*.csv") for row in csv.reader(path.open(newline="")) for cell in row]
+    assert "'=" + "x" * 10_000 in tables  # else a spreadsheet takes it for a formula
+    assert not any(cell.startswith("=") for cell in tables)
     for path in odd.parent.glob("*.svg"):
         ElementTree.parse(path)  # noqa: S314 - written by us
