@@ -98,11 +98,13 @@ def reason_of(error: Exception) -> str:
     return str(getattr(error, "strerror", None) or error)
 
 
-_DIRECTIONS = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
-_CONTROLS = {*range(0x20), *range(0x7F, 0xA0), *_DIRECTIONS} - {ord("\t"), ord("\n")}
+_DIRECTIONS = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_INVISIBLE = (0x200B, *range(0x2060, 0x2065), 0xFEFF, *range(0xE0000, 0xE0080))  # joiners are part of some scripts
+_CONTROLS = {*range(0x20), *range(0x7F, 0xA0), *_DIRECTIONS, *_INVISIBLE} - {ord("\t"), ord("\n")}
 _REPLACED = dict.fromkeys(_CONTROLS, "\N{REPLACEMENT CHARACTER}")
 
 
 def printable(text: str) -> str:
-    """Text of unknown origin for a terminal or a page, without what controls a terminal or the direction of text."""
+    """Text of unknown origin for people or a model, without what controls a terminal or the direction of text, or is
+    invisible: two names would look the same, and a model reads what people do not see."""
     return text.replace("\r\n", "\n").translate(_REPLACED)

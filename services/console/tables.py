@@ -74,12 +74,12 @@ def print_code(text: str, language: str, wrap: bool = False) -> None:
 
 
 def print_markdown(text: str, plain: str) -> None:
-    """Markdown on a terminal, `plain` elsewhere."""
+    """Markdown on a terminal, `plain` elsewhere. The address of a link is printed: its text may name another."""
     if in_colour():
         from rich.console import Console
         from rich.markdown import Markdown
 
-        Console(highlight=False, width=width()).print(Markdown(printable(text)))
+        Console(highlight=False, width=width()).print(Markdown(printable(text), hyperlinks=False))
     else:
         say(plain)
 

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -161,8 +162,8 @@ def score_request(case: Case, ordinal: int = 0) -> Request[ScoreAnswer]:
         root=_describe(case.root),
         anchor=_describe(case.anchor) if case.anchor is not None else "Not measured in this run.",
         candidate=_describe(record),
-        motivation=anonymous_text(record.proposal.motivation, name),
-        program=anonymous_program(program_of(record), name),
+        motivation=textwrap.indent(anonymous_text(record.proposal.motivation, name), "> ", lambda _: True),
+        program=anonymous_program(program_of(record), name).replace("```", "'" * 3),  # the end of the quotation
     )
     return Request(Role.SCORE, record.run, record.id, messages, ScoreAnswer, prompt.version, ordinal=ordinal)
 

@@ -18,7 +18,7 @@ import grpc
 import grpc.aio
 from pydantic import BaseModel, JsonValue
 
-from services.chassis.errors import NotPossible, Rejected, SettingsError, Transient
+from services.chassis.errors import NotPossible, Rejected, SettingsError, Transient, printable
 from services.chassis.rpc import channel
 from services.chassis.settings import ServiceSettings, load
 from services.contracts import archive_pb2, archive_pb2_grpc
@@ -37,8 +37,8 @@ class Prompt:
     user: Template
 
     def messages(self, **values: str) -> tuple[Message, ...]:
-        """The messages with all placeholders filled. Raises KeyError naming a missing one."""
-        return Message("system", self.system), Message("user", self.user.substitute(values))
+        """The messages with all placeholders filled, without invisible text. Raises KeyError naming a missing one."""
+        return Message("system", self.system), Message("user", printable(self.user.substitute(values)))
 
 
 @lru_cache

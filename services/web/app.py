@@ -19,7 +19,7 @@ from services.archive.artifacts import ArtifactDamaged, FsspecArtifacts
 from services.archive.scoring import benchmark_gain
 from services.chassis import tasks
 from services.chassis.bus.subjects import fact_of
-from services.chassis.errors import BusLost, NotFound, SettingsError, Transient
+from services.chassis.errors import BusLost, NotFound, SettingsError, Transient, printable
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2, events_pb2
 from services.local.archive import open_archive
@@ -298,7 +298,7 @@ async def _events(request: web.Request) -> web.StreamResponse:
 
     async def pump(name: str, source: AsyncIterator[object]) -> None:
         async for item in source:
-            await messages.put(":\n\n" if item is None else f"event: {name}\ndata: {json.dumps(item)}\n\n")
+            await messages.put(":\n\n" if item is None else f"event: {name}\ndata: {_dumps(item)}\n\n")
 
     pumps = [
         asyncio.create_task(pump("change", changes)),
@@ -335,7 +335,12 @@ def _plain(message: Message) -> dict[str, object]:
 
 
 def _json(value: object, status: int = 200) -> web.Response:
-    response = web.json_response(value, status=status)
+    response = web.json_response(value, status=status, dumps=_dumps)
     if len(response.text or "") > COMPRESSED_FROM:
         response.enable_compression()
     return response
+
+
+def _dumps(value: object) -> str:
+    """JSON without what controls the direction of text, with which a program would read otherwise than it runs."""
+    return printable(json.dumps(value, ensure_ascii=False))

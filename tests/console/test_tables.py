@@ -7,7 +7,16 @@ import pytest
 
 from services.console.commands.cost import print_costs
 from services.console.commands.show import texts
-from services.console.tables import Column, family, listing, paragraph, rejections, say, table
+from services.console.tables import (
+    Column,
+    family,
+    listing,
+    paragraph,
+    print_markdown,
+    rejections,
+    say,
+    table,
+)
 from services.contracts import candidate_pb2
 from services.report.rows import Node, Row, row
 
@@ -46,7 +55,9 @@ def test_names_of_others_control_no_terminal(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    record = candidate_pb2.Candidate(id="c000001", proposal=candidate_pb2.Proposal(name="\x1b]0;t\x07a\nb\u202ec"))
+    record = candidate_pb2.Candidate(
+        id="c000001", proposal=candidate_pb2.Proposal(name="\x1b]0;t\x07a\nb\u202e\u200bc")
+    )
     record.verdict.fitness.value = 1e30
     node = Node(id="c1", parent=None, name=record.proposal.name, fitness=1e30, loss=None, state="", kind="")
     say(listing([row(record)]))
@@ -54,10 +65,12 @@ def test_names_of_others_control_no_terminal(
     say(paragraph("why\x1b[2J\r\nnot"))
     printed = capsys.readouterr().out
 
-    assert re.findall(r"\x1b\[(?![012]m)|[\x00-\x09\x0b-\x1a\u202e]", printed) == []
-    assert printed.count("�]0;t�a b�c") == 2
+    assert re.findall(r"\x1b\[(?![012]m)|[\x00-\x09\x0b-\x1a\u202e\u200b]", printed) == []
+    assert printed.count("�]0;t�a b��c") == 2
     assert printed.count(" 1e+30") == 2
     assert printed.endswith("why�[2J\nnot\n")
+    print_markdown("[ours](https://example.org/theirs)", "ours")
+    assert not terminal or "https://example.org/theirs" in re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
 
 
 def test_wide_letters_are_counted_with_their_columns(monkeypatch: pytest.MonkeyPatch) -> None:

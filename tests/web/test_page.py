@@ -274,6 +274,8 @@ async def test_a_missing_resource_returns_a_status_and_a_message(site: Site) -> 
         async with session.get(f"{site.address}api/candidate?id=c999999") as answer:
             assert answer.status == 404
             assert (await answer.json())["error"] == "run r1 has no candidate 'c999999'"
+        async with session.get(f"{site.address}api/table?run=r%E2%80%AE9") as answer:  # turns the text after it
+            assert (await answer.json())["error"] == "no run is called r\N{REPLACEMENT CHARACTER}9"
         async with session.get(f"{site.address}api/table?run=r9") as answer:
             assert (answer.status, (await answer.json())["error"]) == (404, "no run is called r9")
         async with session.get(f"{site.address}api/call?id=c000001&call=3") as answer:
