@@ -6,11 +6,10 @@ loss there, and its fall since half that fraction. `asi-arch table info` measure
 """
 
 import math
+from bisect import insort
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
-
-from services.domain.statistics import least_squares
 
 MINIMUM_FINISHED = 8
 """Fewer finished curves determine the regression too badly."""
@@ -121,7 +120,10 @@ def fit(finished: Sequence[Curve], fraction: float) -> Extrapolation | None:
     Raises ``ValueError`` for a fraction outside (0, 1).
     """
     _check_fraction(fraction)
-    return _fit([features(curve, fraction) for curve in finished], [curve.ending for curve in finished], fraction)
+    moments = _Moments()
+    for curve in finished:
+        moments.add(*features(curve, fraction), curve.ending)
+    return moments.fit(fraction)
 
 
 def forecast(
@@ -182,7 +184,7 @@ def replay_quantiles(curves: Sequence[Curve], finalists: int = 10) -> StoppingRe
         for fraction, quantile in QUANTILES:
             loss, earlier = curve.level(fraction), reached[fraction]
             reason = _behind(loss, earlier, fraction, quantile)
-            earlier.append(loss)
+            insort(earlier, loss)
             if reason:
                 stopped.append(index)
                 undone += (1 - fraction) * curve.total
@@ -196,16 +198,16 @@ def replay_stopping(
     """Replay finished trainings in order with extrapolation at ``fraction``, each judged by the earlier ones."""
     _check_fraction(fraction)
     ends, stopped = [curve.ending for curve in curves], list[int]()
-    inputs, finished, estimates = list[tuple[float, float]](), list[float](), list[float]()
+    moments, known = _Moments(), list[float]()  # ends, or estimates of stopped ones
     for index, curve in enumerate(curves):
         point = features(curve, fraction)
-        model = _fit(inputs, finished, fraction)
-        if model and model.predict_from(point) - margin * model.deviation > median([*finished, *estimates]):
+        model = moments.fit(fraction)
+        if model and model.predict_from(point) - margin * model.deviation > median(known):
             stopped.append(index)
-            estimates.append(model.predict_from(point))
+            insort(known, model.predict_from(point))
         else:
-            inputs.append(point)
-            finished.append(ends[index])
+            moments.add(*point, ends[index])
+            insort(known, ends[index])
     undone = sum((1 - fraction) * curves[index].total for index in stopped)
     return _replay(curves, ends, stopped, undone, finalists)
 
@@ -219,17 +221,38 @@ def _replay(
     return StoppingReplay(tuple(stopped), undone / steps if steps else 0.0, best, lost)
 
 
-def _fit(points: Sequence[tuple[float, float]], ends: Sequence[float], fraction: float) -> Extrapolation | None:
-    if len(points) < MINIMUM_FINISHED:
-        return None
-    count = len(points)
-    centre = (math.fsum(point[0] for point in points) / count, math.fsum(point[1] for point in points) / count)
-    final = math.fsum(ends) / count
-    rows = [(level - centre[0], fall - centre[1]) for level, fall in points]
-    first, second = least_squares(rows, [end - final for end in ends], _RIDGE)
-    model = Extrapolation(fraction, final, centre, (first, second))
-    squares = math.fsum((end - model.predict_from(point)) ** 2 for point, end in zip(points, ends, strict=True))
-    return replace(model, deviation=math.sqrt(squares / (count - 3)))
+class _Moments:
+    """Means, and sums of products of deviations from them, of two features and the end, updated by Welford's method.
+
+    A replay fits once per training: over all points each time it would take minutes for ten thousand.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._means = [0.0] * 3
+        self._products = [[0.0] * 3 for _ in range(3)]
+
+    def add(self, *values: float) -> None:
+        self._count += 1
+        before = [value - mean for value, mean in zip(values, self._means, strict=True)]
+        self._means = [mean + delta / self._count for mean, delta in zip(self._means, before, strict=True)]
+        for row, value, mean in zip(self._products, values, self._means, strict=True):
+            for column, delta in enumerate(before):
+                row[column] += (value - mean) * delta
+
+    def fit(self, fraction: float) -> Extrapolation | None:
+        """The ridge regression of the end; None while there are too few points."""
+        if self._count < MINIMUM_FINISHED:
+            return None
+        (aa, ab, ay), (_, bb, by), (_, _, yy) = self._products
+        determinant = (aa + _RIDGE) * (bb + _RIDGE) - ab * ab
+        first, second = ((bb + _RIDGE) * ay - ab * by) / determinant, ((aa + _RIDGE) * by - ab * ay) / determinant
+        squares = (
+            yy - 2 * (first * ay + second * by) + first * first * aa + 2 * first * second * ab + second * second * bb
+        )
+        deviation = math.sqrt(max(0.0, squares) / (self._count - 3))
+        *centre, final = self._means
+        return Extrapolation(fraction, final, (centre[0], centre[1]), (first, second), deviation)
 
 
 def _check_fraction(fraction: float) -> None:

@@ -281,23 +281,6 @@ def linear_fit(xs: Sequence[float], ys: Sequence[float]) -> Line:
     return Line(slope, intercept, deviation, len(xs), float(np.mean(xs)), float(np.var(xs) * len(xs)))
 
 
-def least_squares(rows: Sequence[Sequence[float]], targets: Sequence[float], ridge: float = 0.0) -> list[float]:
-    """The weights w that minimise Σ(row·w − target)² + ridge·|w|².
-
-    Raises ``ValueError`` when the rows are uneven or the columns do not determine the weights.
-    """
-    width = len(rows[0]) if rows else 0
-    if not width or len(rows) != len(targets) or any(len(row) != width for row in rows):
-        raise ValueError("rows must be equally long, and as many as targets")
-    import numpy as np  # late, as SciPy above
-
-    matrix = np.vstack([rows, math.sqrt(ridge) * np.eye(width)])
-    weights, _, rank, _ = np.linalg.lstsq(matrix, np.concatenate([targets, np.zeros(width)]))
-    if rank < width:
-        raise ValueError("rows: the columns depend on each other, so the weights are not determined")
-    return [float(weight) for weight in weights]
-
-
 def _check_pairs(xs: Sequence[float], ys: Sequence[float]) -> None:
     if len(xs) != len(ys) or len(xs) < 2:
         raise ValueError(f"xs and ys must be equally long and at least two, not {len(xs)} and {len(ys)}")

@@ -3,9 +3,10 @@
 import math
 import random
 
+import numpy as np
 import pytest
 
-from services.domain.curves import Curve, behind, fit, forecast, replay_quantiles, replay_stopping
+from services.domain.curves import Curve, behind, features, fit, forecast, replay_quantiles, replay_stopping
 from services.domain.statistics import spearman
 
 
@@ -78,6 +79,19 @@ def test_the_held_out_loss_is_the_end_where_it_was_measured() -> None:
     assert (scored.ending, Curve((1, 2), (3.0, 2.0), 2).ending) == (2.4, 2.0)
     with pytest.raises(ValueError, match="final"):
         Curve((1, 2), (3.0, 2.0), 2, final=math.nan)
+
+
+def test_the_regression_is_that_of_a_least_squares_solver() -> None:
+    """It is computed from sums that grow with each curve."""
+    curves = family(40, 0.02)
+    model = fit(curves, 0.4)
+    points, ends = np.array([features(curve, 0.4) for curve in curves]), np.array([curve.ending for curve in curves])
+    weights, squares, _, _ = np.linalg.lstsq(points - points.mean(axis=0), ends - ends.mean())
+
+    assert model is not None
+    assert (*model.centre, model.final) == pytest.approx((*points.mean(axis=0), ends.mean()))
+    assert model.weights == pytest.approx(weights, rel=1e-3)  # the ridge is small
+    assert model.deviation == pytest.approx(math.sqrt(squares[0] / 37), rel=1e-3)
 
 
 def test_replay_saves_compute_and_counts_what_it_costs() -> None:

@@ -14,7 +14,6 @@ from services.domain.statistics import (
     bootstrap,
     differences,
     holm,
-    least_squares,
     linear_fit,
     mean,
     normal_quantile,
@@ -214,14 +213,3 @@ def test_a_line_with_its_band() -> None:
     assert linear_fit([0, 1], [0, 1]).band(0.5) is None
     with pytest.raises(ValueError, match="xs"):
         linear_fit([1, 1], [0, 1])
-
-
-def test_least_squares_recovers_known_weights() -> None:
-    """Exactly, where the data are exact; refused where the columns say the same thing."""
-    rows = [[1.0, x, x * x] for x in range(5)]
-
-    assert least_squares(rows, [2 - x + 3 * x * x for x in range(5)]) == pytest.approx([2, -1, 3])
-    with pytest.raises(ValueError, match="depend"):
-        least_squares([[1.0, 2.0], [2.0, 4.0]], [1.0, 2.0])
-    with pytest.raises(ValueError, match="rows"):
-        least_squares([], [])
