@@ -4,6 +4,7 @@ Events are renumbered from 1 in log order, so that the result does not depend on
 a target archive keeps the records of ended candidates in a temporary file: memory grows only by ids and hashes.
 """
 
+import asyncio
 import hashlib
 import tempfile
 import time
@@ -46,13 +47,14 @@ class Shown:
 
     nodes: Mapping[str, archive_pb2.TreeNode]
     row: RunRow | None
-    records: Mapping[str, bytes]  # their hashes
+    records: Mapping[str, bytes]  # their hashes; none where the digests agree
 
     @classmethod
-    async def of_archive(cls, archive: Archive, run: str) -> "Shown":
+    async def of_archive(cls, archive: Archive, run: str, with_records: bool) -> "Shown":
         nodes = {node.id: node for node in await archive.tree(run)}
         records, ids = dict[str, bytes](), list(nodes)
-        for start in range(0, len(ids), BATCH):
+        for start in range(0, len(ids) if with_records else 0, BATCH):
+            await asyncio.sleep(0)  # else the connection to the broker is not served meanwhile
             batch = await archive.candidates(run, ids[start : start + BATCH])
             records |= {record.id: _hash(record_bytes(record)) for record in batch}
         return cls(nodes, await archive.run(run), records)
@@ -114,7 +116,7 @@ class Rebuilt:
             if key[0] == run
         ]
         nodes = (tree_node(columns(row)) for row in (*rows, *ended))
-        records = {row.record.id: _hash(record_bytes(row.record)) for row in (*rows, *ended)}
+        records = {row.record.id: _hash(self._record((run, row.record.id))) for row in (*rows, *ended)}
         return Shown({node.id: node for node in nodes}, self._loaded.runs.get(run), records)
 
     def _record(self, key: Key) -> bytes:
@@ -178,7 +180,8 @@ async def replay(bus: Bus, run: str, into: Archive | None, live: Archive | None)
         return Replay(run, digest, None, events, seconds)
     live_digest, _ = await live.digest(run)
     expected = [EventOutcome.of(row) async for row in live.log(run)]
-    found = chain(differences(outcomes, expected), _shown_differences(shown, await Shown.of_archive(live, run)))
+    live_shown = await Shown.of_archive(live, run, with_records=digest != live_digest)
+    found = chain(differences(outcomes, expected), _shown_differences(shown, live_shown))
     return Replay(run, digest, live_digest, events, seconds, tuple(islice(found, MAX_NAMED)))
 
 
@@ -219,7 +222,7 @@ async def _in_archive(log: AsyncIterator[list[Logged]], run: str, into: Archive)
     if not await into.applied():
         return "", 0, (), Shown({}, None, {})
     outcomes = [EventOutcome.of(row) async for row in into.log(run)]
-    return *await into.digest(run), outcomes, await Shown.of_archive(into, run)
+    return *await into.digest(run), outcomes, await Shown.of_archive(into, run, with_records=True)
 
 
 def differences(rebuilt: Sequence[EventOutcome], live: Sequence[EventOutcome]) -> Iterable[str]:
@@ -258,7 +261,7 @@ def _shown_differences(ours: Shown, theirs: Shown) -> Iterator[str]:
         for column in (column for column in NODE if getattr(node, column) != getattr(live, column)):
             values = f"{getattr(live, column)!r}, but the log gives {getattr(node, column)!r}"
             yield f"candidate {name}: its {column} is listed as {values}"
-    for name in sorted(ours.nodes.keys() & theirs.nodes.keys()):
+    for name in sorted(ours.nodes.keys() & theirs.nodes.keys()) if theirs.records else ():
         if ours.records.get(name) != theirs.records.get(name):
             yield f"the record of candidate {name} is another than the one that its events give"
     if ours.row is None or theirs.row is None:
