@@ -5,12 +5,13 @@ Pure.
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
 
 from services.archive.policies import climb_of_run, parent_policy, validate_policies
 from services.archive.scoring import costs_of_record, objectives_of
@@ -158,17 +159,52 @@ def stepped(change: Change, fact: facts.Fact) -> Change:
     return replace(change, run=replace(change.run, state=state), decisions=(*change.decisions, *decisions))
 
 
+_FLOATS = (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT)
+
+
 def require_finite(message: Message) -> None:
     """Raise Refused unless all numbers in a message are finite: policies, figures and JSON would fail on others."""
-    for field, value in message.ListFields():
-        if field.cpp_type in (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT):
-            if not all(map(math.isfinite, value if field.is_repeated else (value,))):
-                raise Refused(f"its {field.name} is not finite")
-        elif field.message_type is not None:
-            parts = value.values() if field.message_type.GetOptions().map_entry else value
-            for part in parts if field.is_repeated else (value,):
-                if isinstance(part, Message):
-                    require_finite(part)
+    if isinstance(message, Struct):  # of many small messages, which are seldom worth a look
+        content = message.SerializeToString()
+        if b"\x7f" not in content and b"\xff" not in content:  # the last byte of a double that is not finite
+            return
+    numbers, arrays, parts, lists = _fields_with_numbers(message.DESCRIPTOR)
+    for name in numbers:
+        if not math.isfinite(getattr(message, name)):
+            raise Refused(f"its {name} is not finite")
+    for name in arrays:
+        if not all(map(math.isfinite, getattr(message, name))):
+            raise Refused(f"its {name} is not finite")
+    for name in parts:
+        if message.HasField(name):
+            require_finite(getattr(message, name))
+    for name in lists:
+        values = getattr(message, name)
+        for part in values.values() if isinstance(values, Mapping) else values:
+            require_finite(part)
+
+
+@cache
+def _fields_with_numbers(descriptor: Descriptor) -> tuple[tuple[str, ...], ...]:
+    """Names of fields with floating-point numbers: single, repeated, in a message, in repeated messages.
+
+    Going through all fields of a message takes three times as long, half of what applying an event takes.
+    """
+    names: tuple[list[str], ...] = ([], [], [], [])
+    for field in descriptor.fields:
+        if field.cpp_type in _FLOATS or (field.message_type is not None and _has_numbers(field.message_type)):
+            names[2 * (field.message_type is not None) + field.is_repeated].append(field.name)
+    return tuple(map(tuple, names))
+
+
+def _has_numbers(descriptor: Descriptor, above: frozenset[str] = frozenset()) -> bool:
+    if descriptor.full_name in above:
+        return False
+    above |= {descriptor.full_name}
+    return any(
+        field.cpp_type in _FLOATS or (field.message_type is not None and _has_numbers(field.message_type, above))
+        for field in descriptor.fields
+    )
 
 
 def moment(event: events_pb2.Event) -> float:
