@@ -48,7 +48,8 @@ class Scale:
     empty pattern means the candidate everywhere. With `evolves = "model"`, programs may also choose the mixers of their
     layers and the layout of their blocks. With `substitute`, a program's recurrences are replaced by fla's kernels
     where both agree. `loss_chunk` is the number of tokens whose logits are in memory at a time, 0 for all. `per_device`
-    trainings share one GPU and its memory.
+    trainings share one GPU and its memory. `wall_seconds` limits the processor time of a training on a CPU, whose wall
+    time may be four times as long, as the machine may be busy, and the wall time of one on a GPU.
     """
 
     name: str
