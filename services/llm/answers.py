@@ -206,6 +206,7 @@ _NOT_KNOWN = re.compile(
     r"unsupported|not support|does not support|unrecogni[sz]ed|unknown|not allowed|not permitted|extra", re.IGNORECASE
 )
 _SHORTEST_LIMIT = 128  # tokens; a smaller number in a complaint is hardly a limit of answers
+_SHORTEST_OF_CONTEXT = 4096  # in a complaint about the context, where a smaller number may be the length of the prompt
 _WEAKER: dict[Structured, Structured] = {"json_schema": "json_object", "json_object": "text"}
 
 
@@ -234,7 +235,8 @@ class RequestFormat:
             return replace(self, stream=True)
         if "max_tokens" in lower or "max_completion_tokens" in lower:
             numbers = [int(text.replace(",", "")) for text in re.findall(r"\d[\d,]{0,9}", complaint)]
-            if smaller := [number for number in numbers if _SHORTEST_LIMIT <= number < max_tokens]:
+            least = _SHORTEST_OF_CONTEXT if "context" in lower else _SHORTEST_LIMIT
+            if smaller := [number for number in numbers if least <= number < max_tokens]:
                 return replace(self, most_tokens=max(smaller))
         terms = ("response_format", "json_schema", "json schema", "json_object", "structured output")
         if self.adaptable and self.structured in _WEAKER and any(term in lower for term in terms):

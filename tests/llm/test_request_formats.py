@@ -2,6 +2,7 @@
 
 import pytest
 
+from services.llm.answers import RequestFormat
 from services.llm.port import Fault
 from services.llm.scripted import Step
 from tests.llm.scripted_minds import GOOD, Idea, question, script, served
@@ -36,6 +37,15 @@ async def test_parameters_that_a_model_refuses_are_left_out(complaint: str, remo
 
     assert removed not in server.received[1].body
     assert remaining in server.received[1].body
+
+
+@pytest.mark.parametrize(("prompt", "limit"), [(600, None), (7000, 7000)])
+def test_the_length_of_a_short_prompt_is_not_taken_for_the_limit_of_answers(prompt: int, limit: int | None) -> None:
+    """All later answers would be cut off there."""
+    complaint = f"max_tokens is too large: 16384. The maximum context length is 16384 (16384 > 16384 - {prompt})"
+    adapted = RequestFormat().after(complaint, 16384)
+
+    assert (adapted and adapted.most_tokens) == limit
 
 
 async def test_programs_travel_unescaped_where_json_is_not_enforced() -> None:
