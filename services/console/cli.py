@@ -224,8 +224,9 @@ def _require_text(arguments: Sequence[str]) -> None:
     An empty path would be the current folder, and an empty name the newest run.
     """
     for previous, argument in pairwise(arguments):
-        if not argument or (argument.startswith("--") and argument.endswith("=")):
-            where = argument.removesuffix("=") or f"the argument after {previous}"
+        name, equals, value = argument.partition("=")
+        if not argument or (name.startswith("--") and equals and not value):
+            where = name or f"the argument after {previous}"
             raise SettingsError(f"{where} is empty: give a value, or leave it out.")
         try:
             argument.encode()
