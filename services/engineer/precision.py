@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from services.engineer.scales import Scale, load_scale
+from services.engineer.scales import Scale, ScaleError
+from services.engineer.scales.__main__ import scale_of
 from services.engineer.training.model import AUTO, BF16, FP32, autocast
 from services.engineer.training.protocol import measured, number
-from services.sandbox import JSON, Channel, Sandbox
+from services.sandbox import JSON, Channel, Sandbox, SandboxUnavailable
 from services.sandbox.limits import Limits
 
 JOB = "services.engineer.precision:run"
@@ -98,10 +99,14 @@ def pass_seconds(call: Callable[[], Any], precision: str, repeats: int) -> float
 
 
 async def main(arguments: list[str]) -> None:
-    """Print as JSON why this machine is slow in the scale's precision, or null."""
-    scale = load_scale(arguments[0], dict(argument.split("=", 1) for argument in arguments[1:]))
-    async with Sandbox() as sandbox:
-        speed = await measure_precision(sandbox, scale)
+    """Print as JSON why this machine is slow in the scale's precision, or null; exits with 2 for an invalid scale."""
+    try:
+        scale = scale_of(arguments)
+        async with Sandbox() as sandbox:
+            speed = await measure_precision(sandbox, scale)
+    except (ScaleError, SandboxUnavailable) as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2 if isinstance(error, ScaleError) else 1)
     sys.stdout.write(json.dumps({"slow": speed.slow(scale.precision)}) + "\n")
 
 

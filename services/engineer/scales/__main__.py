@@ -7,17 +7,20 @@ import json
 import sys
 from dataclasses import asdict
 
-from services.engineer.scales import ScaleError, load_scale
+from services.engineer.scales import Scale, ScaleError, load_scale
+
+
+def scale_of(arguments: list[str]) -> Scale:
+    """The scale with overrides that the arguments name. Raises ScaleError."""
+    if not arguments:
+        raise ScaleError("Name a scale, then overrides as NAME=VALUE.")
+    return load_scale(arguments[0], {name: value for name, _, value in (pair.partition("=") for pair in arguments[1:])})
 
 
 def main(arguments: list[str]) -> int:
     """Print one scale and return the exit status."""
-    if not arguments:
-        sys.stderr.write("Name a scale, then overrides as NAME=VALUE.\n")
-        return 2
-    overrides = {name: value for name, _, value in (argument.partition("=") for argument in arguments[1:])}
     try:
-        scale = load_scale(arguments[0], overrides)
+        scale = scale_of(arguments)
     except ScaleError as error:
         sys.stderr.write(f"{error}\n")
         return 2
