@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from services.engineer.checker import description
 from services.engineer.precision import PrecisionSpeed, measure_precision, with_precision
@@ -18,17 +19,20 @@ from tests.engineer.training.programs import SMALL
 
 TINY = load_scale("tiny")
 OPEN = {**SMALL, "precision": "auto"}
+in_session_loop = pytest.mark.asyncio(loop_scope="session")
 
 
-@pytest.fixture
-async def older_machine(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sandbox]:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def older_machine() -> AsyncIterator[Sandbox]:
     """A sandbox in which the processor has no bf16 instructions, whatever it has."""
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
-    async with Sandbox() as sandbox:
-        yield sandbox
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+        environment.setenv("ATEN_CPU_CAPABILITY", "avx2")
+        async with Sandbox() as sandbox:
+            yield sandbox
 
 
+@in_session_loop
 async def test_emulated_bf16_is_measured_as_slow_and_fp32_is_chosen(older_machine: Sandbox) -> None:
     """On the machine of most people, where a run in bf16 would take ten times as long."""
     speed = await measure_precision(older_machine, TINY)
@@ -39,6 +43,7 @@ async def test_emulated_bf16_is_measured_as_slow_and_fp32_is_chosen(older_machin
     assert "emulated" in (speed.slow(BF16) or "")
 
 
+@in_session_loop
 async def test_a_stage_without_a_decision_takes_what_fits_the_machine(older_machine: Sandbox, tmp_path: Path) -> None:
     """And an engineer whose run has decided otherwise follows it, and says that it is unsuited."""
     stages = Stages(older_machine, tmp_path)
@@ -76,12 +81,14 @@ def test_nothing_is_trained_while_the_precision_is_undecided() -> None:
 
 
 @pytest.mark.slow
-async def test_costs_of_fla_functions_are_measured_once_at_the_sizes_of_the_stage(tmp_path: Path) -> None:
+@in_session_loop
+async def test_costs_of_fla_functions_are_measured_once_at_the_sizes_of_the_stage(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     """Who writes programs for a time limit has to know that one kernel takes as long as ten projections."""
-    async with Sandbox() as sandbox:
-        stages = Stages(sandbox, tmp_path)
-        stage = await stages.open("tiny", {**SMALL, "precision": FP32})
-        first, second = await stages.costs(stage), await stages.costs(stage)
+    stages = Stages(sandbox, tmp_path)
+    stage = await stages.open("tiny", {**SMALL, "precision": FP32})
+    first, second = await stages.costs(stage), await stages.costs(stage)
     message = description(stage, first)
 
     assert first is not None

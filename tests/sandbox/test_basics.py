@@ -14,7 +14,7 @@ from services.sandbox.cgroups import Groups
 JOBS = "tests.sandbox.jobs"
 LIMITS = Limits(memory_bytes=512 << 20, cpu_seconds=20, wall_seconds=20)
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def test_a_job_answers_with_arrays(sandbox: Sandbox) -> None:

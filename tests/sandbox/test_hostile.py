@@ -30,7 +30,7 @@ SLACK = 128
 """MiB that a job may hold beyond its limits on memory and files, for what the kernel counts late."""
 CANARY = "canary-7f1d"
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from tests.sandbox.hostile_runs import BENIGN, JOBS, rejection
 LIMITS = Limits(memory_bytes=512 << 20, cpu_seconds=20, wall_seconds=20)
 LAYERS = [frozenset(), {SECCOMP}, {LANDLOCK, SECCOMP}, {NAMESPACES}, {NAMESPACES, USER, LANDLOCK, SECCOMP}]
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 @pytest.mark.parametrize("layers", LAYERS, ids=lambda layers: "+".join(sorted(layers)) or "rlimits")

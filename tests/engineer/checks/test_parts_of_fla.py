@@ -8,7 +8,7 @@ from services.engineer.checks.host import check
 from services.engineer.checks.report import CheckSettings
 from services.sandbox import Sandbox
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 PROGRAM = """
 import torch

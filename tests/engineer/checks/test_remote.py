@@ -1,11 +1,12 @@
 """The host's interface to a probed program: how much a child may answer, and what is counted on it."""
 
 import numpy as np
+import pytest
 
 from services.engineer.checks.host import PROBES, probe_program
 from services.engineer.checks.remote import TENSORS
 from services.engineer.checks.report import CheckSettings
-from services.sandbox import PRELOAD_CHECKS, Sandbox
+from services.sandbox import Sandbox
 from services.sandbox.wire import PREFIX, Bounds, decode, encode, read_prefix
 from tests.engineer.hostile.programs import mixer
 
@@ -13,13 +14,13 @@ EXEMPT = tuple(probe.name for probe in PROBES if probe.name != "parameters")
 SETTINGS = CheckSettings(layers=1, exempt=EXEMPT)
 
 
-async def test_tensors_are_limited_to_what_a_training_can_send() -> None:
+@pytest.mark.asyncio(loop_scope="session")
+async def test_tensors_are_limited_to_what_a_training_can_send(sandbox: Sandbox) -> None:
     """Only the training failed, for its number of arrays, and a check of still more tensors broke its protocol."""
     verdicts = []
-    async with Sandbox(preload=PRELOAD_CHECKS) as sandbox:
-        for tensors in (TENSORS - 5, 10_000):
-            program = mixer(init=f"self.steps = nn.ParameterList(torch.zeros(1) for _ in range({tensors}))")
-            verdicts += await probe_program(program, sandbox, SETTINGS)
+    for tensors in (TENSORS - 5, 10_000):
+        program = mixer(init=f"self.steps = nn.ParameterList(torch.zeros(1) for _ in range({tensors}))")
+        verdicts += await probe_program(program, sandbox, SETTINGS)
 
     assert [verdict.outcome for verdict in verdicts] == ["pass", "fail"]
     assert "stack those of experts or heads" in verdicts[1].message

@@ -94,7 +94,7 @@ def test_arithmetic_is_right_modulo_seven() -> None:
             assert (left + c if second == 7 else left * c) % 7 == value
 
 
-@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.asyncio(loop_scope="session")
 async def test_training_counts_answers_alone_and_repeats_with_its_seed(sandbox: Sandbox) -> None:
     program, task = baseline("delta_net").program, TASKS["copying"]
     first, model = await train_on(task, program, 1, sandbox, steps=4, evaluations=2)
@@ -106,7 +106,7 @@ async def test_training_counts_answers_alone_and_repeats_with_its_seed(sandbox: 
     assert all(1 <= trial.target <= 16 and 32 < len(trial.tokens) <= 64 for trial in model.trials)
 
 
-@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.asyncio(loop_scope="session")
 async def test_a_scale_names_the_tasks_that_are_trained_for_its_benchmark(sandbox: Sandbox) -> None:
     """Others of the scale are left to the harness and to evaluators."""
     scale = load_scale("mini", {"tasks": "copying,trained-copying", "averaged": "trained-copying"})
@@ -120,7 +120,7 @@ async def test_a_scale_names_the_tasks_that_are_trained_for_its_benchmark(sandbo
     assert {f"trained-{name}" for name in TASKS} == set(TRAINED_NAMES)
 
 
-@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.asyncio(loop_scope="session")
 async def test_a_program_that_reads_the_answers_in_its_input_is_refused(sandbox: Sandbox) -> None:
     scale = load_scale("mini", {"tasks": "trained-copying", "averaged": "trained-copying"})
     nothing = np.zeros(0, dtype=np.uint16)
@@ -129,7 +129,7 @@ async def test_a_program_that_reads_the_answers_in_its_input_is_refused(sandbox:
         await trained_scores(Job(LOOKS_AHEAD, 1, scale, corpus), sandbox, steps=30)
 
 
-@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.asyncio(loop_scope="session")
 async def test_a_model_with_a_nan_gradient_has_no_accuracy(sandbox: Sandbox) -> None:
     """An accuracy of such a model would be that of the first token of the vocabulary."""
     program = LOOKS_AHEAD.replace("hidden_states.roll(-1, dims=1)", "(hidden_states - hidden_states).sqrt()")
@@ -139,7 +139,7 @@ async def test_a_model_with_a_nan_gradient_has_no_accuracy(sandbox: Sandbox) -> 
     assert failed.value.kind == "not-finite"
 
 
-@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.asyncio(loop_scope="session")
 async def test_nan_predictions_are_refused_and_not_counted_as_correct(sandbox: Sandbox) -> None:
     """The largest of infinite values may be the target that a program aims at."""
     program = LOOKS_AHEAD.replace("dims=1)", "dims=1) * (1.0 if self.training else float('inf'))")
@@ -149,7 +149,7 @@ async def test_nan_predictions_are_refused_and_not_counted_as_correct(sandbox: S
     assert failed.value.kind == "not-finite"
 
 
-@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.asyncio(loop_scope="session")
 async def test_the_time_limit_is_that_of_the_scale_that_asks(sandbox: Sandbox) -> None:
     """On a busy machine, trainings at larger scales failed at the 300 s of the small model's own scale."""
     scale = load_scale("tiny", {"tasks": "trained-copying", "averaged": "trained-copying"})
@@ -162,7 +162,7 @@ async def test_the_time_limit_is_that_of_the_scale_that_asks(sandbox: Sandbox) -
 
 
 @pytest.mark.slow
-@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.asyncio(loop_scope="session")
 async def test_a_small_model_learns_to_compress(sandbox: Sandbox) -> None:
     """Better than by chance, which is one answer in eight."""
     result, _ = await train_on(TASKS["compression"], baseline("delta_net").program, 1, sandbox, steps=80, evaluations=1)

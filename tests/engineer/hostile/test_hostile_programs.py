@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import pytest_asyncio
 from services.engineer.checks.host import PROBES, probe_program
 from services.engineer.checks.report import CheckSettings
 from services.engineer.data import Corpus, heldout_blocks, open_corpus
@@ -37,13 +36,7 @@ OFTEN = {
     "within a context, after some steps",
 }
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def sandbox() -> AsyncIterator[Sandbox]:
-    async with Sandbox(readable=[Path(__file__).parents[3] / "tests"]) as started:
-        yield started
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ def stages(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Stages
     return Stages(sandbox, tmp_path_factory.mktemp("data"))
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def bus(settings: ServiceSettings) -> AsyncIterator[Bus]:
-    """As everywhere, but in the event loop of the module."""
+    """As everywhere, but in the event loop of the session."""
     async with Bus(settings, "tests") as connected:
         await connected.set_up()
         yield connected

@@ -23,7 +23,7 @@ from services.sandbox import MAX_LOST, Child, Limits, Sandbox, SandboxLost
 from tests.engineer.training.programs import CONVOLUTION, SMALL, mixer
 from tests.serving import serving
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 LOOKS_AHEAD = mixer("x = x + hidden_states.flip(1).cumsum(1).flip(1)")
 
 

@@ -22,10 +22,10 @@ from tests.engineer.service.engineer_fixtures import SETTINGS, delivery, publish
 GONE: list[object] = []
 """The contexts of engineers that died: one that is let go of would be left in good order."""
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def archive(bus: Bus) -> AsyncIterator[Store]:
     """The store of a run that has just begun."""
     async with store(bus) as opened:

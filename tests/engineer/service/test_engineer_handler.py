@@ -29,7 +29,7 @@ from tests.engineer.program.test_substitution import DELTA, MIXER
 from tests.engineer.service.engineer_fixtures import SETTINGS, delivery, engineering, published
 from tests.engineer.training.programs import CONVOLUTION, LOOKS_AHEAD_WHEN_SCORED, mixer
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 KILLS_ITSELF = mixer("(__import__('os').kill(__import__('os').getpid(), 9) if self.training else None)")
 WRONG_TYPE = mixer("x = x @ self.out.weight.double()")
 CANNOT_BE_HELPED = mixer("x = x + torch.zeros(3, 5)")

@@ -19,10 +19,10 @@ from tests.console.published_events import next_of, whole_way
 from tests.engineer.service.engineer_fixtures import SETTINGS, engineering
 from tests.engineer.training.programs import CONVOLUTION, SMALL
 
-in_module_loop = pytest.mark.asyncio(loop_scope="module")
+in_session_loop = pytest.mark.asyncio(loop_scope="session")
 
 
-@in_module_loop
+@in_session_loop
 async def test_a_finalist_is_trained_with_the_seeds_and_overrides_of_its_rung(
     bus: Bus, sandbox: Sandbox, stages: Stages, tmp_path: Path
 ) -> None:
@@ -69,7 +69,7 @@ def test_rungs_share_no_held_out_data() -> None:
 
 
 @pytest.mark.slow
-@in_module_loop
+@in_session_loop
 async def test_a_big_candidate_is_made_narrower_until_it_has_the_parameters_wanted(stages: Stages) -> None:
     """Instead of being refused."""
     program, overrides = baseline("gated_delta_net").program, {**SMALL, "width": "64", "heads": "2"}
