@@ -1,7 +1,9 @@
 """Real servers for tests: a nats-server for each, a mongod per session."""
 
 import asyncio
+import atexit
 import contextlib
+import gc
 import io
 import os
 import signal
@@ -31,6 +33,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 hypothesis.settings.register_profile("tests", parent=hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("tests")  # a busy machine is no failure
+gc.disable()  # what collecting imports stays, and need not be searched for garbage, neither now nor with each test
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: xdist's workers share the cores
 
 # Seconds that a test may take, its fixtures included: by its marker, and any other.
@@ -44,6 +47,13 @@ TOGETHER = ("tests/deploy/test_deployed_run.py", "tests/loop/test_discovery.py")
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Twice as many workers as cores: most tests wait for servers and processes that they have started."""
     return 2 * (os.cpu_count() or 1)
+
+
+def pytest_collection_finish() -> None:
+    """From here on, only what tests make is searched for garbage."""
+    gc.freeze()
+    atexit.register(gc.unfreeze)
+    gc.enable()
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
