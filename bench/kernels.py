@@ -9,7 +9,9 @@ assertion, which protects GPUs from a slow path; fla's operators are compiled wi
 """
 
 import argparse
+import gc
 import importlib.util
+import inspect
 import json
 import os
 import subprocess
@@ -17,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType, SimpleNamespace
@@ -209,11 +212,20 @@ class _Index(int):
 def _interpret() -> None:
     """Add what Triton's interpreter lacks for fla's kernels: a driver, casts of counters, and renamed builtins."""
     from triton import language
-    from triton.runtime import driver
+    from triton.runtime import driver, interpreter
 
     def gather(*args: Any, **options: Any) -> Any:
         return language.gather(*args, **options)
 
+    @cache
+    def builtins(place: object) -> list[str]:
+        return [name for name, member in inspect.getmembers(place) if language.core.is_builtin(member)]
+
+    def builtin_members(place: object) -> list[tuple[str, object]]:
+        return [(name, getattr(place, name)) for name in builtins(place)]
+
+    # For each call of a kernel's helper it searches whole modules for the builtins that it replaces.
+    interpreter.inspect = SimpleNamespace(**vars(inspect) | {"getmembers": builtin_members})
     driver.set_active(
         SimpleNamespace(
             get_benchmarker=lambda: lambda *_, **__: (1.0, 1.0, 1.0),  # the autotuner takes the first configuration
@@ -235,6 +247,7 @@ def _run_program(side: str, folder: Path, name: str, program: str, length: int, 
     mixer = load_mixer(program, MixerSizes(WIDTH, HEADS))
     if side == FLA and device == "cpu":
         _interpret()  # after the program's imports
+        gc.freeze()  # these are many objects, of which nothing becomes garbage
     if side == FLA:
         ours = np.load(folder / f"{OURS}-{name}-{length}.npz", allow_pickle=False)
         with torch.no_grad():
