@@ -8,6 +8,7 @@ an architecture. `CATALOGUE` contains the published mixers of the zoo.
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -133,15 +134,14 @@ class Mixer(Part):
 
     def canonical(self) -> "Mixer":
         """The same mixer with every field that has no effect set to its default."""
-        return Mixer.model_validate(_canonical(self).model_dump())
+        return _canonical(self)
 
     def structure(self) -> str:
         """SHA-256 of the canonical description: equal for descriptions that compute the same.
 
         Defaults are omitted, so that new fields do not change the hash.
         """
-        text = json.dumps(self.canonical().model_dump(exclude_defaults=True), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _structure(self)
 
 
 SOLVED_FORMS = frozenset({"mesa", "ridge"})
@@ -237,6 +237,13 @@ def _path_problem(mixer: Mixer) -> str | None:
     return None
 
 
+@lru_cache(maxsize=1 << 14)  # a search asks many times about the same mixers
+def _structure(mixer: Mixer) -> str:
+    text = json.dumps(mixer.canonical().model_dump(exclude_defaults=True), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@lru_cache(maxsize=1 << 14)
 def _canonical(mixer: Mixer) -> Mixer:
     inputs, features, memory, fusion, output = mixer.inputs, mixer.features, mixer.memory, mixer.fusion, mixer.output
     if not reads_keys(mixer):
@@ -259,7 +266,7 @@ def _canonical(mixer: Mixer) -> Mixer:
         output = output.model_copy(update={"gate_rank": "full"})
     paths = tuple(sorted(mixer.paths, key=lambda path: path.kind))
     parts = {"inputs": inputs, "features": features, "memory": memory, "paths": paths, "fusion": fusion}
-    return mixer.model_copy(update={**parts, "output": output})
+    return Mixer.model_validate(mixer.model_copy(update={**parts, "output": output}).model_dump())
 
 
 CATALOGUE: Mapping[str, Mixer] = {
