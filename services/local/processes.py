@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 from services.chassis.errors import NotPossible, SettingsError
@@ -33,7 +34,8 @@ def free_port(ports: range = PORTS) -> int:
     Raises OSError if there is none, or if the temporary folder is not writable.
     """
     locks = _locks()
-    for port in random.sample(ports, len(ports)):
+    first = random.randrange(len(ports))
+    for port in chain(ports[first:], ports[:first]):
         if port not in _reserved and _is_free(port, locks):
             _reserved.add(port)
             return port
