@@ -18,7 +18,7 @@ from services.judge.judges import Case, Judge, OfflineJudge, Opinion, root_opini
 
 SERVICE = "judge"
 ANCHOR = "gated_delta_net"
-RETRY_SECONDS = 5.0  # until a candidate that waits for a baseline is redelivered
+RETRY_SECONDS = 2.0  # until a candidate that waits for a baseline is redelivered
 WAITING = "the baselines that this candidate is compared with are not measured yet"
 Choose = Callable[[str, Job | None], Awaitable[Judge]]  # from a run's mind to its judge
 NO_MODEL = " No model was asked: the candidate is a baseline, or not the best proposal so far."
