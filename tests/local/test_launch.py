@@ -104,6 +104,7 @@ async def test_a_command_repeated_in_the_same_second_has_an_effect(client: Clien
         ("--fork first@first.r9", 1, "run first has no accepted event 'first.r9'"),
         ("--fork nobody", 1, "no run is called nobody"),
         ("--fork first --run first", 2, "a run called first exists already"),
+        ("--fork first --resume", 2, "--fork begins a run and --resume continues one: give one of them"),
     ],
 )
 async def test_an_impossible_fork_is_refused_before_anything_starts(

@@ -14,8 +14,8 @@ FORK = ("run", "--fork", "first@first.c000002.archived.1", "--run", "forked", "-
 
 @pytest.mark.slow
 def test_two_concurrent_runs_and_a_fork_that_keeps_measurements(asi_arch: Command, environment: dict[str, str]) -> None:
-    """The second is left to the services of the first; a fork does not train baselines again; impossible forks and
-    joins are one sentence; each run is what its log says.
+    """The second is left to the services of the first; a fork does not train baselines again; an impossible fork or
+    join is one sentence; each run is what its log says.
     """
     assert "no services" in asi_arch("run", "--join", ok=False).stderr
     deadline = time.monotonic() + 240
@@ -42,11 +42,6 @@ def test_two_concurrent_runs_and_a_fork_that_keeps_measurements(asi_arch: Comman
     assert status["origin"].startswith("forked from first at ")
     for run in ("first", "second", "forked"):
         assert json.loads(asi_arch("replay", run, "--json").stdout)["agrees"] is True
-    for wrong, code, message in (
-        (("--fork", "first", "--fitness", "code"), 2, "--fitness cannot differ in a fork"),
-        (("--fork", "first", "--resume"), 2, "give one of them"),
-        (("--fork", "nobody"), 1, "no run is called nobody"),
-        (("--fork", "first@99999"), 1, "no accepted event '99999'"),
-    ):
-        done = asi_arch("run", *wrong, ok=False)
-        assert (done.returncode, message in done.stderr) == (code, True), done.stderr
+    refused = asi_arch("run", "--fork", "first", "--fitness", "code", ok=False)
+    assert refused.returncode == 2
+    assert "--fitness cannot differ in a fork" in refused.stderr
