@@ -1,7 +1,13 @@
 """Exceptions of handlers, calls and settings. The worker loop makes a dead letter of those that it does not expect."""
 
+from __future__ import annotations
+
 import errno
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # commands start faster without
+    from services.contracts import candidate_pb2
 
 
 class SettingsError(Exception):
@@ -23,8 +29,10 @@ class NotYet(Transient):
 class Rejected(Exception):  # noqa: N818 - an outcome
     """The candidate ends here: candidate.rejected is published with `reason`, and the message acknowledged.
 
-    `evidence` holds numbers and positions, never prose about scores.
+    `evidence` holds numbers and positions, never prose about scores; `overhead` what its failed trainings took.
     """
+
+    overhead: candidate_pb2.Overhead | None = None
 
     def __init__(self, stage: str, reason: str, evidence: Mapping[str, object] | None = None) -> None:
         super().__init__(reason)

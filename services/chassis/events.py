@@ -87,7 +87,9 @@ def rejection(cause: Cause, rejected: Rejected, service: str, attempt: int) -> e
     """The fact that a candidate was rejected."""
     event = follow(cause, "rejected", service, attempt, cause.event.candidate, suffix=rejected.stage)
     event.candidate_rejected.rejection.CopyFrom(
-        candidate_pb2.Rejection(stage=rejected.stage, reason=rejected.reason, evidence=struct(rejected.evidence))
+        candidate_pb2.Rejection(
+            stage=rejected.stage, reason=rejected.reason, evidence=struct(rejected.evidence), overhead=rejected.overhead
+        )
     )
     return event
 

@@ -527,6 +527,7 @@ class Training(_message.Message):
     PROGRAM_FIELD_NUMBER: _builtins.int
     INVESTIGATION_FIELD_NUMBER: _builtins.int
     SUBSTITUTIONS_FIELD_NUMBER: _builtins.int
+    OVERHEAD_FIELD_NUMBER: _builtins.int
     loss: _builtins.float
     """mean over seeds of the final held-out loss, nats per token"""
     loss_stderr: _builtins.float
@@ -553,6 +554,8 @@ class Training(_message.Message):
     def substitutions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Substitution]:
         """recurrences of the program that were trained by a kernel"""
 
+    @_builtins.property
+    def overhead(self) -> Global___Overhead: ...
     def __init__(
         self,
         *,
@@ -567,10 +570,11 @@ class Training(_message.Message):
         program: _builtins.str = ...,
         investigation: Global___Investigation | None = ...,
         substitutions: _abc.Iterable[Global___Substitution] | None = ...,
+        overhead: Global___Overhead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark", "_benchmark_stderr", b"_benchmark_stderr", "_investigation", b"_investigation", "_loss", b"_loss", "_loss_stderr", b"_loss_stderr", "benchmark", b"benchmark", "benchmark_stderr", b"benchmark_stderr", "investigation", b"investigation", "loss", b"loss", "loss_stderr", b"loss_stderr"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark", "_benchmark_stderr", b"_benchmark_stderr", "_investigation", b"_investigation", "_loss", b"_loss", "_loss_stderr", b"_loss_stderr", "_overhead", b"_overhead", "benchmark", b"benchmark", "benchmark_stderr", b"benchmark_stderr", "investigation", b"investigation", "loss", b"loss", "loss_stderr", b"loss_stderr", "overhead", b"overhead"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark", "_benchmark_stderr", b"_benchmark_stderr", "_investigation", b"_investigation", "_loss", b"_loss", "_loss_stderr", b"_loss_stderr", "attempt", b"attempt", "benchmark", b"benchmark", "benchmark_stderr", b"benchmark_stderr", "investigation", b"investigation", "loss", b"loss", "loss_stderr", b"loss_stderr", "program", b"program", "revisions", b"revisions", "seeds", b"seeds", "substitutions", b"substitutions", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark", "_benchmark_stderr", b"_benchmark_stderr", "_investigation", b"_investigation", "_loss", b"_loss", "_loss_stderr", b"_loss_stderr", "_overhead", b"_overhead", "attempt", b"attempt", "benchmark", b"benchmark", "benchmark_stderr", b"benchmark_stderr", "investigation", b"investigation", "loss", b"loss", "loss_stderr", b"loss_stderr", "overhead", b"overhead", "program", b"program", "revisions", b"revisions", "seeds", b"seeds", "substitutions", b"substitutions", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__benchmark: _TypeAlias = _typing.Literal["benchmark"]  # noqa: Y015
     _WhichOneofArgType__benchmark: _TypeAlias = _typing.Literal["_benchmark", b"_benchmark"]  # noqa: Y015
@@ -582,6 +586,8 @@ class Training(_message.Message):
     _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015
     _WhichOneofReturnType__loss_stderr: _TypeAlias = _typing.Literal["loss_stderr"]  # noqa: Y015
     _WhichOneofArgType__loss_stderr: _TypeAlias = _typing.Literal["_loss_stderr", b"_loss_stderr"]  # noqa: Y015
+    _WhichOneofReturnType__overhead: _TypeAlias = _typing.Literal["overhead"]  # noqa: Y015
+    _WhichOneofArgType__overhead: _TypeAlias = _typing.Literal["_overhead", b"_overhead"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__benchmark) -> _WhichOneofReturnType__benchmark | None: ...
     @_typing.overload
@@ -592,8 +598,37 @@ class Training(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loss) -> _WhichOneofReturnType__loss | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loss_stderr) -> _WhichOneofReturnType__loss_stderr | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overhead) -> _WhichOneofReturnType__overhead | None: ...
 
 Global___Training: _TypeAlias = Training  # noqa: Y015
+
+@_typing.final
+class Overhead(_message.Message):
+    """What trainings took that left no result: failed attempts, and repetitions of an investigation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SECONDS_FIELD_NUMBER: _builtins.int
+    GPU_SECONDS_FIELD_NUMBER: _builtins.int
+    seconds: _builtins.float
+    gpu_seconds: _builtins.float
+    """absent on a CPU"""
+    def __init__(
+        self,
+        *,
+        seconds: _builtins.float = ...,
+        gpu_seconds: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_gpu_seconds", b"_gpu_seconds", "gpu_seconds", b"gpu_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_gpu_seconds", b"_gpu_seconds", "gpu_seconds", b"gpu_seconds", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__gpu_seconds: _TypeAlias = _typing.Literal["gpu_seconds"]  # noqa: Y015
+    _WhichOneofArgType__gpu_seconds: _TypeAlias = _typing.Literal["_gpu_seconds", b"_gpu_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_seconds) -> _WhichOneofReturnType__gpu_seconds | None: ...
+
+Global___Overhead: _TypeAlias = Overhead  # noqa: Y015
 
 @_typing.final
 class Substitution(_message.Message):
@@ -1454,24 +1489,30 @@ class Rejection(_message.Message):
     STAGE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
+    OVERHEAD_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
     """"propose", "check", "train", "judge", "analyse", "policy" """
     reason: _builtins.str
     """one sentence"""
     @_builtins.property
     def evidence(self) -> _struct_pb2.Struct: ...
+    @_builtins.property
+    def overhead(self) -> Global___Overhead: ...
     def __init__(
         self,
         *,
         stage: _builtins.str = ...,
         reason: _builtins.str = ...,
         evidence: _struct_pb2.Struct | None = ...,
+        overhead: Global___Overhead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_overhead", b"_overhead", "evidence", b"evidence", "overhead", b"overhead"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["evidence", b"evidence", "reason", b"reason", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overhead", b"_overhead", "evidence", b"evidence", "overhead", b"overhead", "reason", b"reason", "stage", b"stage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__overhead: _TypeAlias = _typing.Literal["overhead"]  # noqa: Y015
+    _WhichOneofArgType__overhead: _TypeAlias = _typing.Literal["_overhead", b"_overhead"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overhead) -> _WhichOneofReturnType__overhead | None: ...
 
 Global___Rejection: _TypeAlias = Rejection  # noqa: Y015
 

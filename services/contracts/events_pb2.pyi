@@ -1070,6 +1070,7 @@ class CandidateVerified(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     RUNG_FIELD_NUMBER: _builtins.int
     TRAINING_FIELD_NUMBER: _builtins.int
+    OVERHEAD_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
     reason: _builtins.str
     """why there is no result; empty where there is one"""
@@ -1078,6 +1079,8 @@ class CandidateVerified(_message.Message):
     def training(self) -> _candidate_pb2.Training:
         """absent where it failed"""
 
+    @_builtins.property
+    def overhead(self) -> _candidate_pb2.Overhead: ...
     def __init__(
         self,
         *,
@@ -1085,13 +1088,19 @@ class CandidateVerified(_message.Message):
         reason: _builtins.str = ...,
         rung: _builtins.int = ...,
         training: _candidate_pb2.Training | None = ...,
+        overhead: _candidate_pb2.Overhead | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_training", b"_training", "training", b"training"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_overhead", b"_overhead", "_training", b"_training", "overhead", b"overhead", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_training", b"_training", "reason", b"reason", "rung", b"rung", "stage", b"stage", "training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_overhead", b"_overhead", "_training", b"_training", "overhead", b"overhead", "reason", b"reason", "rung", b"rung", "stage", b"stage", "training", b"training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__overhead: _TypeAlias = _typing.Literal["overhead"]  # noqa: Y015
+    _WhichOneofArgType__overhead: _TypeAlias = _typing.Literal["_overhead", b"_overhead"]  # noqa: Y015
     _WhichOneofReturnType__training: _TypeAlias = _typing.Literal["training"]  # noqa: Y015
     _WhichOneofArgType__training: _TypeAlias = _typing.Literal["_training", b"_training"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overhead) -> _WhichOneofReturnType__overhead | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__training) -> _WhichOneofReturnType__training | None: ...
 
 Global___CandidateVerified: _TypeAlias = CandidateVerified  # noqa: Y015

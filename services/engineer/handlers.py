@@ -6,6 +6,7 @@ A killed engineer loses at most a minute of work: checkpoints and results of see
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -13,8 +14,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import structlog
-from google.protobuf.json_format import MessageToDict
-from pydantic import ValidationError
 
 from services.archive.artifacts import FsspecArtifacts
 from services.archive.records import record_for
@@ -27,7 +26,7 @@ from services.contracts import archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.zoo import baselines
 from services.engineer.claims import SERVICE, WORKER, Claims
-from services.engineer.data.corpus import TokenArray
+from services.engineer.data.corpus import share_of
 from services.engineer.investigation import (
     RunContext,
     find_suspicion,
@@ -37,9 +36,17 @@ from services.engineer.investigation import (
     run_context,
     watch_settings,
 )
-from services.engineer.records import WorkFolder, keep_weights, seed_message, training_message, training_progress
+from services.engineer.records import (
+    WorkFolder,
+    add_overhead,
+    add_state_size,
+    keep_weights,
+    seed_message,
+    training_message,
+    training_progress,
+)
 from services.engineer.revision import Failure, revise
-from services.engineer.scales import Scale, load_scale
+from services.engineer.scales import load_scale
 from services.engineer.stages import Stage, Stages, overrides_for
 from services.engineer.substitution import SLOW, Substitution, substitute
 from services.engineer.training.compiled import CompileCache
@@ -50,7 +57,6 @@ from services.engineer.training.result import Drained, Metrics, TrainingFailed
 from services.engineer.training.session import Job as Training
 from services.engineer.training.session import Supervision
 from services.llm.minds import Minds
-from services.mixers.description import CATALOGUE, Mixer, state_size
 from services.sandbox import Sandbox, SandboxUnavailable
 
 MAX_REVISIONS = 3
@@ -95,10 +101,11 @@ class Engineer:
         require_device(stage.scale)  # before a claim, which the log and the record keep
         self._warn_of_other_data(record, stage, context)
         folder = WorkFolder(self.data_dir, record.run, record.id)
-        async with self._claims.claim(job, record) as attempt, _interruptions():
+        async with self._claims.claim(job, record) as attempt, _ended_early(context):
             training = await self._train_with_revisions(job, record, stage, context, folder)
             await self._investigate(job, record, training, stage, context)
             training.attempt, training.worker = attempt, WORKER
+            training.overhead.CopyFrom(context.overhead)
             add_state_size(training, record, stage.scale)
             structlog.get_logger().info(
                 "trained", loss=training.loss, benchmark=training.benchmark, seeds=len(training.seeds)
@@ -128,6 +135,7 @@ class Engineer:
         async def repeat(name: str, program: str, seed: int, stage: Stage) -> pb.SeedResult:
             folder = WorkFolder(self.data_dir, record.run, f"{record.id}-{name}")
             (result,) = await self._train_seeds(job, program, [seed], stage, unpruned, folder)
+            add_overhead(context.overhead, result.measurements.seconds, stage.scale.device)
             return result
 
         seeds = [seed.seed for seed in training.seeds]
@@ -158,7 +166,7 @@ class Engineer:
         result = events_pb2.CandidateVerified(stage=promotion.stage, rung=promotion.rung)
         attempt = 1
         try:
-            async with self._claims.claim(job, record, promotion.rung or 1) as attempt, _interruptions():
+            async with self._claims.claim(job, record, promotion.rung or 1) as attempt, _ended_early(context):
                 seeds = await self._train_seeds(job, program, list(promotion.seeds) or [1], stage, context, folder)
                 result.training.CopyFrom(training_message(seeds, stage.scale.averaged))
                 for seed in result.training.seeds:
@@ -167,6 +175,7 @@ class Engineer:
             result.reason = failed.message
         except Rejected as rejected:
             result.reason = rejected.reason
+        result.overhead.CopyFrom(context.overhead)
         event = follow(job.cause, "verified", SERVICE, attempt, record.id, suffix=job.event.id.split(".")[-2])
         event.candidate_verified.CopyFrom(result)
         return [event]
@@ -216,23 +225,39 @@ class Engineer:
         """Train and score all seeds concurrently, within the stage's limit. Raises the first seed's exception.
 
         Scoring starts when all are trained, so that no training child of the program runs while held-out text is read.
+        What failed trainings take is added to the context's overhead.
         """
         slots = self._slots.setdefault(stage.scale.name, asyncio.Semaphore(self.trainings(stage.scale.name)))
+        seconds = 0.0
+
+        @asynccontextmanager
+        async def slot() -> AsyncIterator[None]:
+            nonlocal seconds
+            async with slots:
+                seconds -= time.monotonic()
+                try:
+                    yield
+                finally:
+                    seconds += time.monotonic()
 
         async def train(seed: int) -> Trained | pb.SeedResult:
-            async with slots:
+            async with slot():
                 training = Training(program, seed, stage.scale, stage.corpus)
                 if result := folder.read_result(seed, training.identity):
                     return result
                 return await optimise(training, self._supervision(job, seed, stage, context, folder), self.sandbox)
 
         async def score(training: Trained | pb.SeedResult) -> pb.SeedResult:
-            async with slots:
+            async with slot():
                 return training if isinstance(training, pb.SeedResult) else await self._score(training, stage, folder)
 
-        trainings = await _gather(train(seed) for seed in seeds)
-        require_independent([training for training in trainings if isinstance(training, Trained)])
-        return await _gather(score(training) for training in trainings)
+        try:
+            trainings = await _gather(train(seed) for seed in seeds)
+            require_independent([training for training in trainings if isinstance(training, Trained)])
+            return await _gather(score(training) for training in trainings)
+        except TrainingFailed:
+            add_overhead(context.overhead, seconds, stage.scale.device)
+            raise
 
     def _supervision(self, job: Job, seed: int, stage: Stage, context: RunContext, folder: WorkFolder) -> Supervision:
         log = structlog.get_logger()
@@ -297,24 +322,14 @@ class Engineer:
         return repair.program
 
 
-def add_state_size(training: pb.Training, record: pb.Candidate, scale: Scale) -> None:
-    """Record the state size that follows from the mixer's description, unless the program has none or was repaired."""
-    mixer = CATALOGUE.get(record.request.baseline)
-    if record.proposal.HasField("description"):
-        try:
-            mixer = Mixer.model_validate(MessageToDict(record.proposal.description))
-        except ValidationError:  # the description of a researcher of another version
-            return
-    if mixer is not None and not training.revisions:
-        for seed in training.seeds:
-            seed.measurements.state_size = state_size(mixer, scale.width, scale.heads)
-
-
 @asynccontextmanager
-async def _interruptions() -> AsyncIterator[None]:
-    """Translate interruptions that are not the candidate's fault to the worker loop's exceptions."""
+async def _ended_early(context: RunContext) -> AsyncIterator[None]:
+    """Add the overhead to a rejection, and translate what is not the candidate's fault to the worker's exceptions."""
     try:
         yield
+    except Rejected as rejected:
+        rejected.overhead = context.overhead
+        raise
     except Drained as drained:
         raise HandedBack(str(drained)) from drained
     except SandboxUnavailable as unavailable:
@@ -329,10 +344,3 @@ async def _gather(awaitables: Iterable[Awaitable[T]]) -> list[T]:
             raise result
         results.append(result)
     return results
-
-
-def share_of(part: TokenArray, rung: int, rungs: int) -> TokenArray:
-    """The share of a part that is held out for one of several rungs; the shares are disjoint."""
-    length = len(part) // max(1, rungs)
-    start = (max(1, rung) - 1) * length
-    return part[start : start + length]

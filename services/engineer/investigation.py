@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from services.archive.policies import stopping_rule
@@ -31,11 +31,15 @@ MAX_CURVES = 200
 
 @dataclass(frozen=True)
 class RunContext:
-    """A run's settings, and what its other candidates at a stage measured, when a training begins."""
+    """A run's settings, and what its other candidates at a stage measured, when a training begins.
+
+    `overhead` sums what trainings of the candidate have taken since without a result.
+    """
 
     settings: events_pb2.RunSettings
     finished: tuple[Curve, ...]
     baselines: tuple[pb.Candidate, ...] = ()
+    overhead: pb.Overhead = field(default_factory=pb.Overhead)
 
 
 async def run_context(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, stage: str) -> RunContext:

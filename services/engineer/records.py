@@ -8,13 +8,17 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import structlog
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import DecodeError
+from pydantic import ValidationError
 from safetensors.numpy import save
 
 from services.archive.artifacts import FsspecArtifacts
 from services.contracts import candidate_pb2 as pb
 from services.contracts.progress_pb2 import TrainingProgress
+from services.engineer.scales import Scale
 from services.engineer.training.result import CurvePoint, Measurements, Metrics, TrainingResult, benchmark_of
+from services.mixers.description import CATALOGUE, Mixer, state_size
 from services.sandbox import Array
 
 MAX_POINTS = 200
@@ -66,6 +70,26 @@ def _measurements(measurements: Measurements) -> pb.Measurements:
         gpu_seconds=seconds if measurements.device == "cuda" else None,
         flops=None if flops is None else flops * measurements.tokens,
     )
+
+
+def add_state_size(training: pb.Training, record: pb.Candidate, scale: Scale) -> None:
+    """Record the state size that follows from the mixer's description, unless the program has none or was repaired."""
+    mixer = CATALOGUE.get(record.request.baseline)
+    if record.proposal.HasField("description"):
+        try:
+            mixer = Mixer.model_validate(MessageToDict(record.proposal.description))
+        except ValidationError:  # the description of a researcher of another version
+            return
+    if mixer is not None and not training.revisions:
+        for seed in training.seeds:
+            seed.measurements.state_size = state_size(mixer, scale.width, scale.heads)
+
+
+def add_overhead(overhead: pb.Overhead, seconds: float, device: str) -> None:
+    """Add the time of a training without a result."""
+    overhead.seconds += seconds
+    if device == "cuda":
+        overhead.gpu_seconds += seconds
 
 
 def training_progress(metrics: Metrics) -> TrainingProgress:

@@ -30,6 +30,8 @@ def costs(status: archive_pb2.RunStatus, records: Sequence[pb.Candidate]) -> dic
             seconds["verification"] += seconds_of(verification)
         for call in record.calls:
             calls[call.role].append(call)
+    if (unused := status.spent.training_seconds - sum(seconds.values())) > 0.1:
+        seconds["without result"] = unused
     priced = not calls or any(call.HasField("price") for role_calls in calls.values() for call in role_calls)
     spent = status.spent
     archived = (record for record in records if record.state == pb.STATE_ARCHIVED)

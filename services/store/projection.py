@@ -269,8 +269,10 @@ def _add_part(fact: str, incoming: Incoming, run: RunRow, row: CandidateRow) -> 
     if not payload.HasField(part):
         raise Refused(f"{fact} carries no {part}")
     change = Change(incoming.log, row, run, end="archive" if part in ("analysis", "rejection") else None)
+    if part in ("training", "rejection"):
+        spent = spent_on(event.candidate_trained.training, getattr(payload, part).overhead)
+        change = stepped(change, facts.Spending(moment(event), spent))
     if fact == "candidate.trained":
-        change = stepped(change, facts.Spending(moment(event), spent_on(event.candidate_trained.training)))
         change = stepped(change, facts.Trained(moment(event), event.candidate))
     getattr(row.record, part).CopyFrom(getattr(payload, part))
     row.record.state = state
@@ -285,8 +287,7 @@ def _verify(incoming: Incoming, run: RunRow, row: CandidateRow) -> Change:
     if (event.candidate, rung) not in run.state.ladder.climbing:
         raise Refused(f"no verification of {event.candidate} at rung {rung} is open")
     change, training = Change(incoming.log, row, run), verified.training
-    if verified.HasField("training"):
-        change = stepped(change, facts.Spending(moment(event), spent_on(training)))
+    change = stepped(change, facts.Spending(moment(event), spent_on(training, verified.overhead)))
     losses = tuple((seed.seed, seed.loss) for seed in training.seeds)
     result = promotable(row.record.id, training, None, run.settings)
     conditions = frozenset(" ".join(measured_on(seed)) for seed in training.seeds)

@@ -78,9 +78,9 @@ def promotable(
     )
 
 
-def spent_on(training: candidate_pb2.Training) -> Spent:
-    """What a training took. Raises ValueError for impossible costs."""
-    seconds = gpu_seconds = flops = 0.0
+def spent_on(training: candidate_pb2.Training, overhead: candidate_pb2.Overhead) -> Spent:
+    """What a training took, and those without a result. Raises ValueError for impossible costs."""
+    seconds, gpu_seconds, flops = overhead.seconds, overhead.gpu_seconds, 0.0
     for seed in training.seeds:
         seconds += seed.measurements.seconds
         gpu_seconds += seed.measurements.gpu_seconds

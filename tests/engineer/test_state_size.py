@@ -5,8 +5,8 @@ import torch
 
 from services.contracts import candidate_pb2 as pb
 from services.engineer.construction import MixerSizes
-from services.engineer.handlers import add_state_size
 from services.engineer.program import load_mixer
+from services.engineer.records import add_state_size
 from services.engineer.scales import load_scale
 from services.mixers.description import CATALOGUE, Features, Inputs, Memory, Mixer, Path, state_size
 from services.mixers.render import render

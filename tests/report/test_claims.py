@@ -158,6 +158,8 @@ def test_costs_are_reported_per_result() -> None:
     assert totals["per_accepted_proposal"] == per_proposal
     assert by_kind["verification"] > 0
     assert sum(by_kind.values()) == pytest.approx(seconds)
+    about.spent.training_seconds = seconds + 30.0
+    assert costs(about, records)["training_seconds_by_kind"] == {**by_kind, "without result": pytest.approx(30.0)}
     assert totals["per_confirmed_discovery"] == {**per_discovery, "gain": pytest.approx(0.0505)}
     assert set(dict(nothing["per_confirmed_discovery"]).values()) == {0, None}  # type: ignore[call-overload]
 

@@ -6,7 +6,8 @@ import pytest
 
 from services.chassis.bus import Logged
 from services.chassis.bus.subjects import subject_of
-from services.chassis.events import Cause, body_of, first, follow
+from services.chassis.errors import Rejected
+from services.chassis.events import Cause, body_of, first, follow, rejection
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.objectives import dominates
@@ -111,6 +112,23 @@ def test_impossible_costs_are_refused(simulation: Simulation, field: str, number
 
     assert not logs[-1].accepted
     assert "a run cannot have spent" in logs[-1].refused_because
+
+
+def test_trainings_without_a_result_count_as_spent(simulation: Simulation) -> None:
+    """A budget of GPU-hours would otherwise pay for any number of candidates that fail."""
+    change, _ = hear(simulation, failed_training(simulation.open[0], seconds=90.0))
+    impossible, _ = hear(simulation, failed_training(simulation.open[1], seconds=-1.0))
+
+    assert change.run is not None
+    assert change.run.state.spent.training_seconds == change.run.state.spent.gpu_seconds == 90.0
+    assert "a run cannot have spent" in impossible.log.refused_because
+
+
+def failed_training(requested: Cause, seconds: float) -> events_pb2.Event:
+    """The rejection of a candidate that trained for so long on a GPU."""
+    rejected = Rejected("train", "it diverges")
+    rejected.overhead = pb.Overhead(seconds=seconds, gpu_seconds=seconds)
+    return rejection(requested, rejected, "engineer", 1)
 
 
 def test_a_time_that_is_none_is_refused(simulation: Simulation) -> None:

@@ -157,6 +157,13 @@ def heldout_blocks(part: TokenArray, count: int, context: int) -> NDArray[np.int
     return np.stack([part[i * stride : i * stride + width] for i in range(count)]).astype(np.int64)
 
 
+def share_of(part: TokenArray, rung: int, rungs: int) -> TokenArray:
+    """The share of a part that is held out for one of several rungs; the shares are disjoint."""
+    length = len(part) // max(1, rungs)
+    start = (max(1, rung) - 1) * length
+    return part[start : start + length]
+
+
 def batches(
     part: TokenArray, *, batch: int, context: int, seed: int, first: int, count: int
 ) -> Iterator[NDArray[np.int64]]:

@@ -207,6 +207,8 @@ async def test_an_implausibly_low_loss_is_investigated(
         investigation.other_text_root_loss,
     )
     assert investigation.other_text_loss != investigation.repeated_loss
+    assert training.overhead.seconds > 0
+    assert not training.overhead.HasField("gpu_seconds")
 
 
 @pytest.mark.parametrize("machine", ["another processor", "this one", "this one, slow in the run's precision"])
@@ -249,6 +251,8 @@ async def test_a_candidate_at_fault_is_rejected(
 
     assert rejected.value.stage == "train"
     assert rejected.value.evidence["kind"] == kind
+    assert rejected.value.overhead is not None
+    assert 0 < rejected.value.overhead.seconds < 240
 
 
 async def test_work_that_is_done_already_is_not_done_again(

@@ -12,7 +12,7 @@ from services.chassis.worker import Job
 from services.contracts import events_pb2
 from services.contracts.archive_pb2 import GetCandidateRequest
 from services.domain.zoo import baseline
-from services.engineer.handlers import share_of
+from services.engineer.data.corpus import share_of
 from services.engineer.stages import Stages, overrides_for
 from services.sandbox import Sandbox
 from tests.console.published_events import next_of, whole_way
