@@ -105,7 +105,8 @@ class Engineer:
             training = await self._train_with_revisions(job, record, stage, context, folder)
             await self._investigate(job, record, training, stage, context)
             training.attempt, training.worker = attempt, WORKER
-            training.overhead.CopyFrom(context.overhead)
+            if context.overhead.seconds:
+                training.overhead.CopyFrom(context.overhead)
             add_state_size(training, record, stage.scale)
             structlog.get_logger().info(
                 "trained", loss=training.loss, benchmark=training.benchmark, seeds=len(training.seeds)
@@ -175,7 +176,8 @@ class Engineer:
             result.reason = failed.message
         except Rejected as rejected:
             result.reason = rejected.reason
-        result.overhead.CopyFrom(context.overhead)
+        if context.overhead.seconds:
+            result.overhead.CopyFrom(context.overhead)
         event = follow(job.cause, "verified", SERVICE, attempt, record.id, suffix=job.event.id.split(".")[-2])
         event.candidate_verified.CopyFrom(result)
         return [event]
@@ -328,7 +330,7 @@ async def _ended_early(context: RunContext) -> AsyncIterator[None]:
     try:
         yield
     except Rejected as rejected:
-        rejected.overhead = context.overhead
+        rejected.overhead = context.overhead if context.overhead.seconds else None
         raise
     except Drained as drained:
         raise HandedBack(str(drained)) from drained

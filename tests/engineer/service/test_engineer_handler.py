@@ -264,6 +264,8 @@ async def test_work_that_is_done_already_is_not_done_again(
         await engineer.handle(job)
         assert await engineer.handle(job) == []
 
+    (event,) = await published(bus, "trained")
+    assert not event.candidate_trained.training.HasField("overhead")
     assert len(await published(bus, "claimed")) == len(await published(bus, "trained")) == 1
 
 
