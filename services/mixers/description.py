@@ -237,13 +237,13 @@ def _path_problem(mixer: Mixer) -> str | None:
     return None
 
 
-@lru_cache(maxsize=1 << 14)  # a search asks many times about the same mixers
+@lru_cache(maxsize=1 << 11)  # a search asks many times about the same mixers; all entries take 20 MB
 def _structure(mixer: Mixer) -> str:
     text = json.dumps(mixer.canonical().model_dump(exclude_defaults=True), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@lru_cache(maxsize=1 << 14)
+@lru_cache(maxsize=1 << 11)
 def _canonical(mixer: Mixer) -> Mixer:
     inputs, features, memory, fusion, output = mixer.inputs, mixer.features, mixer.memory, mixer.fusion, mixer.output
     if not reads_keys(mixer):
