@@ -152,7 +152,8 @@ def test_a_signal_to_every_process_ends_a_run_within_seconds(environment: dict[s
     assert "paused" in asi_arch("status").stdout
 
 
-@pytest.mark.parametrize(("begun", "number"), [("store", signal.SIGINT), ("researcher", signal.SIGTERM)])
+@pytest.mark.parametrize("begun", ["store", "researcher"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_during_the_start_ends_everything_before_a_run_exists(
     environment: dict[str, str], asi_arch: Command, begun: str, number: signal.Signals
 ) -> None:

@@ -26,8 +26,6 @@ NEAR = sorted(ZOO.glob("*/near_*.py"))
 FATAL = {probe.name for probe in PROBES if probe.fatal} | {"screen"}
 # DeltaNet's two mixers at the sizes of scale tiny: what the budget of parameters is measured by.
 SETTINGS = CheckSettings(baseline_parameters=135_232)
-UNTIMED = replace(SETTINGS, exempt=("cost",))
-"""For programs of the other probes: measuring costs takes a third of a check."""
 ADVICE = {
     "batch": "take no mean over the batch",
     "parameters": "of at most 2.5 ×; the largest of layer 0: experts.0.weight [256, 128], ",
@@ -59,10 +57,6 @@ def cases(paths: list[Path]) -> list[object]:
     return [pytest.param(path, id=name_of(path), marks=() if path in FIRST_OF_EACH else slow) for path in paths]
 
 
-def settings_of(path: Path) -> CheckSettings:
-    return SETTINGS if path.parent.name == "cost" else UNTIMED
-
-
 def complaints(report: CheckReport) -> list[str]:
     return [verdict.probe for verdict in report.verdicts if verdict.outcome != "pass"]
 
@@ -70,7 +64,7 @@ def complaints(report: CheckReport) -> list[str]:
 @pytest.mark.parametrize("path", cases(BAD))
 async def test_a_violation_is_found_by_its_probe_alone(path: Path, sandbox: Sandbox) -> None:
     """One fault, one complaint, with evidence that a rewriter can use."""
-    report = await check(text_of(path), sandbox, settings_of(path))
+    report = await check(text_of(path), sandbox, SETTINGS)
 
     assert complaints(report) == [path.parent.name]
     (verdict,) = (failed for failed in report.verdicts if failed.outcome != "pass")
@@ -84,7 +78,7 @@ async def test_a_violation_is_found_by_its_probe_alone(path: Path, sandbox: Sand
 @pytest.mark.parametrize("path", cases(NEAR))
 async def test_a_near_miss_passes(path: Path, sandbox: Sandbox) -> None:
     """What only looks like the fault is left alone."""
-    report = await check(text_of(path), sandbox, settings_of(path))
+    report = await check(text_of(path), sandbox, SETTINGS)
 
     assert complaints(report) == []
     assert report.passed
