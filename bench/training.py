@@ -27,9 +27,9 @@ from bench.gpu import unscored
 from services.domain import zoo
 from services.engineer.construction import MixerSizes
 from services.engineer.data import open_corpus
-from services.engineer.precision import measure_precision, with_precision
 from services.engineer.program import load_mixer, prepare_child
 from services.engineer.scales import Scale, load_scale
+from services.engineer.speed import measure_precision, with_precision
 from services.engineer.training.host import JOB
 from services.engineer.training.measurements import device_name
 from services.engineer.training.protocol import limits_of

@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_leaves
 from bench.gpu import PEAK_FLOPS, VOCABULARY, Bench, Result
 from services.domain import zoo
 from services.engineer.program import prepare_child
-from services.engineer.scales import Scale, load_scale
+from services.engineer.scales import BF16, Scale, load_scale
 from services.engineer.training.child import build_model, flops_per_token
-from services.engineer.training.model import BF16, autocast, parameter_count
+from services.engineer.training.model import autocast, parameter_count
 from services.engineer.training.sizes import model_sizes
 
 BANDWIDTH = {"H100": 3.35e12}

@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import torch
-
 from services.archive.artifacts import FsspecArtifacts
 from services.chassis.bus.topology import engineer_durable
 from services.chassis.errors import SettingsError
@@ -22,6 +20,7 @@ from services.engineer.handlers import Engineer
 from services.engineer.scales import ScaleError, load_scale
 from services.engineer.settings import EngineerSettings
 from services.engineer.stages import Stages
+from services.engineer.training.measurements import gpu_name
 from services.llm.minds import Minds, require_minds
 from services.sandbox import Sandbox
 
@@ -69,7 +68,7 @@ def require(settings: EngineerSettings) -> None:
             f"ASI_ENGINEER_MPS={settings.mps} is no folder: name the pipe folder of a running MPS daemon, or unset it."
         )
     overrides = {"tasks": settings.tasks, "task_path": settings.task_path}
-    if settings.device == "cuda" and not torch.cuda.is_available():
+    if settings.device == "cuda" and gpu_name() is None:
         raise SettingsError("ASI_ENGINEER_DEVICE=cuda: torch finds no GPU here; set it to cpu, or unset it.")
     if settings.task_path is not None and not Path(settings.task_path).is_dir():
         raise SettingsError(f"ASI_ENGINEER_TASK_PATH={settings.task_path} is no folder: name one with task files.")

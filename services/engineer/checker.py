@@ -14,15 +14,13 @@ from services.chassis.events import struct
 from services.contracts import candidate_pb2, checker_pb2, checker_pb2_grpc
 from services.domain.syntax import MAX_BYTES
 from services.engineer.checks.report import CheckReport
-from services.engineer.construction import BLOCK, LAYERS, LAYOUTS
 from services.engineer.data.corpus import ByteTokens
 from services.engineer.scales import Scale
 from services.engineer.speed import FunctionCosts, training_seconds
 from services.engineer.stages import Stage, Stages
 from services.engineer.training.measurements import device_name, missing_device
-from services.engineer.training.model import INITIALISATION
 from services.engineer.training.result import TrainingFailed
-from services.fla_cpu.names import MODULES, OPERATORS, TOP
+from services.engineer.training.sizes import BLOCK, INITIALISATION, LAYERS, LAYOUTS
 
 WAITING_PER_SLOT = 16
 MAX_TRIAL_STEPS = 100
@@ -119,7 +117,7 @@ def description(stage: Stage, costs: FunctionCosts | None = None) -> checker_pb2
         ),
         initialisation=INITIALISATION,
         layers=describe_layers(scale),
-        modules=[] if scale.device == "cuda" else fla_names(),
+        modules=[] if costs is None else costs.modules,
         costs={} if costs is None else costs.times,
         cost_tokens=None if costs is None else costs.tokens,
         linear_seconds=None if costs is None else costs.linear_seconds,
@@ -136,14 +134,6 @@ def describe_layers(scale: Scale) -> str:
         f"{layers}; the whole model may change: a module constant {LAYERS} may be a tuple of names of the program's "
         f"own mixer classes, one per layer, repeated, and a constant {BLOCK} one of {', '.join(LAYOUTS)}"
     )
-
-
-def fla_names() -> list[str]:
-    """The names that a mixer can import from fla without CUDA, such as "fla.modules: RMSNorm, …"."""
-    modules = {f"fla.ops.{package}": operators for package, operators in OPERATORS.items() if package != "utils"}
-    modules |= {"fla.modules": TOP}
-    modules |= {f"fla.modules.{name}": MODULES[name] for name in ("feature_map", "l2norm", "token_shift")}
-    return [f"{name}: {', '.join(sorted(names))}" for name, names in sorted(modules.items())]
 
 
 def report_message(report: CheckReport) -> candidate_pb2.CheckReport:

@@ -18,10 +18,9 @@ import torch
 from torch import nn
 
 from services.domain.syntax import parse
+from services.engineer.training.sizes import BLOCK, LAYERS, LAYOUTS
 
 PREFERRED = "DeltaNet"
-LAYERS, BLOCK = "LAYERS", "BLOCK"
-LAYOUTS = ("sequential", "parallel")
 OPTIONS: dict[str, object] = {
     "mode": "chunk",
     "expand_k": 1.0,

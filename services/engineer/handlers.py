@@ -46,13 +46,12 @@ from services.engineer.records import (
     training_progress,
 )
 from services.engineer.revision import Failure, revise
-from services.engineer.scales import load_scale
+from services.engineer.scales import AUTO, load_scale
 from services.engineer.stages import Stage, Stages, overrides_for
 from services.engineer.substitution import SLOW, Substitution, substitute
 from services.engineer.training.compiled import CompileCache
 from services.engineer.training.host import Trained, optimise, require_independent, score
 from services.engineer.training.measurements import device_name, require_device, versions
-from services.engineer.training.model import AUTO
 from services.engineer.training.result import Drained, Metrics, TrainingFailed
 from services.engineer.training.session import Job as Training
 from services.engineer.training.session import Supervision

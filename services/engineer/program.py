@@ -7,21 +7,25 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import CodeType, FrameType, ModuleType
+from typing import cast
 
 import einops._torch_specific
 import einops.layers.torch  # noqa: F401 - confined jobs cannot open files, so programs' imports are loaded beforehand
+import numpy as np
 import torch
 import torch.nn.attention.flex_attention
-from torch import nn
+from torch import Tensor, nn
 
 from services import fla_cpu
 from services.domain.syntax import lines_of
 from services.engineer.checks.screen import ABSENT
+from services.engineer.checks.subject import DOUBLE, SINGLE
 from services.engineer.construction import MixerSizes, ProgramError, construct, mixer_of_layer
 from services.fla_cpu.names import no_op_decorator
+from services.sandbox import Array, Channel, Message
 
 str(torch.zeros(1))  # torch imports parts of itself when a program prints its first tensor
 
@@ -226,3 +230,36 @@ def traceback_tail(error: BaseException) -> str:
     own = [frame for frame in trace.stack if frame.filename.startswith(FILE_PREFIX)]
     trace.stack = traceback.StackSummary.from_list(own or trace.stack)
     return "".join(trace.format())[-2000:]
+
+
+def run_functions(channel: Channel) -> None:
+    """A job: call functions of programs with arrays from the host, and return outputs and gradients."""
+    begin = channel.receive()
+    device, roles = str(begin.header["device"]), cast("dict[str, str]", begin.header["roles"])
+    prepare_child(begin.integer("threads"), device)
+    channel.send("ready", {}, {})
+    while (request := channel.receive()).kind != "end":
+        try:
+            channel.send("called", {}, _call(request, device, roles))
+        except Exception as error:  # noqa: BLE001 - candidate code may raise anything
+            channel.send("called", {"raised": f"{type(error).__name__}: {str(error)[:300]}"}, {})
+
+
+def _call(request: Message, device: str, roles: Mapping[str, str]) -> dict[str, Array]:
+    """Call a function with the arrays by the roles of its parameters."""
+    arithmetic = DOUBLE if device == "cpu" else SINGLE
+    module = execute(str(request.header["program"]))
+    function = getattr(module, str(request.header["function"]))
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    tensors = {
+        role: torch.from_numpy(np.array(value)).to(device, arithmetic.dtype) for role, value in request.arrays.items()
+    }
+    arguments = {name: tensors[roles[name]].requires_grad_() for name in names if roles.get(name) in tensors}
+    with arithmetic.active():
+        output = function(**arguments)
+    if not isinstance(output, Tensor):
+        raise TypeError("the function returns more than one tensor")
+    torch.autograd.backward((output * tensors["direction"]).sum())
+    results = {"output": output}
+    results |= {f"gradient/{name}": value.grad for name, value in arguments.items() if value.grad is not None}
+    return {name: value.detach().double().cpu().numpy() for name, value in results.items()}

@@ -1,30 +1,35 @@
-"""The speed of this machine at a scale: of training, with a few steps of the root baseline, and of fla's functions."""
+"""The speed of this machine: in both precisions, of a training at a scale, and of fla's functions.
+
+`python -m services.engineer.speed SCALE [NAME=VALUE …]` prints whether this machine is slow in a scale's precision.
+bfloat16 is fast only on processors with instructions for it (AVX-512 BF16, AMX, the bf16 extension of Arm v8.6).
+Elsewhere it is emulated, up to forty times slower than float32.
+"""
 
 import asyncio
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+import json
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from time import monotonic, thread_time
-from typing import Any, cast
+from time import monotonic
+from typing import cast
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from services.domain.zoo import baselines
 from services.engineer.data import Corpus
 from services.engineer.evaluation.scoring import QUICK_ROWS
 from services.engineer.evaluation.tasks import ITEMS
-from services.engineer.precision import pass_seconds
-from services.engineer.scales import Scale
+from services.engineer.scales import AUTO, BF16, FP32, Scale, ScaleError
+from services.engineer.scales.__main__ import scale_of
 from services.engineer.training.host import JOB
-from services.engineer.training.protocol import ask, limits_of, measured, number
+from services.engineer.training.protocol import ask, limits_of, measured, names, number
 from services.engineer.training.result import TrainingFailed
 from services.engineer.training.session import Job
-from services.fla_cpu.names import FEATURE_MAPS, L2NORMS, MODULES, OPERATORS, TOP
-from services.sandbox import JSON, Array, Channel, Child, Limits, Sandbox, SandboxUnavailable
+from services.sandbox import JSON, Array, Child, Limits, Sandbox, SandboxUnavailable
 
+MAX_SLOWDOWN = 1.5
+"""Of bf16 relative to float32; an engineer that exceeds it reports that it is unsuited to a bf16 run."""
+_PRECISION_SECONDS = 60.0
 _STEPS = 3
 _MEASURED_SECONDS = 1.5
 """Least duration of a measurement: shorter ones differ by a factor of two on a busy machine."""
@@ -33,6 +38,46 @@ _EVALUATION_SPEEDUP = 3.0
 """Evaluating a token takes a third of the time of training on it, as there is no backward pass."""
 _OVERHEAD_SECONDS = 4.0
 """Starting processes and the harness, for one evaluation."""
+MAX_TOKENS = 1024  # of the batch on which functions are timed
+_COST_SECONDS = 60.0  # twice the CPU time after which the job omits functions
+
+
+@dataclass(frozen=True)
+class PrecisionSpeed:
+    """CPU seconds of one projection, forward and backward, in each precision; None for an unsupported one."""
+
+    fp32_seconds: float
+    bf16_seconds: float | None
+
+    @property
+    def best(self) -> str:
+        """The faster precision."""
+        faster = self.bf16_seconds is not None and self.bf16_seconds < self.fp32_seconds
+        return BF16 if faster else FP32
+
+    def slow(self, precision: str) -> str | None:
+        """The reason if `precision` is much slower than float32 on this machine; else None."""
+        if precision != BF16 or (self.bf16_seconds or float("inf")) <= MAX_SLOWDOWN * self.fp32_seconds:
+            return None
+        times = "" if self.bf16_seconds is None else f", {self.bf16_seconds / self.fp32_seconds:.0f} × slower than fp32"
+        return f"bfloat16 is emulated on this machine{times}"
+
+
+async def measure_precision(sandbox: Sandbox, scale: Scale) -> PrecisionSpeed:
+    """Time both precisions in a child with a training's threads and device. Raises SandboxUnavailable."""
+    limits = Limits(
+        memory_bytes=1 << 30, cpu_seconds=_PRECISION_SECONDS, wall_seconds=_PRECISION_SECONDS, threads=scale.threads
+    )
+    header: dict[str, JSON] = {"device": scale.device, "threads": scale.threads}
+    job = "services.engineer.speed_child:run_precisions"
+    answer = await measured(sandbox, job, limits, header, "the faster precision")
+    bf16 = answer.header.get("bf16")
+    return PrecisionSpeed(number(answer, "fp32"), None if bf16 is None else number(answer, "bf16"))
+
+
+def with_precision(scale: Scale, speed: PrecisionSpeed) -> Scale:
+    """The scale, with `auto` replaced by the faster precision."""
+    return replace(scale, precision=speed.best) if scale.precision == AUTO else scale
 
 
 async def measure_speed(
@@ -80,128 +125,47 @@ async def _train(child: Child, tokens: Array) -> float:
     return monotonic() - start
 
 
-COSTS_JOB = "services.engineer.speed:run_costs"
-MAX_TOKENS = 1024  # of the measured batch
-_COST_REPEATS = 3
-_COST_SECONDS = 30.0  # CPU time, after which the remaining functions are omitted
-PER_CHANNEL = (
-    *("chunk_gla", "chunk_kda", "chunk_gdn2", "chunk_gsa"),
-    *("fused_recurrent_kda", "fused_recurrent_gdn2", "fused_recurrent_gsa"),
-)
-"""Operators with a decay per key channel or slot instead of one per head."""
-
-SQUARED = ("parallel_based", "parallel_rebased")
-"""Operators whose memory grows with the square of the key's size, and the size that they are meant for."""
-SQUARED_SIZE = 16
-
-
 @dataclass(frozen=True)
 class FunctionCosts:
     """CPU time of fla's functions and modules, forward and backward, at a scale's sizes.
 
-    `times` holds multiples of `linear_seconds`, the time of `nn.Linear(width, width)` on the same tokens.
+    `times` holds multiples of `linear_seconds`, the time of `nn.Linear(width, width)` on the same tokens, and
+    `modules` the names that a program can import without CUDA, such as "fla.modules: RMSNorm, …".
     """
 
     tokens: int
     linear_seconds: float
     times: Mapping[str, float]
+    modules: Sequence[str]
 
 
 async def measure_costs(sandbox: Sandbox, scale: Scale) -> FunctionCosts:
     """Measure in a child with a training's threads and precision. Raises SandboxUnavailable."""
     limits = Limits(
-        memory_bytes=2 << 30, cpu_seconds=2 * _COST_SECONDS, wall_seconds=4 * _COST_SECONDS, threads=scale.threads
+        memory_bytes=2 << 30, cpu_seconds=_COST_SECONDS, wall_seconds=2 * _COST_SECONDS, threads=scale.threads
     )
     length = min(scale.context, MAX_TOKENS)
     rows = max(1, min(scale.micro_batch, MAX_TOKENS // length))
     header: dict[str, JSON] = {"rows": rows, "length": length, "heads": scale.heads, "width": scale.width}
     header |= {"precision": scale.precision, "threads": scale.threads}
-    answer = await measured(sandbox, COSTS_JOB, limits, header, "the cost of fla's functions")
+    job = "services.engineer.speed_child:run_costs"
+    answer = await measured(sandbox, job, limits, header, "the cost of fla's functions")
     linear = number(answer, "linear")
-    by_name = cast("Mapping[str, float]", answer.header["seconds"])
-    return FunctionCosts(rows * length, linear, {name: seconds / linear for name, seconds in by_name.items()})
+    times = {name: seconds / linear for name, seconds in cast("Mapping[str, float]", answer.header["seconds"]).items()}
+    return FunctionCosts(rows * length, linear, times, names(answer, "modules"))
 
 
-def run_costs(channel: Channel) -> None:
-    """The child's job: time every function, except those that fail at these sizes."""
-    request = channel.receive()
-    rows, length, heads, width = (request.integer(name) for name in ("rows", "length", "heads", "width"))
-    precision = str(request.header["precision"])
-    torch.set_num_threads(request.integer("threads"))
-    torch.manual_seed(0)
-    layer, x = nn.Linear(width, width, bias=False), torch.randn(rows, length, width, requires_grad=True)
-    linear = pass_seconds(lambda: layer(x), precision, 4 * _COST_REPEATS)
-    start, by_part = thread_time(), dict[object, float]()
-    seconds: dict[str, JSON] = {}
-    for name, part, call in _calls(rows, length, heads, width):
-        if part not in by_part and thread_time() - start < _COST_SECONDS:
-            try:
-                by_part[part] = pass_seconds(call, precision, _COST_REPEATS)
-            except (RuntimeError, ValueError):
-                continue
-        if part in by_part:
-            seconds[name] = by_part[part]
-    channel.send("measured", {"linear": linear, "seconds": seconds})
+async def main(arguments: list[str]) -> None:
+    """Print as JSON why this machine is slow in the scale's precision, or null; exits with 2 for an invalid scale."""
+    try:
+        scale = scale_of(arguments)
+        async with Sandbox() as sandbox:
+            speed = await measure_precision(sandbox, scale)
+    except (ScaleError, SandboxUnavailable) as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2 if isinstance(error, ScaleError) else 1)
+    sys.stdout.write(json.dumps({"slow": speed.slow(scale.precision)}) + "\n")
 
 
-def _calls(rows: int, length: int, heads: int, width: int) -> Iterator[tuple[str, Any, Callable[[], Any]]]:
-    """The name of each function or class, the object, and a call of it with tensors of these sizes."""
-    x, size = torch.randn(rows, length, width, requires_grad=True), width // heads
-    tensors = {name: torch.randn(rows, length, heads, size) for name in ("q", "k", "v", "p", "r", "a", "b", "w", "s")}
-    tensors |= {name: F.normalize(tensors[name], dim=-1) for name in ("q", "k", "p", "r", "a")}
-    tensors |= {"kk": tensors["p"], "u": torch.randn(heads, size)}
-    tensors |= {"w": F.logsigmoid(tensors["w"]), "b": -0.5 * tensors["a"]}
-    tensors |= {"gk": F.logsigmoid(torch.randn(rows, length, heads, size))}
-    tensors |= {"g": F.logsigmoid(torch.randn(rows, length, heads)), "beta": torch.rand(rows, length, heads)}
-    tensors = {name: tensor.detach().requires_grad_() for name, tensor in tensors.items()}
-    for parts in OPERATORS.values():
-        for name, function in parts.items():
-            if function is not None and not name.startswith("prepare_"):
-                yield name, function, _operator_call(cast("Callable[..., Any]", function), tensors, x)
-    shift = MODULES["token_shift"]["token_shift"]
-    yield "token_shift", shift, lambda: cast("Callable[[Tensor], Tensor]", shift)(x)
-    for name, part in (TOP | FEATURE_MAPS | L2NORMS).items():
-        yield name, part, _module_call(part, tensors["q"], x, heads)
-
-
-def _operator_call(
-    function: Callable[..., Any], tensors: Mapping[str, Tensor], x: Tensor
-) -> Callable[[], tuple[Tensor, object] | Tensor]:
-    """A call with the required tensors, and with a decay and a write strength if the operator accepts them."""
-    parameters = inspect.signature(function).parameters
-    name = function.__name__
-    if "x" in parameters:
-        return lambda: function(x, F.logsigmoid(x))
-    arguments = {
-        key: tensors["gk" if key == "g" and name in PER_CHANNEL else key]
-        for key, parameter in parameters.items()
-        if key in tensors and (parameter.default is parameter.empty or key in ("g", "gk", "beta"))
-    }
-    if "g" in arguments:
-        arguments.pop("gk", None)
-    if name == "parallel_attn":
-        del arguments["g"]
-    if name in SQUARED:
-        arguments |= {key: tensors[key][..., :SQUARED_SIZE] for key in ("q", "k")}
-    steps = {"num_householder": 1} if "num_householder" in parameters else {}
-    return lambda: function(**arguments, **steps)
-
-
-def _module_call(part: object, q: Tensor, x: Tensor, heads: int) -> Callable[[], Any]:
-    """A call of a module constructed for this width, or of a function of one tensor."""
-    if not isinstance(part, type):
-        return lambda: cast("Callable[[Tensor], Tensor]", part)(q)
-    required = [
-        name
-        for name, parameter in inspect.signature(part).parameters.items()
-        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-    ]
-    values = {"num_groups": heads, "hidden_size": x.shape[-1], "kernel_size": 4, "dim": q.shape[-1]}
-    values |= {"head_dim": q.shape[-1], "key_dim": q.shape[-1], "feature_dim": q.shape[-1]}
-    module: Callable[..., Any] = part(*(values[name] for name in required))
-    own = list(inspect.signature(part.forward).parameters)  # type: ignore[attr-defined]
-    if "hidden_size" in required:
-        gate = [x] if own[2:3] in (["g"], ["gate"], ["z"]) else []
-        projection = [torch.randn(x.shape[-1], x.shape[-1]), None] if "weight" in own else []
-        return lambda: module(x, *gate, *projection)
-    return (lambda: module(q, q)) if "dim" in required else (lambda: module(q))
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1:]))

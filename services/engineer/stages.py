@@ -20,11 +20,9 @@ from services.engineer.checks.report import CheckReport, CheckSettings
 from services.engineer.checks.screen import screen_apart
 from services.engineer.data import Corpus, CorpusError, open_corpus, other_corpus
 from services.engineer.evaluation.tasks import require_tasks
-from services.engineer.precision import measure_precision, with_precision
-from services.engineer.scales import Scale, load_scale
-from services.engineer.speed import FunctionCosts, measure_costs, measure_speed
+from services.engineer.scales import FP32, Scale, load_scale
+from services.engineer.speed import FunctionCosts, measure_costs, measure_precision, measure_speed, with_precision
 from services.engineer.training.host import optimise
-from services.engineer.training.model import FP32
 from services.engineer.training.result import CurvePoint, TrainingFailed
 from services.engineer.training.session import Job, Supervision
 from services.sandbox import MAX_LOST, Sandbox, SandboxLost, SandboxUnavailable

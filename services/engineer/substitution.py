@@ -19,20 +19,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from services.domain.syntax import lines_of, parse
 from services.engineer.checks.compare import relative_gap
-from services.engineer.checks.subject import DOUBLE, SINGLE
-from services.engineer.program import execute, prepare_child
 from services.engineer.scales import Scale, load_scale
 from services.engineer.training.protocol import ask, limits_of
 from services.engineer.training.result import TrainingFailed
-from services.sandbox import JSON, Array, Channel, Message, Sandbox
+from services.sandbox import JSON, Sandbox
 
-JOB = "services.engineer.substitution:run"
+JOB = "services.engineer.program:run_functions"
 LENGTHS = (1, 63, 64, 100)
 FIRST_LENGTH = 5  # rejects most readings quickly
 BATCH, HEADS, FEATURES = 2, 3, 16
@@ -224,7 +220,7 @@ async def _difference(
     Raises TrainingFailed for a child that dies or does not answer.
     """
     largest = 0.0
-    header: dict[str, JSON] = {"device": scale.device, "threads": scale.threads}
+    header: dict[str, JSON] = {"device": scale.device, "threads": scale.threads, "roles": dict(_ROLES)}
     limits = replace(limits_of(scale), wall_seconds=SECONDS, cpu_seconds=SECONDS * scale.threads)
     async with sandbox.child(JOB, limits) as child:
         await ask(child, "begin", header, {}, expect="ready", timeout=SECONDS)
@@ -259,38 +255,6 @@ def _inputs(reading: Reading, length: int, seed: int) -> dict[str, NDArray[np.fl
         role: np.ascontiguousarray(np.swapaxes(value, 1, 2) if reading.heads_first else value)
         for role, value in inputs.items()
     }
-
-
-def run(channel: Channel) -> None:
-    """The child's job: call functions of programs with arrays from the host, and return outputs and gradients."""
-    begin = channel.receive()
-    device = str(begin.header["device"])
-    prepare_child(begin.integer("threads"), device)
-    channel.send("ready", {}, {})
-    while (request := channel.receive()).kind != "end":
-        try:
-            channel.send("called", {}, _call(request, device))
-        except Exception as error:  # noqa: BLE001 - candidate code may raise anything
-            channel.send("called", {"raised": f"{type(error).__name__}: {str(error)[:300]}"}, {})
-
-
-def _call(request: Message, device: str) -> dict[str, Array]:
-    arithmetic = DOUBLE if device == "cpu" else SINGLE
-    module = execute(str(request.header["program"]))
-    function = getattr(module, str(request.header["function"]))
-    names = function.__code__.co_varnames[: function.__code__.co_argcount]
-    tensors = {
-        role: torch.from_numpy(np.array(value)).to(device, arithmetic.dtype) for role, value in request.arrays.items()
-    }
-    arguments = {name: tensors[_ROLES[name]].requires_grad_() for name in names if _ROLES.get(name) in tensors}
-    with arithmetic.active():
-        output = function(**arguments)
-    if not isinstance(output, Tensor):
-        raise TypeError("the function returns more than one tensor")
-    torch.autograd.backward((output * tensors["direction"]).sum())
-    results = {"output": output}
-    results |= {f"gradient/{name}": value.grad for name, value in arguments.items() if value.grad is not None}
-    return {name: value.detach().double().cpu().numpy() for name, value in results.items()}
 
 
 async def _main(path: Path, scale: Scale, out: Path | None) -> int:

@@ -33,7 +33,7 @@ def suited_precision(scale: str, overrides: Mapping[str, str]) -> tuple[dict[str
     values = scale_values("the run's scale", scale, overrides)
     if values["precision"] == FP32 or values["device"] == "cuda":
         return dict(overrides), ""
-    slow = _json_of("services.engineer.precision", [scale, *_pairs(overrides)])["slow"]
+    slow = _json_of("services.engineer.speed", [scale, *_pairs(overrides)])["slow"]
     if not slow:
         return dict(overrides), ""
     return {**overrides, "precision": FP32}, f"{slow}: trainings are repeated in {FP32}, so losses differ a little"

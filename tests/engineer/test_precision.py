@@ -9,10 +9,10 @@ import pytest
 import pytest_asyncio
 
 from services.engineer.checker import description
-from services.engineer.precision import PrecisionSpeed, measure_precision, with_precision
-from services.engineer.scales import load_scale
+from services.engineer.scales import BF16, FP32, load_scale
+from services.engineer.speed import PrecisionSpeed, measure_precision, with_precision
 from services.engineer.stages import Stages
-from services.engineer.training.model import BF16, FP32, autocast
+from services.engineer.training.model import autocast
 from services.fla_cpu.names import OPERATORS, TOP
 from services.sandbox import Sandbox
 from tests.engineer.training.programs import SMALL

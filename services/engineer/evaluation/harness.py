@@ -112,7 +112,7 @@ class HarnessModel(LM):  # type: ignore[misc]
         for _ in range(limit):
             row = np.array([(tokens + generated)[-self._context :]])
             last = self._wait(self._reader.hidden(row))[0, -1]
-            generated.append(int((self._reader.head.numpy() @ last).argmax()))
+            generated.append(int((self._reader.head @ last).argmax()))
             text = self._tokens.decode(generated)
             if any(stop in text for stop in stops):
                 return min((text.split(stop)[0] for stop in stops), key=len)

@@ -1,11 +1,12 @@
 """Log-probabilities of held-out tokens: the child computes hidden states, the host computes scores from them."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from services.engineer.training.protocol import array, ask, limits_of
@@ -14,8 +15,8 @@ from services.engineer.training.session import Job, Weights
 from services.sandbox import JSON, Array, Child, Message, Sandbox
 
 JOB = "services.engineer.evaluation.child:run"
-_MAX_LOGITS = 1 << 24
-"""Number of logits in memory at a time."""
+_MAX_LOGITS = 1 << 22
+"""Number of logits in the memory of one thread."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Reader:
 
     child: Child
     job: Job
-    head: torch.Tensor
+    head: NDArray[np.float32]
     timeout: float  # seconds for an answer
 
     async def hidden(self, rows: NDArray[np.int64], training_from: Weights | None = None) -> NDArray[np.float32]:
@@ -79,25 +80,36 @@ class Reader:
     async def predict(self, rows: NDArray[np.int64]) -> Predictions:
         """Predictions for rows [rows, length + 1]: inputs are all but the last column, targets all but the first."""
         hidden = await self.hidden(rows[:, :-1])
-        return self.score(hidden, rows[:, 1:])
+        return await asyncio.to_thread(self.score, hidden, rows[:, 1:])
 
     def score(self, hidden: NDArray[np.float32], targets: NDArray[np.int64]) -> Predictions:
         """Predictions, in float32, of targets [...] from hidden states [..., width].
 
         Raises TrainingFailed("not-finite"): a prediction that is no number could pass for a right one.
         """
-        states, flat_targets = torch.from_numpy(hidden).flatten(0, -2), torch.from_numpy(targets).flatten()
-        log_probs, greedy = [], []
+        states, flat_targets = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
         size = max(1, _MAX_LOGITS // len(self.head))
-        for part, target in zip(torch.split(states, size), torch.split(flat_targets, size), strict=True):
-            logits = part @ self.head.T
-            log_probs.append(logits.gather(-1, target[:, None])[:, 0] - logits.logsumexp(-1))
-            greedy.append(logits.argmax(-1) == target)
-        scores = torch.cat(log_probs).view(targets.shape)
-        if bad := int((~scores.isfinite()).sum()):
-            text = f"{bad} of {scores.numel()} predictions are not finite."
-            raise TrainingFailed("not-finite", text, {"predictions": scores.numel(), "not_finite": bad})
-        return Predictions(scores.numpy(), torch.cat(greedy).view(targets.shape).numpy())
+        parts = [slice(start, start + size) for start in range(0, len(states), size)]
+        with ThreadPoolExecutor() as threads:
+            scored = list(threads.map(lambda part: self._score(states[part], flat_targets[part]), parts))
+        log_probs, greedy = (np.concatenate(arrays).reshape(targets.shape) for arrays in zip(*scored, strict=True))
+        if bad := int((~np.isfinite(log_probs)).sum()):
+            text = f"{bad} of {log_probs.size} predictions are not finite."
+            raise TrainingFailed("not-finite", text, {"predictions": log_probs.size, "not_finite": bad})
+        return Predictions(log_probs, greedy)
+
+    def _score(
+        self, states: NDArray[np.float32], targets: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """The log-probabilities, and whether each target is the most likely token."""
+        with np.errstate(all="ignore"):  # what is not finite is reported by the caller
+            logits = states @ self.head.T
+            rows = np.arange(len(targets))
+            greedy, own = logits.argmax(axis=-1) == targets, logits[rows, targets]
+            largest = logits.max(axis=-1)
+            logits -= largest[:, None]
+            np.exp(logits, out=logits)
+            return own - largest - np.log(logits.sum(axis=-1)), greedy
 
 
 @asynccontextmanager
@@ -105,7 +117,7 @@ async def open_reader(job: Job, sandbox: Sandbox, weights: Weights) -> AsyncIter
     """A new child with `weights`; it ends with the context. Raises TrainingFailed("malformed") without a head."""
     scale = job.scale
     name, shape = "model/embedding.weight" if scale.tied else "model/head.weight", (job.sizes.vocabulary, scale.width)
-    head = torch.from_numpy(array(Message("weights", {}, weights), name, shape).astype(np.float32))
+    head = array(Message("weights", {}, weights), name, shape).astype(np.float32)
     header: dict[str, JSON] = {
         "program": job.program,
         "sizes": asdict(job.sizes),

@@ -6,6 +6,7 @@ other. A program cannot distinguish them, and gains by look-ahead only where the
 is measured, rejected if it exceeds rounding, and otherwise subtracted from the score.
 """
 
+import asyncio
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -260,7 +261,9 @@ async def _read_twice(
         order = random.permutation(len(inputs))
         async with open_reader(job, sandbox, weights) as reader:
             log_probs = np.empty(targets.shape, dtype=np.float32)
-            log_probs[order] = reader.score(await reader.hidden(inputs[order]), targets[order]).log_probs
+            hidden = await reader.hidden(inputs[order])
+            scored = await asyncio.to_thread(reader.score, hidden, targets[order])
+            log_probs[order] = scored.log_probs
             original[original_rows], replaced[replaced_rows] = np.split(log_probs, [len(original_rows)])
             if benchmarks and first:
                 tasks, trials = await run_benchmarks(reader, random)

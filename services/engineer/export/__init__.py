@@ -10,27 +10,29 @@ import torch
 from safetensors.torch import load
 
 from services import fla_cpu
-from services.engineer import construction
+from services.engineer import construction, scales
 from services.engineer.export import template
 from services.engineer.export.card import Card, as_json, as_markdown
 from services.engineer.training import model
+from services.engineer.training import sizes as shape
 from services.engineer.training.sizes import ModelSizes
 
-RENAMED = {
+_RENAMED = {
     "services.engineer.export.template.kernels": "{}.kernels",
     "services.fla_cpu": "{}.parts",
     "services.engineer.construction": "{}.construction",
     "services.engineer.training.model": "{}.model",
     "services.engineer.training.sizes": "{}.sizes",
+    "services.engineer.scales": "{}.sizes",
     "services.domain.syntax": "ast",
 }
 """Modules and what stands for them in a package."""
-SIZES_HEAD = '''"""The shape of the language model around the mixer; programs of layers are names of files."""
+_SIZES_HEAD = '''"""The shape of the language model around the mixer; programs of layers are names of files."""
 
 from dataclasses import dataclass
 
-
 '''
+_CONSTANTS = ((scales, "BF16"), (scales, "FP32"), (shape, "LAYERS"), (shape, "BLOCK"), (shape, "LAYOUTS"))
 PROJECT = """[build-system]
 requires = ["setuptools>=77"]
 build-backend = "setuptools.build_meta"
@@ -63,7 +65,7 @@ def write_package(folder: Path, card: Card, source: str, sizes: ModelSizes, weig
     texts = {
         package / "program.py": source,
         package / "parts/__init__.py": '"""Parts of flash-linear-attention in plain PyTorch."""\n',
-        package / "sizes.py": SIZES_HEAD + inspect.getsource(ModelSizes),
+        package / "sizes.py": _sizes_module(),
         **{package / file: text for file, text in zip(layers, sizes.layers, strict=True) if file},
         package / "sizes.json": json.dumps({**asdict(sizes), "layers": layers}, indent=2),
         package / "card.json": as_json(card),
@@ -91,10 +93,15 @@ def requirements_of(source: str) -> list[str]:
     return ["torch>=2.4"] + (["einops>=0.8"] if re.search(r"^\s*(from|import)\s+einops", source, re.MULTILINE) else [])
 
 
+def _sizes_module() -> str:
+    constants = "".join(f"{name} = {getattr(module, name)!r}\n" for module, name in _CONSTANTS)
+    return f"{_SIZES_HEAD}{constants}\n\n{inspect.getsource(ModelSizes)}"
+
+
 def _copy(source: Path, target: Path, name: str) -> None:
     """Copy a module and rewrite its imports."""
     text = source.read_text(encoding="utf-8")
-    for module, renamed in RENAMED.items():
+    for module, renamed in _RENAMED.items():
         text = text.replace(module, renamed.format(name))
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, encoding="utf-8")

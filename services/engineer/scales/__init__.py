@@ -14,14 +14,16 @@ from typing import Any
 from services.domain.ladder import SCALES
 from services.domain.zoo import baselines
 
-__all__ = ["CANDIDATE", "SCALES", "Scale", "ScaleError", "load_scale"]
-
+__all__ = ["AUTO", "BF16", "CANDIDATE", "FP32", "SCALES", "Scale", "ScaleError", "load_scale"]
 
 CANDIDATE = "candidate"
 """In a pattern of layers, the candidate's mixer."""
 
+BF16, FP32, AUTO = "bf16-autocast", "fp32", "auto"
+"""The precisions of a scale; `auto` is replaced by one of the others before training."""
+
 _CHOICES: Mapping[str, tuple[str, ...]] = {
-    "precision": ("auto", "bf16-autocast", "fp32"),
+    "precision": (AUTO, BF16, FP32),
     "corpus": ("python-source", "documentation", "files", "hub"),
     "device": ("cpu", "cuda"),
     "evolves": ("mixer", "model"),

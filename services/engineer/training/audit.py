@@ -6,6 +6,7 @@ Additional steps, other batches, another learning rate or another loss give othe
 first batch is compared with the loss that the host computes from hidden states.
 """
 
+import asyncio
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from services.engineer.checks.structure import steep_growth
 from services.engineer.evaluation.reader import open_reader
 from services.engineer.training.result import TrainingFailed
 from services.engineer.training.session import Job, Segment, Weights
-from services.engineer.training.trainer import learning_rate
+from services.engineer.training.sizes import learning_rate
 from services.sandbox import Array, Sandbox
 
 MAX_DEVIATION = 0.6
@@ -111,12 +112,13 @@ def _moment_ratio(beta1: float, beta2: float, steps: int) -> float:
 async def audit(job: Job, sandbox: Sandbox, segment: Segment, names: tuple[str, ...]) -> float:
     """The deviation of a segment's change of weights, relative to the recomputed one. Raises TrainingFailed."""
     start, losses = segment.start, segment.losses
-    optimiser = AdamW.resumed(job, segment.before, names, start)
+    optimiser = await asyncio.to_thread(AdamW.resumed, job, segment.before, names, start)
     weights = {name: array for name, array in segment.before.items() if name.startswith("model/")}
     async with open_reader(job, sandbox, weights) as reader:
         random = {name: array for name, array in segment.before.items() if name.startswith("random/")}
         hidden = await reader.hidden(segment.rows[0][:, :-1], training_from=random)
-        loss = float(-reader.score(hidden, segment.rows[0][:, 1:]).log_probs.mean(dtype=np.float64))
+        predictions = await asyncio.to_thread(reader.score, hidden, segment.rows[0][:, 1:])
+        loss = float(-predictions.log_probs.mean(dtype=np.float64))
         if not loss <= losses[0] + MAX_LOSS_ERROR:
             raise TrainingFailed(
                 "forged",
@@ -125,8 +127,8 @@ async def audit(job: Job, sandbox: Sandbox, segment: Segment, names: tuple[str, 
             )
         for offset, rows in enumerate(segment.rows):
             gradients = await reader.gradients(rows, optimiser.weights(), random if offset == 0 else {})
-            optimiser.step(start + offset, gradients)
-    deviation, distance = _deviation(segment, optimiser)
+            await asyncio.to_thread(optimiser.step, start + offset, gradients)
+    deviation, distance = await asyncio.to_thread(_deviation, segment, optimiser)
     if not (deviation <= MAX_DEVIATION and distance <= MAX_DISTANCE):
         raise TrainingFailed(
             "forged",

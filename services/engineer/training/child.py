@@ -26,8 +26,8 @@ from services.engineer.construction import MixerSizes, block_layout
 from services.engineer.program import execute, load_mixer, prepare_child
 from services.engineer.training.compiled import ARRAY, pack, unpack
 from services.engineer.training.model import LanguageModel, autocast, cast_floats
-from services.engineer.training.sizes import ModelSizes, sizes_in
-from services.engineer.training.trainer import Plan, Trainer
+from services.engineer.training.sizes import ModelSizes, Plan, sizes_in
+from services.engineer.training.trainer import Trainer
 from services.sandbox import JSON, Array, Channel, Message
 
 with torch.autograd.profiler.record_function("loaded"):

@@ -24,11 +24,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from services.engineer.data import Corpus, batches, open_corpus
 from services.engineer.program import prepare_child
-from services.engineer.scales import Scale, load_scale
+from services.engineer.scales import AUTO, Scale, load_scale
 from services.engineer.training.child import build_model, model_arrays
-from services.engineer.training.model import AUTO
-from services.engineer.training.sizes import model_sizes
-from services.engineer.training.trainer import Plan, Trainer
+from services.engineer.training.sizes import Plan, model_sizes
+from services.engineer.training.trainer import Trainer
 
 
 def main(arguments: Sequence[str]) -> int:

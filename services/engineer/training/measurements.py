@@ -10,13 +10,12 @@ from statistics import median
 from time import process_time
 
 import numpy as np
-import torch
 
 from services.chassis.errors import Transient
 from services.engineer.scales import Scale
-from services.engineer.training.model import INITIALISATION
 from services.engineer.training.result import Measurements
 from services.engineer.training.session import Session
+from services.engineer.training.sizes import INITIALISATION
 from services.sandbox import Array
 
 MARGIN = 2.0
@@ -33,9 +32,16 @@ def versions() -> Mapping[str, str]:
     return versions
 
 
+def gpu_name() -> str | None:
+    """The model name of the first GPU that torch can use; None without one."""
+    import torch  # takes two seconds, which engineers without a GPU need not spend
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
 def missing_device(scale: Scale) -> str | None:
     """Why no training of the scale is possible here; None if one is. It is the machine's fault, not a program's."""
-    if scale.device != "cuda" or torch.cuda.is_available():
+    if scale.device != "cuda" or gpu_name() is not None:
         return None
     return f"scale {scale.name} trains on a GPU, and torch finds none here: use a machine with one, or set device=cpu"
 
@@ -49,7 +55,7 @@ def require_device(scale: Scale) -> None:
 def device_name(device: str) -> str:
     """The model name of the GPU or of the processor; empty for a GPU on a machine without one."""
     if device == "cuda":
-        return torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+        return gpu_name() or ""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -120,10 +126,10 @@ def _plausible_flops(session: Session) -> float | None:
 def _peak_flops() -> float:
     """Operations per second of CPU time of a large matrix product, which no training exceeds."""
     size, best = 512, float("inf")
-    matrix = torch.ones(size, size)
+    matrix = np.ones((size, size), np.float32)
     for _ in range(5):
         start = process_time()
-        torch.mm(matrix, matrix)
+        np.matmul(matrix, matrix)
         best = min(best, process_time() - start)
     return 2 * size**3 / max(best, 1e-6)
 

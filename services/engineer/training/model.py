@@ -7,14 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from services.engineer.scales import BF16, FP32
 from services.engineer.training.sizes import ModelSizes
 from services.fla_cpu.norms import rms_norm
-
-INITIALISATION = "mixer: as the program sets it; embedding, head and feed-forward: normal, 0.02; norms: one"
-"""The initialisation, which is recorded with each result."""
-
-BF16, FP32, AUTO = "bf16-autocast", "fp32", "auto"
-"""The precisions of a scale; `auto` is replaced by one of the others before training."""
 
 _STANDARD_DEVIATION = 0.02
 NOT_COUNTED = -100

@@ -22,8 +22,7 @@ from services.engineer.scales import Scale
 from services.engineer.training.compiled import ARRAY, CompileCache
 from services.engineer.training.protocol import amount, array, ask, limits_of, names, state
 from services.engineer.training.result import CurvePoint, Drained, Metrics, TrainingFailed
-from services.engineer.training.sizes import ModelSizes, model_sizes
-from services.engineer.training.trainer import Plan
+from services.engineer.training.sizes import ModelSizes, Plan, model_sizes
 from services.engineer.training.watcher import Peers, Stop, WatchSettings, watch
 from services.sandbox import JSON, Array, Child, Message
 from services.sandbox.processes import Usage

@@ -3,56 +3,16 @@
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from services.engineer.scales import Scale
 from services.engineer.training.model import LanguageModel, autocast
+from services.engineer.training.sizes import Plan, learning_rate
 
 Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Settings of the optimiser: the part of a scale that is sent to the training child."""
-
-    steps: int
-    micro_batch: int
-    learning_rate: float
-    final_rate: float
-    warmup: float
-    decay: float
-    weight_decay: float
-    beta1: float
-    beta2: float
-    epsilon: float
-    grad_clip: float
-    precision: str
-    compile: bool
-    loss_chunk: int = 0
-
-    @classmethod
-    def of(cls, scale: Scale) -> "Plan":
-        """The plan of a scale."""
-        return cls(**{field.name: getattr(scale, field.name) for field in fields(cls)})
-
-
-def learning_rate(step: int, plan: Plan | Scale) -> float:
-    """The learning rate of optimiser step `step` (from 0).
-
-    Linear from peak/n to the peak over the first `warmup` share of the steps, constant, then linear to `final_rate` ×
-    peak over the last `decay` share (Hu et al. 2024, arXiv:2404.06395, with linear decay).
-    """
-    peak, rising, falling = plan.learning_rate, round(plan.warmup * plan.steps), round(plan.decay * plan.steps)
-    if step < rising:
-        return peak * (step + 1) / rising
-    if step < plan.steps - falling:
-        return peak
-    left = (plan.steps - step) / (falling + 1)
-    return peak * (plan.final_rate + (1 - plan.final_rate) * left)
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 import json
 import random
-import runpy
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +16,14 @@ from services.archive.artifacts import FsspecArtifacts
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.zoo import baseline
-from services.engineer import construction
 from services.engineer.construction import MixerSizes
-from services.engineer.export import RENAMED, package_name, requirements_of, write_package
+from services.engineer.export import package_name, requirements_of, write_package
 from services.engineer.export.card import Card
 from services.engineer.program import execute
 from services.engineer.records import keep_weights
+from services.engineer.scales import BF16, FP32
 from services.engineer.training.child import build_model, model_arrays
-from services.engineer.training.model import BF16, FP32, autocast
+from services.engineer.training.model import autocast
 from services.engineer.training.sizes import ModelSizes
 from services.mixers.description import CATALOGUE, Mixer
 from services.mixers.moves import LIBRARY
@@ -193,8 +193,10 @@ def test_names_and_requirements_come_from_the_program() -> None:
 
 
 @pytest.mark.usefixtures("prepared_child")
-def test_the_loader_of_a_package_finds_and_constructs_a_mixer_of_any_name(tmp_path: Path) -> None:
-    """It is a copy of ours, which imports nothing of ours but the parser."""
+def test_the_loader_of_a_package_finds_and_constructs_a_mixer_of_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a copy of ours."""
     source = (
         "from torch import nn\n\n\nclass Model(nn.Module):\n    def __init__(self, vocab_size):\n        Mixer(8)\n\n\n"
         "class Part(nn.Linear):\n    pass\n\n\n"
@@ -202,15 +204,14 @@ def test_the_loader_of_a_package_finds_and_constructs_a_mixer_of_any_name(tmp_pa
         "        self.heads, self.part = num_kv_heads, Part(dim, dim)\n\n"
         "    def forward(self, hidden_states):\n        return hidden_states\n"
     )
-    file = tmp_path / "construction.py"
-    text = Path(construction.__file__).read_text(encoding="utf-8")
-    text = text.replace("services.domain.syntax", RENAMED["services.domain.syntax"])
-    assert "services." not in text
-    file.write_text(text, encoding="utf-8")
-    package, program, sizes = runpy.run_path(str(file)), execute(source), MixerSizes(width=16, heads=2)
-    mixer = package["find_mixer"](program, source)
+    card = Card(record_of(source, "Loaded"), archive_pb2.RunStatus(run="r1"), [], source, "bytes of UTF-8")
+    write_package(tmp_path, card, source, SIZES, None)
+    monkeypatch.syspath_prepend(tmp_path)
+    construction = import_module("loaded.construction")
+    program, sizes = execute(source), MixerSizes(width=16, heads=2)
+    mixer = construction.find_mixer(program, source)
 
     assert mixer.__name__ == "Mixer"
-    assert package["construct"](mixer, sizes).heads == 2
-    with pytest.raises(package["BadConstructor"], match="whole language model"):
-        package["construct"](program.Model, sizes)
+    assert construction.construct(mixer, sizes).heads == 2
+    with pytest.raises(construction.BadConstructor, match="whole language model"):
+        construction.construct(program.Model, sizes)

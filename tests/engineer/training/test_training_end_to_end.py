@@ -165,7 +165,7 @@ async def test_an_auxiliary_loss_is_recorded_and_not_added(small: Scale, corpus:
 
     assert plain.measurements.auxiliary_loss is None
     assert with_loss.measurements.auxiliary_loss is not None
-    assert with_loss.loss == plain.loss
+    assert with_loss.loss == pytest.approx(plain.loss, rel=1e-6)  # held-out text is read in another order
 
 
 async def test_accumulating_micro_batches_changes_only_rounding(small: Scale, corpus: Corpus) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from services.engineer.scales import ScaleError, load_scale
 from services.engineer.training.protocol import limits_of
-from services.engineer.training.trainer import learning_rate
+from services.engineer.training.sizes import learning_rate
 from services.sandbox.linux import nvidia_devices
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from services.engineer.construction import MixerSizes, block_layout, construct, mixer_of_layer
 from services.engineer.export.template.kernels import execute
-from services.engineer.training.model import BF16, LanguageModel, autocast
+from services.engineer.scales import BF16
+from services.engineer.training.model import LanguageModel, autocast
 from services.engineer.training.sizes import ModelSizes
 
 __all__ = ["CARD", "SIZES", "LanguageModel", "build", "decode", "encode", "generate", "load", "logits", "mixer"]
