@@ -1,4 +1,7 @@
-"""Settings: read once from the environment, immutable; an unknown or invalid one raises SettingsError."""
+"""Settings: read once from the environment, immutable; an unknown or invalid one raises SettingsError.
+
+A variable that is set but empty counts as unset.
+"""
 
 import difflib
 import os
@@ -19,14 +22,11 @@ SERVICES = ("researcher", "engineer", "judge", "analyst", "store")
 _SERVERS = ("archive_address", "checker_address", "cognition_address", "judge_address")  # commas between several
 
 
-def _url(*schemes: str, optional: bool = False) -> AfterValidator:
-    """Refuses URLs, several between commas, that begin with none of the schemes or name no host.
-
-    `optional`: an empty text stands for none, as compose files pass variables that are not set.
-    """
+def _url(*schemes: str) -> AfterValidator:
+    """Refuses URLs, several between commas, that begin with none of the schemes or name no host."""
 
     def validated(urls: str) -> str:
-        for url in [] if optional and not urls else addresses(urls):
+        for url in addresses(urls):
             if not url.startswith(schemes):
                 raise ValueError(f"begin it with {' or '.join(schemes)}")
             try:
@@ -59,7 +59,7 @@ class ServiceSettings(BaseModel):
     grpc_ca: Path | None = Field(None, description="CA certificate; switches mutual TLS on for gRPC")
     grpc_cert: Path | None = Field(None, description="certificate of this service, for its server and its calls")
     grpc_key: Path | None = Field(None, description="private key of grpc_cert")
-    nats_monitor_url: Annotated[str, _url("http://", "https://", optional=True)] | None = Field(
+    nats_monitor_url: Annotated[str, _url("http://", "https://")] | None = Field(
         None, description="the broker's monitoring (`http`); of a cluster all, commas between"
     )
     require_durable_broker: bool = Field(
@@ -81,7 +81,7 @@ class ServiceSettings(BaseModel):
         description="without a heartbeat for this long a worker loses its message; equal for all services",
     )
     create_streams: bool = Field(False, description="create what `asi-arch setup` would; for one machine and tests")
-    otlp_endpoint: Annotated[str, _url("http://", "https://", optional=True)] | None = Field(
+    otlp_endpoint: Annotated[str, _url("http://", "https://")] | None = Field(
         None, description="OpenTelemetry collector, such as http://collector:4317; absent: no tracing"
     )
 
@@ -123,6 +123,8 @@ def load(kind: type[S], service: str, environment: Mapping[str, str] | None = No
     others = tuple(f"{PREFIX}{name.upper()}_" for name in SERVICES if name != service)
     values: dict[str, str] = {}
     for name, value in environment.items():
+        if not value.strip():
+            continue
         if name in names:
             values[names[name]] = value
         elif name.startswith(PREFIX) and not name.startswith(others) and name not in MIND_NAMES:

@@ -14,7 +14,7 @@ from services.analyst.app import AnalystSettings
 from services.chassis.errors import SettingsError
 from services.chassis.rpc import key_files
 from services.chassis.service import Service, wired
-from services.chassis.settings import ServiceSettings
+from services.chassis.settings import ServiceSettings, load
 from services.engineer.settings import EngineerSettings
 from services.judge.app import JudgeSettings
 from services.local.processes import free_port
@@ -93,6 +93,16 @@ async def test_a_service_that_waits_for_its_broker_ends_when_it_is_told_to(tmp_p
     waiting.send_signal(signal.SIGTERM)
 
     assert await asyncio.wait_for(waiting.wait(), 15) == 0
+
+
+def test_a_variable_that_is_set_but_empty_counts_as_unset(tmp_path: Path) -> None:
+    """As scripts and compose files pass it. An empty folder was the current one, an empty file a folder."""
+    empty = {f"ASI_{field.upper()}": " " for field in ServiceSettings.model_fields} | {"ASI_NOT_A_SETTING": ""}
+    code = "import services, os; print([name for name in os.environ if name.startswith('ASI_')])"
+    shown = subprocess.run([sys.executable, "-c", code], env=empty, capture_output=True, text=True, check=True)
+
+    assert load(ServiceSettings, "judge", empty) == ServiceSettings()
+    assert shown.stdout == "[]\n"
 
 
 @pytest.mark.parametrize("kind", [AnalystSettings, EngineerSettings, JudgeSettings, ResearcherSettings, StoreSettings])
