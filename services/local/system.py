@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import http.client
 import json
-import math
 import os
 import shutil
 import sys
@@ -16,10 +15,11 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pydantic import BaseModel
 
 from services.chassis import tasks
 from services.chassis.bus import Bus
@@ -188,24 +188,39 @@ def _write_error(broker: Broker) -> str:
 
     Also records how much it has stored.
     """
-    error, storage = str(_monitored(broker, "/healthz").get("error")), _monitored(broker, "/jsz")
-    broker.stored, limit = storage.get("storage", 0), storage.get("config", {}).get("max_storage", math.inf)
+    error, jetstream = _monitored(broker, "/healthz", _Health).error, _monitored(broker, "/jsz", _JetStream)
+    broker.stored, limit = jetstream.storage, jetstream.config.max_storage
     if WRITE_ERROR in error:
         return error[error.index(WRITE_ERROR) :]
-    return f"full reserve of {limit} bytes" if broker.stored > limit else ""
+    return f"full reserve of {limit} bytes" if limit is not None and broker.stored > limit else ""
 
 
-def _monitored(broker: Broker, path: str) -> dict[str, Any]:
-    """What the broker's monitoring says; empty while it does not answer."""
+class _Health(BaseModel):
+    error: str = ""
+
+
+class _Config(BaseModel):
+    max_storage: int | None = None
+
+
+class _JetStream(BaseModel):
+    storage: int = 0
+    config: _Config = _Config()
+
+
+Report = TypeVar("Report", bound=BaseModel)
+
+
+def _monitored(broker: Broker, path: str, report: type[Report]) -> Report:
+    """What the broker's monitoring says; its defaults while it does not answer."""
     monitor = http.client.HTTPConnection("127.0.0.1", broker.monitor_port, timeout=MONITOR_SECONDS)
     try:
         monitor.request("GET", path)
-        answer = json.loads(monitor.getresponse().read())
+        return report.model_validate_json(monitor.getresponse().read())
     except (OSError, ValueError, http.client.HTTPException):  # it is starting, or another process has its port
-        return {}
+        return report()
     finally:
         monitor.close()
-    return answer if isinstance(answer, dict) else {}
 
 
 def _has_room(folder: Path) -> bool:

@@ -16,8 +16,10 @@ import pytest
 
 from services.chassis import tasks
 from services.chassis.bus import Bus
-from services.chassis.errors import NotPossible, SettingsError, Transient
+from services.chassis.bus.topology import OLDEST, require_durability
+from services.chassis.errors import BusLost, NotPossible, SettingsError, Transient
 from services.chassis.events import first
+from services.chassis.settings import ServiceSettings
 from services.local.log import log_environment
 from services.local.processes import PORTS, Broker, end_orphans, free_port
 from services.local.settings import ClientSettings, LogInUse, locked, running_system
@@ -184,11 +186,21 @@ async def test_a_broker_whose_reserve_is_full_is_started_again(tmp_path: Path, m
     ]
 
 
-@pytest.mark.parametrize("answer", [b"HTTP/1.0 200 OK\r\n\r\n<html>", b"HTTP/1.0 200 OK\r\n\r\n[1]", b"no HTTP\r\n"])
-def test_a_stranger_on_the_monitoring_port_ends_no_run(
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"no HTTP\r\n",
+        *(
+            b"HTTP/1.0 200 OK\r\n\r\n" + body
+            for body in (b"<html>", b"[1]", b'{"error": 1, "storage": "much", "config": []}', b"[" * 9999)
+        ),
+    ],
+    ids=["no HTTP", "HTML", "a list", "other types", "nested"],
+)
+async def test_a_stranger_on_the_monitoring_port_ends_no_run(
     answer: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may have taken the port between two starts of the broker."""
+    """It may have taken the port between two starts of the broker. Whether that one syncs is then unknown."""
     monkeypatch.delenv("ASI_NATS_URL", raising=False)
     system = System(ClientSettings(data_dir=tmp_path), {})
     assert system.broker is not None
@@ -199,10 +211,16 @@ def test_a_stranger_on_the_monitoring_port_ends_no_run(
             self.wfile.write(answer)
 
     with socketserver.TCPServer(("127.0.0.1", system.broker.monitor_port), Stranger) as server:
-        answering = threading.Thread(target=server.handle_request)
+        answering = threading.Thread(target=server.serve_forever, args=[0.01])
         answering.start()
-        assert system.supervise() == []
-        answering.join(10)
+        try:
+            assert system.supervise() == []
+            unknown = ServiceSettings(nats_monitor_url=system.broker.monitor_url, require_durable_broker=True)
+            with pytest.raises(BusLost, match="monitoring does not answer"):
+                await require_durability(unknown, OLDEST)
+        finally:
+            server.shutdown()
+            answering.join(10)
 
 
 async def test_work_is_cancelled_by_a_stop_and_has_cleaned_up_before_the_interrupt_is_raised() -> None:

@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
-import json
+import http.client
 import urllib.request
 from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from nats.js import api
+from pydantic import BaseModel
 
 from services.chassis.bus.subjects import ALL
 from services.chassis.errors import BusLost, SettingsError
@@ -206,10 +207,18 @@ async def require_durability(settings: ServiceSettings, version: tuple[int, int,
         get_logger().warning("the broker may lose acknowledged events", reason=problem)
 
 
+class _Config(BaseModel):
+    sync_always: bool = False
+
+
+class _JetStream(BaseModel):
+    config: _Config
+
+
 def _syncs_always(monitor_url: str) -> bool | None:
-    """None if it does not answer."""
+    """None if it does not answer, or not as a broker with JetStream."""
     try:
         with urllib.request.urlopen(f"{monitor_url}/jsz", timeout=MONITOR_SECONDS) as answer:  # noqa: S310 - a setting
-            return bool(json.load(answer)["config"].get("sync_always", False))
-    except (OSError, ValueError, KeyError):
+            return _JetStream.model_validate_json(answer.read()).config.sync_always
+    except (OSError, ValueError, http.client.HTTPException):  # or another server has its port
         return None
