@@ -214,11 +214,12 @@ class Child:
         return ChildDied(ending(status, self.log_tail()), self.log_tail())
 
     async def _kill(self, supervisor: int) -> None:
-        started = self.control.supervisor_started
-        await asyncio.to_thread(
-            kill_descendants, lambda: descendants(supervisor) if start_time(supervisor) == started else []
-        )
-        await asyncio.wait({self.control.ended}, timeout=_GRACE)
+        started, deadline = self.control.supervisor_started, time.monotonic() + _GRACE
+        while not self.control.ended.done() and time.monotonic() < deadline:  # it may fork the job only now
+            await asyncio.to_thread(
+                kill_descendants, lambda: descendants(supervisor) if start_time(supervisor) == started else []
+            )
+            await asyncio.wait({self.control.ended}, timeout=_PERIOD)
         if start_time(supervisor) == started:  # else its pid may have been reused
             kill(supervisor)
             await asyncio.to_thread(wait_for_end, supervisor, started)
@@ -228,6 +229,7 @@ class Child:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.control.require_start()
         if self.control.supervisor.done() and self.control.supervisor.exception() is None:
             await self._kill(self.control.supervisor.result())
         self.channel.close()
@@ -328,6 +330,12 @@ class Control:
             self.ended.set_result(int(report["status"]))
         elif report["event"] == "refused" and not self.ended.done():
             self.ended.set_exception(SandboxUnavailable(f"a child could not be confined: {report['reason']}"))
+
+    def require_start(self) -> None:
+        """Let a supervisor that has not reported its start end as soon as it tries to."""
+        if not self.supervisor.done():
+            self._connection.shutdown(socket.SHUT_RD)  # what was sent before can still be read
+            self._read()
 
     def close(self) -> None:
         """Close the socket and discard unread results."""

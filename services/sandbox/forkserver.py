@@ -116,7 +116,8 @@ def _supervise(request: Request, confinement: Confinement) -> None:
     os.setsid()
     Path("/proc/self/oom_score_adj").write_text("1000")  # if memory runs out, jobs are killed first
     control = socket.socket(fileno=request.control)
-    _report(control, "started")
+    if not _report(control, "started"):
+        return
     try:
         separated = confinement.enter_namespaces()
     except OSError as error:
@@ -209,10 +210,13 @@ def _die_with_parent() -> None:
         os._exit(REFUSED)
 
 
-def _report(control: socket.socket, event: str, **facts: str | int) -> None:
-    """Send a report to the host, if it still runs."""
-    with contextlib.suppress(OSError):
+def _report(control: socket.socket, event: str, **facts: str | int) -> bool:
+    """Send a report to the host, and return whether it still receives some."""
+    try:
         control.send(json.dumps({"event": event, **facts}).encode())
+    except OSError:
+        return False
+    return True
 
 
 def _try_layers(layers: frozenset[str], readable: tuple[str, ...], root: Path) -> int:

@@ -73,6 +73,29 @@ async def test_a_program_that_could_have_killed_the_fork_server_is_rejected_with
         assert (await rejection(weakest, program))[0] == "the child was lost together with its supervisor"
 
 
+async def test_a_child_that_is_closed_as_it_starts_is_ended_at_once(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its supervisor has not forked the job yet, or has not even reported its own start."""
+    monkeypatch.setattr("services.sandbox.child._GRACE", 600.0)
+
+    async def start() -> None:
+        async with sandbox.child(f"{JOBS}:wait", LIMITS):
+            pass
+
+    async with asyncio.timeout(60):
+        await start()
+        assert sandbox.processes() == []
+        for turns in range(1, 40):  # of the event loop, before the cancellation
+            starting = asyncio.create_task(start())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            starting.cancel()
+            await asyncio.wait({starting})
+        while sandbox.processes():  # what reports its start later
+            await asyncio.sleep(0.01)
+
+
 async def test_a_job_that_cannot_be_confined_rejects_no_program(sandbox: Sandbox) -> None:
     """The machine lacks a resource: the program has not even been read."""
     if NAMESPACES not in sandbox.level:
