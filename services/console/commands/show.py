@@ -184,7 +184,7 @@ def _print_candidate(record: candidate_pb2.Candidate, gain: Gain | None) -> None
     header = f"{values['id']} · run {values['run']} · {values['stage']} · {values['state']}"
     say(paragraph(f"{values['name'] or ABSENT} · {header}"))
     if record.HasField("rejection"):
-        say(styled(paragraph(f"rejected by the {record.rejection.stage}: {record.rejection.reason}"), fg="red"))
+        say(styled(paragraph(f"rejected at {record.rejection.stage}: {record.rejection.reason}"), fg="red"))
     say(pairs(_numbers(record, values, gain)))
     if record.HasField("discovery"):
         from services.report.claims import sentences
