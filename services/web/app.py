@@ -13,7 +13,7 @@ from typing import TypeAlias
 import grpc
 import grpc.aio
 from aiohttp import web
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
 from services.archive.artifacts import ArtifactDamaged, FsspecArtifacts
 from services.archive.scoring import benchmark_gain
@@ -25,7 +25,7 @@ from services.contracts import candidate_pb2, events_pb2
 from services.local.archive import open_archive
 from services.local.log import open_log
 from services.local.settings import ClientSettings, running_system
-from services.report.rows import as_dict, gain_over, mean_curves
+from services.report.rows import as_dict, gain_over, mean_curves, name_of
 from services.web.live import ArchiveConnection, RunLog, Stub
 from services.web.table import RunTable, web_row
 
@@ -328,9 +328,11 @@ async def _changing_runs(pages: Pages) -> AsyncIterator[object]:
         await asyncio.sleep(RUNS_SECONDS)
 
 
-def _plain(message: Message) -> dict[str, object]:
-    plain = as_dict(message)
-    plain.get("proposal", {}).pop("motivation_embedding", None)
+def _plain(record: Record) -> dict[str, object]:
+    plain = as_dict(record)
+    if proposal := plain.get("proposal"):
+        proposal.pop("motivation_embedding", None)
+        proposal["name"] = name_of(record)
     return plain
 
 

@@ -75,7 +75,20 @@ async def test_announced_progress_is_drawn_while_it_lasts(site: Site, bus: Bus) 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 async def test_untrusted_text_is_not_rendered_as_markup(site: Site, width: int) -> None:
-    """Markdown is laid out; its HTML, pictures and script links are not. A phone scrolls down only."""
+    """Markdown is laid out; its HTML, pictures and script links are not. A phone scrolls down only, also past names
+    and texts of 10,000 letters without a space."""
+    child, parent = record(7), record(2)
+    child.proposal.name = child.proposal.motivation = parent.proposal.name = "W" * 10_000
+    child.verdict.justification = child.analysis.results = "W" * 10_000
+    await site.archive.add(child, parent)
+    async with opened(f"{site.address}?view=tree&candidate=c000007", width) as page:
+        await expect(page.locator(".candidate").get_by_text("Motivation")).to_be_visible()
+        beyond = await page.evaluate(
+            """() => { const panel = document.querySelector('.candidate'); return panel.scrollWidth - panel.clientWidth; }"""
+        )
+    assert beyond == 0
+
+    await site.archive.add(record(7), record(2))
     async with opened(f"{site.address}?view=tree&candidate=c000007", width) as page:
         panel = page.locator(".candidate")
         await expect(panel.get_by_text("Motivation")).to_be_visible()

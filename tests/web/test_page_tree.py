@@ -19,7 +19,8 @@ async def place_of(page: Page, candidate: str) -> tuple[float, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["radial", "tidy"])
 async def test_the_tree_draws_two_thousand_nodes_with_names_and_fits(site: Site, layout: str) -> None:
-    """All of them lie inside the window, the best are named, and one that comes later is drawn too."""
+    """All of them lie inside the window, the best are named, edges are pale until few are in the window, and a
+    candidate that comes later is drawn too."""
     async with opened(f"{site.address}?view=tree&layout={layout}") as page:
         await drawn(page)
         canvas = page.locator(".stage canvas").first
@@ -30,6 +31,11 @@ async def test_the_tree_draws_two_thousand_nodes_with_names_and_fits(site: Site,
         )
         assert outside == 0
         assert 10 <= int(await canvas.get_attribute("data-labels") or 0) <= 30
+        pale = float(await canvas.get_attribute("data-opacity") or 0)
+        for _ in range(4):
+            await page.get_by_role("button", name="Zoom in").click()
+        await expect(canvas).to_have_attribute("data-opacity", "0.75")
+        assert pale < 0.7
         await site.archive.add(record(NODES))
         await drawn(page, NODES + 1)
 

@@ -13,11 +13,13 @@ export interface Appearance {
   best: readonly string[]; // labelled first; best first
   chosen: string;
   path: ReadonlySet<string>;
+  ancestry: ReadonlySet<string>; // of the best
   bright: ((node: LayoutNode) => boolean) | null; // null: all
   visible: ((node: LayoutNode) => boolean) | null; // null: all; the playback hides later candidates
 }
 
 const EDGE = 40;
+const CROWDED = 1800; // edges in the window, from which on they are paler: thousands would fill areas
 const MINI = { width: 168, height: 116 };
 
 export class TreeCanvas {
@@ -227,30 +229,30 @@ export class TreeCanvas {
   }
 
   private edges(context: CanvasRenderingContext2D): void {
-    const { visible, path } = this.appearance;
-    const k = this.transform.k;
-    context.lineWidth = Math.min(1.5, Math.max(0.6, k));
-    context.strokeStyle = cssColour("strong");
-    context.globalAlpha = 0.75;
-    context.beginPath();
-    for (const node of this.layout.nodes) {
-      if (node.parent && !path.has(node.row.id) && (!visible || visible(node))) this.edge(context, node.parent, node);
-    }
-    context.stroke();
-    context.globalAlpha = 1;
-    if (path.size) {
-      context.lineWidth = 2.5;
-      context.strokeStyle = cssColour("accent");
+    const { visible, path, ancestry } = this.appearance;
+    const drawn = this.layout.nodes.filter((node) => node.parent && (!visible || visible(node)) && this.isInWindow(node.parent, node));
+    const thin = Math.min(1.5, Math.max(0.6, this.transform.k)), strong = cssColour("strong");
+    const alpha = 0.75 * Math.min(1, CROWDED / Math.max(1, drawn.length));
+    const draw = (nodes: LayoutNode[], width: number, colour: string, opacity: number) => {
+      Object.assign(context, { lineWidth: width, strokeStyle: colour, globalAlpha: opacity });
       context.beginPath();
-      for (const node of this.layout.nodes) if (node.parent && path.has(node.row.id) && (!visible || visible(node))) this.edge(context, node.parent, node);
+      for (const node of nodes) this.edge(context, node.parent!, node);
       context.stroke();
-    }
+    };
+    draw(drawn.filter(({ row }) => !path.has(row.id) && !ancestry.has(row.id)), thin, strong, alpha);
+    draw(drawn.filter(({ row }) => !path.has(row.id) && ancestry.has(row.id)), thin, strong, 0.75);
+    draw(drawn.filter(({ row }) => path.has(row.id)), 2.5, cssColour("accent"), 1);
+    context.globalAlpha = 1;
+    this.canvas.dataset.opacity = alpha.toFixed(2);
+  }
+
+  private isInWindow(from: LayoutNode, to: LayoutNode): boolean {
+    const [x0, y0] = this.transform.apply([from.x, from.y]), [x1, y1] = this.transform.apply([to.x, to.y]);
+    return Math.max(x0, x1) >= 0 && Math.max(y0, y1) >= 0 && Math.min(x0, x1) <= this.width && Math.min(y0, y1) <= this.height;
   }
 
   private edge(context: CanvasRenderingContext2D, from: LayoutNode, to: LayoutNode): void {
-    const [x0, y0] = this.transform.apply([from.x, from.y]);
-    const [x1, y1] = this.transform.apply([to.x, to.y]);
-    if (Math.max(x0, x1) < 0 || Math.max(y0, y1) < 0 || Math.min(x0, x1) > this.width || Math.min(y0, y1) > this.height) return;
+    const [x0, y0] = this.transform.apply([from.x, from.y]), [x1, y1] = this.transform.apply([to.x, to.y]);
     context.moveTo(x0, y0);
     if (this.layout.kind === "tidy") {
       const middle = (x0 + x1) / 2;

@@ -50,13 +50,15 @@ export function TreeView() {
   useEffect(() => {
     const path = new Set(chosen ? pathFromRoot(chosen, byId.value) : []);
     const shownAt = frame !== null && playback ? playback : null;
+    const top = shownAt ? ranking(all.filter((row) => (shownAt.scored.get(row.id) ?? Infinity) <= frame!), rankingMeasure(colour, all)).slice(0, BEST) : best;
     const appearance: Appearance = {
       colour: (node) => (shownAt && (shownAt.scored.get(node.row.id) ?? Infinity) > frame! ? null : paint(node.row)),
       size: (node) => sized(node.row),
       label: (node) => node.row.name,
-      best: shownAt ? ranking(all.filter((row) => (shownAt.scored.get(row.id) ?? Infinity) <= frame!), rankingMeasure(colour, all)).slice(0, BEST) : best,
+      best: top,
       chosen: focused || chosen,
       path,
+      ancestry: new Set(top.flatMap((id) => pathFromRoot(id, byId.value))),
       bright: matching ? (node) => matching.has(node.row.id) : null,
       visible: shownAt ? (node) => (shownAt.appears.get(node.row.id) ?? 0) <= frame! : null,
     };
