@@ -83,9 +83,7 @@ async def test_untrusted_text_is_not_rendered_as_markup(site: Site, width: int) 
     await site.archive.add(child, parent)
     async with opened(f"{site.address}?view=tree&candidate=c000007", width) as page:
         await expect(page.locator(".candidate").get_by_text("Motivation")).to_be_visible()
-        beyond = await page.evaluate(
-            """() => { const panel = document.querySelector('.candidate'); return panel.scrollWidth - panel.clientWidth; }"""
-        )
+        beyond = await page.locator(".candidate").evaluate("panel => panel.scrollWidth - panel.clientWidth")
     assert beyond == 0
 
     await site.archive.add(record(7), record(2))
