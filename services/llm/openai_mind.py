@@ -153,13 +153,14 @@ class OpenAIMind:
         try:
             async with asyncio.timeout(settings.total_seconds):
                 answer = await self._first_that_answers(self._clean(request), question)
-        except TimeoutError:
-            unavailable = MindUnavailable(f"no answer for {request.role} within {settings.total_seconds:g} s")
-            unavailable.calls = tuple(question.calls)
-            raise unavailable from None
-        except MindError as error:
+        except (MindError, TimeoutError) as failure:
+            late = f"no answer for {request.role} within {settings.total_seconds:g} s"
+            error = failure if isinstance(failure, MindError) else MindUnavailable(late)
+            faults = {call.error for call in question.calls} - {Fault.CANCELLED}
+            if isinstance(error, MindUnavailable) and faults == {Fault.EMPTY}:  # each is charged, so they are bounded
+                error = AnswerInvalid(request.role, f"no answer had any text: {error}")
             error.calls = tuple(question.calls)
-            raise
+            raise error from None
         return Answered(answer, tuple(question.calls))
 
     def preview(self, request: Request[BaseModel]) -> str:

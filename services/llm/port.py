@@ -80,7 +80,7 @@ class Fault(StrEnum):
     TIMEOUT = "timeout"  # no complete answer in time
     DISCONNECTED = "disconnected"  # refused, reset, or closed in the middle of the body
     MALFORMED = "malformed"  # 200, but the body is not the protocol
-    EMPTY = "empty"  # no choice, or one without text
+    EMPTY = "empty"  # a choice without text
     TRUNCATED = "truncated"  # the answer hit the token limit
     TOO_LONG = "too_long"  # the answer is larger than any that is read
     REFUSED = "refused"  # the model declines
@@ -211,7 +211,7 @@ class _Unusable(MindError, Rejected):  # noqa: N818 - an outcome
 
 
 class AnswerInvalid(_Unusable):
-    """The answer is invalid, also after the repair turn; the reason contains the validation error."""
+    """The answer is invalid, also after the repair turn, or all were empty; the reason contains the error."""
 
 
 class AnswerTruncated(AnswerInvalid):

@@ -97,7 +97,7 @@ def completion_of(text: str) -> Completion:
 def classify(completion: Completion) -> tuple[Fault | None, str, str]:
     """Fault, text and message of a well-formed reply."""
     if not completion.choices:
-        return Fault.EMPTY, "", "the reply has no choice"
+        return Fault.MALFORMED, "", "the reply has no choice"
     choice = completion.choices[0]
     text = choice.message.content or ""
     if choice.message.refusal or choice.finish_reason == "content_filter":

@@ -41,7 +41,7 @@ FaultName = Literal[
     "unauthorised",  # 401, quoting the key that was sent
     "malformed",  # 200 whose body is not JSON
     "truncated",  # finish_reason "length", half of the answer
-    "empty",  # no choices
+    "empty",  # an answer without text
     "refusal",
     "disconnect",  # the connection closes in the middle of the body
     "trickle",  # one byte every 50 ms
@@ -240,6 +240,8 @@ def _completion(request: Received, step: Step) -> web.Response:
         text = json.dumps(smallest(_schema(payload) or {"type": "object"}))
     if step.fault == "echo_key":
         text = json.dumps({**json.loads(text), "echo": request.headers.get("authorization", "")})
+    if step.fault == "empty":
+        text = ""
     message: dict[str, JSON] = {"role": "assistant", "content": text, "refusal": None}
     finish = "stop"
     if step.fault == "truncated":
@@ -255,7 +257,7 @@ def _completion(request: Received, step: Step) -> web.Response:
         "object": "chat.completion",
         "created": 0,
         "model": payload.get("model"),
-        "choices": [] if step.fault == "empty" else choices,
+        "choices": choices,
         "usage": None if step.fault == "no_usage" else usage,
     }
     return web.json_response(body)

@@ -83,7 +83,19 @@ async def test_a_slow_endpoint_times_out(fate: FaultName) -> None:
     assert [call.error for call in answered.calls] == [Fault.TIMEOUT, None]
 
 
-@pytest.mark.parametrize("fate", ["server_error", "rate_limit", "malformed", "disconnect", "empty", "hang"])
+async def test_answers_without_text_end_the_question() -> None:
+    """Each is charged: to ask again later would end only with the budget."""
+    async with served(script(otherwise=Step(fault="empty"))) as (_, model):
+        with pytest.raises(AnswerInvalid, match="no answer had any text: model-e0: empty: .* 'stop'") as caught:
+            await model.ask(question())
+    async with served(script(Step(fault="server_error"), otherwise=Step(fault="empty"))) as (_, model):
+        with pytest.raises(MindUnavailable):
+            await model.ask(question())
+
+    assert [call.error for call in caught.value.calls] == [Fault.EMPTY] * 3
+
+
+@pytest.mark.parametrize("fate", ["server_error", "rate_limit", "malformed", "disconnect", "hang"])
 async def test_a_lasting_fault_raises_unavailable_with_every_call(fate: FaultName) -> None:
     """The worker loop takes it for Transient, and the record loses nothing."""
     journal = MemoryJournal()
