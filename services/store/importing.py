@@ -29,7 +29,7 @@ from services.contracts import events_pb2
 from services.domain import lineage
 from services.domain.syntax import parse
 from services.store.exporting import lines_of, table_of, values_of
-from services.store.published import FIELDS, STAGE, Published, candidate_of, is_absent, parsed_record
+from services.store.published import FIELDS, STAGE, Published, candidate_of, is_absent, name_from, parsed_record
 
 _ENVELOPE_BYTES = 1024
 """Space for an event's id, cause, run and trace."""
@@ -86,7 +86,7 @@ def read_programs(folder: Path, skip_bad: bool = False) -> PublishedArchive:
         try:
             program = path.read_text(encoding="utf-8-sig")
             motivation = ast.get_docstring(parse(program)) or ""
-            record = Published(len(records) + 1, path.stem, None, None, program, motivation)
+            record = Published(len(records) + 1, name_from(path.stem), None, None, program, motivation)
             _require_storable(record)
         except (OSError, ValueError) as error:
             problems.append(f"{ascii(path.name)[1:-1]} is not a Python program: {error}")

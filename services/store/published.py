@@ -11,6 +11,7 @@ import math
 import re
 import reprlib
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,7 +87,7 @@ def parsed_record(raw: Mapping[str, object]) -> Published:
     train = _cells(tables, "train")
     return Published(
         index=index,
-        name=_text(raw, "name_new") or _text(raw, "name") or f"record {index}",
+        name=name_from(_text(raw, "name_new")) or name_from(_text(raw, "name")) or f"record {index}",
         parent=parent,
         score=_finite(raw.get("score"), "score"),
         score_version=version,
@@ -95,6 +96,11 @@ def parsed_record(raw: Mapping[str, object]) -> Published:
         curve=tuple(sorted((int(float(step)), loss) for step, loss in train.items() if _STEP.fullmatch(step))),
         benchmarks=_cells(tables, "test"),
     )
+
+
+def name_from(text: str) -> str:
+    """A name in one form: two that differ in how letters are composed, or in spaces around, would look the same."""
+    return unicodedata.normalize("NFC", text).strip()
 
 
 def _text(raw: Mapping[str, object], name: str) -> str:

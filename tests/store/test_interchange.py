@@ -36,6 +36,16 @@ def test_a_whole_record_is_read_and_nan_cells_are_absent(tmp_path: Path) -> None
     assert candidate.verdict.fitness.value == 1.5
 
 
+def test_names_that_would_look_the_same_are_the_same(tmp_path: Path) -> None:
+    """Letters are composed, spaces around a name are left out, and a name of spaces is none."""
+    path = archive(tmp_path, record(1, name="Caf\u00e9"), record(2, name=" Cafe\u0301"), record(3, name_new="  "))
+    (tmp_path / "Cafe\u0301.py").write_text("x = 1\n")
+    names = [candidate.name for candidate in read_published(path).records]
+    names += [candidate.name for candidate in read_programs(tmp_path).records]
+
+    assert names == ["Caf\u00e9", "Caf\u00e9", "delta_net_3", "Caf\u00e9"]
+
+
 def test_a_folder_of_programs_becomes_candidates_without_scores(tmp_path: Path) -> None:
     """Their docstrings say what they are for; a file that is no program is named, or left out."""
     (tmp_path / "mine.py").write_text('"""Forgets slowly."""\nx = 1\n')
