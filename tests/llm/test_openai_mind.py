@@ -86,7 +86,7 @@ async def test_a_slow_endpoint_times_out(fate: FaultName) -> None:
 async def test_answers_without_text_end_the_question() -> None:
     """Each is charged: to ask again later would end only with the budget."""
     async with served(script(otherwise=Step(fault="empty"))) as (_, model):
-        with pytest.raises(AnswerInvalid, match="no answer had any text: model-e0: empty: .* 'stop'") as caught:
+        with pytest.raises(AnswerInvalid, match=r"no answer had any text: model-e0: empty: .* 'stop'") as caught:
             await model.ask(question())
     async with served(script(Step(fault="server_error"), otherwise=Step(fault="empty"))) as (_, model):
         with pytest.raises(MindUnavailable):
