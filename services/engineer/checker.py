@@ -3,6 +3,7 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from typing import Any
@@ -21,6 +22,7 @@ from services.engineer.stages import Stage, Stages
 from services.engineer.training.measurements import device_name, missing_device
 from services.engineer.training.result import TrainingFailed
 from services.engineer.training.sizes import BLOCK, INITIALISATION, LAYERS, LAYOUTS
+from services.sandbox import MAX_LOST, SandboxLost
 
 WAITING_PER_SLOT = 16
 MAX_TRIAL_STEPS = 100
@@ -36,6 +38,7 @@ class CheckerService(checker_pb2_grpc.CheckerServicer):
         self._slots = asyncio.Semaphore(slots)
         self._capacity = slots * (1 + WAITING_PER_SLOT)
         self._pending = 0
+        self._lost = Counter[str]()  # programs whose last checks were lost
 
     async def Check(
         self, request: checker_pb2.CheckRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -61,7 +64,11 @@ class CheckerService(checker_pb2_grpc.CheckerServicer):
 
     @contextlib.asynccontextmanager
     async def _slot(self, program: str) -> AsyncIterator[None]:
-        """Wait for a slot. Raises ValueError for a program that is too long, and Busy if the queue is full."""
+        """Wait for a slot.
+
+        Raises ValueError for a program that is too long, Busy if the queue is full, and NotPossible if work on the
+        program is lost too often in a row, so that its candidate ends.
+        """
         if len(program.encode(errors="replace")) > MAX_BYTES:
             raise ValueError(f"program has more than {MAX_BYTES} bytes")
         if self._pending >= self._capacity:
@@ -70,6 +77,13 @@ class CheckerService(checker_pb2_grpc.CheckerServicer):
         try:
             async with self._slots:
                 yield
+            self._lost.pop(program, None)
+        except SandboxLost as lost:
+            self._lost[program] += 1
+            if self._lost[program] < MAX_LOST:
+                raise
+            del self._lost[program]
+            raise NotPossible(f"{MAX_LOST} checks of a program in a row were lost: {lost}") from lost
         finally:
             self._pending -= 1
 

@@ -36,6 +36,8 @@ SERVICE = "engineer"
 WORKER = f"{socket.gethostname()}:{os.getpid()}"
 RELEASE_SECONDS = 5.0
 RETRY_SECONDS = 2.0
+LOST_SECONDS = 10.0
+"""Until work that has lost its sandbox is redelivered."""
 
 
 class Claims:
@@ -71,6 +73,15 @@ class Claims:
                 if isinstance(error.__cause__, SandboxLost) and ends[-MAX_LOST:] == [reason] * MAX_LOST:
                     raise PoisonMessage(f"{MAX_LOST} trainings in a row were lost: {reason}") from error
                 raise
+
+    @asynccontextmanager
+    async def counting_losses(self, job: Job, record: pb.Candidate, rung: int = 0) -> AsyncIterator[None]:
+        """Count the loss of the sandbox before a claim as that of a training: it might repeat without end as well."""
+        try:
+            yield
+        except SandboxLost as lost:
+            async with self.claim(job, record, rung):
+                raise Transient(str(lost), LOST_SECONDS) from lost
 
     async def confirm(self, job: Job, event: events_pb2.Event) -> None:
         """Publish the result of a training, retrying during outages. Raises Superseded if the attempt is outdated.

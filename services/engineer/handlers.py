@@ -25,7 +25,7 @@ from services.chassis.worker import Job
 from services.contracts import archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.zoo import baselines
-from services.engineer.claims import SERVICE, WORKER, Claims
+from services.engineer.claims import LOST_SECONDS, SERVICE, WORKER, Claims
 from services.engineer.data.corpus import share_of
 from services.engineer.investigation import (
     RunContext,
@@ -96,7 +96,8 @@ class Engineer:
         if record is None:
             return []
         context = await run_context(self.archive, record.run, record.stage)
-        stage = await self.stages.open(record.stage, dict(context.settings.scale_overrides))
+        async with self._claims.counting_losses(job, record):
+            stage = await self.stages.open(record.stage, dict(context.settings.scale_overrides))
         require_device(stage.scale)  # before a claim, which the log and the record keep
         self._warn_of_other_data(record, stage, context)
         folder = WorkFolder(self.data_dir, record.run, record.id)
@@ -155,10 +156,11 @@ class Engineer:
         precision = context.settings.scale_overrides.get("precision")
         if precision and load_scale(promotion.stage).precision == AUTO:
             overrides = {"precision": precision, **overrides}
-        if promotion.HasField("match_parameters"):
-            target = promotion.match_parameters
-            overrides = await overrides_for(self.stages, promotion.stage, overrides, program, target)
-        stage = await self.stages.open(promotion.stage, overrides)
+        async with self._claims.counting_losses(job, record, promotion.rung or 1):
+            if promotion.HasField("match_parameters"):
+                target = promotion.match_parameters
+                overrides = await overrides_for(self.stages, promotion.stage, overrides, program, target)
+            stage = await self.stages.open(promotion.stage, overrides)
         require_device(stage.scale)
         heldout = share_of(stage.corpus.verification, promotion.rung, promotion.rungs)
         stage = await self.stages.with_other_text(replace(stage, corpus=replace(stage.corpus, heldout=heldout)))
@@ -334,7 +336,7 @@ async def _ended_early(context: RunContext) -> AsyncIterator[None]:
     except Drained as drained:
         raise HandedBack(str(drained)) from drained
     except SandboxUnavailable as unavailable:
-        raise Transient(str(unavailable), 10) from unavailable
+        raise Transient(str(unavailable), LOST_SECONDS) from unavailable
 
 
 async def _gather(awaitables: Iterable[Awaitable[T]]) -> list[T]:

@@ -4,16 +4,13 @@
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar, cast
 
 import structlog
 
-from services.chassis.errors import NotPossible
 from services.domain.promotion import matched_width
 from services.engineer.checks.host import check, check_thoroughly, stage_settings
 from services.engineer.checks.report import CheckReport, CheckSettings
@@ -25,7 +22,7 @@ from services.engineer.speed import FunctionCosts, measure_costs, measure_precis
 from services.engineer.training.host import optimise
 from services.engineer.training.result import CurvePoint, TrainingFailed
 from services.engineer.training.session import Job, Supervision
-from services.sandbox import MAX_LOST, Sandbox, SandboxLost, SandboxUnavailable
+from services.sandbox import Sandbox, SandboxUnavailable
 
 T = TypeVar("T")
 TRIAL_POINTS = 5  # of the curve of a few steps
@@ -51,7 +48,6 @@ class Stages:
         self._cache = cache
         self._device = {"device": device} if device else {}
         self._results: dict[tuple[object, ...], asyncio.Task[object]] = {}  # of `_once`
-        self._lost = Counter[str]()  # programs whose last checks were lost
         self.unsuited: dict[tuple[str, str], str] = {}  # stage and precision → why this machine is slow in it
 
     async def open(self, name: str, overrides: Mapping[str, str]) -> Stage:
@@ -100,41 +96,21 @@ class Stages:
             return None
 
     async def check(self, stage: Stage, program: str, *, exempt_from_cost: bool, thorough: bool) -> CheckReport:
-        """Check a program; a thorough check repeats the probes with other random inputs.
-
-        Raises NotPossible if the checks of a program are lost too often in a row, so that its candidate ends.
-        """
+        """Check a program; a thorough check repeats the probes with other random inputs."""
         exempt = (*stage.settings.exempt, "cost") if exempt_from_cost else stage.settings.exempt
         run = check_thoroughly if thorough else check
-        with self._counting_losses(program):
-            return await run(program, self._sandbox, replace(stage.settings, exempt=exempt))
+        return await run(program, self._sandbox, replace(stage.settings, exempt=exempt))
 
     async def trial(self, stage: Stage, program: str, steps: int, seed: int) -> tuple[CurvePoint, ...]:
-        """The training losses of a few steps.
-
-        Raises TrainingFailed, also for a program that fails the screen, and NotPossible as `check` does.
-        """
+        """The training losses of a few steps. Raises TrainingFailed, also for a program that fails the screen."""
         scale = stage.scale
         scale = replace(scale, tokens=steps * scale.tokens_per_step, log_every=max(1, steps // TRIAL_POINTS),
                         evaluations=1, compile=False)  # fmt: skip
-        with self._counting_losses(program):
-            finding = await screen_apart(program, self._sandbox)
-            if finding.violated:
-                raise TrainingFailed("screen", finding.message, {})
-            trained = await optimise(Job(program, seed, scale, stage.corpus), Supervision(), self._sandbox)
+        finding = await screen_apart(program, self._sandbox)
+        if finding.violated:
+            raise TrainingFailed("screen", finding.message, {})
+        trained = await optimise(Job(program, seed, scale, stage.corpus), Supervision(), self._sandbox)
         return tuple(trained.session.curve)
-
-    @contextmanager
-    def _counting_losses(self, program: str) -> Iterator[None]:
-        try:
-            yield
-        except SandboxLost as lost:
-            self._lost[program] += 1
-            if self._lost[program] < MAX_LOST:
-                raise
-            del self._lost[program]
-            raise NotPossible(f"{MAX_LOST} checks of a program in a row were lost: {lost}") from lost
-        self._lost.pop(program, None)
 
     async def _open(self, name: str, overrides: Mapping[str, str]) -> Stage:
         scale = await self.scale(name, overrides)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -23,21 +24,25 @@ from services.sandbox import MAX_LOST, Child, Limits, Sandbox, SandboxLost
 from tests.engineer.training.programs import CONVOLUTION, SMALL, mixer
 from tests.serving import serving
 
+Context = grpc.aio.ServicerContext[Any, Any]
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 LOOKS_AHEAD = mixer("x = x + hidden_states.flip(1).cumsum(1).flip(1)")
 
 
 class Killed(Sandbox):
-    """A sandbox whose children are killed from outside, except the one with the number `spared`."""
+    """A sandbox whose children are killed from outside, unless `spared`; then it is the one it stands for."""
 
-    spared = MAX_LOST
+    spared = False
+
+    def __init__(self, working: Sandbox) -> None:
+        super().__init__()
+        self._working = working
 
     @asynccontextmanager
     async def child(self, job: str, limits: Limits) -> AsyncIterator[Child]:
-        self.spared -= 1
-        if self.spared:
+        if not self.spared:
             raise SandboxLost("a supervisor was killed")
-        async with super().child(job, limits) as child:
+        async with self._working.child(job, limits) as child:
             yield child
 
 
@@ -149,17 +154,21 @@ async def test_a_trial_trains_a_few_steps_and_scores_nothing(stages: Stages) -> 
     assert not failed.curve
 
 
-async def test_checks_that_are_lost_each_time_are_given_up(stages: Stages, tmp_path: Path) -> None:
-    """Their candidate would be checked without end, as callers repeat what is only unavailable."""
-    stage = await stages.open("tiny", SMALL)
-    ends: list[type[Exception]] = []
-    async with Killed(preload=("services.engineer.checks.screen",)) as killed:
-        others = Stages(killed, tmp_path)
-        for _ in range(2 * MAX_LOST):
-            try:
-                await others.check(stage, "not python (", exempt_from_cost=False, thorough=False)
-                await others.trial(stage, "not python (", 5, 1)
-            except (SandboxLost, NotPossible) as error:
-                ends.append(type(error))
+async def test_checks_that_are_lost_each_time_are_given_up(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Their candidate would be checked without end, as callers repeat what is only unavailable.
 
-    assert ends == [*[SandboxLost] * (2 * MAX_LOST - 2), NotPossible, SandboxLost]
+    Also while the stage is opened, as at first; a check in between that is not lost begins a new count.
+    """
+    killed = Killed(sandbox)
+    service, context = CheckerService(Stages(killed, tmp_path), 1), cast("Context", None)
+    ends: list[type[Exception] | None] = []
+    for attempt in range(3 * MAX_LOST):
+        killed.spared = attempt == 2 * MAX_LOST - 1
+        try:
+            await service.Check(asking("not python ("), context)
+            ends.append(None)
+        except (SandboxLost, NotPossible) as error:
+            ends.append(type(error))
+
+    lost = [SandboxLost] * (MAX_LOST - 1)
+    assert ends == [*lost, NotPossible, *lost, None, *lost, NotPossible]

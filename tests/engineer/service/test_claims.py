@@ -92,6 +92,18 @@ async def test_a_training_whose_sandbox_is_lost_each_time_becomes_a_dead_letter(
     assert ends == [Transient] * (2 * MAX_LOST - 1) + [PoisonMessage] * 2
 
 
+async def test_work_that_is_lost_before_it_is_claimed_counts_as_a_lost_training(bus: Bus, archive: Store) -> None:
+    """As while a stage is opened: it would be repeated without end."""
+    job, ends = await delivery(bus), list[type[BaseException]]()
+    for _ in range(MAX_LOST):
+        with pytest.raises(Exception, match="was killed") as raised:
+            async with Claims(archive.stub).counting_losses(job, await record_of(archive, job)):
+                raise SandboxLost("a supervisor was killed")
+        ends.append(raised.type)
+
+    assert ends == [Transient] * (MAX_LOST - 1) + [PoisonMessage]
+
+
 async def test_of_two_claims_at_once_one_gets_the_attempt(bus: Bus, archive: Store) -> None:
     """The other leaves the delivery alone: an answer of its own would be taken for the winner's."""
     job = await delivery(bus)
