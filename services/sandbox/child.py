@@ -215,11 +215,12 @@ class Child:
 
     async def _kill(self, supervisor: int) -> None:
         started, deadline = self.control.supervisor_started, time.monotonic() + _GRACE
-        while not self.control.ended.done() and time.monotonic() < deadline:  # it may fork the job only now
+        ended = False
+        while not ended and time.monotonic() < deadline:  # again, as it may fork the job only now
             await asyncio.to_thread(
                 kill_descendants, lambda: descendants(supervisor) if start_time(supervisor) == started else []
             )
-            await asyncio.wait({self.control.ended}, timeout=_PERIOD)
+            ended = bool((await asyncio.wait({self.control.ended}, timeout=_PERIOD))[0])
         if start_time(supervisor) == started:  # else its pid may have been reused
             kill(supervisor)
             await asyncio.to_thread(wait_for_end, supervisor, started)
