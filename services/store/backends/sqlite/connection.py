@@ -2,15 +2,17 @@
 
 import asyncio
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from google.protobuf.message import DecodeError
+from pydantic import ValidationError
 
 from services.store.port import ArchiveDamaged, ArchiveUnavailable
 
@@ -20,6 +22,8 @@ T = TypeVar("T")
 BUSY_SECONDS = 5.0
 CACHE_KIB = 8192
 """Page cache per connection; the operating system caches the file as well, and more gained no time."""
+ROOM_BYTES = 1 << 20
+"""Free space that SQLite needs beside a file to read it: 32 KiB, and some to write."""
 _UNAVAILABLE = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -34,6 +38,7 @@ _UNAVAILABLE = frozenset(
     }
 )
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 _UNWRITABLE = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
 _DAMAGED = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
 _REPAIR = "restore a backup (`asi-arch restore`), or move it away and restart, which rebuilds it from the log."
@@ -133,19 +138,23 @@ def transaction(connection: sqlite3.Connection, begin: str = "BEGIN") -> Iterato
 
 @contextmanager
 def translate_errors(path: Path, connection: LazyConnection | None = None) -> Iterator[None]:
-    """Translate errors of the file to those of the port; programming errors in SQL pass through.
+    """Translate errors of the file to those of the port; programming errors pass through, unless the file has other
+    tables or values than it should have.
 
     After an error of the file the connection is closed, since the file may be repaired or replaced.
     """
     try:
         yield
-    except DecodeError as error:
+    except (DecodeError, ValidationError) as error:
+        reason = str(error).partition("\n")[0]
         raise ArchiveDamaged(
-            f"{path} is damaged: a record or event in it cannot be read ({error}): {_REPAIR}"
+            f"{path} is damaged: a record or event in it cannot be read ({reason}): {_REPAIR}"
         ) from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, IndexError, TypeError) as error:  # a missing column, a value of another type
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code not in _UNAVAILABLE | _DAMAGED:
+            if connection is not None and (differences := _differences(path)):
+                raise ArchiveDamaged(f"{path} is damaged: {differences[0]}: {_REPAIR}") from error
             raise
         if connection is not None and code not in _BUSY:
             connection.close()
@@ -156,4 +165,15 @@ def translate_errors(path: Path, connection: LazyConnection | None = None) -> It
                 f"{path}: {error}, as its folder cannot be written, and SQLite needs a file beside the archive to read "
                 "it: copy the archive into a folder of your own and name that with ASI_DATA_DIR"
             ) from error
+        with suppress(OSError):
+            if code in _FULL and shutil.disk_usage(path.parent).free < ROOM_BYTES:
+                raise ArchiveUnavailable(f"{path}: {error}, as its disk is full: free space there") from error
         raise ArchiveUnavailable(f"{path}: {error}") from error
+
+
+def _differences(path: Path) -> list[str]:
+    """Differences of the file from an intact archive of this version."""
+    from services.store.backends.sqlite.schema import damage, drift  # which imports this module
+
+    with closing(connect(path, writes=False)) as connection:
+        return drift(connection) or damage(connection)

@@ -136,7 +136,10 @@ def damage(connection: sqlite3.Connection) -> list[str]:
     lines = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(20)")]
     if lines != ["ok"]:
         return lines
-    applied = connection.execute("SELECT applied FROM progress").fetchone()[0]
+    progress = connection.execute("SELECT applied FROM progress").fetchone()
+    if progress is None:
+        return ["how much of the log it has applied is missing"]
+    applied = progress[0]
     rows, first, last = connection.execute("SELECT COUNT(*), MIN(sequence), MAX(sequence) FROM log").fetchone()
     if applied != (last or 0) or (rows and rows != last - first + 1):
         return [f"it has {rows} log rows, the last with sequence {last}, but has applied {applied}"]
@@ -144,8 +147,9 @@ def damage(connection: sqlite3.Connection) -> list[str]:
 
 
 def _described(connection: sqlite3.Connection) -> dict[str, str]:
-    """The CREATE statement of each table and index by name."""
+    """The CREATE statement of each table and index by name, and the schema's version."""
     rows = connection.execute(
         "SELECT type, name, sql FROM sqlite_master WHERE sql NOT NULL AND name NOT LIKE 'sqlite_%'"
     )
-    return {f"{kind} {name}": " ".join(sql.split()) for kind, name, sql in rows}
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    return {"its schema version": str(version)} | {f"{kind} {name}": " ".join(sql.split()) for kind, name, sql in rows}
