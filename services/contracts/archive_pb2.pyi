@@ -554,9 +554,13 @@ class NeighboursReply(_message.Message):
     structure: _builtins.str
     """SHA-256 of the program without names and layout; empty where it is not Python, without neighbours"""
     @_builtins.property
-    def motivations(self) -> _containers.RepeatedCompositeFieldContainer[Global___NearCandidate]: ...
+    def motivations(self) -> _containers.RepeatedCompositeFieldContainer[Global___NearCandidate]:
+        """candidates as in a slim list, with programs"""
+
     @_builtins.property
-    def programs(self) -> _containers.RepeatedCompositeFieldContainer[Global___NearCandidate]: ...
+    def programs(self) -> _containers.RepeatedCompositeFieldContainer[Global___NearCandidate]:
+        """likewise"""
+
     def __init__(
         self,
         *,

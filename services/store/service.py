@@ -34,17 +34,18 @@ else:  # a local archive is read without gRPC, which takes a tenth of a command 
     ArchiveServicer = Context = object
 
 
-def slim(record: candidate_pb2.Candidate) -> candidate_pb2.Candidate:
+def slim(record: candidate_pb2.Candidate, programs: bool = False) -> candidate_pb2.Candidate:
     """The record itself without what tables do not show: programs, per-item results, prose, all but a curve's end."""
-    for field in ("program", "motivation_embedding", "check"):
+    program = () if programs else ("program",)
+    for field in (*program, "motivation_embedding", "check"):
         record.proposal.ClearField(field)
     for seed in record.training.seeds:
         del seed.curve[:-1]
         seed.ClearField("block_losses")
         for score in seed.scores:
             score.ClearField("correct")
-    record.training.ClearField("program")
-    record.training.ClearField("revisions")
+    for field in (*program, "revisions"):
+        record.training.ClearField(field)
     record.ClearField("analysis")
     record.ClearField("calls")
     return record
@@ -150,6 +151,8 @@ class ArchiveService(ArchiveServicer):
         motivations = await self._archive.nearest_motivations(
             run, request.embedding, request.embedder, count, except_id
         )
+        for near in (*motivations, *programs):
+            slim(near.candidate, programs=True)
         return pb.NeighboursReply(structure=structure, motivations=_near(motivations), programs=_near(programs))
 
     async def GetRelatives(self, request: pb.GetRelativesRequest, context: Context) -> pb.RelativesReply:
@@ -324,10 +327,7 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 
 
 def _near(neighbours: Sequence[Near]) -> list[pb.NearCandidate]:
-    return [
-        pb.NearCandidate(candidate=near.candidate, similarity=near.similarity, same_structure=near.same_structure)
-        for near in neighbours
-    ]
+    return [pb.NearCandidate(**vars(near)) for near in neighbours]
 
 
 def _query(run: str, request: pb.ListCandidatesRequest) -> Query:

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from services.archive.scoring import program_of
 from services.contracts import archive_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.structure import fingerprint
+from services.researcher.prompt_text import neighbours_text
 from services.store.backends import open_archive
 from services.store.ledger import RunLedger
 from services.store.service import ArchiveService
@@ -32,7 +34,14 @@ async def test_a_draft_is_placed_among_motivations_and_programs_at_once(tmp_path
     await archive.close()
 
     assert (len(both.motivations), len(both.programs)) == (3, 3)
-    assert list(both.motivations) == list(motivations.near)
-    assert list(both.programs) == list(programs.near)
+    for asked, near in ((both.motivations, motivations.near), (both.programs, programs.near)):
+        assert [(one.candidate.id, one.similarity, one.same_structure) for one in asked] == [
+            (one.candidate.id, one.similarity, one.same_structure) for one in near
+        ]
+        for compared, whole in zip(asked, near, strict=True):
+            record = whole.candidate
+            assert neighbours_text([compared.candidate]) == neighbours_text([record])
+            assert program_of(compared.candidate) == program_of(record)
+            assert compared.candidate.ByteSize() < record.ByteSize()
     assert both.structure == fingerprint(program(3)).digest
     assert unreadable == pb.NeighboursReply()
