@@ -141,13 +141,17 @@ class _Replicas:
             seconds = options.pop("timeout", None)
             end = loop.time() + (self._deadline if seconds is None else seconds)
             options["wait_for_ready"] = False  # one that is down must not hold up the call
+            unavailable: grpc.aio.AioRpcError | None = None
             while True:
                 for one in self._in_turn(calls):
                     try:
                         return await one(request, timeout=max(0.0, end - loop.time()), **options)
                     except grpc.aio.AioRpcError as error:
+                        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and unavailable is not None:
+                            raise unavailable from None  # which says why, in contrast to the end of the time
                         if error.code() is not grpc.StatusCode.UNAVAILABLE or end - loop.time() < REPLICA_SECONDS:
                             raise
+                        unavailable = error
                 await asyncio.sleep(REPLICA_SECONDS)
 
         return call

@@ -219,6 +219,34 @@ async def test_a_request_that_is_none_is_refused_with_a_sentence() -> None:
     assert "the request cannot be read" in (refused.value.details() or "")
 
 
+class Away(PartialChecker):
+    """Cannot answer now, which its clients need not try again."""
+
+    async def Check(  # noqa: N802
+        self, request: checker_pb2.CheckRequest, context: grpc.aio.ServicerContext[object, object]
+    ) -> CheckReport:
+        """The contract's name."""
+        del request
+        metadata = (("grpc-retry-pushback-ms", "-1"),)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "the database is down", metadata)
+        raise AssertionError
+
+
+async def test_the_reason_of_a_server_is_kept_when_the_time_is_over_at_the_next() -> None:
+    """A command would say only that the deadline was exceeded."""
+    slow = await serve(0, seconds=60.0)
+    async with (
+        serving((checker_pb2_grpc.add_CheckerServicer_to_server, Away())) as away,
+        channel(f"127.0.0.1:{slow.port},{away}", ServiceSettings()) as connection,
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as late:
+            await checker_pb2_grpc.CheckerStub(connection).Check(checker_pb2.CheckRequest(), timeout=4 * DEFAULT)
+    await slow.stop(0)
+
+    assert late.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert late.value.details() == "the database is down"
+
+
 @pytest.mark.slow
 async def test_several_servers_take_turns_and_one_that_is_down_is_left_out() -> None:
     """Addresses are host names as well as IP addresses; a call waits only while no server is up."""
