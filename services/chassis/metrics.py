@@ -1,7 +1,9 @@
 """Prometheus metrics of all services, served at ASI_METRICS_LISTEN if it is set."""
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
+from services.chassis.errors import reason_of
+from services.chassis.settings import host_and_port
 from services.contracts import events_pb2
 
 HANDLER_SECONDS = Histogram(
@@ -28,3 +30,12 @@ def published(fact: str, event: events_pb2.Event) -> None:
         for seed in result.training.seeds:
             GPU_SECONDS.labels(result.stage).inc(seed.measurements.gpu_seconds)
             TRAINED_TOKENS.labels(result.stage).inc(seed.measurements.tokens)
+
+
+def serve(listen: str) -> None:
+    """Serve all metrics for Prometheus at host:port. Raises OSError naming the setting."""
+    host, port = host_and_port(listen)
+    try:
+        start_http_server(port, host)
+    except OSError as error:
+        raise OSError(f"cannot listen on ASI_METRICS_LISTEN={listen}: {reason_of(error)}") from error

@@ -72,7 +72,9 @@ class Server:
                 credentials = grpc.ssl_server_credentials([(key, certificate)], ca, require_client_auth=True)
                 self.port = self.grpc.add_secure_port(listen, credentials)
         except RuntimeError:
-            raise OSError(f"cannot listen on {listen}: the port is taken, or the host is not this machine") from None
+            raise OSError(
+                f"cannot listen on ASI_LISTEN={listen}: the port is taken, or the host is not this machine"
+            ) from None
         await self.grpc.start()
 
     async def report(self, healthy: bool, name: str = "") -> None:

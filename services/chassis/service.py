@@ -9,8 +9,6 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from prometheus_client import start_http_server
-
 from services.chassis import logs, metrics, tasks, telemetry
 from services.chassis.bus import Bus
 from services.chassis.bus.access import connect_options
@@ -19,7 +17,7 @@ from services.chassis.errors import BusLost, Denied, SettingsError, Transient
 from services.chassis.logs import get_logger
 from services.chassis.poison import CrashNotes
 from services.chassis.rpc import Server, key_files
-from services.chassis.settings import ServiceSettings, described, host_and_port, load
+from services.chassis.settings import ServiceSettings, described, load
 from services.chassis.worker import Handler, Worker
 
 S = TypeVar("S", bound=ServiceSettings)
@@ -116,8 +114,7 @@ async def _serve(name: str, settings: S, build: Build[S], require: Require[S] | 
         try:
             async with wired(name, settings, build, require) as service:
                 if settings.metrics_listen:
-                    host, port = host_and_port(settings.metrics_listen)
-                    start_http_server(port, host)
+                    metrics.serve(settings.metrics_listen)
                 begun.set()
                 await service.run(stop)
         finally:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from services.analyst.app import AnalystSettings
+from services.chassis import metrics
 from services.chassis.errors import SettingsError
 from services.chassis.rpc import key_files
 from services.chassis.service import Service, wired
@@ -147,6 +149,14 @@ async def test_a_service_that_is_interrupted_while_it_is_imported_ends_without_a
 
     assert error.decode() == ""
     assert starting.returncode == -signal.SIGINT
+
+
+def test_a_taken_port_of_metrics_is_named_with_its_setting() -> None:
+    """The number of an error is no help among several ports."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(OSError, match=f"ASI_METRICS_LISTEN={listen}: Address already in use"):
+            metrics.serve(listen)
 
 
 async def test_certificates_are_read_before_the_broker_is_waited_for(tmp_path: Path) -> None:
