@@ -14,7 +14,7 @@ from services.chassis import telemetry
 from services.chassis.bus import Bus, Consumer, Delivery, Logged
 from services.chassis.errors import SettingsError, Transient
 from services.chassis.logs import get_logger
-from services.store.port import Archive, ArchiveUnavailable, Change, WriterState
+from services.store.port import Archive, ArchiveUnavailable, Change, OtherWriter, WriterState
 from services.store.reactions import react
 from services.store.recovery import require_same_log
 from services.store.steering import moment
@@ -128,6 +128,7 @@ class Applier:
 
     async def _until_reachable(self, work: Work) -> None:
         """Retry while database or broker are unreachable; deliveries stay unacknowledged."""
+        conflicts = 0
         while True:
             try:
                 if not self.state.behind and await self._archive.applied() < self.state.reached:
@@ -140,6 +141,10 @@ class Applier:
                     self.state.behind = False
                 await work()
             except Transient as error:
+                conflicts = conflicts + 1 if isinstance(error, OtherWriter) else 0
+                if conflicts == 1:  # usual beside a standby; a store that was killed may hold its locks for longer
+                    await asyncio.sleep(RETRY_SECONDS)
+                    continue
                 if not self.state.outage:
                     get_logger().error("the store cannot go on for now", error=str(error))
                 self.state.outage = str(error)

@@ -26,6 +26,10 @@ class ArchiveDamaged(ArchiveUnavailable):
     """The database is reachable, but its content is damaged."""
 
 
+class OtherWriter(ArchiveUnavailable):
+    """Another store applies events to the same database at this moment: nothing was applied; retry."""
+
+
 class OutOfOrder(Exception):  # noqa: N818
     """A message arrived before its predecessor in the log: nothing was applied; retry."""
 

@@ -1,15 +1,18 @@
 """The writer of the archive."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from structlog.testing import capture_logs
 
-from services.chassis.bus import Bus
+from services.chassis.bus import Bus, Logged
 from services.chassis.events import first
 from services.store.app import record_dead_letters
 from services.store.applier import Applier
 from services.store.backends import open_archive
+from services.store.backends.memory import MemoryArchive
+from services.store.port import Change, OtherWriter, React
 
 
 async def test_a_clock_that_is_ahead_is_reported_once(bus: Bus) -> None:
@@ -54,6 +57,41 @@ async def test_an_event_that_another_store_received_is_applied_when_idle(bus: Bu
         while await archive.applied() < 1:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.05)
     applying.cancel()
+
+
+class Contended(MemoryArchive):
+    """Another store has the lock so many times."""
+
+    conflicts = 1
+
+    async def apply(self, messages: Sequence[Logged], react: React | None = None) -> list[Change]:
+        self.conflicts -= 1
+        if self.conflicts >= 0:
+            raise OtherWriter("another writer applies events")
+        return await super().apply(messages, react)
+
+
+@pytest.mark.parametrize("conflicts", [1, 2])
+async def test_a_conflict_with_a_standby_is_no_outage_unless_it_lasts(
+    bus: Bus, conflicts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would make a store unhealthy for a second, and refuse queries."""
+    monkeypatch.setattr("services.store.applier.RETRY_SECONDS", 0.01)
+    archive = Contended()
+    archive.conflicts = conflicts
+    event = first("r1", "started", "console")
+    event.run_started.settings.seats = 1
+    await bus.publish(event)
+    with capture_logs() as logs:
+        applying = asyncio.create_task(Applier(bus, archive, await bus.consumer("store"), 16).run())
+        async with asyncio.timeout(20):
+            while await archive.applied() < 1:  # noqa: ASYNC110 - nobody tells
+                await asyncio.sleep(0.05)
+        applying.cancel()
+
+    assert [entry["error"] for entry in logs if entry["log_level"] == "error"] == [
+        "another writer applies events" for _ in range(conflicts - 1)
+    ]
 
 
 async def test_an_advisory_of_another_form_does_not_stop_the_store(bus: Bus) -> None:

@@ -29,7 +29,7 @@ from pymongo.uri_parser import parse_uri
 from pymongo.write_concern import WriteConcern
 
 from services.chassis.errors import SettingsError
-from services.store.port import ArchiveUnavailable
+from services.store.port import ArchiveUnavailable, OtherWriter
 
 SELECTION_SECONDS = 3.0
 CALL_SECONDS = 60.0
@@ -49,6 +49,7 @@ _UNAVAILABLE_LABELS = ("TransientTransactionError", "UnknownTransactionCommitRes
 _UNAVAILABLE_CODES = frozenset({24, 26, 39, 43, 50, 64, 91, 112, 175, 215, 246, 262, 361, 11600, 11601, 11602, 14031})
 """File errors, timeouts, shutdown, a lost snapshot or cursor, damaged data, interruption, a full disk, and errors of
 queries whose collection is dropped meanwhile."""
+_WRITE_CONFLICT = 112
 _REFUSED_CODES = {13: "may not use this database", 18: "failed to authenticate"}
 
 
@@ -138,7 +139,8 @@ async def translate_errors(running: bool = False) -> AsyncIterator[None]:
             or any(write["code"] in _UNAVAILABLE_CODES for write in writes)
             or any(error.has_error_label(label) for label in _UNAVAILABLE_LABELS)
         ):
-            raise ArchiveUnavailable(f"MongoDB: {writes[0]['errmsg'] if writes else _reason(error)}") from error
+            kind = OtherWriter if code == _WRITE_CONFLICT else ArchiveUnavailable
+            raise kind(f"MongoDB: {writes[0]['errmsg'] if writes else _reason(error)}") from error
         raise
 
 

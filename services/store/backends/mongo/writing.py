@@ -14,7 +14,7 @@ from services.store.backends.indices import Sketched
 from services.store.backends.mongo import schema
 from services.store.backends.mongo.connection import Database, Document, Session, transaction
 from services.store.backends.rows import candidate_row, log_columns, pool_columns, record_bytes, run_columns, run_row
-from services.store.port import ArchiveUnavailable, Change, Position, React
+from services.store.port import Change, OtherWriter, Position, React
 
 LEAP = 32
 """Ancestors stored with a candidate: the number of ancestors that one step of a path query covers."""
@@ -23,7 +23,7 @@ Operation = InsertOne[dict[str, object]] | ReplaceOne[dict[str, object]] | Updat
 
 
 async def apply(database: Database, messages: Sequence[Logged], react: React | None = None) -> list[Change]:
-    """Apply a batch. Also raises ArchiveUnavailable if another writer applied it at the same time.
+    """Apply a batch. Also raises OtherWriter if another one applied it at the same time.
 
     Rows are read before the transaction, which keeps that short. This is safe since only `apply` changes them, and the
     transaction fails unless the sequence is still the one that was read.
@@ -39,7 +39,7 @@ async def apply(database: Database, messages: Sequence[Logged], react: React | N
             {"_id": "applied", "sequence": before}, {"$set": {"sequence": effects.sequence}}, session=session
         )
         if advanced.matched_count != 1:
-            raise ArchiveUnavailable("MongoDB: another writer applied these events at the same time")
+            raise OtherWriter("MongoDB: another writer applied these events at the same time")
         await _write(database, effects, ancestors, session)
     return effects.changes
 
