@@ -18,7 +18,7 @@ import grpc
 import grpc.aio
 from pydantic import BaseModel, JsonValue
 
-from services.chassis.errors import NotPossible, Rejected, SettingsError, Transient, printable
+from services.chassis.errors import NotPossible, Rejected, SettingsError, Transient, printable, sentence
 from services.chassis.rpc import channel
 from services.chassis.settings import ServiceSettings, load
 from services.contracts import archive_pb2, archive_pb2_grpc
@@ -138,11 +138,14 @@ def main(
 def print_result(text: Coroutine[None, None, str]) -> int:
     """Print what a command of a service's tool returns, or its error as one sentence; returns the exit status."""
     try:
-        sys.stdout.write(f"{asyncio.run(text)}\n")
+        print(asyncio.run(text), flush=True)
+    except BrokenPipeError:  # as in `| head`: nothing may be flushed into the pipe at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (SettingsError, ValueError) as error:
         reason, status = str(error), 2
-    except (NotPossible, Rejected, Transient) as error:
-        reason, status = str(error), 1
+    except (NotPossible, Rejected, Transient, OSError) as error:
+        reason, status = sentence(error), 1
     except grpc.aio.AioRpcError as error:
         reason = f"the archive: {error.details()}"
         status = 2 if error.code() is grpc.StatusCode.INVALID_ARGUMENT else 1

@@ -1,9 +1,13 @@
 """A prompt as a person is shown it."""
 
+import contextlib
 import json
+from pathlib import Path
+
+import pytest
 
 from services.llm.port import plain_schema
-from services.llm.prompts import as_text, shown
+from services.llm.prompts import as_text, print_result, shown
 from tests.llm.scripted_minds import KEY, Idea, question
 
 
@@ -34,3 +38,18 @@ def test_the_text_names_version_and_schema() -> None:
     assert text.startswith("version: ")
     assert "What next?" in text
     assert '"program"' in text
+
+
+def test_a_full_disk_is_named_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a prompt is written to."""
+
+    async def text() -> str:
+        return "prompt"
+
+    with contextlib.suppress(OSError), Path("/dev/full").open("w") as full:  # closing it fails, too
+        monkeypatch.setattr("sys.stdout", full)
+        status = print_result(text())
+
+    assert (status, capsys.readouterr().err) == (1, "asi-arch: No space left on device\n")

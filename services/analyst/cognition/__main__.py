@@ -19,7 +19,7 @@ from services.analyst.cognition import CorpusError, CorpusFile, add, ingest, rea
 from services.analyst.cognition.ingest import Use, statistics_of
 from services.analyst.library import Library
 from services.chassis import logs
-from services.chassis.errors import Rejected, SettingsError, Transient
+from services.chassis.errors import Rejected, SettingsError, Transient, sentence
 from services.chassis.settings import load
 from services.llm.budget import MemoryLedger
 from services.llm.openai_embedder import endpoint_embedder
@@ -134,7 +134,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     except (CorpusError, SettingsError, ValueError, FileNotFoundError) as error:
         return _refused(str(error), 2)
     except (Rejected, Transient, OSError) as error:
-        return _refused(str(error), 1)
+        return _refused(sentence(error), 1)
 
 
 def _refused(reason: str, status: int) -> int:
