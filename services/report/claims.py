@@ -61,7 +61,7 @@ def _card(record: pb.Candidate, by_id: Mapping[str, pb.Candidate], status: archi
         evidence=(
             f"{len(verdict.seeds)} fresh seeds, paired: {', '.join(map(str, verdict.seeds))}.",
             f"One-sided p {verdict.p_value:.3g}, adjusted {verdict.adjusted_p_value:.3g} for {verdict.tried} trials.",
-            f"Held-out data {first.data_fingerprint[:16] if first else 'unknown'}, which no selection has seen.",
+            f"Held-out text that no selection has seen, of data {first.data_fingerprint[:16] if first else 'unknown'}.",
         ),
         compared=f"Strongest of {len(controls)} controls ({', '.join(controls)}): {control}.",
         cost=_cost(record, first, measured),

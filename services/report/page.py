@@ -146,13 +146,12 @@ def bibtex(data: Dataset) -> str:
 
 STYLE = """
 :root{color-scheme:light dark}body{font:16px/1.55 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;
-color:#1f2933;background:#fff}h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2.4rem}
+overflow-wrap:break-word;color:#1f2933;background:#fff}h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2.4rem}
 .soft{color:#616e7c}figure{margin:1rem 0}figure svg{max-width:100%;height:auto;background:#fff;border-radius:6px}
 pre{overflow:auto;font-size:.85rem}
 table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}td,th{padding:.25rem .6rem;
 border-bottom:1px solid #e4e7eb;text-align:right}td{white-space:nowrap}
-td:first-child,th:first-child,td:nth-child(2),th:nth-child(2){text-align:left}
-.wide{overflow-x:auto}a{color:#2563a8}
+.text{text-align:left}.wide{overflow-x:auto}a{color:#2563a8}
 dt{font-weight:600;margin-top:.4rem}dd{margin-left:0}h3{margin:.2rem 0}article{margin:.6rem 0}
 .missing{padding:.6rem 1rem;background:#f5f7fa;border-left:3px solid #9aa5b1}
 @media(prefers-color-scheme:dark){body{background:#15191e;color:#dde3ea}.missing{background:#1f252c}
@@ -236,10 +235,14 @@ def _inert(value: object) -> object:
 
 
 def _table(drawing: Drawing) -> str:
-    head = "".join(f'<th scope="col">{escape(title)}</th>' for title in drawing.header)
+    texts = {column for row in drawing.cells for column, cell in enumerate(row) if isinstance(cell, str)}
+    classes = [' class="text"' if column in texts else "" for column in range(len(drawing.header))]
+    head = "".join(
+        f'<th scope="col"{own}>{escape(title)}</th>' for own, title in zip(classes, drawing.header, strict=True)
+    )
     best = _best_cells(drawing) if drawing.name.startswith("tables-1-2") else {}
     body = "".join(
-        "<tr>" + "".join(_cell(cell, cell == best.get(column)) for column, cell in enumerate(row)) + "</tr>"
+        "<tr>" + "".join(_cell(cell, classes[n], cell == best.get(n)) for n, cell in enumerate(row)) + "</tr>"
         for row in drawing.cells
     )
     return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -256,14 +259,14 @@ def _best_cells(drawing: Drawing) -> dict[int, float]:
     return best
 
 
-def _cell(value: object, best: bool) -> str:
+def _cell(value: object, attribute: str, best: bool) -> str:
     if value is None:
-        return "<td>–</td>"
+        return f"<td{attribute}>–</td>"
     if isinstance(value, float):
         text = f"{value:.2g}" if 0 < abs(value) < 1e-4 else f"{value:.4f}"
     else:
         text = f"{value:,}" if isinstance(value, int) else escape(str(value))
-    return f"<td><strong>{text}</strong></td>" if best else f"<td>{text}</td>"
+    return f"<td{attribute}><strong>{text}</strong></td>" if best else f"<td{attribute}>{text}</td>"
 
 
 def _page(data: Dataset, sections: Sequence[str]) -> str:

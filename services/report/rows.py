@@ -132,19 +132,20 @@ def seconds_of(record: pb.Candidate | pb.Verification) -> float:
     return sum(seed.measurements.seconds for seed in record.training.seeds)
 
 
-LABEL, NAME = 40, 80
-
-
-def name_of(record: pb.Candidate, longest: int = NAME) -> str:
-    """The name for a page or figure, cut to the length that a model's names may have; the id if there is none."""
+def name_of(record: pb.Candidate) -> str:
+    """The name for a page or figure, or the id if there is none."""
     name = record.proposal.name or record.request.baseline or record.id
-    name = printable(" ".join(name.split()) or record.id)
+    return printable(" ".join(name.split()) or record.id)
+
+
+LABEL = 40
+LONG_LABEL = 80  # characters; a model's names are no longer
+
+
+def label_of(record: pb.Candidate, longest: int = LABEL) -> str:
+    """The name for a figure, cut to so many characters."""
+    name = name_of(record)
     return name if len(name) <= longest else f"{name[: longest - 1]}…"
-
-
-def label_of(record: pb.Candidate) -> str:
-    """The name for a figure, cut to 40 characters."""
-    return name_of(record, LABEL)
 
 
 def final_train_loss(record: pb.Candidate) -> float | None:

@@ -25,7 +25,7 @@ from services.contracts import candidate_pb2, events_pb2
 from services.local.archive import open_archive
 from services.local.log import open_log
 from services.local.settings import ClientSettings, running_system
-from services.report.rows import as_dict, gain_over, mean_curves, name_of
+from services.report.rows import LONG_LABEL, as_dict, gain_over, label_of, mean_curves
 from services.web.live import ArchiveConnection, RunLog, Stub
 from services.web.table import RunTable, web_row
 
@@ -332,7 +332,7 @@ def _plain(record: Record) -> dict[str, object]:
     plain = as_dict(record)
     if proposal := plain.get("proposal"):
         proposal.pop("motivation_embedding", None)
-        proposal["name"] = name_of(record)
+        proposal["name"] = label_of(record, LONG_LABEL)
     return plain
 
 

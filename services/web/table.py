@@ -19,7 +19,7 @@ from services.chassis.errors import NotFound, Transient
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 from services.report.claims import outcome_of
-from services.report.rows import IN_FLIGHT, final_train_loss, name_of
+from services.report.rows import IN_FLIGHT, LONG_LABEL, final_train_loss, label_of
 from services.report.rows import row as candidate_row
 from services.web.live import ArchiveConnection, Stub
 
@@ -45,7 +45,7 @@ def web_row(record: candidate_pb2.Candidate) -> WebRow:
     measured = [seed.measurements for seed in training.seeds]
     values: WebRow = {name: shared[name] for name in SHARED} | {  # type: ignore[literal-required]
         "number": record.request.number,
-        "name": name_of(record),
+        "name": label_of(record, LONG_LABEL),
         "loss_stderr": training.loss_stderr if training.HasField("loss_stderr") else None,
         "train_loss": final_train_loss(record),
         "benchmark_stderr": training.benchmark_stderr if training.HasField("benchmark_stderr") else None,

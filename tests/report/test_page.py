@@ -193,9 +193,11 @@ def test_the_page_holds_its_figures_and_lists_the_missing_ones(odd: Path) -> Non
 
 
 def test_the_best_perplexity_is_the_lowest(odd: Path) -> None:
-    """Of accuracies it is the highest."""
+    """Of accuracies it is the highest. Columns of text are aligned to the left, of numbers to the right."""
     page = odd.read_text(encoding="utf-8")
 
+    assert '<th scope="col" class="text">name</th>' in page
+    assert '<th scope="col">loss</th>' in page
     assert "<strong>30.5000</strong>" in page
     assert "<strong>0.6400</strong>" in page
 
