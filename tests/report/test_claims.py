@@ -108,7 +108,7 @@ def test_a_card_is_that_of_its_own_round_and_stage() -> None:
     assert by_id["c000004"].compared.startswith("Strongest of 3 controls (Net1, Net2, Net3)")
     assert by_id["c000005"].compared.startswith("Strongest of 2 controls (Net1, Net2)")
     assert by_id["c000005"].cost[0] == "20,000,000 parameters."
-    assert "Held-out text that no selection has seen, of data of the larger sta." in by_id["c000005"].evidence
+    assert "Held-out text that no selection has seen, of data of the larger st." in by_id["c000005"].evidence
 
 
 def test_a_claim_holds_its_gain_on_text_of_another_source() -> None:
