@@ -2,10 +2,11 @@
 
 import pytest
 
-from services.engineer.scales import ScaleError, load_scale
-from services.engineer.training.protocol import limits_of
+from services.engineer.scales import SCALES, ScaleError, load_scale
+from services.engineer.training.protocol import STATE_SHARE, limits_of
 from services.engineer.training.sizes import learning_rate
 from services.sandbox.linux import nvidia_devices
+from services.sandbox.wire import Bounds
 
 
 def test_the_scales_have_the_numbers_of_the_paper() -> None:
@@ -26,6 +27,17 @@ def test_a_training_on_a_cpu_starts_no_program_and_opens_no_file() -> None:
     assert limits.cpu_seconds == scale.wall_seconds < limits.wall_seconds
     assert not limits.subprocesses
     assert limits.files == bool(nvidia_devices())
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_the_state_of_a_training_fits_into_a_message(name: str) -> None:
+    """A checkpoint holds the parameters and their two moments."""
+    scale = load_scale(name)
+    mixer = 4 * scale.width**2
+    block = mixer + 3 * scale.width * scale.feed_forward
+    parameters = (1 if scale.tied else 2) * 50_257 * scale.width + scale.blocks * block
+
+    assert 12 * parameters <= min(Bounds().array_bytes, scale.memory_bytes // STATE_SHARE)
 
 
 def test_mini_names_its_precision_so_that_machines_agree() -> None:
