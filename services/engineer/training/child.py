@@ -66,7 +66,7 @@ def all_arrays(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, 
         moments = optimiser.state.get(parameter, {})
         arrays |= {f"{_OPTIMISER}{name}/{key}": to_array(torch.as_tensor(value)) for key, value in moments.items()}
     arrays[_RANDOM + "cpu"] = to_array(torch.get_rng_state())
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # not on a GPU that this training does not use
         arrays[_RANDOM + "cuda"] = to_array(torch.cuda.get_rng_state())
     return arrays
 
@@ -93,7 +93,7 @@ def load_random_arrays(arrays: Mapping[str, Array]) -> None:
     """Set the random generators to the states in `arrays`, if there are any."""
     if _RANDOM + "cpu" in arrays:
         torch.set_rng_state(from_array(arrays[_RANDOM + "cpu"]))
-    if torch.cuda.is_available() and _RANDOM + "cuda" in arrays:
+    if _RANDOM + "cuda" in arrays:
         torch.cuda.set_rng_state(from_array(arrays[_RANDOM + "cuda"]))
 
 

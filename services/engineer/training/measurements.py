@@ -65,9 +65,10 @@ def device_name(device: str) -> str:
 
 
 def joules_of(device: str, since: float | None = 0.0) -> float | None:
-    """The energy of the first GPU since an earlier value, by default since its driver was loaded; None if unknown.
+    """The energy of the GPU since an earlier value, by default since its driver was loaded; None if unknown.
 
-    Includes other work on it. From NVML (package nvidia-ml-py).
+    Includes other work on it. From NVML (package nvidia-ml-py), which ignores CUDA_VISIBLE_DEVICES and numbers GPUs in
+    another order than CUDA.
     """
     if device != "cuda" or since is None:
         return None
@@ -77,7 +78,7 @@ def joules_of(device: str, since: float | None = 0.0) -> float | None:
         return None
     try:
         pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
         return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000 - since
     except pynvml.NVMLError:
         return None

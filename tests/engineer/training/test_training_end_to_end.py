@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from services.engineer.data import Corpus
 from services.engineer.scales import Scale, load_scale
 from services.engineer.training.child import flops_per_token
 from services.engineer.training.host import JOB, train
+from services.engineer.training.measurements import joules_of
 from services.engineer.training.result import Drained, LooksAhead, Metrics, TrainingFailed
 from services.engineer.training.sizes import ModelSizes
 from services.engineer.training.watcher import WatchSettings
@@ -138,6 +140,31 @@ async def test_a_missing_gpu_does_not_count_against_the_program(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(Transient, match="torch finds none here"):
         await train(programs.CONVOLUTION, 0, replace(small, device="cuda"), corpus, InlineSandbox())
+
+
+async def test_a_training_on_a_cpu_leaves_the_machines_gpu_alone(
+    small: Scale, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each child's CUDA context would take half a gigabyte of it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    result = await train(programs.CONVOLUTION, 0, small, corpus, InlineSandbox())
+
+    assert np.isfinite(result.loss)
+
+
+def test_the_energy_is_that_of_the_gpu_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML numbers all GPUs of the machine, of which an engineer sees one."""
+    library = SimpleNamespace(
+        NVMLError=RuntimeError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByIndex=lambda _: pytest.fail("the index is that of another GPU"),
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetTotalEnergyConsumption=lambda handle: {"GPU-77c1": 5000}[handle],
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", library)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="77c1"))
+
+    assert joules_of("cuda", 1.0) == 4.0
 
 
 async def test_an_error_of_the_program_comes_back_with_its_traceback(small: Scale, corpus: Corpus) -> None:
