@@ -72,6 +72,8 @@ def joules_of(device: str, since: float | None = 0.0) -> float | None:
     """
     if device != "cuda" or since is None:
         return None
+    import torch
+
     try:
         import pynvml  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
