@@ -24,7 +24,8 @@ _START_SECONDS = 120.0
 _TRIAL_SECONDS = 10
 _INSTRUCTIONS = ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
 """Variables that restrict the processor's instructions, to emulate an older machine."""
-_PASSED = ("LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "NVIDIA_VISIBLE_DEVICES", "TZ", *_INSTRUCTIONS)
+_GPU = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_HOME", "NVIDIA_VISIBLE_DEVICES")
+_PASSED = ("LD_LIBRARY_PATH", "TZ", *_GPU, *_INSTRUCTIONS)
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin", "/opt", "/nix/store", "/gnu/store")
 _DRAIN_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 """Signals that end or drain an engineer. Slurm and systemd send them to all processes of a job: a training that they

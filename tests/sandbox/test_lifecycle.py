@@ -7,6 +7,7 @@ import signal
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -232,9 +233,12 @@ async def test_a_training_on_a_gpu_may_compile_what_it_then_loads(sandbox: Sandb
         assert (await child.receive(timeout=30)).header == {"twice": 42}
 
 
-async def test_trainings_on_a_gpu_reach_the_daemon_of_mps_where_it_is_named(tmp_path: Path) -> None:
+async def test_trainings_on_a_gpu_reach_the_daemon_of_mps_where_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Which lets kernels of several trainings run at the same time. Nothing else that is confined gets a socket.
 
+    The numbers of GPUs mean in the sandbox what they mean outside.
     Without a network namespace nothing does, as seccomp does not tell sockets of files from those of the network.
     """
 
@@ -245,12 +249,16 @@ async def test_trainings_on_a_gpu_reach_the_daemon_of_mps_where_it_is_named(tmp_
     async with await asyncio.start_unix_server(daemon, tmp_path / "control"):
         (tmp_path / "control").chmod(0o666)
         await asyncio.to_thread(tmp_path.chmod, 0o755)
+        monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
         async with Sandbox(preload=PRELOAD, readable=[TESTS], mps=tmp_path) as sandbox:
+            async with sandbox.child(f"{JOBS}:describe", LIMITS) as child:
+                environment = (await child.receive(timeout=10)).header["environment"]
             answers = []
             for limits in (replace(LIMITS, subprocesses=True), LIMITS):
                 async with sandbox.child(f"{JOBS}:ask_mps", limits) as child:
                     answers.append((await child.receive(timeout=10)).header["said"])
 
+    assert {"CUDA_DEVICE_ORDER", "CUDA_MPS_PIPE_DIRECTORY"} <= set(cast("list[str]", environment))
     assert answers[0] == (
         "PermissionError" if SECCOMP in sandbox.level and NAMESPACES not in sandbox.level else "served"
     )
