@@ -64,10 +64,8 @@ class PrecisionSpeed:
 
 
 async def measure_precision(sandbox: Sandbox, scale: Scale) -> PrecisionSpeed:
-    """Time both precisions in a child with a training's threads and device. Raises SandboxUnavailable."""
-    limits = Limits(
-        memory_bytes=1 << 30, cpu_seconds=_PRECISION_SECONDS, wall_seconds=_PRECISION_SECONDS, threads=scale.threads
-    )
+    """Time both precisions in a child with a training's threads, device and limits. Raises SandboxUnavailable."""
+    limits = replace(limits_of(scale), cpu_seconds=_PRECISION_SECONDS, wall_seconds=_PRECISION_SECONDS)
     header: dict[str, JSON] = {"device": scale.device, "threads": scale.threads}
     job = "services.engineer.speed_child:run_precisions"
     answer = await measured(sandbox, job, limits, header, "the faster precision")

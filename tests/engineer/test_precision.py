@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,10 @@ from services.engineer.scales import BF16, FP32, load_scale
 from services.engineer.speed import PrecisionSpeed, measure_precision, with_precision
 from services.engineer.stages import Stages
 from services.engineer.training.model import autocast
+from services.engineer.training.protocol import limits_of
 from services.fla_cpu.names import OPERATORS, TOP
-from services.sandbox import Sandbox
+from services.sandbox import Child, Limits, Sandbox
+from tests.engineer.training.inline_sandbox import InlineSandbox
 from tests.engineer.training.programs import SMALL
 
 TINY = load_scale("tiny")
@@ -41,6 +45,22 @@ async def test_emulated_bf16_is_measured_as_slow_and_fp32_is_chosen(older_machin
     assert speed.bf16_seconds > 3 * speed.fp32_seconds
     assert with_precision(TINY, speed).precision == FP32
     assert "emulated" in (speed.slow(BF16) or "")
+
+
+async def test_on_a_gpu_the_precision_is_measured_within_the_limits_of_a_training() -> None:
+    """CUDA needs threads, memory and, for an MPS daemon, sockets."""
+    used = list[Limits]()
+
+    class Recording(InlineSandbox):
+        def child(self, job: str, limits: Limits) -> AbstractAsyncContextManager[Child]:
+            used.append(limits)
+            return super().child(job, limits)
+
+    scale = replace(TINY, device="cuda")
+    await measure_precision(Recording(), scale)
+
+    times = {"cpu_seconds": used[0].cpu_seconds, "wall_seconds": used[0].wall_seconds}
+    assert used == [replace(limits_of(scale), **times)]
 
 
 @in_session_loop
