@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from time import perf_counter
 
@@ -29,6 +30,9 @@ from services.engineer.training.child import build_model, model_arrays
 from services.engineer.training.sizes import Plan, model_sizes
 from services.engineer.training.trainer import Trainer
 
+TOKENISING = timedelta(days=2)
+"""Limit on the time to read and tokenise a corpus: NCCL would give up after ten minutes, gloo after thirty."""
+
 
 def main(arguments: Sequence[str]) -> int:
     """Join the process group, train, and write the weights."""
@@ -36,11 +40,14 @@ def main(arguments: Sequence[str]) -> int:
     scale = load_scale(options.scale, dict(pair.split("=", 1) for pair in options.set))
     if scale.precision == AUTO:
         raise ValueError("The precision must be the same in all processes: give it, as in --set precision=fp32.")
+    if scale.device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if scale.device == "cuda" else "gloo")
     try:
+        patient = dist.new_group(backend="gloo", timeout=TOKENISING)
         if dist.get_rank() == 0:
             open_corpus(scale, options.cache)  # tokenises it for all processes
-        dist.barrier()
+        dist.barrier(patient)
         corpus = open_corpus(scale, options.cache)
         trainer = run(options.program.read_text(encoding="utf-8"), options.seed, scale, corpus)
         if dist.get_rank() == 0:
@@ -67,8 +74,6 @@ def run(program: str, seed: int, scale: Scale, corpus: Corpus) -> Trainer:
 
 
 def _trainer(program: str, seed: int, scale: Scale, vocabulary: int) -> Trainer:
-    if scale.device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     prepare_child(scale.threads, scale.device)
     model = build_model(program, model_sizes(scale, vocabulary), seed, scale.device)
     parallel = DistributedDataParallel(model, find_unused_parameters=True)
