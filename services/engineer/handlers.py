@@ -231,6 +231,7 @@ class Engineer:
         What failed trainings take is added to the context's overhead.
         """
         slots = self._slots.setdefault(stage.scale.name, asyncio.Semaphore(self.trainings(stage.scale.name)))
+        compiled = CompileCache.below(self.data_dir / "data", stage.scale.device, versions())
         seconds = 0.0
 
         @asynccontextmanager
@@ -245,7 +246,7 @@ class Engineer:
 
         async def train(seed: int) -> Trained | pb.SeedResult:
             async with slot():
-                training = Training(program, seed, stage.scale, stage.corpus)
+                training = Training(program, seed, stage.scale, stage.corpus, compiled)
                 if result := folder.read_result(seed, training.identity):
                     return result
                 return await optimise(training, self._supervision(job, seed, stage, context, folder), self.sandbox)
@@ -280,7 +281,6 @@ class Engineer:
             watch=watch_settings(context.settings, stage),
             peers=peers,
             finished=context.finished,
-            compiled=CompileCache.below(self.data_dir / "data", stage.scale.device, versions()),
         )
 
     async def _score(self, trained: Trained, stage: Stage, folder: WorkFolder) -> pb.SeedResult:

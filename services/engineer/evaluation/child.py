@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from services.engineer.program import prepare_child
 from services.engineer.training import child as training
+from services.engineer.training.compiled import unpack
 from services.engineer.training.model import NOT_COUNTED, LanguageModel, autocast
 from services.engineer.training.sizes import sizes_in
 from services.sandbox import JSON, Array, Channel, Message
@@ -23,6 +24,7 @@ def run(channel: Channel) -> None:
 
 def _begin(begin: Message) -> tuple[dict[str, JSON], training.Handlers]:
     device = str(begin.header["device"])
+    unpack(begin.arrays)
     prepare_child(begin.integer("threads"), device)
     model = training.build_model(str(begin.header["program"]), sizes_in(begin), seed=0, device=device)
     training.load_model_arrays(model, begin.arrays)

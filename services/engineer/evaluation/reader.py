@@ -127,5 +127,6 @@ async def open_reader(job: Job, sandbox: Sandbox, weights: Weights) -> AsyncIter
     }
     limits = limits_of(scale)
     async with sandbox.child(JOB, limits) as child:
-        await ask(child, "begin", header, weights, expect="ready", timeout=limits.wall_seconds)
+        arrays = {**weights, **await asyncio.to_thread(job.compiler_caches)}
+        await ask(child, "begin", header, arrays, expect="ready", timeout=limits.wall_seconds)
         yield Reader(child, job, head, limits.wall_seconds)

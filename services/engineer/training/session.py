@@ -77,6 +77,11 @@ class Job:
     seed: int
     scale: Scale
     corpus: Corpus
+    compiled: CompileCache | None = None
+
+    def compiler_caches(self) -> dict[str, Array]:
+        """The array of compiler caches for the message `begin` of a child. Reads a file."""
+        return self.compiled.arrays() if self.compiled is not None and self.scale.compile else {}
 
     @property
     def sizes(self) -> ModelSizes:
@@ -119,7 +124,6 @@ class Supervision:
     watch: WatchSettings = field(default_factory=WatchSettings)
     peers: Peers = field(default_factory=Peers)
     finished: Sequence[Curve] = ()
-    compiled: CompileCache | None = None
 
 
 @dataclass(frozen=True)
@@ -155,9 +159,9 @@ class Session:
 
     async def begin(self) -> None:
         """Send the child its program, and resume from the checkpoint if there is one."""
-        job, cache = self.job, self.supervision.compiled
-        compiled = await asyncio.to_thread(cache.arrays) if cache is not None and job.scale.compile else {}
-        ready = await ask(self.child, "begin", job.header(), compiled, expect="ready", timeout=self._time_left())
+        job = self.job
+        caches = await asyncio.to_thread(job.compiler_caches)
+        ready = await ask(self.child, "begin", job.header(), caches, expect="ready", timeout=self._time_left())
         self.parameters = names(ready, "parameters")
         self.flops_per_token, minimum = amount(ready, "flops_per_token"), job.sizes.flops_without_mixers
         if self.flops_per_token is not None and self.flops_per_token < minimum:
@@ -188,7 +192,7 @@ class Session:
 
     async def store_compiled(self) -> None:
         """Store the compiler caches of a program of the zoo for other trainings."""
-        cache = self.supervision.compiled
+        cache = self.job.compiled
         if cache is not None and self.compiled and cache.accepts(self.job.program):
             answer = await ask(self.child, "compiled", {}, {}, expect="compiled", timeout=self._time_left())
             await asyncio.to_thread(cache.store, answer.arrays[ARRAY])

@@ -45,33 +45,38 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(step, self.plan)
         self.model.train()
-        self.optimiser.zero_grad(set_to_none=True)
-        losses, auxiliaries = [], []
-        parts = torch.split(rows, self.plan.micro_batch)
-        for index, part in enumerate(parts):
-            last = index == len(parts) - 1  # which exchanges the gradients
-            with nullcontext() if self._parallel is None or last else self._parallel.no_sync():
-                loss, auxiliary = self._loss(part[:, :-1].to(self.device), part[:, 1:].to(self.device))
-                torch.autograd.backward(loss * (len(part) / len(rows)))
-            losses.append(loss.detach() * (len(part) / len(rows)))
-            auxiliaries += [] if auxiliary is None else [auxiliary.detach().float()]
+        computed = self._compiled_gradients(rows) if self.compiled else None
+        losses, auxiliaries = computed or self._gradients(rows)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.grad_clip)
         self.optimiser.step()
         mean = float(torch.stack(auxiliaries).mean()) if auxiliaries else None
         return StepReport(float(torch.stack(losses).sum()), float(norm), mean)
 
-    def _loss(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
-        with autocast(self.device, self.plan.precision):
-            try:
-                return self._forward(inputs, targets)
-            except Exception as error:
-                if not self.compiled:  # else the program is trained without compilation
-                    raise
-                warnings.warn(f"Not compiled: {error}", stacklevel=1)
-                self.compiled = False
-                for block in self.model.blocks:
-                    block._compiled_call_impl = None  # nn.Module.compile cannot be undone otherwise
-                return self._forward(inputs, targets)
+    def _compiled_gradients(self, rows: Tensor) -> tuple[list[Tensor], list[Tensor]] | None:
+        """As `_gradients`; None where compiling a forward or backward fails, after which nothing is compiled."""
+        try:
+            return self._gradients(rows)
+        except Exception as error:  # noqa: BLE001 - compilers raise many types, and the program's own are raised again
+            warnings.warn(f"Not compiled: {error}", stacklevel=1)
+        self.compiled = False
+        for block in self.model.blocks:
+            block._compiled_call_impl = None  # nn.Module.compile cannot be undone otherwise
+        return None
+
+    def _gradients(self, rows: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Compute the gradients of the mean loss; the shares of it and the auxiliary losses by micro-batch."""
+        self.optimiser.zero_grad(set_to_none=True)
+        losses, auxiliaries = list[Tensor](), list[Tensor]()
+        parts = torch.split(rows, self.plan.micro_batch)
+        for index, part in enumerate(parts):
+            last = index == len(parts) - 1  # which exchanges the gradients
+            with nullcontext() if self._parallel is None or last else self._parallel.no_sync():
+                with autocast(self.device, self.plan.precision):
+                    loss, auxiliary = self._forward(part[:, :-1].to(self.device), part[:, 1:].to(self.device))
+                torch.autograd.backward(loss * (len(part) / len(rows)))
+            losses.append(loss.detach() * (len(part) / len(rows)))
+            auxiliaries += [] if auxiliary is None else [auxiliary.detach().float()]
+        return losses, auxiliaries
 
 
 def adamw(model: LanguageModel, plan: Plan) -> torch.optim.AdamW:

@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,15 @@ import torch.nn.functional as F
 
 from services.domain.zoo import baseline
 from services.engineer.data import Corpus
+from services.engineer.evaluation.reader import open_reader
 from services.engineer.scales import Scale
 from services.engineer.speed import measure_speed
+from services.engineer.training.child import build_model, model_arrays
 from services.engineer.training.compiled import ARRAY, CompileCache, pack, unpack
 from services.engineer.training.host import JOB, train
 from services.engineer.training.model import NOT_COUNTED, chunked_loss
+from services.engineer.training.session import Job
+from services.engineer.training.trainer import Plan, Trainer
 from tests.engineer.training.inline_sandbox import InlineSandbox
 from tests.engineer.training.programs import CONVOLUTION
 
@@ -89,6 +94,49 @@ def test_an_archive_with_paths_outside_its_folder_is_refused(tmp_path: Path, mon
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "inside"))
     with pytest.raises(tarfile.OutsideDestinationError):
         unpack({ARRAY: np.frombuffer(buffer.getvalue(), dtype=np.uint8)})
+
+
+async def test_children_that_score_get_the_compiled_kernels_of_the_zoo(
+    small: Scale, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training starts half a dozen of them, and each would tune the same kernels again."""
+    (tmp_path / "a.cubin").write_bytes(b"kernel")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    cache = CompileCache.below(tmp_path / "data", "cuda", {"torch": "2"})
+    cache.store(pack())
+    job, sandbox = Job(CONVOLUTION, 0, replace(small, compile=True), corpus, cache), InlineSandbox()
+    model = build_model(CONVOLUTION, job.sizes, 0, "cpu")
+    (tmp_path / "a.cubin").unlink()
+    async with open_reader(job, sandbox, model_arrays(model)) as reader:
+        await reader.hidden(next(iter(job.batches(0, 1))))
+
+    assert (tmp_path / "a.cubin").read_bytes() == b"kernel"
+
+
+def test_a_program_whose_backward_cannot_be_compiled_is_trained_without_compilation(
+    small: Scale, corpus: Corpus
+) -> None:
+    """The compiler compiles it when it first runs, after the forward."""
+
+    def compile_backward(_: torch.Tensor) -> None:
+        raise RuntimeError("no valid configuration")
+
+    reports = []
+    for compiled in (True, False):
+        job = Job(CONVOLUTION, 0, replace(small, compile=compiled), corpus)
+        trainer = Trainer(build_model(CONVOLUTION, job.sizes, 0, "cpu"), Plan.of(job.scale), "cpu")
+        for block in trainer.model.blocks if compiled else ():
+
+            def compiled_block(x: torch.Tensor, block: torch.nn.Module = block) -> tuple[torch.Tensor, None]:
+                output, _ = block.forward(x)
+                output.register_hook(compile_backward)
+                return output, None
+
+            block._compiled_call_impl = compiled_block
+        with pytest.warns(UserWarning, match="Not compiled: no valid configuration") if compiled else nullcontext():
+            reports += [trainer.step(0, torch.from_numpy(next(iter(job.batches(0, 1)))))]
+
+    assert reports[0] == reports[1]
 
 
 async def test_trainings_that_share_a_gpu_get_a_share_of_its_memory_each(small: Scale, corpus: Corpus) -> None:
