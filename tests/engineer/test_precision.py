@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,15 +52,17 @@ async def test_on_a_gpu_the_precision_is_measured_within_the_limits_of_a_trainin
     used = list[Limits]()
 
     class Recording(InlineSandbox):
-        def child(self, job: str, limits: Limits) -> AbstractAsyncContextManager[Child]:
+        @asynccontextmanager
+        async def child(self, job: str, limits: Limits) -> AsyncIterator[Child]:
             used.append(limits)
-            return super().child(job, limits)
+            async with super().child(job, limits) as child:
+                yield child
 
     scale = replace(TINY, device="cuda")
     await measure_precision(Recording(), scale)
 
-    times = {"cpu_seconds": used[0].cpu_seconds, "wall_seconds": used[0].wall_seconds}
-    assert used == [replace(limits_of(scale), **times)]
+    cpu_seconds, wall_seconds = used[0].cpu_seconds, used[0].wall_seconds
+    assert used == [replace(limits_of(scale), cpu_seconds=cpu_seconds, wall_seconds=wall_seconds)]
 
 
 @in_session_loop
