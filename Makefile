@@ -20,7 +20,7 @@ CANDIDATES ?=
 run: $(RUNS)
 	$(BIN)/asi-arch run $(if $(CANDIDATES),--candidates $(CANDIDATES)) $(ARGS)
 
-# Everything that only a GPU can show, at most 40 minutes; without one what a CPU can, and what was left out.
+# Everything that only a GPU can show, no part begun after 40 minutes; without one what a CPU can, and what was left out.
 gpu: setup
 	$(BIN)/python -m bench.gpu $(ARGS)
 
