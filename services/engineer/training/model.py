@@ -44,6 +44,8 @@ class _GatedUnit(torch.autograd.Function):
         """[…, inner] → […, 2 · inner]."""
         halves, activated = ctx.saved_tensors
         gate, up = halves.chunk(2, dim=-1)
+        if torch.compiler.is_compiling():  # which cannot follow an `out` that is a part of a tensor, and fuses the copy
+            return torch.cat([torch.ops.aten.silu_backward(gradient * up, gate), gradient * activated], dim=-1)
         both = torch.empty_like(halves)
         d_gate, d_up = both.chunk(2, dim=-1)
         torch.mul(gradient, activated, out=d_up)

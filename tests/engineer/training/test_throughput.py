@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
 import torch.nn.functional as F
 
 from services.domain.zoo import baseline
@@ -19,8 +20,9 @@ from services.engineer.speed import measure_speed
 from services.engineer.training.child import build_model, model_arrays
 from services.engineer.training.compiled import ARRAY, CompileCache, pack, unpack
 from services.engineer.training.host import JOB, train
-from services.engineer.training.model import NOT_COUNTED, chunked_loss
+from services.engineer.training.model import NOT_COUNTED, Block, chunked_loss
 from services.engineer.training.session import Job
+from services.engineer.training.sizes import model_sizes
 from services.engineer.training.trainer import Plan, Trainer
 from tests.engineer.training.inline_sandbox import InlineSandbox
 from tests.engineer.training.programs import CONVOLUTION
@@ -111,6 +113,18 @@ async def test_children_that_score_get_the_compiled_kernels_of_the_zoo(
         await reader.hidden(next(iter(job.batches(0, 1))))
 
     assert (tmp_path / "a.cubin").read_bytes() == b"kernel"
+
+
+def test_a_block_is_compiled_as_a_whole_and_computes_the_same(small: Scale) -> None:
+    """What the compiler cannot follow is computed one operation at a time."""
+    torch.manual_seed(0)
+    block, x = Block(torch.nn.Identity(), model_sizes(small, 256)), torch.randn(2, 5, small.width, requires_grad=True)
+    compiled = torch._dynamo.optimize("aot_eager", nopython=True)(block._call_impl)  # type: ignore[no-untyped-call]
+    outputs = [compiled(x)[0], block(x)[0]]
+    gradients = [torch.autograd.grad(output.square().sum(), [x, *block.parameters()]) for output in outputs]
+
+    torch.testing.assert_close(outputs[0], outputs[1])
+    torch.testing.assert_close(gradients[0], gradients[1])
 
 
 def test_a_program_whose_backward_cannot_be_compiled_is_trained_without_compilation(
