@@ -119,7 +119,7 @@ def test_a_block_is_compiled_as_a_whole_and_computes_the_same(small: Scale) -> N
     """What the compiler cannot follow is computed one operation at a time."""
     torch.manual_seed(0)
     block, x = Block(torch.nn.Identity(), model_sizes(small, 256)), torch.randn(2, 5, small.width, requires_grad=True)
-    compiled = torch._dynamo.optimize("aot_eager", nopython=True)(block._call_impl)  # type: ignore[no-untyped-call]
+    compiled = torch._dynamo.optimize("aot_eager", nopython=True)(block._call_impl)
     outputs = [compiled(x)[0], block(x)[0]]
     gradients = [torch.autograd.grad(output.square().sum(), [x, *block.parameters()]) for output in outputs]
 
