@@ -116,6 +116,8 @@ class Reader:
 async def open_reader(job: Job, sandbox: Sandbox, weights: Weights) -> AsyncIterator[Reader]:
     """A new child with `weights`; it ends with the context. Raises TrainingFailed("malformed") without a head."""
     scale = job.scale
+    if scale.device == "cuda":  # the host multiplies by a matrix of 50,000 tokens: a quarter of an hour on one core
+        torch.set_num_threads(scale.threads)
     name, shape = "model/embedding.weight" if scale.tied else "model/head.weight", (job.sizes.vocabulary, scale.width)
     head = array(Message("weights", {}, weights), name, shape).astype(np.float32)
     header: dict[str, JSON] = {

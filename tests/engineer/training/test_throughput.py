@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from services.domain.zoo import baseline
 from services.engineer.data import Corpus
+from services.engineer.evaluation.reader import JOB as READER
 from services.engineer.evaluation.reader import open_reader
 from services.engineer.scales import Scale
 from services.engineer.speed import measure_speed
@@ -24,7 +25,7 @@ from services.engineer.training.model import NOT_COUNTED, Block, chunked_loss
 from services.engineer.training.session import Job
 from services.engineer.training.sizes import model_sizes
 from services.engineer.training.trainer import Plan, Trainer
-from tests.engineer.training.inline_sandbox import InlineSandbox
+from tests.engineer.training.inline_sandbox import ChildEnd, InlineSandbox
 from tests.engineer.training.programs import CONVOLUTION
 
 
@@ -113,6 +114,23 @@ async def test_children_that_score_get_the_compiled_kernels_of_the_zoo(
         await reader.hidden(next(iter(job.batches(0, 1))))
 
     assert (tmp_path / "a.cubin").read_bytes() == b"kernel"
+
+
+async def test_scores_of_a_model_on_a_gpu_are_computed_on_several_cores(small: Scale, corpus: Corpus) -> None:
+    """Services run with one thread each, with which scoring takes longer than training."""
+
+    def read(channel: ChildEnd) -> None:
+        channel.receive()
+        channel.send("ready")
+        channel.receive()
+
+    job, before = Job(CONVOLUTION, 0, replace(small, device="cuda", threads=2), corpus), torch.get_num_threads()
+    weights = model_arrays(build_model(CONVOLUTION, job.sizes, 0, "cpu"))
+    try:
+        async with open_reader(job, InlineSandbox({READER: read}), weights):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_block_is_compiled_as_a_whole_and_computes_the_same(small: Scale) -> None:
