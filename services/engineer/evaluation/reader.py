@@ -83,14 +83,14 @@ class Reader:
         return await asyncio.to_thread(self.score, hidden, rows[:, 1:])
 
     def score(self, hidden: NDArray[np.float32], targets: NDArray[np.int64]) -> Predictions:
-        """Predictions, in float32, of targets [...] from hidden states [..., width].
+        """Predictions, in float32, of targets [...] from hidden states [..., width], in the scale's number of threads.
 
         Raises TrainingFailed("not-finite"): a prediction that is no number could pass for a right one.
         """
         states, flat_targets = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
         size = max(1, _MAX_LOGITS // len(self.head))
         parts = [slice(start, start + size) for start in range(0, len(states), size)]
-        with ThreadPoolExecutor() as threads:
+        with ThreadPoolExecutor(self.job.scale.threads) as threads:
             scored = list(threads.map(lambda part: self._score(states[part], flat_targets[part]), parts))
         log_probs, greedy = (np.concatenate(arrays).reshape(targets.shape) for arrays in zip(*scored, strict=True))
         if bad := int((~np.isfinite(log_probs)).sum()):
@@ -116,8 +116,6 @@ class Reader:
 async def open_reader(job: Job, sandbox: Sandbox, weights: Weights) -> AsyncIterator[Reader]:
     """A new child with `weights`; it ends with the context. Raises TrainingFailed("malformed") without a head."""
     scale = job.scale
-    if scale.device == "cuda":  # the host multiplies by a matrix of 50,000 tokens: a quarter of an hour on one core
-        torch.set_num_threads(scale.threads)
     name, shape = "model/embedding.weight" if scale.tied else "model/head.weight", (job.sizes.vocabulary, scale.width)
     head = array(Message("weights", {}, weights), name, shape).astype(np.float32)
     header: dict[str, JSON] = {

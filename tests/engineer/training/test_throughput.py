@@ -5,6 +5,7 @@ import tarfile
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -14,8 +15,7 @@ import torch.nn.functional as F
 
 from services.domain.zoo import baseline
 from services.engineer.data import Corpus
-from services.engineer.evaluation.reader import JOB as READER
-from services.engineer.evaluation.reader import open_reader
+from services.engineer.evaluation.reader import Reader, open_reader
 from services.engineer.scales import Scale
 from services.engineer.speed import measure_speed
 from services.engineer.training.child import build_model, model_arrays
@@ -23,9 +23,10 @@ from services.engineer.training.compiled import ARRAY, CompileCache, pack, unpac
 from services.engineer.training.host import JOB, train
 from services.engineer.training.model import NOT_COUNTED, Block, chunked_loss
 from services.engineer.training.session import Job
-from services.engineer.training.sizes import model_sizes
-from services.engineer.training.trainer import Plan, Trainer
-from tests.engineer.training.inline_sandbox import ChildEnd, InlineSandbox
+from services.engineer.training.sizes import Plan, model_sizes
+from services.engineer.training.trainer import Trainer
+from services.sandbox import Child
+from tests.engineer.training.inline_sandbox import InlineSandbox
 from tests.engineer.training.programs import CONVOLUTION
 
 
@@ -116,21 +117,21 @@ async def test_children_that_score_get_the_compiled_kernels_of_the_zoo(
     assert (tmp_path / "a.cubin").read_bytes() == b"kernel"
 
 
-async def test_scores_of_a_model_on_a_gpu_are_computed_on_several_cores(small: Scale, corpus: Corpus) -> None:
-    """Services run with one thread each, with which scoring takes longer than training."""
+def test_scores_are_computed_in_parts_by_several_threads(
+    small: Scale, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On one core, those of a large vocabulary take longer than a training on a GPU."""
+    monkeypatch.setattr("services.engineer.evaluation.reader._MAX_LOGITS", 2000)
+    random = np.random.default_rng(0)
+    hidden, head = random.standard_normal((3, 50, 8), np.float32), random.standard_normal((300, 8), np.float32)
+    targets = random.integers(300, size=(3, 50))
+    job = Job(CONVOLUTION, 0, replace(small, threads=2), corpus)
+    predictions = Reader(cast("Child", None), job, head, 1.0).score(hidden, targets)
+    logits = torch.from_numpy(hidden.astype(np.float64) @ head.T.astype(np.float64))
+    expected = logits.log_softmax(-1).gather(-1, torch.from_numpy(targets)[..., None])[..., 0]
 
-    def read(channel: ChildEnd) -> None:
-        channel.receive()
-        channel.send("ready")
-        channel.receive()
-
-    job, before = Job(CONVOLUTION, 0, replace(small, device="cuda", threads=2), corpus), torch.get_num_threads()
-    weights = model_arrays(build_model(CONVOLUTION, job.sizes, 0, "cpu"))
-    try:
-        async with open_reader(job, InlineSandbox({READER: read}), weights):
-            assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    np.testing.assert_allclose(predictions.log_probs, expected, atol=1e-5)
+    np.testing.assert_array_equal(predictions.greedy, logits.argmax(-1).numpy() == targets)
 
 
 def test_a_block_is_compiled_as_a_whole_and_computes_the_same(small: Scale) -> None:
