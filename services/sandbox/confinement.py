@@ -210,6 +210,8 @@ def _landlock(scratch: Path, readable: tuple[str, ...], programs: bool, own_proc
     proc = _OWN_PROC if own_proc_only else ("/proc",)
     for path in (*readable, *proc, "/sys"):
         _allow(ruleset, path, (_READ | _LIST | execute) & handled)
+    if programs:  # NVIDIA's driver names its threads there from 570 on; where it cannot, CUDA ends with error 304
+        _allow(ruleset, "/proc/self/task", (_READ | _LIST | _WRITE | _TRUNCATE) & handled)
     for path in (*namespaces.DEVICES, *linux.nvidia_devices()):
         _allow(ruleset, path, (_READ | _LIST | _WRITE | _IOCTL) & handled)
     writable = handled & ~_MAKE_DEVICES & ~(_EXECUTE & ~execute)

@@ -42,8 +42,8 @@ def build_root(scratch: Path, readable: tuple[str, ...], limits: Limits, owner: 
     """Build and enter a root with `readable`, a few devices and /proc, all read-only, and a writable scratch folder.
 
     The scratch folder is a tmpfs at the path of `scratch`, owned by `owner`, with the limits on bytes and files. With
-    `limits.subprocesses`, files there may be executed, the loopback is up, and there is a /dev/shm. Must be called in
-    the first process of the pid namespace. Raises OSError.
+    `limits.subprocesses`, files there may be executed, the loopback is up, there is a /dev/shm, and /proc is writable
+    to a user other than root. Must be called in the first process of the pid namespace. Raises OSError.
     """
     root, programs = scratch.parent / ROOT, limits.subprocesses
     linux.mount("", "/", "", _RECURSIVE | _PRIVATE)
@@ -58,13 +58,16 @@ def build_root(scratch: Path, readable: tuple[str, ...], limits: Limits, owner: 
         _bind(root, Path(device))
     (root / "dev/fd").symlink_to("/proc/self/fd")
     (root / "proc").mkdir()
-    with contextlib.suppress(OSError):  # not permitted in containers that mask parts of /proc
-        linux.mount("proc", str(root / "proc"), "proc", _NOSUID | _NODEV | _NOEXEC)
+    names_threads = programs and owner != 0  # root could change the machine there
+    if not names_threads:
+        _mount_proc(root)
     inside = root / scratch.relative_to("/")
     inside.mkdir(parents=True)
     # Make all mounts so far read-only and without set-user-id programs.
     attributes = ctypes.create_string_buffer(struct.pack("<QQQQ", _ATTR_RDONLY | _ATTR_NOSUID, 0, 0, 0), 32)
     linux.syscall("mount_setattr", _MOUNT_SETATTR, _AT_FDCWD, str(root).encode(), _AT_RECURSIVE, attributes, 32)
+    if names_threads:
+        _mount_proc(root)
     flags = _NOSUID | _NODEV | (0 if programs else _NOEXEC)
     group = os.getegid() if owner == os.geteuid() else owner
     size = f"mode=700,uid={owner},gid={group},nr_inodes={FILES},size={limits.file_bytes}"
@@ -79,6 +82,11 @@ def build_root(scratch: Path, readable: tuple[str, ...], limits: Limits, owner: 
     linux.syscall("pivot_root", _PIVOT_ROOT[linux.MACHINE], b".", b".")
     linux.unmount_lazily(".")
     os.chdir("/")
+
+
+def _mount_proc(root: Path) -> None:
+    with contextlib.suppress(OSError):  # not permitted in containers that mask parts of /proc
+        linux.mount("proc", str(root / "proc"), "proc", _NOSUID | _NODEV | _NOEXEC)
 
 
 def _bind(root: Path, path: Path) -> None:

@@ -4,6 +4,7 @@ import ctypes
 import os
 import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -87,6 +88,26 @@ def compile_and_load(channel: Channel) -> None:
     command = ["gcc", "-shared", "-fPIC", "-O2", str(cache / "launcher.c"), "-o", str(library)]
     subprocess.run(command, capture_output=True, text=True, check=True)
     channel.send("ran", {"twice": ctypes.CDLL(str(library)).twice(21)})
+
+
+def name_a_thread(channel: Channel) -> None:
+    """Name a thread of ours through /proc, as NVIDIA's driver does."""
+    named = threading.Event()
+    thread = threading.Thread(target=named.wait)
+    thread.start()  # waits until it runs
+    comm = Path(f"/proc/self/task/{thread.native_id}/comm")
+    try:
+        comm.write_text("renamed")
+        answer = comm.read_text().strip()
+    except OSError as error:
+        answer = type(error).__name__
+    try:
+        Path("/proc/sys/kernel/core_pattern").open("a").close()
+        answer += " and opened a setting of the machine"
+    except OSError:
+        pass
+    named.set()
+    channel.send("said", {"said": answer})
 
 
 def describe(channel: Channel) -> None:

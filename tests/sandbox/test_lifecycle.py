@@ -233,6 +233,13 @@ async def test_a_training_on_a_gpu_may_compile_what_it_then_loads(sandbox: Sandb
         assert (await child.receive(timeout=30)).header == {"twice": 42}
 
 
+async def test_a_training_on_a_gpu_names_its_threads(sandbox: Sandbox) -> None:
+    """CUDA does so when it starts, and fails where it cannot."""
+    limits = replace(limits_of(load_scale("explore")), memory_bytes=512 << 20, wall_seconds=30, cpu_seconds=30)
+    async with sandbox.child(f"{JOBS}:name_a_thread", limits) as child:
+        assert (await child.receive(timeout=30)).header == {"said": "renamed"}
+
+
 async def test_trainings_on_a_gpu_reach_the_daemon_of_mps_where_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
