@@ -20,7 +20,7 @@ from services.store.backends import open_archive, restore_archive
 from services.store.backends.folding import Loaded, fold, unapplied
 from services.store.backends.sqlite.connection import connect
 from services.store.backends.sqlite.schema import MIGRATIONS, migrate
-from services.store.port import Archive, ArchiveDamaged, ArchiveUnavailable
+from services.store.port import Archive, ArchiveUnavailable
 from services.store.reactions import react
 from tests.mongod import Mongod
 from tests.store.backends.archive_urls import archive_url
@@ -175,67 +175,6 @@ async def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(SettingsError, match=r"archive\.db is damaged or no SQLite file"):
         await open_archive(f"sqlite:///{path}").open()
-
-
-async def test_a_record_that_cannot_be_read_is_damage(tmp_path: Path) -> None:
-    """The file is sound to SQLite: somebody has written to it by hand."""
-    path = tmp_path / "archive.db"
-    simulation = Simulation()
-    simulation.start()
-    archive = open_archive(f"sqlite:///{path}")
-    await archive.open()
-    await archive.apply(simulation.log)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("UPDATE records SET record = X'ff00ff'")
-        connection.commit()
-
-    with pytest.raises(ArchiveDamaged, match="restore a backup"):
-        await archive.candidates("r1", ["c000001"])
-    await archive.close()
-
-
-SWAPPED = "UPDATE sqlite_master SET sql = replace(sql, 'record {}', 'record {}') WHERE name = 'records'"
-
-
-@pytest.mark.parametrize(
-    ("statements", "reason"),
-    [
-        (["PRAGMA user_version = 1"], "its schema version is '1', must be '3'"),
-        (["DROP TABLE records"], "table records does not exist"),
-        (["ALTER TABLE runs DROP COLUMN state"], "table runs is 'CREATE"),
-        ([SWAPPED.format("BLOB", "ANY"), "UPDATE records SET record = 'text'"], "table records is 'CREATE"),
-        (["UPDATE runs SET state = 'text'"], "a record or event in it cannot be read"),
-        (["DELETE FROM progress"], "how much of the log it has applied is missing"),
-    ],
-    ids=["version", "table", "column", "type", "state", "progress"],
-)
-async def test_a_file_that_was_changed_by_hand_is_damaged(tmp_path: Path, statements: list[str], reason: str) -> None:
-    """The error of a query or of a record's reader, which names neither the file nor the fix, would end a command."""
-    path, simulation = tmp_path / "archive.db", Simulation()
-    simulation.start()
-    archive = open_archive(f"sqlite:///{path}")
-    await archive.open()
-    await archive.apply(simulation.log)
-    await archive.close()
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA writable_schema = ON")
-        for statement in statements:
-            connection.execute(statement)
-            connection.commit()
-            connection.execute("PRAGMA writable_schema = RESET")
-    archive = open_archive(f"sqlite:///{path}")
-
-    async def read() -> None:
-        await archive.open()
-        await archive.runs()
-        await archive.candidates("r1", ["c000001"])
-        await archive.applied()
-
-    with pytest.raises((ArchiveDamaged, SettingsError)) as raised:
-        await read()
-    assert f"{path} is damaged: {reason}" in str(raised.value)
-    assert "restore a backup" in str(raised.value)
-    await archive.close()
 
 
 @pytest.mark.parametrize("version", [0, len(MIGRATIONS), 99])
