@@ -35,6 +35,7 @@ from services.sandbox.processes import (
     start_time,
     usage,
     wait_for_end,
+    waited_seconds,
 )
 from services.sandbox.server import Server
 from services.sandbox.wire import JSON, NO_ARRAYS, TEXT_CHARACTERS, Arrays, Bounds, Message, printable, printable_json
@@ -126,6 +127,10 @@ class Child:
     def processor_seconds(self) -> float:
         """CPU time of the running processes, in nanosecond resolution."""
         return processor_seconds(self._processes())
+
+    def waited_seconds(self) -> float:
+        """The longest time that one of the running threads has waited for a processor."""
+        return waited_seconds(self._processes())
 
     def _processes(self) -> list[int]:
         supervisor = self.control.supervisor

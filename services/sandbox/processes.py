@@ -91,6 +91,12 @@ def processor_seconds(pids: list[int]) -> float:
     return sum(int((text.split() or ["0"])[0]) for text in texts) / 1e9
 
 
+def waited_seconds(pids: list[int]) -> float:
+    """The longest time that one of the running threads was ready and had no processor; 0 if the kernel omits it."""
+    texts = [_read(pid, f"task/{thread}/schedstat") for pid in pids for thread in _threads(pid)]
+    return max((int(text.split()[1]) for text in texts if text), default=0) / 1e9
+
+
 def private_bytes(pid: int) -> int:
     """Resident anonymous and shared memory of one process, with its page tables, in bytes; 0 if it has ended."""
     counted = ("RssAnon:", "RssShmem:", "VmPTE:")

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from services.engineer.training.protocol import limits_of
 from services.sandbox import Child, ChildDied, ChildTimeout, Limits, Sandbox, SandboxUnavailable
 from services.sandbox.cgroups import Groups
 from services.sandbox.confinement import LANDLOCK, NAMESPACES, SECCOMP, USER
-from services.sandbox.processes import ended
+from services.sandbox.processes import ended, waited_seconds
 from tests.sandbox.conftest import PRELOAD, TESTS
 from tests.sandbox.hostile_runs import BENIGN, JOBS, rejection
 
@@ -305,3 +306,18 @@ async def test_a_fork_server_that_cannot_start_says_why() -> None:
 async def _to_the_end(child: Child) -> None:
     while True:
         await child.receive(timeout=10)
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this kernel does not tell")
+async def test_waiting_for_a_processor_is_told_from_idling() -> None:
+    """Of two processes that share one, and a third that sleeps."""
+    code = f"import os; os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})\nwhile True: pass"
+    codes = [code, code, "import time; time.sleep(60)"]
+    processes = [await asyncio.create_subprocess_exec(sys.executable, "-c", code) for code in codes]
+    busy, _, idle = ([process.pid] for process in processes)
+    async with asyncio.timeout(60):
+        while waited_seconds(busy) < 2 * waited_seconds(idle) + 0.2:  # noqa: ASYNC110 - it waited while it started
+            await asyncio.sleep(0.01)
+    for process in processes:
+        process.kill()
+        await process.wait()

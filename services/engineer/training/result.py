@@ -27,7 +27,8 @@ class CurvePoint:
 class Metrics:
     """Metrics of one chunk of steps. Losses and gradient norms are reported by the child, times measured by the host.
 
-    `busy_per_step` is CPU time per thread; None on a GPU.
+    `busy_per_step` is CPU time per thread, None on a GPU; `waited_per_step` is the part of `seconds_per_step` in which
+    other work had the processor.
     """
 
     seed: int
@@ -41,6 +42,7 @@ class Metrics:
     seconds: float
     peak_memory_bytes: int | None
     busy_per_step: float | None = None
+    waited_per_step: float = 0.0
 
 
 @dataclass(frozen=True)

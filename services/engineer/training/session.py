@@ -220,13 +220,13 @@ class Session:
         start, before, is_saved = self.step, self._state, self._state_step == self.step
         rows = await self._prefetched if self._prefetched is not None else self._batches(start)
         count, tokens = len(rows), np.stack(rows).astype(np.uint16)
-        started, busy = monotonic(), self.child.usage().cpu_seconds
+        started, busy, waited = monotonic(), self.child.usage().cpu_seconds, self.child.waited_seconds()
         if start + count < self.job.scale.steps:  # read from disk while the child computes
             self._prefetched = asyncio.create_task(asyncio.to_thread(self._batches, start + count))
         answer = await ask(self.child, "train", {}, {"tokens": tokens}, expect="metrics", timeout=self._time_left())
-        seconds = monotonic() - started
+        seconds, waited = monotonic() - started, max(0.0, self.child.waited_seconds() - waited)
         self.step += count
-        metrics = self._record(answer, count, seconds, self.child.usage(), busy)
+        metrics = self._record(answer, count, seconds, self.child.usage(), busy, waited)
         due = self.segment is None and self.step > audited and is_saved
         small = sum(array.nbytes for array in self._state.values()) <= STATE_BYTES
         if due or small or self._saving_seconds <= SAVING_SHARE * seconds:
@@ -240,7 +240,7 @@ class Session:
         """The batches of the chunk that begins with step `start`."""
         return tuple(self.job.batches(start, self._next_stop(start) - start))
 
-    def _record(self, answer: Message, count: int, seconds: float, used: Usage, busy: float) -> Metrics:
+    def _record(self, answer: Message, count: int, seconds: float, used: Usage, busy: float, waited: float) -> Metrics:
         scale = self.job.scale
         on_cpu = scale.device == "cpu"
         self.spent += seconds
@@ -259,6 +259,7 @@ class Session:
             seconds=self.spent,
             peak_memory_bytes=used.private_bytes if on_cpu else None if memory is None else int(memory),
             busy_per_step=(used.cpu_seconds - busy) / scale.threads / count if on_cpu else None,
+            waited_per_step=waited / count,
         )
         self.history.append(metrics)
         if np.isfinite(metrics.train_loss):

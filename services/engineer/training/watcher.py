@@ -12,7 +12,7 @@ LEAK_SHARE = 0.25
 """The paper's leakage rule: a training stops when its loss is below the best peer's by this share."""
 SLOWER, STALLED = 3.0, 12.0
 """Limits on a step's time in multiples of the peers': of CPU time (on a CPU, as the machine may be busy; the paper uses
-2–3), and of wall-clock time."""
+2–3), and of wall-clock time in which no other work had the processor."""
 LEAST_LOSS = 0.2  # nats per token that honest models of text do not reach
 DIVERGENCE = 1.5
 PATIENCE = 0.4  # share of the steps without progress
@@ -95,7 +95,7 @@ def _too_slow(history: Sequence[Metrics], peers: Peers) -> Stop | None:
     if peers.seconds_per_step is None or len(history) < 3:
         return None
     # The first chunk includes warm-up, and single chunks may be slow because of other work.
-    wall = median(m.seconds_per_step for m in history[1:])
+    wall = median(m.seconds_per_step - m.waited_per_step for m in history[1:])
     busy = median(m.seconds_per_step if m.busy_per_step is None else m.busy_per_step for m in history[1:])
     for seconds, factor in ((busy, SLOWER), (wall, STALLED)):
         if seconds > factor * peers.seconds_per_step:

@@ -59,6 +59,9 @@ class HostEnd:
     def processor_seconds(self) -> float:
         return time.process_time()
 
+    def waited_seconds(self) -> float:
+        return 0.0
+
     async def receive(self, timeout: float) -> Message:  # noqa: ASYNC109
         try:
             return await asyncio.to_thread(self._pipe.up.get, True, timeout)

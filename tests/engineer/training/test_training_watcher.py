@@ -8,7 +8,12 @@ from services.engineer.training.watcher import Peers, WatchSettings, watch
 
 
 def history(
-    losses: list[float], pace: float = 0.1, memory: int = 1000, steps: int = 100, busy: float | None = None
+    losses: list[float],
+    pace: float = 0.1,
+    memory: int = 1000,
+    steps: int = 100,
+    busy: float | None = None,
+    waited: float = 0.0,
 ) -> list[Metrics]:
     """Metrics every ten steps."""
     return [
@@ -24,6 +29,7 @@ def history(
             seconds=1.0,
             peak_memory_bytes=memory,
             busy_per_step=busy,
+            waited_per_step=waited,
         )
         for i, loss in enumerate(losses)
     ]
@@ -64,10 +70,11 @@ def test_a_normal_training_is_not_stopped() -> None:
 
 
 def test_slow_steps_on_a_busy_machine_do_not_stop_a_training() -> None:
-    """Five times the peers' time, of which others took most."""
-    delayed = history([5.0, 4.0, 3.5], pace=1.0, busy=0.2)
+    """Five times the peers' time, of which others took most, or longer while it waited for a processor."""
+    delayed, starved = history([5.0, 4.0, 3.5], pace=1.0, busy=0.2), history([5.0, 4.0, 3.5], 9.0, busy=0.2, waited=7.0)
 
     assert watch(delayed, WatchSettings(), Peers(seconds_per_step=0.2), []) is None
+    assert watch(starved, WatchSettings(), Peers(seconds_per_step=0.2), []) is None
 
 
 def test_one_spike_is_not_divergence() -> None:
