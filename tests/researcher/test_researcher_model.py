@@ -57,8 +57,10 @@ async def test_a_new_and_sound_answer_is_proposed(bus: Bus) -> None:
     assert list(proposal.components) == ["forget-gate", "delta-rule", "warp-drive"]
     assert proposal.memory == "fixed-state"
     assert [(idea.origin, idea.source) for idea in proposal.ideas] == [("cognition", "e1")]
-    assert (proposal.mind, proposal.prompt_version) == ("openai:scripted-model", "propose-9")
-    assert [message["role"] for message in endpoint.received[0].json["messages"]] == ["system", "user"]
+    assert (proposal.mind, proposal.prompt_version) == ("openai:scripted-model", "propose-10")
+    instructions, conditions = endpoint.received[0].json["messages"]
+    assert (instructions["role"], conditions["role"]) == ("system", "user")
+    assert "an auxiliary loss has no effect" in instructions["content"]
 
 
 async def test_a_repeat_is_reported_and_an_orthogonal_idea_requested(bus: Bus) -> None:
