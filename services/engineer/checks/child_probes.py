@@ -119,7 +119,7 @@ def _problem(subject: Subject, arithmetic: Arithmetic, batch: int, length: int, 
         if not torch.isfinite(output).all():
             return _NOT_FINITE
     changed = sorted(name for name, _ in shapes.items() ^ shapes_of(mixer).items())
-    advice = "create all parameters and buffers in __init__, with fixed sizes"
+    advice = "create all parameters and buffers in __init__, with fixed sizes, and tables for a length in each forward"
     return f"forward creates or resizes {changed[0]}: {advice}" if changed else None
 
 
@@ -204,7 +204,10 @@ def drift(subject: Subject) -> Finding:
     first = subject.call(mixer, inputs).detach()
     agreement = f"{DRIFT_CALLS} calls in evaluation mode agree"
     for call in range(2, DRIFT_CALLS + 1):
-        violation = f"call {call} in evaluation mode differs from the first: count and average if self.training only"
+        violation = (
+            f"call {call} in evaluation mode differs from the first, so that scores depend on the order of rows: "
+            "keep nothing from call to call there; count and average if self.training only"
+        )
         finding = _compare(subject, first, subject.call(mixer, inputs), violation, agreement, call=call)
         if finding.violated:
             break
