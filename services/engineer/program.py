@@ -100,7 +100,8 @@ _EXPLANATIONS = (
     (r"leaf Variable that requires grad is being used in an in-place|view of a leaf Variable",
      "the program changes a parameter or its input in place: compute a new tensor instead"),
     (r"modified by an inplace operation|a view .* is being modified inplace",
-     "the program changes a tensor in place that the backward pass still needs: write x = x + y, not x += y"),
+     "the program changes a tensor in place that the backward pass still needs: write x = x + y, not x += y, and "
+     "append what a loop would write to x[:, t] to a list, of which torch.stack makes x"),
     (r"metaclass conflict",
      "a class of the program has a metaclass that conflicts with nn.Module's: remove it"),
     (r"omplex(Float|Double|64|128)|for only complex|autograd only supports .*real",

@@ -67,4 +67,5 @@ def _missing(part: ModuleType, name: str) -> str:
     without = "without CUDA" if part.__name__.partition(".")[0] == "fla" else "to programs"
     if moved := MOVED.get(f"{part.__name__}.{name}"):
         return f"{part.__name__}.{name} is not available: {moved}"
-    return f"{part.__name__}.{name} is not available {without}; {part.__name__} offers: {offered}"
+    copy = ": copy the layer's class into the program" if part.__name__ == "fla.layers" and name[:1].isupper() else ""
+    return f"{part.__name__}.{name} is not available {without}{copy}; {part.__name__} offers: {offered}"

@@ -72,6 +72,7 @@ def test_a_missing_part_is_named_with_the_available_ones() -> None:
 
     assert [line.partition(" is not available ")[0] for line in lines] == list(programs.values()), done.stderr
     assert all("offers:" in line for line in lines)
+    assert [line for line in lines if "copy the layer's class into the program" in line] == lines[:1]
     assert all(len(line) < 700 for line in lines), "the program's line, which follows, would be cut off"
 
 

@@ -28,6 +28,7 @@ FATAL = {probe.name for probe in PROBES if probe.fatal} | {"screen"}
 SETTINGS = CheckSettings(baseline_parameters=135_232)
 ADVICE = {
     "bad_growing_filter": "an FFT's rounding looks alike: bound decays",
+    "bad_rows_end_to_end": "batch_first=True",
     "batch": "take no mean over the batch",
     "parameters": "of at most 2.5 ×; the largest of layer 0: experts.0.weight [256, 128], ",
     "prefix": "position / length",

@@ -80,5 +80,5 @@ def test_an_error_of_the_backward_pass_names_the_line_of_the_forward(exponential
     with pytest.raises(RuntimeError) as raised:
         step()
 
-    assert "write x = x + y, not x += y" in explain(raised.value)
+    assert "write x = x + y, not x += y, and append what a loop would write to x[:, t]" in explain(raised.value)
     assert f"raised in line 9 ({where}): y = {exponential}" in explain(raised.value, step)
