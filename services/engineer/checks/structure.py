@@ -27,8 +27,8 @@ _REPETITIONS = (  # in evaluation mode, in training mode
 )
 LARGEST = 5  # tensors that a refusal for too many parameters names
 ROWS_FACTOR, SHORT = 4, 64  # benchmarks are read in larger batches of shorter rows
-GROWTH = 1e6  # of outputs along a row, above which rounding in late positions may show in early ones
-_ROUNDING = "; if outputs grow a millionfold, an FFT's rounding looks alike: bound decays, as in exp(-softplus(a) * t)"
+GROWTH, EARLY = 1e3, 16  # of outputs beyond the first ones, above which a rounding of late ones may look like a leak
+_ROUNDING = "; if outputs grow exponentially, an FFT's rounding looks alike: bound decays, as in exp(-softplus(a) * t)"
 REPEATABILITY_TOLERANCE = 1e-9  # equality but for kernels whose order of operations depends on memory alignment
 TOKEN_LIMIT, FEWEST_LAYERS, FEWEST_ROWS = 1 << 16, 2, 4
 """Limit on tokens × layers × width / 128: where it is exceeded, fewer layers are probed, then fewer rows of two."""
@@ -305,13 +305,11 @@ async def _perturbation_leak(program: Remote, state: State, rows: int, length: i
         return Finding(True, f"the output is not finite ({state}), so that no leak would show", {"length": length})
     output = await program.output_with_other_ends(length, state, cuts, stream)
     for row, cut in enumerate(cuts):
-        before, whole = reference[row, :cut], size_of(reference[row])
-        size = max(size_of(before), whole / GROWTH)
+        before = reference[row, :cut]
+        size = max(size_of(before), 1e-6 * size_of(reference[row]))
         leak = gaps(before, output[row, :cut]).max(axis=-1) / size
         if not float(leak.max()) <= program.tolerance:
-            finding = _leak("changes with", leak, int(leak.argmax()), cut, program, state, length)
-            may_round = size > size_of(before) and float(leak.max()) <= GROWTH * program.tolerance
-            return replace(finding, message=finding.message + _ROUNDING) if may_round else finding
+            return _leak("changes with", leak, int(leak.argmax()), cut, program, state, reference[row])
     return None
 
 
@@ -321,18 +319,18 @@ async def _gradient_leak(program: Remote, state: State, every: int) -> Finding |
     inputs = np.repeat(program.noise(1, length), len(cuts), axis=0)
     past = np.arange(length) < np.array(cuts)[:, None]
     direction = np.where(past[:, :, None], program.noise(1, length, stream=3), 0.0)
-    _, gradient = await program.output_and_gradient(inputs, direction, state)
+    output, gradient = await program.output_and_gradient(inputs, direction, state)
     for row, cut in enumerate(cuts):
         future = np.abs(np.nan_to_num(gradient[row, cut:], posinf=0.0, neginf=0.0)).max(axis=-1)
         leak = future / size_of(gradient[row, :cut])
         if float(leak.max()) > program.tolerance:
-            return _leak("has a gradient from", leak, cut + int(leak.argmax()), cut, program, state, length)
+            return _leak("has a gradient from", leak, cut + int(leak.argmax()), cut, program, state, output[row])
     return None
 
 
-def _leak(how: str, leak: np.ndarray, position: int, cut: int, program: Remote, state: State, length: int) -> Finding:
+def _leak(how: str, leak: np.ndarray, position: int, cut: int, program: Remote, state: State, row: Values) -> Finding:
     evidence: dict[str, JSON] = {
-        "length": length,
+        "length": len(row),
         "layer": program.layer,
         "first_future_position": cut,
         "position": position,
@@ -346,4 +344,5 @@ def _leak(how: str, leak: np.ndarray, position: int, cut: int, program: Remote, 
         "norms, pooling, softmax and convolutions along the length must read earlier positions only"
     )
     message += ", and so must the backward of an autograd.Function" if "gradient" in how else ""
+    message += _ROUNDING if size_of(row) > GROWTH * size_of(row[:EARLY]) else ""
     return Finding(True, message, evidence)
