@@ -17,9 +17,10 @@ from services.engineer.checks.report import CheckReport, CheckSettings
 from services.engineer.checks.screen import screen_apart
 from services.engineer.data import Corpus, CorpusError, open_corpus, other_corpus
 from services.engineer.evaluation.tasks import require_tasks
-from services.engineer.scales import FP32, Scale, load_scale
+from services.engineer.scales import AUTO, FP32, Scale, load_scale
 from services.engineer.speed import FunctionCosts, measure_costs, measure_precision, measure_speed, with_precision
 from services.engineer.training.host import optimise
+from services.engineer.training.measurements import missing_device
 from services.engineer.training.result import CurvePoint, TrainingFailed
 from services.engineer.training.session import Job, Supervision
 from services.sandbox import Sandbox, SandboxUnavailable
@@ -68,7 +69,7 @@ class Stages:
     async def scale(self, name: str, overrides: Mapping[str, str]) -> Scale:
         """The scale, with a decided precision. Raises ScaleError; records a precision unsuited to this machine."""
         scale = load_scale(name, {**overrides, **self._device})
-        if scale.precision == FP32:
+        if scale.precision == FP32 or (scale.precision != AUTO and missing_device(scale)):  # only programs are checked
             return scale
         key = ("speed", scale.device, scale.threads)
         speed = await self._once(key, lambda: measure_precision(self._sandbox, scale))

@@ -63,6 +63,7 @@ def read_checkpoint(path: Path, identity: str) -> tuple[dict[str, Any], Weights]
 Rows = tuple[NDArray[np.int64], ...]
 LossAt = Callable[[Weights, int], Awaitable[float]]
 CHECKPOINT_SECONDS = 60.0
+"""Least time between checkpoints; longer where one takes more than SAVING_SHARE of it."""
 STATE_BYTES = 64 << 20
 SAVING_SHARE = 0.02
 """States up to STATE_BYTES, or whose saving takes at most SAVING_SHARE of a chunk's time, are saved after every chunk,
@@ -154,7 +155,7 @@ class Session:
         self.curve: list[CurvePoint] = []
         self.history: list[Metrics] = []
         self.compiled, self.auxiliary_loss = False, cast("float | None", None)
-        self._saved_at, self._saving_seconds = monotonic(), float("inf")
+        self._checkpoint_at, self._saving_seconds = monotonic() + CHECKPOINT_SECONDS, float("inf")
         self._prefetched: asyncio.Task[Rows] | None = None  # the next chunk's batches
 
     async def begin(self) -> None:
@@ -289,7 +290,8 @@ class Session:
         supervision, path = self.supervision, self.supervision.checkpoint
         ended = self.step == self.job.scale.steps
         stopped = supervision.stop is not None and supervision.stop.is_set() and not ended
-        if path is not None and (stopped or ended or monotonic() - self._saved_at >= CHECKPOINT_SECONDS):
+        if path is not None and (stopped or ended or monotonic() >= self._checkpoint_at):
+            began = monotonic()
             await self._save()
             about = {"identity": self.job.identity, "step": self.step, "seconds": self.spent}
             about["curve"] = [asdict(point) for point in self.curve]
@@ -297,6 +299,7 @@ class Session:
                 await asyncio.to_thread(write_checkpoint, path, about, self._state)
             except (OSError, SafetensorError) as error:  # as on a full disk: the training itself needs no checkpoint
                 structlog.get_logger().warning("a checkpoint was not written", path=str(path), error=str(error))
-            self._saved_at = monotonic()
+            now = monotonic()
+            self._checkpoint_at = now + max(CHECKPOINT_SECONDS, (now - began) / SAVING_SHARE)
         if stopped:
             raise Drained(path, self.step)
