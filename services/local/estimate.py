@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from services.chassis.errors import NotPossible, SettingsError
 from services.chassis.rpc import channel, is_transient
 from services.contracts import archive_pb2, checker_pb2, checker_pb2_grpc
 from services.contracts import events_pb2 as pb
+from services.domain.fitness import INVESTIGATE, leakage_policy
 from services.llm.port import MIXED, OFFLINE
 from services.local.engineer_tools import scale_values
 from services.local.plan import SETTINGS, Limits, RunOptions, flag_of, run_settings
@@ -27,7 +29,8 @@ SMALLER = {"tiny": "mini"}
 """The fallback of a scale that would take too long."""
 FEWEST, MAX_AT_SMALLER = 3, 11
 BUSY_SHARE = 0.3
-"""Load average per core from which other work is worth mentioning."""
+"""Share of the processors' time from which other work is worth mentioning."""
+SAMPLE_SECONDS = 0.3
 _PER_CANDIDATE = 6.0
 """CPU seconds of one candidate's proposal, checks, verdict and analysis at a small scale."""
 
@@ -249,14 +252,27 @@ def speed_sentence(scale: str, profile: checker_pb2.MachineProfile) -> str:
     )
 
 
-def load_sentence(load: float, cores: int) -> str | None:
-    """What the load average before a run says of its estimate; None on a machine that is mostly idle."""
-    if load < BUSY_SHARE * cores:
+async def busy_sentence() -> str | None:
+    """What a sample of the processors before a run says of its estimate; None on a machine that is mostly idle.
+
+    Not the load average, which holds the installation that `make run` has just completed.
+    """
+    before = _processor_time()
+    await asyncio.sleep(SAMPLE_SECONDS)
+    idle, total = (after - first for after, first in zip(_processor_time(), before, strict=True))
+    if not total or idle / total > 1 - BUSY_SHARE:
         return None
-    on = "1 core" if cores == 1 else f"{cores} cores"
     return (
-        f"other work runs on this machine (load {load:.1f} on {on}): the estimate holds only while that stays the same"
+        f"other work takes {1 - idle / total:.0%} of this machine's processor time: the estimate holds only while that "
+        "stays the same"
     )
+
+
+def _processor_time() -> tuple[int, int]:
+    """The idle and the whole time of all processors since the machine's start, in ticks."""
+    with open("/proc/stat", encoding="ascii") as file:  # noqa: PTH123
+        ticks = [int(field) for field in file.readline().split()[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)
 
 
 def sentence(settings: pb.RunSettings, run: Estimate) -> str:
@@ -272,6 +288,8 @@ def sentence(settings: pb.RunSettings, run: Estimate) -> str:
         text += " and second trainings of promoted candidates"
     if run.gpu_seconds is not None:
         text += f", {run.gpu_seconds / 3600:.2g} GPU-hours"
+    if leakage_policy(settings.policies.leakage) == INVESTIGATE:
+        text += ", and two more for each suspiciously low loss"
     if run.tokens is not None and run.money is not None:
         text += f", {run.tokens:,} language-model tokens for {run.money:.2f} $ by the cost of earlier runs"
     elif settings.mind not in ("", "offline"):

@@ -31,8 +31,8 @@ from services.local.estimate import (
     PROFILE_SECONDS,
     SMALLER,
     adapts,
+    busy_sentence,
     decide_precision,
-    load_sentence,
     plan_run,
     require_devices,
     require_effective,
@@ -100,7 +100,7 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
     await _require_new_name(settings, start)
     if start.fork:
         await _fork(settings, start.fork, "", new_settings)  # refuse an unknown event before the services start
-    elif not start.resume and (busy := load_sentence(os.getloadavg()[0], os.cpu_count() or 1)):
+    elif not start.resume and (busy := await busy_sentence()):
         progress.note(busy)
     with stop_signal() as interrupted:
         progress.note("starting the services …")

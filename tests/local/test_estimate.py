@@ -14,10 +14,11 @@ from services.chassis.errors import NotPossible, SettingsError
 from services.console.tables import mixed_conditions
 from services.contracts import archive_pb2, candidate_pb2, checker_pb2, checker_pb2_grpc
 from services.contracts import events_pb2 as pb
+from services.local import estimate as estimates
 from services.local.estimate import (
+    busy_sentence,
     decide_precision,
     estimate,
-    load_sentence,
     plan_run,
     price_of,
     require_devices,
@@ -32,12 +33,22 @@ from tests.serving import serving
 ADAPTING = RunOptions()
 
 
-def test_other_work_on_the_machine_is_named_before_the_estimate() -> None:
+async def test_other_work_on_the_machine_is_named_before_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same run takes twice as long when other work begins, and the estimate cannot know it."""
-    assert load_sentence(0.4, 2) is None
-    assert load_sentence(1.5, 2) == (
-        "other work runs on this machine (load 1.5 on 2 cores): the estimate holds only while that stays the same"
-    )
+    monkeypatch.setattr(estimates, "SAMPLE_SECONDS", 0.0)
+    sentences = []
+    for idle in (90, 25):
+        samples = iter([(1000, 5000), (1000 + idle, 5100)])
+        monkeypatch.setattr(estimates, "_processor_time", lambda samples=samples: next(samples))
+        sentences.append(await busy_sentence())
+    monkeypatch.undo()
+    idle, total = estimates._processor_time()
+
+    assert sentences == [
+        None,
+        "other work takes 75% of this machine's processor time: the estimate holds only while that stays the same",
+    ]
+    assert 0 < idle < total
 
 
 class Machine(PartialChecker):
@@ -131,7 +142,9 @@ async def test_a_fast_machine_does_the_usual_run_and_says_how_long_it_takes() ->
         settings = await plan_run(client, ADAPTING, run_settings(ADAPTING), [], notes.append)
 
     assert (settings.scale, settings.budget.candidates, settings.scale_overrides["precision"]) == ("tiny", 6, "fp32")
-    assert notes[-1] == "11 trainings (5 baselines, 6 candidates), about 6 minutes"
+    assert notes[-1] == (
+        "11 trainings (5 baselines, 6 candidates), about 6 minutes, and two more for each suspiciously low loss"
+    )
 
 
 async def test_a_slower_machine_makes_fewer_candidates_and_a_slow_one_a_named_smaller_scale() -> None:
