@@ -20,10 +20,9 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from bench.archive_runs import EMBEDDER, RUN, STRUCTURES, Log, embedding, imported, program, start, way
+from bench.archive_runs import EMBEDDER, RUN, STRUCTURES, Log, embedding, imported, logged, program, start, way
 from services.archive.policies import parent_policy
-from services.chassis.bus import Logged
-from services.chassis.events import Cause, body_of
+from services.chassis.events import Cause
 from services.domain.pool import BEYOND_THE_POOL
 from services.domain.structure import fingerprint
 from services.store.backends import open_archive
@@ -62,7 +61,7 @@ async def fill(archive: Archive, log: Log, have: int, want: int) -> float:
     cause, applied, spent = Cause.of(log.messages[0].body), len(log.messages), 0.0
     for low in range(have + 1, want + 1, BATCH):
         messages = [
-            Logged(applied + offset, "", body_of(imported(cause, number)))
+            logged(applied + offset, imported(cause, number))
             for offset, number in enumerate(range(low, min(low + BATCH, want + 1)), 1)
         ]
         applied += len(messages)

@@ -5,6 +5,7 @@ import random
 import numpy as np
 
 from services.chassis.bus import Logged
+from services.chassis.bus.subjects import subject_of
 from services.chassis.events import Cause, body_of, first, follow
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
@@ -34,8 +35,13 @@ class Log:
 
     def write(self, event: events_pb2.Event) -> Logged:
         """The next message."""
-        self.messages.append(Logged(len(self.messages) + 1, "", body_of(event)))
+        self.messages.append(logged(len(self.messages) + 1, event))
         return self.messages[-1]
+
+
+def logged(sequence: int, event: events_pb2.Event) -> Logged:
+    """The event as the stream stores it."""
+    return Logged(sequence, subject_of(event), body_of(event))
 
 
 def program(number: int) -> str:
