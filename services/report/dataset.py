@@ -110,6 +110,16 @@ def style_axes(axes: Axes, x: str = "", y: str = "", title: str = "", grid: Lite
     axes.yaxis.label.set_fontsize(9)
 
 
+def spread(heights: Sequence[float], distance: float, limit: float) -> list[float]:
+    """Ascending heights of labels within ±limit, moved until neighbours are `distance` apart."""
+    moved: list[float] = []
+    for index, height in enumerate(heights):
+        after = (len(heights) - 1 - index) * distance
+        lowest = moved[-1] + distance if moved else -limit
+        moved.append(max(lowest, min(height, limit - after)))
+    return moved
+
+
 def style_counts(axes: Axes) -> None:
     """Whole numbers that grow from zero, with a legend."""
     axes.set(xlim=(0, None), ylim=(0, None))

@@ -23,13 +23,13 @@ from services.report.dataset import (
     draw_line,
     missing,
     new_axes,
+    spread,
     style_axes,
     style_counts,
 )
 from services.report.rows import bounds, label_of, name_of, seconds_of
 
-MAX_NAMES = 8
-LEVELS = (5, -12, 17)  # points above or below, so that names of neighbours do not meet
+LINES = 18  # names that fit beside a figure
 
 
 def discoveries(data: Dataset) -> list[Drawing]:
@@ -271,12 +271,17 @@ def relation(data: Dataset, rung: int) -> Drawing:
         group = [(before, after) for record, before, after in pairs if (record.kind == pb.KIND_BASELINE) == baseline]
         if group:
             axes.scatter(*zip(*group, strict=True), s=28, color=colour, label=label, zorder=3)  # type: ignore[misc]
-    for index, (record, before, after) in enumerate(sorted(pairs, key=lambda pair: pair[1])):
-        label = record.id if len(pairs) > MAX_NAMES else label_of(record)
-        axes.annotate(label, (before, after), xytext=(6, LEVELS[index % 3]), textcoords="offset points",
-                      fontsize=8, color=INK)  # fmt: skip
-    axes.margins(x=0.25, y=0.12)
-    axes.legend(frameon=False)
+    axes.margins(x=0.05, y=0.05)
+    axes.legend(frameon=False, fontsize=8)
+    if len(pairs) <= LINES:  # names beside the axes, as those of neighbours would meet within
+        low, high = axes.get_ylim()
+        pairs.sort(key=lambda pair: pair[2])
+        half = (high - low) / 2
+        heights = spread([after - low - half for _, _, after in pairs], 2 * half / LINES, half)
+        for (record, before, after), height in zip(pairs, heights, strict=True):
+            axes.annotate(label_of(record, 28), (before, after), xytext=(1.02, low + half + height), va="center",
+                          textcoords=axes.get_yaxis_transform(), fontsize=7, color=INK,
+                          arrowprops={"arrowstyle": "-", "color": SOFT, "lw": 0.5, "relpos": (0, 0.5)})  # fmt: skip
     return Drawing(name, title, caption, figure, ("id", "name", "earlier loss", "later loss"), cells)
 
 

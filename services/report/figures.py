@@ -277,7 +277,7 @@ def curves(data: Dataset) -> Drawing:
     drawn = {record.id: (record, points) for record in data.measured if len(points := mean_curves(record)["train"]) > 1}
     if len(drawn) < 2:
         return missing(name, title, f"{len(drawn)} training curves were recorded, of 2 that a comparison needs")
-    figure, axes = new_axes("steps", "training loss (nats per token)")
+    figure, axes = new_axes("steps", "training loss (nats per token)", 4.4)
     faint = [points for _, points in list(drawn.values())[:MAX_CURVES]]
     axes.add_collection(LineCollection(faint, colors=SOFT, linewidths=0.7, alpha=min(0.6, 12 / len(faint) + 0.15)))
     controls = [record for record, _ in drawn.values() if record.kind == pb.KIND_BASELINE][:4]
@@ -295,7 +295,7 @@ def curves(data: Dataset) -> Drawing:
     axes.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low))
     axes.margins(x=0.01)
     axes.autoscale(axis="x")
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     cells = tuple((record.id, step, loss) for record, points in drawn.values() for step, loss in points)
     caption = (
         f"n = {len(drawn)}, each the mean over its seeds. Grey: all; coloured: the {len(strong)} best by fitness"

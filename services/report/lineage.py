@@ -16,7 +16,7 @@ from services.domain import lineage
 from services.domain.statistics import LEVEL, Interval
 from services.mixers.moves import BY_NAME, LIBRARY
 from services.report.comparisons import LUCK, MoveEffect, move_effects, part_row, parts
-from services.report.dataset import ACCENT, GOOD, INK, MAP, SOFT, WIDTH, Dataset, Drawing, missing, style_axes
+from services.report.dataset import ACCENT, GOOD, INK, MAP, SOFT, WIDTH, Dataset, Drawing, missing, spread, style_axes
 from services.report.rows import bounds, label_of, name_of
 from services.table import Table
 from services.table.analysis import effects
@@ -28,7 +28,9 @@ MAX_SHAPES = 2000
 """Beyond, edges are thinner, and the tree is drawn as pixels: 10,000 candidates take 4 MB in an SVG."""
 MIN_NODES = 3
 NAMED = 20
-LINES = 26  # names that fit into a column beside the radial tree
+NAMES = 1.12  # where the names begin, in radii of the tree
+COLOUR_BAR = 0.8  # inches
+LINES = 22  # names that fit into a column beside the radial tree
 Point = tuple[float, float]
 Children = dict[str, list[str]]
 
@@ -86,7 +88,11 @@ def radial_tree(data: Dataset) -> Drawing:
             start, middle = angle[parent] if radius[parent] else angle[child], (radius[parent] + radius[child]) / 2
             corners = [points[parent], _polar(middle, start), _polar(middle, angle[child]), points[child]]
             edges.append(Path(corners, [Path.MOVETO, *[Path.CURVE4] * 3]))
-    figure = Figure(figsize=(WIDTH, WIDTH * 0.58), layout="constrained", dpi=200)
+    best = [record for record in data.ranked if record.id in angle][:NAMED]
+    labels = {record.id: label_of(record, 25) for record in best}
+    room = 0.1 + 0.06 * max(map(len, labels.values()), default=0)  # inches for a name, beside each half of the tree
+    unit = (WIDTH - COLOUR_BAR - 2 * room) / (2 * NAMES)  # inches of its radius
+    figure = Figure(figsize=(WIDTH, 2.1 * unit), layout="constrained", dpi=200)
     axes = figure.add_subplot()
     many = len(order) > 300
     width = 0.4 * min(1.0, MAX_SHAPES / len(order)) if many else 1  # else the edges of siblings are a filled area
@@ -94,18 +100,18 @@ def radial_tree(data: Dataset) -> Drawing:
                                        transform=axes.transData))  # fmt: skip
     _dots(figure, axes, data, points, 5 if many else 30)
     outer = max(radius.values()) or 1.0
-    best = [record for record in data.ranked if record.id in angle][:NAMED]
     for side in (-1, 1):
         named = [record for record in best if (points[record.id][0] >= 0) == (side > 0)]
         named.sort(key=lambda record: points[record.id][1])
-        heights = _spread([points[record.id][1] for record in named], 2 * outer / LINES, outer)
+        heights = spread([points[record.id][1] for record in named], 2 * outer / LINES, outer)
         for record, height in zip(named, heights, strict=True):
             x, y = points[record.id]
-            axes.plot([x, side * outer * 1.06, side * outer * 1.12], [y, height, height], color=SOFT, lw=0.5, zorder=1)
-            axes.annotate(name_of(record)[:28], (side * outer * 1.12, height), xytext=(2 * side, 0),
+            axes.plot([x, side * outer * 1.06, side * outer * NAMES], [y, height, height], color=SOFT, lw=0.5, zorder=1)
+            axes.annotate(labels[record.id], (side * outer * NAMES, height), xytext=(2 * side, 0),
                           textcoords="offset points", fontsize=7, color=INK, ha="left" if side > 0 else "right",
-                          va="center")  # fmt: skip
-    axes.set(xlim=(-outer * 1.55, outer * 1.55), ylim=(-outer * 1.03, outer * 1.03), aspect="equal")
+                          va="center", in_layout=False)  # fmt: skip
+    half = outer * (NAMES + room / unit)
+    axes.set(xlim=(-half, half), ylim=(-outer * 1.03, outer * 1.03), aspect="equal")
     axes.set_axis_off()
     for shapes in axes.collections:
         shapes.set_rasterized(len(order) > MAX_SHAPES)
@@ -118,16 +124,6 @@ def radial_tree(data: Dataset) -> Drawing:
 
 def _polar(radius: float, angle: float) -> Point:
     return radius * sin(angle), radius * cos(angle)
-
-
-def _spread(heights: list[float], distance: float, limit: float) -> list[float]:
-    """Ascending heights within ±limit, moved until neighbours are `distance` apart."""
-    spread: list[float] = []
-    for index, height in enumerate(heights):
-        after = (len(heights) - 1 - index) * distance
-        lowest = spread[-1] + distance if spread else -limit
-        spread.append(max(lowest, min(height, limit - after)))
-    return spread
 
 
 def _parents(data: Dataset) -> dict[str, str | None]:
