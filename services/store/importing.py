@@ -49,6 +49,17 @@ class PublishedArchive:
     other_fields: tuple[str, ...] = ()
 
 
+FORMATS = ("asi-arch", "programs", "jsonl", "parquet")
+
+
+def format_of(path: Path) -> str:
+    """The format that a path looks like."""
+    if path.is_dir():
+        return "programs" if any(path.glob("*.py")) and not any(path.glob("*.json")) else "asi-arch"
+    suffix = Path(path.name.removesuffix(".gz")).suffix.removeprefix(".")
+    return suffix if suffix in ("jsonl", "parquet") else "asi-arch"
+
+
 def read_published(path: Path, skip_bad: bool = False, detach: bool = False) -> PublishedArchive:
     """Read a folder with `tree.json` and a file of details, an export of the collection, or a file of either.
 

@@ -128,8 +128,8 @@ async def _replay(arguments: argparse.Namespace, settings: StoreSettings) -> int
 
 
 async def _import(arguments: argparse.Namespace, settings: StoreSettings) -> int:
-    other_fields: tuple[str, ...] = ()
-    refused: tuple[str, ...] = ()
+    other_fields, refused = tuple[str, ...](), tuple[str, ...]()
+    arguments.format = arguments.format or importing.format_of(arguments.path)
     of_log = arguments.format in ("jsonl", "parquet")
     if (of_log and arguments.run) or (arguments.detach and arguments.format != "asi-arch"):
         flag = "--detach" if arguments.detach else "--run"
@@ -293,7 +293,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("run", nargs="?", default="", help="default: the newest run")
     sub.add_argument("--into", metavar="URL", help="a new archive to keep, as sqlite:///PATH or mongodb://…")
     sub = add("import", description="Import a published archive or an exported log as a new run.")
-    sub.add_argument("format", choices=("asi-arch", "programs", "jsonl", "parquet"))
+    sub.add_argument("format", nargs="?", choices=importing.FORMATS, help="default: as the path looks")
     sub.add_argument("path", type=Path, help="a log, tree.json and 106.json, a mongoexport or mongodump, or programs")
     sub.add_argument("--run", help="name of the new run; default: imported or programs (an exported log keeps its own)")
     sub.add_argument("--skip-bad", action="store_true", help="skip invalid records, and list them")

@@ -110,6 +110,7 @@ def test_superfluous_arguments_of_a_tool_are_named() -> None:
     ("command", "flag"),
     [
         ("import jsonl r1.jsonl --run r2", "--run"),
+        ("import r1.jsonl.gz --run r2", "--run"),
         ("import programs mine --detach", "--detach"),
         ("export r1 --format parquet --manifest", "--manifest"),
     ],
