@@ -20,7 +20,7 @@ from services.engineer.handlers import Engineer
 from services.engineer.scales import ScaleError, load_scale
 from services.engineer.settings import EngineerSettings
 from services.engineer.stages import Stages
-from services.engineer.training.measurements import gpu_name
+from services.engineer.training.measurements import has_gpu
 from services.llm.minds import Minds, require_minds
 from services.sandbox import Sandbox
 
@@ -68,7 +68,7 @@ def require(settings: EngineerSettings) -> None:
             f"ASI_ENGINEER_MPS={settings.mps} is no folder: name the pipe folder of a running MPS daemon, or unset it."
         )
     overrides = {"tasks": settings.tasks, "task_path": settings.task_path}
-    if settings.device == "cuda" and gpu_name() is None:
+    if settings.device == "cuda" and not has_gpu():
         raise SettingsError("ASI_ENGINEER_DEVICE=cuda: torch finds no GPU here; set it to cpu, or unset it.")
     if settings.task_path is not None and not Path(settings.task_path).is_dir():
         raise SettingsError(f"ASI_ENGINEER_TASK_PATH={settings.task_path} is no folder: name one with task files.")

@@ -32,16 +32,16 @@ def versions() -> Mapping[str, str]:
     return versions
 
 
-def gpu_name() -> str | None:
-    """The model name of the first GPU that torch can use; None without one."""
+def has_gpu() -> bool:
+    """Whether torch can use a GPU. Does not start CUDA in this process, which takes memory on the GPU."""
     import torch  # takes two seconds, which engineers without a GPU need not spend
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return torch.cuda.is_available()
 
 
 def missing_device(scale: Scale) -> str | None:
     """Why no training of the scale is possible here; None if one is. It is the machine's fault, not a program's."""
-    if scale.device != "cuda" or gpu_name() is not None:
+    if scale.device != "cuda" or has_gpu():
         return None
     return f"scale {scale.name} trains on a GPU, and torch finds none here: use a machine with one, or set device=cpu"
 
@@ -55,7 +55,9 @@ def require_device(scale: Scale) -> None:
 def device_name(device: str) -> str:
     """The model name of the GPU or of the processor; empty for a GPU on a machine without one."""
     if device == "cuda":
-        return gpu_name() or ""
+        import torch
+
+        return torch.cuda.get_device_name() if has_gpu() else ""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
