@@ -39,7 +39,7 @@ _EVALUATION_SPEEDUP = 3.0
 _OVERHEAD_SECONDS = 4.0
 """Starting processes and the harness, for one evaluation."""
 MAX_TOKENS = 1024  # of the batch on which functions are timed
-_COST_SECONDS = 60.0  # twice the CPU time after which the job omits functions
+_COST_SECONDS = 30.0  # CPU time after which the remaining functions are omitted
 
 
 @dataclass(frozen=True)
@@ -140,12 +140,12 @@ class FunctionCosts:
 async def measure_costs(sandbox: Sandbox, scale: Scale) -> FunctionCosts:
     """Measure in a child with a training's threads and precision. Raises SandboxUnavailable."""
     limits = Limits(
-        memory_bytes=2 << 30, cpu_seconds=_COST_SECONDS, wall_seconds=2 * _COST_SECONDS, threads=scale.threads
+        memory_bytes=2 << 30, cpu_seconds=2 * _COST_SECONDS, wall_seconds=4 * _COST_SECONDS, threads=scale.threads
     )
     length = min(scale.context, MAX_TOKENS)
     rows = max(1, min(scale.micro_batch, MAX_TOKENS // length))
     header: dict[str, JSON] = {"rows": rows, "length": length, "heads": scale.heads, "width": scale.width}
-    header |= {"precision": scale.precision, "threads": scale.threads}
+    header |= {"precision": scale.precision, "threads": scale.threads, "seconds": _COST_SECONDS}
     job = "services.engineer.speed_child:run_costs"
     answer = await measured(sandbox, job, limits, header, "the cost of fla's functions")
     linear = number(answer, "linear")

@@ -15,7 +15,6 @@ from services.fla_cpu.names import FEATURE_MAPS, L2NORMS, MODULES, OPERATORS, TO
 from services.sandbox import JSON, Channel
 
 _COST_REPEATS = 3
-_COST_SECONDS = 30.0  # CPU time, after which the remaining functions are omitted
 PER_CHANNEL = (
     *("chunk_gla", "chunk_kda", "chunk_gdn2", "chunk_gsa"),
     *("fused_recurrent_kda", "fused_recurrent_gdn2", "fused_recurrent_gsa"),
@@ -63,7 +62,7 @@ def run_costs(channel: Channel) -> None:
     """A job: time every function of fla, except those that fail at these sizes, and list what programs may import."""
     request = channel.receive()
     rows, length, heads, width = (request.integer(name) for name in ("rows", "length", "heads", "width"))
-    precision = str(request.header["precision"])
+    precision, limit = str(request.header["precision"]), cast("float", request.header["seconds"])
     torch.set_num_threads(request.integer("threads"))
     torch.manual_seed(0)
     layer, x = nn.Linear(width, width, bias=False), torch.randn(rows, length, width, requires_grad=True)
@@ -71,7 +70,7 @@ def run_costs(channel: Channel) -> None:
     start, by_part = thread_time(), dict[object, float]()
     seconds: dict[str, JSON] = {}
     for name, part, call in _calls(rows, length, heads, width):
-        if part not in by_part and thread_time() - start < _COST_SECONDS:
+        if part not in by_part and thread_time() - start < limit:
             try:
                 by_part[part] = pass_seconds(call, precision, _COST_REPEATS)
             except (RuntimeError, ValueError):
