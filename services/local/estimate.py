@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +29,6 @@ SMALLER = {"tiny": "mini"}
 FEWEST, MAX_AT_SMALLER = 3, 11
 BUSY_SHARE = 0.3
 """Share of the processors' time from which other work is worth mentioning."""
-SAMPLE_SECONDS = 0.3
 _PER_CANDIDATE = 6.0
 """CPU seconds of one candidate's proposal, checks, verdict and analysis at a small scale."""
 
@@ -252,27 +250,14 @@ def speed_sentence(scale: str, profile: checker_pb2.MachineProfile) -> str:
     )
 
 
-async def busy_sentence() -> str | None:
-    """What a sample of the processors before a run says of its estimate; None on a machine that is mostly idle.
-
-    Not the load average, which holds the installation that `make run` has just completed.
-    """
-    before = _processor_time()
-    await asyncio.sleep(SAMPLE_SECONDS)
-    idle, total = (after - first for after, first in zip(_processor_time(), before, strict=True))
+def busy_sentence(idle: int, total: int) -> str | None:
+    """What the processors' time just before a run says of its estimate; None on a machine that is mostly idle."""
     if not total or idle / total > 1 - BUSY_SHARE:
         return None
     return (
         f"other work takes {1 - idle / total:.0%} of this machine's processor time: the estimate holds only while that "
         "stays the same"
     )
-
-
-def _processor_time() -> tuple[int, int]:
-    """The idle and the whole time of all processors since the machine's start, in ticks."""
-    with open("/proc/stat", encoding="ascii") as file:  # noqa: PTH123
-        ticks = [int(field) for field in file.readline().split()[1:9]]
-    return ticks[3] + ticks[4], sum(ticks)
 
 
 def sentence(settings: pb.RunSettings, run: Estimate) -> str:

@@ -39,7 +39,7 @@ from services.local.estimate import (
 )
 from services.local.log import pause_run, resume_run, start_run
 from services.local.plan import CONTINUED, Limits, RunOptions, budget, changed_settings, run_settings
-from services.local.processes import stop_signal
+from services.local.processes import processor_time, stop_signal
 from services.local.programs import check_programs
 from services.local.settings import ClientSettings, running_system
 from services.local.system import System, running
@@ -48,6 +48,7 @@ from services.report.rows import Row, root_among, row
 
 T = TypeVar("T")
 POLL_SECONDS = 1.0
+SAMPLE_SECONDS = 0.3
 JOIN_PATIENCE = 15.0  # for engineers of a cluster, which may have been scaled to zero
 IMPORTED = "imported"  # the mind of runs of published records
 IMPOSSIBLE = 2  # exit status of the store's tool
@@ -100,9 +101,11 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
     await _require_new_name(settings, start)
     if start.fork:
         await _fork(settings, start.fork, "", new_settings)  # refuse an unknown event before the services start
-    elif not start.resume and (busy := await busy_sentence()):
-        progress.note(busy)
     with stop_signal() as interrupted:
+        if not (start.fork or start.resume):
+            sample = await tasks.unless_stopped(processor_time(SAMPLE_SECONDS), interrupted)
+            if busy := busy_sentence(*sample):
+                progress.note(busy)
         progress.note("starting the services …")
         extra = _engineer_environment(current, adapts(options) and not start.resume)
         async with (

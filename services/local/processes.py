@@ -313,3 +313,19 @@ def stop_signal() -> Iterator[asyncio.Event]:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
+
+
+async def processor_time(seconds: float) -> tuple[int, int]:
+    """The idle and the whole time of all processors in the next so many seconds, in ticks.
+
+    A load average would hold what has just ended, such as the installation by `make run`.
+    """
+    before = _ticks()
+    await asyncio.sleep(seconds)
+    passed = [after - first for after, first in zip(_ticks(), before, strict=True)]
+    return passed[3] + passed[4], sum(passed)  # idle, and waiting for disks
+
+
+def _ticks() -> list[int]:
+    line = Path("/proc/stat").read_text(encoding="ascii").partition("\n")[0]
+    return [int(field) for field in line.split()[1:9]]

@@ -14,7 +14,6 @@ from services.chassis.errors import NotPossible, SettingsError
 from services.console.tables import mixed_conditions
 from services.contracts import archive_pb2, candidate_pb2, checker_pb2, checker_pb2_grpc
 from services.contracts import events_pb2 as pb
-from services.local import estimate as estimates
 from services.local.estimate import (
     busy_sentence,
     decide_precision,
@@ -25,6 +24,7 @@ from services.local.estimate import (
     sentence,
 )
 from services.local.plan import RunOptions, run_settings
+from services.local.processes import processor_time
 from services.local.settings import ClientSettings
 from services.report.rows import row
 from tests.partial_checker import PartialChecker
@@ -33,22 +33,15 @@ from tests.serving import serving
 ADAPTING = RunOptions()
 
 
-async def test_other_work_on_the_machine_is_named_before_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_other_work_on_the_machine_is_named_before_the_estimate() -> None:
     """The same run takes twice as long when other work begins, and the estimate cannot know it."""
-    monkeypatch.setattr(estimates, "SAMPLE_SECONDS", 0.0)
-    sentences = []
-    for idle in (90, 25):
-        samples = iter([(1000, 5000), (1000 + idle, 5100)])
-        monkeypatch.setattr(estimates, "_processor_time", lambda samples=samples: next(samples))
-        sentences.append(await busy_sentence())
-    monkeypatch.undo()
-    idle, total = estimates._processor_time()
+    idle, total = await processor_time(0.05)
 
-    assert sentences == [
-        None,
-        "other work takes 75% of this machine's processor time: the estimate holds only while that stays the same",
-    ]
-    assert 0 < idle < total
+    assert busy_sentence(90, 100) is None
+    assert busy_sentence(25, 100) == (
+        "other work takes 75% of this machine's processor time: the estimate holds only while that stays the same"
+    )
+    assert 0 <= idle <= total
 
 
 class Machine(PartialChecker):
