@@ -35,7 +35,6 @@ from services.sandbox.processes import (
     start_time,
     usage,
     wait_for_end,
-    waited_seconds,
 )
 from services.sandbox.server import Server
 from services.sandbox.wire import JSON, NO_ARRAYS, TEXT_CHARACTERS, Arrays, Bounds, Message, printable, printable_json
@@ -122,17 +121,14 @@ class Child:
 
     def usage(self) -> Usage:
         """The current resource usage of all processes of the child."""
-        return usage(self._processes(), self.server.shared_bytes, count_unlinked=False)
+        return usage(self.processes(), self.server.shared_bytes, count_unlinked=False)
 
     def processor_seconds(self) -> float:
         """CPU time of the running processes, in nanosecond resolution."""
-        return processor_seconds(self._processes())
+        return processor_seconds(self.processes())
 
-    def waited_seconds(self) -> float:
-        """The longest time that one of the running threads has waited for a processor."""
-        return waited_seconds(self._processes())
-
-    def _processes(self) -> list[int]:
+    def processes(self) -> list[int]:
+        """The running processes."""
         supervisor = self.control.supervisor
         return descendants(supervisor.result()) if supervisor.done() else []
 

@@ -308,7 +308,6 @@ async def _to_the_end(child: Child) -> None:
         await child.receive(timeout=10)
 
 
-@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this kernel does not tell")
 async def test_waiting_for_a_processor_is_told_from_idling() -> None:
     """Of two processes that share one, and a third that sleeps."""
     code = f"import os; os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})\nwhile True: pass"

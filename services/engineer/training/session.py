@@ -25,7 +25,7 @@ from services.engineer.training.result import CurvePoint, Drained, Metrics, Trai
 from services.engineer.training.sizes import ModelSizes, Plan, model_sizes
 from services.engineer.training.watcher import Peers, Stop, WatchSettings, watch
 from services.sandbox import JSON, Array, Child, Message
-from services.sandbox.processes import Usage
+from services.sandbox.processes import Usage, waited_seconds
 
 Weights = dict[str, Array]
 
@@ -221,11 +221,11 @@ class Session:
         start, before, is_saved = self.step, self._state, self._state_step == self.step
         rows = await self._prefetched if self._prefetched is not None else self._batches(start)
         count, tokens = len(rows), np.stack(rows).astype(np.uint16)
-        started, busy, waited = monotonic(), self.child.usage().cpu_seconds, self.child.waited_seconds()
+        started, busy, waited = monotonic(), self.child.usage().cpu_seconds, waited_seconds(self.child.processes())
         if start + count < self.job.scale.steps:  # read from disk while the child computes
             self._prefetched = asyncio.create_task(asyncio.to_thread(self._batches, start + count))
         answer = await ask(self.child, "train", {}, {"tokens": tokens}, expect="metrics", timeout=self._time_left())
-        seconds, waited = monotonic() - started, max(0.0, self.child.waited_seconds() - waited)
+        seconds, waited = monotonic() - started, max(0.0, waited_seconds(self.child.processes()) - waited)
         self.step += count
         metrics = self._record(answer, count, seconds, self.child.usage(), busy, waited)
         due = self.segment is None and self.step > audited and is_saved

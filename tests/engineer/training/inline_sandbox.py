@@ -59,8 +59,8 @@ class HostEnd:
     def processor_seconds(self) -> float:
         return time.process_time()
 
-    def waited_seconds(self) -> float:
-        return 0.0
+    def processes(self) -> list[int]:
+        return []
 
     async def receive(self, timeout: float) -> Message:  # noqa: ASYNC109
         try:
