@@ -19,7 +19,6 @@ from services.store.reactions import react
 from services.store.recovery import require_same_log
 from services.store.steering import moment
 
-RETRY_SECONDS = 1.0
 OUTBOX_DELETIONS = 64
 AHEAD_SECONDS = 60.0
 Work = Callable[[], Awaitable[None]]
@@ -28,11 +27,12 @@ Work = Callable[[], Awaitable[None]]
 class Applier:
     """The one writer of the archive. Watchers of a run wait on its state for new events."""
 
-    def __init__(self, bus: Bus, archive: Archive, consumer: Consumer, batch: int) -> None:
+    def __init__(self, bus: Bus, archive: Archive, consumer: Consumer, batch: int, retry: float = 1.0) -> None:
+        """`retry` is the time in seconds between two attempts to reach the database or the broker."""
         self._bus = bus
         self._archive = archive
         self._consumer = consumer
-        self._batch = batch
+        self._batch, self._retry = batch, retry
         self._published: set[int] = set()  # outbox numbers; most entries are deleted when their event is applied
         self._ahead: set[str] = set()  # services whose clocks are ahead of ours
         self._reconnects = bus.reconnects
@@ -143,13 +143,13 @@ class Applier:
             except Transient as error:
                 conflicts = conflicts + 1 if isinstance(error, OtherWriter) else 0
                 if conflicts == 1:  # usual beside a standby; a store that was killed may hold its locks for longer
-                    await asyncio.sleep(RETRY_SECONDS)
+                    await asyncio.sleep(self._retry)
                     continue
                 if not self.state.outage:
                     get_logger().error("the store cannot go on for now", error=str(error))
                 self.state.outage = str(error)
                 self._published.clear()  # the database may be replaced meanwhile
-                await asyncio.sleep(RETRY_SECONDS)
+                await asyncio.sleep(self._retry)
                 if isinstance(error, ArchiveUnavailable):
                     await self._open_again()
             else:

@@ -8,11 +8,28 @@ from structlog.testing import capture_logs
 
 from services.chassis.bus import Bus, Logged
 from services.chassis.events import first
+from services.contracts import events_pb2
 from services.store.app import record_dead_letters
 from services.store.applier import Applier
 from services.store.backends import open_archive
 from services.store.backends.memory import MemoryArchive
-from services.store.port import Change, OtherWriter, React
+from services.store.port import Archive, Change, OtherWriter, React
+
+
+def started(attempt: int = 1) -> events_pb2.Event:
+    """The first event of a run."""
+    event = first("r1", "started", "console", attempt)
+    event.run_started.settings.seats = 1
+    return event
+
+
+async def apply_log(bus: Bus, archive: Archive, count: int, retry: float = 1.0) -> None:
+    """Run an applier until it has applied so many events."""
+    applying = asyncio.create_task(Applier(bus, archive, await bus.consumer("store"), 16, retry).run())
+    async with asyncio.timeout(20):
+        while await archive.applied() < count:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.05)
+    applying.cancel()
 
 
 async def test_a_clock_that_is_ahead_is_reported_once(bus: Bus) -> None:
@@ -20,16 +37,11 @@ async def test_a_clock_that_is_ahead_is_reported_once(bus: Bus) -> None:
     archive = open_archive("memory://clocks")
     await archive.open()
     for attempt in (1, 2):
-        event = first("r1", "started", "console", attempt)
-        event.run_started.settings.seats = 1
+        event = started(attempt)
         event.time.seconds += 3600
         await bus.publish(event)
     with capture_logs() as logs:
-        applying = asyncio.create_task(Applier(bus, archive, await bus.consumer("store"), 16).run())
-        async with asyncio.timeout(20):
-            while await archive.applied() < 2:  # noqa: ASYNC110 - nobody tells
-                await asyncio.sleep(0.05)
-        applying.cancel()
+        await apply_log(bus, archive, 2)
     (warning,) = [entry for entry in logs if entry["event"].startswith("an event is from the future")]
 
     assert (warning["from_service"], warning["event_id"]) == ("console", "r1.started.1")
@@ -50,9 +62,7 @@ async def test_an_event_that_another_store_received_is_applied_when_idle(bus: Bu
         while applier.state.behind:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.05)
         await asyncio.sleep(0.2)
-        event = first("r1", "started", "console")
-        event.run_started.settings.seats = 1
-        await bus.publish(event)
+        await bus.publish(started())
         assert len(await received) == 1
         while await archive.applied() < 1:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.05)
@@ -72,22 +82,13 @@ class Contended(MemoryArchive):
 
 
 @pytest.mark.parametrize("conflicts", [1, 2])
-async def test_a_conflict_with_a_standby_is_no_outage_unless_it_lasts(
-    bus: Bus, conflicts: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_conflict_with_a_standby_is_no_outage_unless_it_lasts(bus: Bus, conflicts: int) -> None:
     """Each would make a store unhealthy for a second, and refuse queries."""
-    monkeypatch.setattr("services.store.applier.RETRY_SECONDS", 0.01)
     archive = Contended()
     archive.conflicts = conflicts
-    event = first("r1", "started", "console")
-    event.run_started.settings.seats = 1
-    await bus.publish(event)
+    await bus.publish(started())
     with capture_logs() as logs:
-        applying = asyncio.create_task(Applier(bus, archive, await bus.consumer("store"), 16).run())
-        async with asyncio.timeout(20):
-            while await archive.applied() < 1:  # noqa: ASYNC110 - nobody tells
-                await asyncio.sleep(0.05)
-        applying.cancel()
+        await apply_log(bus, archive, 1, retry=0.01)
 
     assert [entry["error"] for entry in logs if entry["log_level"] == "error"] == [
         "another writer applies events" for _ in range(conflicts - 1)
