@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -113,16 +114,22 @@ async def budget_part(bench: Bench) -> Result:
     if bench.mps is None:
         report["left_out"] = [*report["left_out"], "kernels of several trainings at the same time (--mps FOLDER)"]
     async with Sandbox(mps=bench.mps) as sandbox:
-        for count in (1, 2, 4):
-            started, scale = time.monotonic(), replace(_timed_scale(bench, "explore", False), per_device=count)
-            rows = await asyncio.gather(*(_ours("delta_net", scale, sandbox, bench) for _ in range(count)))
-            if failed := next((row for row in rows if "error" in row), None):  # the memory may not suffice for all
-                report[f"{count} at once"] = failed
-                report["left_out"].append(f"{count} at once, which failed")
-                continue
-            report[f"{count} at once"] = {
-                "tokens_per_second": sum(row["tokens_per_second"] for row in rows),
-                "seconds": round(time.monotonic() - started, 1),
-            }
+        scale = _timed_scale(bench, "explore", False)
+        await add_concurrent(report, scale, lambda shared: _ours("delta_net", shared, sandbox, bench))
     report["ok"] = "error" not in report["1 at once"]
     return report
+
+
+async def add_concurrent(report: Result, scale: Scale, train: Callable[[Scale], Awaitable[Result]]) -> None:
+    """Add the speed of one, two and four trainings at once, which share the memory of a GPU."""
+    for count in (1, 2, 4):
+        started = time.monotonic()
+        rows = await asyncio.gather(*(train(replace(scale, per_device=count)) for _ in range(count)))
+        if failed := next((row for row in rows if "error" in row), None):  # the memory may not suffice for all
+            report[f"{count} at once"] = failed
+            report["left_out"].append(f"{count} at once, which failed")
+            continue
+        report[f"{count} at once"] = {
+            "tokens_per_second": sum(row["tokens_per_second"] for row in rows),
+            "seconds": round(time.monotonic() - started, 1),
+        }

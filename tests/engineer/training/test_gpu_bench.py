@@ -1,15 +1,12 @@
 """What `make gpu` does on a GPU, as far as it needs none."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import numpy as np
-import pytest
 
-from bench.gpu import VOCABULARY, Bench, Result, speed, synthetic_corpus
+from bench.gpu import VOCABULARY, Result, synthetic_corpus
+from bench.gpu.speed import add_concurrent
 from bench.kernels import Comparison
 from services.engineer.evaluation.scoring import part_losses
-from services.engineer.scales import Scale
+from services.engineer.scales import Scale, load_scale
 
 
 def test_random_tokens_of_a_large_vocabulary_are_scored() -> None:
@@ -32,23 +29,17 @@ def test_a_precision_that_a_kernel_refuses_is_no_disagreement() -> None:
     assert not broken.refused
 
 
-async def test_trainings_at_once_share_the_memory_and_may_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_trainings_at_once_share_the_memory_and_may_not_fit() -> None:
     """Four trainings at explore need more than 80 GB, which says nothing against one."""
-    shares = list[int]()
+    shares, report = list[int](), Result(left_out=[])
 
-    async def ours(name: str, scale: Scale, sandbox: object, bench: Bench) -> Result:
+    async def train(scale: Scale) -> Result:
         shares.append(scale.per_device)
         return {"error": "OutOfMemoryError"} if scale.per_device == 4 else {"tokens_per_second": 5}
 
-    @asynccontextmanager
-    async def sandbox(**_: object) -> AsyncIterator[None]:
-        yield None
-
-    monkeypatch.setattr(speed, "_ours", ours)
-    monkeypatch.setattr(speed, "Sandbox", sandbox)
-    report = await speed.budget_part(Bench("cpu", {}))
+    await add_concurrent(report, load_scale("explore"), train)
 
     assert shares == [1, 2, 2, 4, 4, 4, 4]
+    assert report["1 at once"]["tokens_per_second"] == 5
     assert report["2 at once"]["tokens_per_second"] == 10
-    assert report["ok"]
-    assert "4 at once, which failed" in report["left_out"]
+    assert report["left_out"] == ["4 at once, which failed"]
