@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import pytest
 import pytest_asyncio
@@ -15,7 +14,6 @@ from services.engineer.checker import description
 from services.engineer.scales import BF16, FP32, load_scale
 from services.engineer.speed import PrecisionSpeed, measure_precision, with_precision
 from services.engineer.stages import Stages
-from services.engineer.training.measurements import missing_device
 from services.engineer.training.model import autocast
 from services.engineer.training.protocol import limits_of
 from services.fla_cpu.names import OPERATORS, TOP
@@ -91,11 +89,10 @@ def test_the_faster_precision_is_chosen_and_only_a_clear_slowdown_is_reported() 
     assert PrecisionSpeed(1.0, None).slow(BF16) is not None
 
 
-async def test_an_engineer_that_only_checks_programs_for_a_gpu_does_not_measure_its_precision(tmp_path: Path) -> None:
-    """It would report that the precision of the run is emulated here."""
-    stages = Stages(cast("Sandbox", None), tmp_path)
-    if missing_device(load_scale("explore")) is None:
-        pytest.skip("this machine has a GPU")
+@in_session_loop
+async def test_the_precision_of_a_gpus_stage_is_suited_with_one_and_without(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Without one programs are only checked: that bf16 is emulated here is no matter."""
+    stages = Stages(sandbox, tmp_path)
 
     assert (await stages.scale("explore", {})).precision == BF16
     assert not stages.unsuited

@@ -1,13 +1,12 @@
 """A prompt as a person is shown it."""
 
-import contextlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
-import pytest
-
 from services.llm.port import plain_schema
-from services.llm.prompts import as_text, print_result, shown
+from services.llm.prompts import as_text, shown
 from tests.llm.scripted_minds import KEY, Idea, question
 
 
@@ -40,16 +39,13 @@ def test_the_text_names_version_and_schema() -> None:
     assert '"program"' in text
 
 
-def test_a_full_disk_is_named_in_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk_is_named_in_one_sentence() -> None:
     """Where a prompt is written to."""
+    code = (
+        "import asyncio, sys; from services.llm.prompts import print_result\n"
+        "sys.exit(print_result(asyncio.sleep(0, 'prompt')))"
+    )
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
 
-    async def text() -> str:
-        return "prompt"
-
-    with contextlib.suppress(OSError), Path("/dev/full").open("w") as full:  # closing it fails, too
-        monkeypatch.setattr("sys.stdout", full)
-        status = print_result(text())
-
-    assert (status, capsys.readouterr().err) == (1, "asi-arch: No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, "asi-arch: No space left on device\n")

@@ -15,7 +15,7 @@ from services.engineer.training.session import Job, Weights
 from services.sandbox import JSON, Array, Child, Message, Sandbox
 
 JOB = "services.engineer.evaluation.child:run"
-_MAX_LOGITS = 1 << 22
+MAX_LOGITS = 1 << 22
 """Number of logits in the memory of one thread."""
 
 
@@ -88,7 +88,7 @@ class Reader:
         Raises TrainingFailed("not-finite"): a prediction that is no number could pass for a right one.
         """
         states, flat_targets = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
-        size = max(1, _MAX_LOGITS // len(self.head))
+        size = max(1, MAX_LOGITS // len(self.head))
         parts = [slice(start, start + size) for start in range(0, len(states), size)]
         with ThreadPoolExecutor(self.job.scale.threads) as threads:
             scored = list(threads.map(lambda part: self._score(states[part], flat_targets[part]), parts))

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from services.domain.zoo import baseline
 from services.engineer.data import Corpus
-from services.engineer.evaluation.reader import Reader, open_reader
+from services.engineer.evaluation.reader import MAX_LOGITS, Reader, open_reader
 from services.engineer.scales import Scale
 from services.engineer.speed import measure_speed
 from services.engineer.training.child import build_model, model_arrays
@@ -117,14 +117,12 @@ async def test_children_that_score_get_the_compiled_kernels_of_the_zoo(
     assert (tmp_path / "a.cubin").read_bytes() == b"kernel"
 
 
-def test_scores_are_computed_in_parts_by_several_threads(
-    small: Scale, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_are_computed_in_parts_by_several_threads(small: Scale, corpus: Corpus) -> None:
     """On one core, those of a large vocabulary take longer than a training on a GPU."""
-    monkeypatch.setattr("services.engineer.evaluation.reader._MAX_LOGITS", 2000)
     random = np.random.default_rng(0)
-    hidden, head = random.standard_normal((3, 50, 8), np.float32), random.standard_normal((300, 8), np.float32)
-    targets = random.integers(300, size=(3, 50))
+    hidden, head = random.standard_normal((3, 50, 8), np.float32), random.standard_normal((70_000, 8), np.float32)
+    targets = random.integers(len(head), size=(3, 50))
+    assert targets.size * len(head) > 2 * MAX_LOGITS
     job = Job(CONVOLUTION, 0, replace(small, threads=2), corpus)
     predictions = Reader(cast("Child", None), job, head, 1.0).score(hidden, targets)
     logits = torch.from_numpy(hidden.astype(np.float64) @ head.T.astype(np.float64))
