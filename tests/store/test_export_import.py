@@ -19,7 +19,7 @@ from services.local.processes import Broker
 from services.store import exporting, tools
 from services.store.app import StoreSettings
 from services.store.backends import open_archive
-from services.store.importing import bodies_of, events_of, publish, read_published
+from services.store.importing import bodies_of, events_of, format_of, publish, read_published
 from services.store.published import write_published
 from services.store.reactions import react
 from tests.store.simulation import Simulation
@@ -104,6 +104,24 @@ def test_superfluous_arguments_of_a_tool_are_named() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stderr) == (2, "asi-arch: more is not understood: see `asi-arch backup --help`.\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("r1.jsonl.gz", "jsonl"),
+        ("r1.parquet", "parquet"),
+        ("106.json", "asi-arch"),
+        (".", "programs"),
+        ("x", "asi-arch"),
+    ],
+)
+def test_the_format_of_an_import_is_seen_from_its_path(path: str, kind: str, tmp_path: Path) -> None:
+    """So that it need not be given."""
+    (tmp_path / "mine.py").touch()
+    (tmp_path / "x").mkdir()
+
+    assert format_of(tmp_path / path) == kind
 
 
 @pytest.mark.parametrize(

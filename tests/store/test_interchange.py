@@ -8,7 +8,7 @@ import bson
 import bson.json_util
 import pytest
 
-from services.store.importing import BadArchive, events_of, format_of, read_programs, read_published
+from services.store.importing import BadArchive, events_of, read_programs, read_published
 from services.store.published import candidate_of, write_published
 
 
@@ -44,24 +44,6 @@ def test_names_that_would_look_the_same_are_the_same(tmp_path: Path) -> None:
     names += [candidate.name for candidate in read_programs(tmp_path).records]
 
     assert names == ["Caf\u00e9", "Caf\u00e9", "delta_net_3", "Caf\u00e9"]
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("r1.jsonl.gz", "jsonl"),
-        ("r1.parquet", "parquet"),
-        ("106.json", "asi-arch"),
-        (".", "programs"),
-        ("x", "asi-arch"),
-    ],
-)
-def test_the_format_of_an_import_is_seen_from_its_path(path: str, kind: str, tmp_path: Path) -> None:
-    """So that it need not be given."""
-    (tmp_path / "mine.py").touch()
-    (tmp_path / "x").mkdir()
-
-    assert format_of(tmp_path / path) == kind
 
 
 def test_a_folder_of_programs_becomes_candidates_without_scores(tmp_path: Path) -> None:
