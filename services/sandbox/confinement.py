@@ -43,7 +43,7 @@ _MAKE_DEVICES = 1 << 6 | 1 << 11
 _FILE_RIGHTS = _EXECUTE | _WRITE | _READ | _TRUNCATE | _IOCTL
 _RIGHTS_BY_VERSION = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
 _OWN_PROC = ("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/devices", "/proc/driver",
-             "/proc/modules", "/proc/filesystems", "/proc/version")  # fmt: skip
+             "/proc/modules", "/proc/filesystems", "/proc/version", "/proc/sys/vm")  # fmt: skip
 
 
 def level(layers: frozenset[str]) -> str:

@@ -13,9 +13,11 @@ import struct
 from services.sandbox import linux
 
 _NETWORK = (
-    "socket socketpair connect accept sendto sendmsg recvmsg bind listen accept4 sendmmsg recvmmsg tkill "
-    "rt_sigqueueinfo rt_tgsigqueueinfo"
+    "socketpair connect accept sendto sendmsg recvmsg accept4 sendmmsg recvmmsg tkill rt_sigqueueinfo rt_tgsigqueueinfo"
 )
+# What CUDA calls when it starts, with a socket of this family and kind; where it cannot, it ends with error 304.
+_LISTENING = "socket bind listen"
+_AF_UNIX, _SOCK_SEQPACKET, _SOCK_KINDS = 1, 5, 0xF
 _PROGRAMS = "fork vfork execve execveat flock"
 _ALWAYS = (
     "ptrace process_vm_readv process_vm_writev kcmp process_madvise pidfd_send_signal pidfd_open pidfd_getfd "
@@ -104,7 +106,8 @@ Instruction = tuple[int, int, int, int]
 def install(programs: bool, own_network: bool, shared_memory: bool, files: bool = True) -> None:
     """Apply the filter irrevocably to this process and its descendants. Requires NO_NEW_PRIVS. Raises OSError.
 
-    `programs` allows fork, exec and file locks; `own_network` means that sockets and signals reach only the job itself;
+    `programs` allows fork, exec, file locks and, for CUDA, a local socket on which nobody can be served; `own_network`
+    means that sockets and signals reach only the job itself, so that programs may use both;
     `shared_memory` allows shared anonymous memory, which resource limits do not count; without `files`, no file can be
     opened. Unless `programs` and `own_network` are set, a job can send signals to itself only, and cannot stop itself:
     the host would wait for its answer.
@@ -125,6 +128,7 @@ def build(
     refused += [] if programs else [_PROGRAMS]
     refused += [] if files else [_FILES]
     refused += [] if programs and own_network else [_NETWORK]
+    refused += [] if programs else [_LISTENING]
     refused += [] if shared_memory else ["memfd_create"]
     no: Instruction = (_RETURN, 0, 0, _ERRNO | errno.EPERM)
     lines: list[Instruction] = [
@@ -143,6 +147,9 @@ def build(
     lines += _on_argument(numbers["clone"], 0, [(_ANY_BIT, 0, 1, _CLONE_NEW), no, *threads])
     lines += _on_argument(numbers["prctl"], 0, [(_EQUAL, 0, 1, linux.PR_SET_PDEATHSIG), no])
     lines += _on_argument(numbers["prlimit64"], 0, [(_EQUAL, 1, 0, 0), no])
+    if programs and not own_network:
+        kind = [(_LOAD, 0, 0, _ARGUMENTS + 8), (_AND, 0, 0, _SOCK_KINDS), (_EQUAL, 1, 0, _SOCK_SEQPACKET), no]
+        lines += _on_argument(numbers["socket"], 0, [(_EQUAL, 1, 0, _AF_UNIX), no, *kind])
     if not programs:
         for name, commands in (("fcntl", _FCNTL_COMMANDS), ("ioctl", _IOCTL_COMMANDS)):
             body = [line for command in commands for line in ((_EQUAL, 0, 1, command), no)]

@@ -234,11 +234,20 @@ async def test_a_training_on_a_gpu_may_compile_what_it_then_loads(sandbox: Sandb
         assert (await child.receive(timeout=30)).header == {"twice": 42}
 
 
-async def test_a_training_on_a_gpu_names_its_threads(sandbox: Sandbox) -> None:
-    """CUDA does so when it starts, and fails where it cannot."""
+@pytest.mark.parametrize("layers", [*LAYERS[1:3], LAYERS[-1]], ids=lambda layers: "+".join(sorted(layers)))
+async def test_a_training_on_a_gpu_can_start_cuda_at_every_level(layers: frozenset[str]) -> None:
+    """It names its threads and listens on a socket, and fails where it cannot, as in a container without namespaces."""
     limits = replace(limits_of(load_scale("explore")), memory_bytes=512 << 20, wall_seconds=30, cpu_seconds=30)
-    async with sandbox.child(f"{JOBS}:name_a_thread", limits) as child:
-        assert (await child.receive(timeout=30)).header == {"said": "renamed"}
+    async with Sandbox(preload=PRELOAD, readable=[TESTS], layers=layers) as lesser:
+        async with lesser.child(f"{JOBS}:start_as_cuda", limits) as child:
+            answer = (await child.receive(timeout=30)).header
+        level = lesser.level
+    assert answer["said"] == "renamed"
+    more = cast("list[str]", answer["more"])
+    if USER in level or LANDLOCK in level:
+        assert "a setting of the machine" not in more
+    if SECCOMP in level and NAMESPACES not in level:
+        assert not {"connect", "accept", "stream", "internet"} & set(more)
 
 
 async def test_trainings_on_a_gpu_reach_the_daemon_of_mps_where_it_is_named(
