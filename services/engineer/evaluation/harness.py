@@ -133,6 +133,7 @@ def evaluate(model: HarnessModel, job: Job) -> dict[str, object]:
         tasks=tasks,
         limit=scale.task_limit or None,
         bootstrap_iters=1000,
+        torch_random_seed=None,  # else it imports torch, for a seed that nothing here uses
         task_manager=task_manager(named, scale.task_path),
     )
     assert results is not None  # noqa: S101 - None only on other ranks of a distributed evaluation

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import transformers  # noqa: F401 - datasets, in the harness, would use its stand-in for programs
 
 from services.engineer.data import open_corpus
@@ -65,8 +66,15 @@ def test_recall_questions_can_be_answered_from_their_context() -> None:
         assert f"{name}{q.choices[q.answer]}\n" in q.context
 
 
-async def test_a_trained_model_gets_scores_with_standard_errors() -> None:
+async def test_a_trained_model_gets_scores_with_standard_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     """Our adapter behind the harness's interface, through fresh children."""
+    seeds, manual_seed = list[int](), torch.manual_seed
+
+    def seed(value: int) -> torch.Generator:
+        seeds.append(value)
+        return manual_seed(value)
+
+    monkeypatch.setattr(torch, "manual_seed", seed)
     scale = load_scale("tiny", {**SMALL, "tasks": "brackets,cloze", "task_limit": "12", "context": "160", "steps": "4"})
     result = await train(programs.CONVOLUTION, 0, scale, CORPUS, InlineSandbox())
 
@@ -75,6 +83,7 @@ async def test_a_trained_model_gets_scores_with_standard_errors() -> None:
     assert all(len(score.correct) == 12 for score in result.scores)
     assert all(score.chance is not None and 0.1 <= score.chance <= 0.5 for score in result.scores)
     assert result.benchmark == pytest.approx(sum(score.value for score in result.scores) / 2)
+    assert 1234 not in seeds, "the harness has set its own seed, for which it imports torch into the engineer"
 
 
 def test_a_missing_task_leaves_no_benchmark() -> None:
