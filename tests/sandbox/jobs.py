@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -102,13 +103,14 @@ def start_as_cuda(channel: Channel) -> None:
     listening.listen()
     comm.write_text("renamed")
     more = []
-    for name, attempt in {
+    attempts: dict[str, Callable[[], object]] = {
         "a setting of the machine": lambda: Path("/proc/sys/kernel/core_pattern").open("a").close(),
         "connect": lambda: socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect(address),
         "accept": lambda: listening.accept(),
         "stream": lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM),
         "internet": lambda: socket.socket(socket.AF_INET, socket.SOCK_SEQPACKET),
-    }.items():
+    }
+    for name, attempt in attempts.items():
         with contextlib.suppress(OSError):
             listening.settimeout(1)
             attempt()

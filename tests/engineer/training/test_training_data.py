@@ -124,7 +124,7 @@ def test_a_local_dataset_and_tokenizer_become_a_corpus(tmp_path: Path) -> None:
     words = {"<end>": 0, "document": 1, "<unknown>": 2} | {str(n): n + 3 for n in range(300)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unknown>"))  # noqa: S106
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")  # type: ignore[no-untyped-call]  # noqa: S106
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")  # noqa: S106
     wrapped.save_pretrained(tmp_path / "tokenizer")
     scale = load_scale("tiny", {**HUB, "dataset": str(source), "tokenizer": str(tmp_path / "tokenizer")})
 
