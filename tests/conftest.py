@@ -49,6 +49,14 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 2 * (os.cpu_count() or 1)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Whether slow tests alone are wanted and a file has none: each worker would import it and what it needs."""
+    if not config.getoption("markexpr").startswith("slow") or not collection_path.name.startswith("test_"):
+        return None
+    own = [path for path in (collection_path, collection_path.with_name("conftest.py")) if path.exists()]
+    return all("mark.slow" not in path.read_text(encoding="utf-8") for path in own) or None
+
+
 def pytest_collection_finish() -> None:
     """From here on, only what tests make is searched for garbage."""
     gc.freeze()
