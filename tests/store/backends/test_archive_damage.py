@@ -71,3 +71,20 @@ async def test_a_file_that_was_changed_by_hand_is_damaged(tmp_path: Path, statem
     assert f"{path} is damaged: {reason}" in str(raised.value)
     assert "restore a backup" in str(raised.value)
     await archive.close()
+
+
+async def test_a_damaged_archive_is_not_copied(tmp_path: Path) -> None:
+    """A backup that nobody can restore would be noticed on the day it is needed."""
+    path, simulation = tmp_path / "archive.db", Simulation()
+    simulation.start()
+    archive = open_archive(f"sqlite:///{path}")
+    await archive.open()
+    await archive.apply(simulation.log)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DELETE FROM log WHERE sequence = 2")
+        connection.commit()
+
+    with pytest.raises(ArchiveDamaged, match=r"is damaged \(it has .* log rows.*\), so nothing was copied"):
+        await archive.backup(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+    await archive.close()

@@ -17,6 +17,7 @@ from services.chassis.errors import SettingsError
 from services.store.backends.rows import Backend
 from services.store.backends.sqlite import queries, writing
 from services.store.backends.sqlite.connection import (
+    REPAIR,
     ConnectionThread,
     LazyConnection,
     connect,
@@ -148,7 +149,12 @@ class SqliteArchive(Backend):
         await self.threads["write"].run(writing.save_fingerprints, rows)
 
     async def backup(self, path: Path) -> None:
-        """Copy one snapshot with SQLite's online backup; the copy is an archive by itself."""
+        """Copy one snapshot with SQLite's online backup; the copy is an archive by itself.
+
+        Raises FileExistsError, and ArchiveDamaged for an archive whose copy nobody could restore.
+        """
+        if problems := await self.damage():
+            raise ArchiveDamaged(f"{self._file} is damaged ({problems[0]}), so nothing was copied: {REPAIR}")
         await self.threads["scan"].run(_copy, path)
 
     async def restore(self, path: Path) -> None:

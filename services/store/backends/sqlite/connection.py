@@ -41,7 +41,7 @@ _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 _UNWRITABLE = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
 _DAMAGED = frozenset({sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT})
-_REPAIR = "restore a backup (`asi-arch restore`), or move it away and restart, which rebuilds it from the log."
+REPAIR = "restore a backup (`asi-arch restore`), or move it away and restart, which rebuilds it from the log."
 
 
 class LazyConnection:
@@ -148,18 +148,18 @@ def translate_errors(path: Path, connection: LazyConnection | None = None) -> It
     except (DecodeError, ValidationError) as error:
         reason = str(error).partition("\n")[0]
         raise ArchiveDamaged(
-            f"{path} is damaged: a record or event in it cannot be read ({reason}): {_REPAIR}"
+            f"{path} is damaged: a record or event in it cannot be read ({reason}): {REPAIR}"
         ) from error
     except (sqlite3.DatabaseError, IndexError, TypeError) as error:  # a missing column, a value of another type
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code not in _UNAVAILABLE | _DAMAGED:
             if connection is not None and (differences := _differences(path)):
-                raise ArchiveDamaged(f"{path} is damaged: {differences[0]}: {_REPAIR}") from error
+                raise ArchiveDamaged(f"{path} is damaged: {differences[0]}: {REPAIR}") from error
             raise
         if connection is not None and code not in _BUSY:
             connection.close()
         if code in _DAMAGED:
-            raise ArchiveDamaged(f"{path} is damaged or no SQLite file ({error}): {_REPAIR}") from error
+            raise ArchiveDamaged(f"{path} is damaged or no SQLite file ({error}): {REPAIR}") from error
         if code in _UNWRITABLE and path.exists() and not os.access(path.parent, os.W_OK):
             raise ArchiveUnavailable(
                 f"{path}: {error}, as its folder cannot be written, and SQLite needs a file beside the archive to read "
