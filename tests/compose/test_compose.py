@@ -20,11 +20,11 @@ from services.local.log import start_run
 from services.local.plan import RunOptions, run_settings
 from services.local.settings import ClientSettings
 from tests.compose.stack import DEPLOY, Stack, compose_command
-from tests.loop.conftest import MICRO
+from tests.loop.conftest import BENCHMARKS, MICRO
 
 pytestmark = [pytest.mark.compose, pytest.mark.slow]
 RUN = "compose"
-FLAGS = RunOptions(candidates=2, baselines=("delta_net", "gated_delta_net"), overrides=MICRO)
+FLAGS = RunOptions(candidates=2, baselines=("delta_net", "gated_delta_net"), overrides=(*MICRO, *BENCHMARKS))
 ENDS = {"candidate_archived", "candidate_rejected"}
 
 

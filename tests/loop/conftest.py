@@ -11,17 +11,18 @@ import pytest
 
 from tests.console.conftest import bare_environment
 
-# Real text, real training, real evaluation, as small as they get.
+# Real text and real training, as small as they get. Benchmarks, whose harness takes as long, where they are looked at.
 MICRO = ("steps=6", "width=32", "heads=2", "feed_forward=64", "context=64", "heldout_blocks=16", "check_truncations=8",
-         "evaluations=1", "task_limit=16", "tasks=copying,brackets")  # fmt: skip
+         "evaluations=1", "tasks=")  # fmt: skip
+BENCHMARKS = ("task_limit=16", "tasks=copying,brackets")
 # A loss far below the baselines', as a few steps give by chance, leads to probes, but not to two more trainings.
 UNREPEATED = ("--policy", "leakage=probe")
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def micro_flags() -> list[str]:
-    """The flags of a run of seconds."""
-    return [part for setting in MICRO for part in ("--set", setting)]
+def micro_flags(*more: str) -> list[str]:
+    """The flags of a run of seconds, with more settings."""
+    return [part for setting in (*MICRO, *more) for part in ("--set", setting)]
 
 
 def command_line(environment: dict[str, str]) -> Command:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.local.system import ORDER
-from tests.loop.conftest import UNREPEATED, Command, micro_flags, rows_of, running
+from tests.loop.conftest import BENCHMARKS, UNREPEATED, Command, micro_flags, rows_of, running
 
 OWN = Path(__file__).parents[2] / "examples" / "programs" / "decaying_average.py"
 TRAINING = '"event": "training"'
@@ -20,7 +20,7 @@ RUN = ("run", "--candidates", "1", "--baselines", "delta_net,linear_attention", 
 
 def test_a_run_ends_with_every_candidate_measured_and_can_be_queried(asi_arch: Command) -> None:
     """Proposed, checked, trained, evaluated, judged, analysed and archived; then list, show, tree and status."""
-    ranked = rows_of(asi_arch(*RUN, "--seed-program", str(OWN), "--json"))
+    ranked = rows_of(asi_arch(*RUN, "--seed-program", str(OWN), "--json", *micro_flags(*BENCHMARKS)))
 
     assert len(ranked) == 4
     assert next(row for row in ranked if row["id"] == "c000003")["name"] == "decaying_average"
@@ -43,6 +43,7 @@ def test_a_run_ends_with_every_candidate_measured_and_can_be_queried(asi_arch: C
     assert all(needed <= row.keys() for row in listed)
     root = next(row for row in listed if row["id"] == "c000001")
     assert isinstance(root["loss"], float)
+    assert isinstance(root["benchmark"], float)
     assert root["judge"] == 5.0
     tree = rows_of(asi_arch("tree", "--json"))
     assert {node["id"] for node in tree} == {row["id"] for row in listed}
