@@ -195,6 +195,9 @@ def _environment(scratch: Path) -> dict[str, str]:
         "PYTHONNOUSERSITE": "1",
         "PYTHONHASHSEED": "0",
         "HF_HUB_OFFLINE": "1",
+        # Else torch.compile compiles in programs of its own, which start CUDA: of a job, only the first process can, as
+        # others may not name their threads in /proc.
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
     }
     return {**passed, **fixed}
 

@@ -26,7 +26,7 @@ def limits_of(scale: Scale) -> Limits:
 
     On a CPU, the scale's time limit counts the child's own processor time, and children cannot open files or start
     programs. On a GPU, Triton and torch.compile start compilers (ptxas, gcc) and load their output from the scratch
-    folder; CUDA and compiler workers need many threads.
+    folder; CUDA and compilers need many threads.
     """
     limits = Limits(
         memory_bytes=scale.memory_bytes,
