@@ -3,7 +3,8 @@
 A child's compiler caches are in its own folder and deleted with it, and no child may write files that another one
 reads, as these would be executed there. The host therefore stores only the caches of trainings of the zoo's programs,
 which are trusted, and sends them to later children. They contain fla's kernels with their tuning results, and the
-kernels of the surrounding model; a candidate's own kernels are compiled in each training.
+kernels of the surrounding model; a candidate's own kernels are compiled in each training. Each training begins with
+what is stored, so it leaves that and its own.
 """
 
 import hashlib
@@ -19,8 +20,11 @@ import numpy as np
 
 from services.domain.zoo import baselines
 from services.sandbox import Array
+from services.sandbox.limits import FILES
 
 MAX_BYTES = 256 << 20
+MAX_FILES = FILES // 2
+"""Limit on stored files and folders: a child that has extracted them can create as many."""
 ARRAY = "compiled"
 _FOLDER = "TRITON_CACHE_DIR"
 _PROGRAMS = frozenset(baseline.program for baseline in baselines())
@@ -43,12 +47,12 @@ class CompileCache:
         return {ARRAY: np.fromfile(self.path, dtype=np.uint8)} if self.path.is_file() else {}
 
     def accepts(self, program: str) -> bool:
-        """Whether to store the caches of a program: those of the zoo, if there are none yet."""
-        return program in _PROGRAMS and not self.path.is_file()
+        """Whether to store the caches of a program: those of the zoo."""
+        return program in _PROGRAMS
 
     def store(self, content: Array) -> None:
-        """Store the caches from a child, unless they exceed MAX_BYTES."""
-        if 0 < content.nbytes <= MAX_BYTES:
+        """Store the caches from a child if they are more than what is stored, unless they exceed MAX_BYTES."""
+        if (self.path.stat().st_size if self.path.is_file() else 0) < content.nbytes <= MAX_BYTES:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             partial = self.path.with_suffix(f".{os.getpid()}.partial")
             content.tofile(partial)
@@ -56,10 +60,13 @@ class CompileCache:
 
 
 def pack() -> Array:
-    """The compiler caches of this child."""
+    """The compiler caches of this child; empty if they are more than MAX_FILES."""
     folder, buffer = Path(os.environ.get(_FOLDER, ".")), io.BytesIO()
+    paths = sorted(folder.rglob("*"))
+    if len(paths) > MAX_FILES:
+        return np.empty(0, dtype=np.uint8)
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for path in sorted(folder.rglob("*")):
+        for path in paths:
             if path.is_file() and not path.is_symlink():
                 archive.add(path, str(path.relative_to(folder)), recursive=False)
     return np.frombuffer(buffer.getvalue(), dtype=np.uint8)

@@ -19,6 +19,7 @@ from services.engineer.data import Corpus
 from services.engineer.evaluation.scoring import examine, loss_on, next_loss
 from services.engineer.scales import Scale
 from services.engineer.training.audit import audit, require_linear
+from services.engineer.training.compiled import CompileCache
 from services.engineer.training.measurements import joules_of, measurements_of, require_device, trained_elements
 from services.engineer.training.protocol import limits_of
 from services.engineer.training.result import Metrics, TrainingFailed, TrainingResult
@@ -58,6 +59,7 @@ async def train(
     stop: asyncio.Event | None = None,
     checkpoint: Path | None = None,
     watch: WatchSettings | None = None,
+    compiled: CompileCache | None = None,
 ) -> TrainingResult:
     """Train `program` from `seed`, score it in new children, and return the results.
 
@@ -66,7 +68,7 @@ async def train(
     """
     settings = watch or WatchSettings(memory_bytes=scale.memory_bytes)
     supervision = Supervision(on_progress, stop, checkpoint, watch=settings)
-    result = await score(await optimise(Job(program, seed, scale, corpus), supervision, sandbox), sandbox)
+    result = await score(await optimise(Job(program, seed, scale, corpus, compiled), supervision, sandbox), sandbox)
     if checkpoint is not None:
         with contextlib.suppress(OSError):  # the disk may have become read-only
             await asyncio.to_thread(checkpoint.unlink, missing_ok=True)

@@ -82,7 +82,12 @@ class Job:
 
     def compiler_caches(self) -> dict[str, Array]:
         """The array of compiler caches for the message `begin` of a child. Reads a file."""
-        return self.compiled.arrays() if self.compiled is not None and self.scale.compile else {}
+        return self.compiled.arrays() if self.compiled is not None and self.compiles else {}
+
+    @property
+    def compiles(self) -> bool:
+        """Whether a child compiles: blocks, or on a GPU at least fla's kernels."""
+        return self.scale.compile or self.scale.device == "cuda"
 
     @property
     def sizes(self) -> ModelSizes:
@@ -194,7 +199,7 @@ class Session:
     async def store_compiled(self) -> None:
         """Store the compiler caches of a program of the zoo for other trainings."""
         cache = self.job.compiled
-        if cache is not None and self.compiled and cache.accepts(self.job.program):
+        if cache is not None and self.job.compiles and cache.accepts(self.job.program):
             answer = await ask(self.child, "compiled", {}, {}, expect="compiled", timeout=self._time_left())
             await asyncio.to_thread(cache.store, answer.arrays[ARRAY])
 

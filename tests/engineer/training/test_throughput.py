@@ -19,7 +19,7 @@ from services.engineer.evaluation.reader import MAX_LOGITS, Reader, open_reader
 from services.engineer.scales import Scale
 from services.engineer.speed import measure_speed
 from services.engineer.training.child import build_model, model_arrays
-from services.engineer.training.compiled import ARRAY, CompileCache, pack, unpack
+from services.engineer.training.compiled import ARRAY, MAX_FILES, CompileCache, pack, unpack
 from services.engineer.training.host import JOB, train
 from services.engineer.training.model import NOT_COUNTED, Block, chunked_loss
 from services.engineer.training.session import Job
@@ -71,7 +71,7 @@ async def test_a_training_with_a_loss_in_chunks_is_the_same_training(small: Scal
 def test_compiled_kernels_are_cached_for_the_zoo_only_and_unpacked_for_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a stranger's program left would be executed by the next one."""
+    """What a stranger's program left would be executed by the next one. Each of the zoo adds what it needs."""
     first, second = tmp_path / "first", tmp_path / "second"
     (first / "kernels").mkdir(parents=True)
     second.mkdir()
@@ -86,7 +86,14 @@ def test_compiled_kernels_are_cached_for_the_zoo_only_and_unpacked_for_others(
     unpack(cache.arrays())
 
     assert (second / "kernels" / "a.cubin").read_bytes() == b"kernel"
-    assert not cache.accepts(baseline("delta_net").program)
+    (second / "kernels" / "b.cubin").write_bytes(b"another")
+    more = pack()
+    cache.store(more)
+    cache.store(pack()[:100])
+    assert len(cache.arrays()[ARRAY]) == len(more)
+    for number in range(MAX_FILES):
+        (second / f"{number}").touch()
+    assert not pack().size  # in a child that extracts so many files, few others fit
     assert CompileCache.below(tmp_path / "data", "cuda", {"torch": "3"}).arrays() == {}
 
 
