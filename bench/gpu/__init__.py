@@ -10,6 +10,7 @@ import numpy as np
 from services.engineer.data import Corpus
 from services.engineer.data.corpus import ByteTokens, fingerprint_of
 from services.engineer.scales import Scale, load_scale
+from services.engineer.training.compiled import CompileCache
 from services.engineer.training.session import Weights
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12, "L40S": 362e12,
@@ -25,12 +26,18 @@ class Bench:
 
     device: str
     results: Mapping[str, Result]
+    folder: Path
+    """Of compiled and tuned kernels."""
     mps: Path | None = None
 
     @property
     def gpu(self) -> bool:
         """Whether the device is a GPU."""
         return self.device == "cuda"
+
+    def kernels(self, name: str) -> CompileCache:
+        """The cache of the kernels of one program of the zoo, for all its children."""
+        return CompileCache(self.folder / f"{name}.tar")
 
     def scale(self, name: str = "explore", **overrides: object) -> Scale:
         """The scale on a GPU; on a CPU one that takes seconds. Without tasks and intermediate evaluations."""

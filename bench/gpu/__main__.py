@@ -4,7 +4,8 @@
 
 Parts are independent; each result is added to the JSON file at once, and parts that are in the file are repeated only
 with --again. Without a GPU each part runs as far as a CPU allows, and the table shows what was skipped. Neither a
-network nor a data set is needed.
+network nor a data set is needed. Most of the time goes to fla, which compiles and times 30 to 500 variants of its
+kernels for each program; the folder gpu.kernels beside the file keeps them for the next call.
 
     paper       expected duration of a training on an H100, by counted operations: needs no GPU
     sandbox     every program of the zoo trained in the sandbox, compiled and not; refusal of hostile programs
@@ -70,6 +71,7 @@ async def main(arguments: Sequence[str] | None = None) -> int:
     out: Path = options.out
     content = await asyncio.to_thread(lambda: json.loads(out.read_text("utf-8")) if out.is_file() else {})
     results: dict[str, Result] = content.get(options.device, {})
+    kernels = out.with_suffix(".kernels")
     started = time.monotonic()
     for name in options.parts:
         if name in results and not options.again:
@@ -80,7 +82,7 @@ async def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{name} …", flush=True)
         part_started = time.monotonic()
         try:
-            result = await PARTS[name](Bench(options.device, results, options.mps))
+            result = await PARTS[name](Bench(options.device, results, kernels, options.mps))
         except Exception as error:  # noqa: BLE001 - one part that breaks must not take the others along
             result = {"error": f"{type(error).__name__}: {error}", "ok": False}
         results[name] = {**result, "took": round(time.monotonic() - part_started, 1)}

@@ -41,7 +41,10 @@ async def sandbox_part(bench: Bench) -> Result:
                 name = f"{baseline.name}{' compiled' if compiled else ''}"
                 started = time.monotonic()
                 try:
-                    result = await train(baseline.program, 0, replace(scale, compile=compiled), corpus, sandbox)
+                    kernels = bench.kernels(baseline.name)
+                    result = await train(
+                        baseline.program, 0, replace(scale, compile=compiled), corpus, sandbox, compiled=kernels
+                    )
                     measured = result.measurements
                     report[name] = {
                         "loss": round(result.loss, 4), "compiled": measured.compiled,
@@ -101,7 +104,7 @@ async def loop_part(bench: Bench) -> Result:
         "corpus": "python-source",
     }
     if bench.gpu:
-        settings |= {"tokens": 20_000_000, "tokenizer": "", "heldout_blocks": 64, "batch": 32}
+        settings |= {"tokens": 20_000_000, "tokenizer": "", "heldout_blocks": 64, "batch": 32, "evaluations": 1}
     else:
         settings |= {"steps": 6, "width": 32, "heads": 2, "feed_forward": 64, "context": 64, "heldout_blocks": 16}
         settings |= {"check_truncations": 8, "evaluations": 1}
@@ -135,19 +138,22 @@ async def drain_part(bench: Bench) -> Result:
     scale = bench.scale(blocks=2, batch=8, micro_batch=8, tokens=12 * 8 * 2048 if bench.gpu else 12 * 256, log_every=4)
     corpus, program = synthetic_corpus(VOCABULARY if bench.gpu else 256, 1 << 20), zoo.baseline("delta_net").program
     with tempfile.TemporaryDirectory() as folder:
-        path, stop = Path(folder) / "checkpoint", asyncio.Event()
+        path, stop, kernels = Path(folder) / "checkpoint", asyncio.Event(), bench.kernels("delta_net")
 
         def drain(_: Metrics) -> None:
             stop.set()
 
         async with Sandbox() as sandbox:
-            uninterrupted = await train(program, 0, scale, corpus, sandbox)
+            uninterrupted = await train(program, 0, scale, corpus, sandbox, compiled=kernels)
             try:
-                await train(program, 0, scale, corpus, sandbox, on_progress=drain, stop=stop, checkpoint=path)
+                await train(
+                    program, 0, scale, corpus, sandbox,
+                    on_progress=drain, stop=stop, checkpoint=path, compiled=kernels,
+                )  # fmt: skip
                 return {"error": "the training did not drain", "ok": False}
             except Drained as drained:
                 at = drained.step
-            resumed = await train(program, 0, scale, corpus, sandbox, checkpoint=path)
+            resumed = await train(program, 0, scale, corpus, sandbox, checkpoint=path, compiled=kernels)
     gap = abs(resumed.loss - uninterrupted.loss)
     return {
         "left_out": [] if bench.gpu else ["CUDA"],

@@ -64,13 +64,15 @@ def _timed_scale(bench: Bench, stage: str, compiled: bool) -> Scale:
 
 async def _ours(name: str, scale: Scale, sandbox: Sandbox, bench: Bench) -> Result:
     """Tokens per second by the host's clock, without the first steps."""
-    job = Job(zoo.baseline(name).program, 0, scale, synthetic_corpus(VOCABULARY if bench.gpu else 256, 1 << 22))
+    corpus = synthetic_corpus(VOCABULARY if bench.gpu else 256, 1 << 22)
+    job = Job(zoo.baseline(name).program, 0, scale, corpus, bench.kernels(f"{name}-{scale.name}"))
     try:
         async with sandbox.child(JOB, limits_of(scale)) as child:
             session = Session(job, Supervision(), child, unscored)
             await session.begin()
             parameters = sum(int(session.first[f"model/{parameter}"].size) for parameter in session.parameters)
             await session.run()
+            await session.store_compiled()
     except TrainingFailed as failed:
         return {"error": f"{failed.kind}: {failed.message} {failed.log_tail[-800:]}"}
     later = session.history[len(session.history) // 2 :]
