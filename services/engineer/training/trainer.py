@@ -53,7 +53,11 @@ class Trainer:
         return StepReport(float(torch.stack(losses).sum()), float(norm), mean)
 
     def _compiled_gradients(self, rows: Tensor) -> tuple[list[Tensor], list[Tensor]] | None:
-        """As `_gradients`; None where compiling a forward or backward fails, after which nothing is compiled."""
+        """As `_gradients`; None where compiling a forward or backward fails, after which nothing is compiled.
+
+        The random generators are then as they were, so that an audit draws the same noise.
+        """
+        random, on_gpu = torch.get_rng_state(), torch.cuda.get_rng_state() if self.device == "cuda" else None
         try:
             return self._gradients(rows)
         except Exception as error:  # noqa: BLE001 - compilers raise many types, and the program's own are raised again
@@ -61,6 +65,9 @@ class Trainer:
         self.compiled = False
         for block in self.model.blocks:
             block._compiled_call_impl = None  # nn.Module.compile cannot be undone otherwise
+        torch.set_rng_state(random)
+        if on_gpu is not None:
+            torch.cuda.set_rng_state(on_gpu)
         return None
 
     def _gradients(self, rows: Tensor) -> tuple[list[Tensor], list[Tensor]]:

@@ -27,7 +27,9 @@ from services.engineer.training.sizes import Plan, model_sizes
 from services.engineer.training.trainer import Trainer
 from services.sandbox import Child
 from tests.engineer.training.inline_sandbox import InlineSandbox
-from tests.engineer.training.programs import CONVOLUTION
+from tests.engineer.training.programs import CONVOLUTION, mixer
+
+DROPOUT = mixer("x = F.dropout(x, 0.5, self.training)")
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
@@ -154,15 +156,15 @@ def test_a_block_is_compiled_as_a_whole_and_computes_the_same(small: Scale) -> N
 def test_a_program_whose_backward_cannot_be_compiled_is_trained_without_compilation(
     small: Scale, corpus: Corpus
 ) -> None:
-    """The compiler compiles it when it first runs, after the forward."""
+    """The compiler compiles it when it first runs, after the forward, whose noise is drawn again."""
 
     def compile_backward(_: torch.Tensor) -> None:
         raise RuntimeError("no valid configuration")
 
     reports = []
     for compiled in (True, False):
-        job = Job(CONVOLUTION, 0, replace(small, compile=compiled), corpus)
-        trainer = Trainer(build_model(CONVOLUTION, job.sizes, 0, "cpu"), Plan.of(job.scale), "cpu")
+        job = Job(DROPOUT, 0, replace(small, compile=compiled), corpus)
+        trainer = Trainer(build_model(DROPOUT, job.sizes, 0, "cpu"), Plan.of(job.scale), "cpu")
         for block in trainer.model.blocks if compiled else ():
 
             def compiled_block(x: torch.Tensor, block: torch.nn.Module = block) -> tuple[torch.Tensor, None]:
