@@ -31,6 +31,7 @@ def run_precisions(channel: Channel) -> None:
     request = channel.receive()
     torch.set_num_threads(request.integer("threads"))
     if request.header["device"] == "cuda":  # all GPUs that support bf16 have tensor cores for it
+        torch.zeros(1, device="cuda")  # raises where jobs cannot use the GPU: each candidate would be blamed for that
         bf16 = 0.5 if torch.cuda.is_bf16_supported(including_emulation=False) else None
         channel.send("measured", {"fp32": 1.0, "bf16": bf16})
         return

@@ -69,7 +69,9 @@ class Stages:
     async def scale(self, name: str, overrides: Mapping[str, str]) -> Scale:
         """The scale, with a decided precision. Raises ScaleError; records a precision unsuited to this machine."""
         scale = load_scale(name, {**overrides, **self._device})
-        if scale.precision == FP32 or (scale.precision != AUTO and missing_device(scale)):  # only programs are checked
+        if missing_device(scale):  # only programs are checked
+            return replace(scale, precision=FP32) if scale.precision == AUTO else scale
+        if scale.precision == FP32 and scale.device == "cpu":
             return scale
         key = ("speed", scale.device, scale.threads)
         speed = await self._once(key, lambda: measure_precision(self._sandbox, scale))

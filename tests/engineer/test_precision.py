@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+import torch
 
 from services.engineer.checker import description
 from services.engineer.scales import BF16, FP32, load_scale
@@ -17,8 +18,8 @@ from services.engineer.stages import Stages
 from services.engineer.training.model import autocast
 from services.engineer.training.protocol import limits_of
 from services.fla_cpu.names import OPERATORS, TOP
-from services.sandbox import Child, Limits, Sandbox
-from tests.engineer.training.inline_sandbox import InlineSandbox
+from services.sandbox import Child, Limits, Sandbox, SandboxUnavailable
+from tests.engineer.training.inline_sandbox import ChildEnd, InlineSandbox
 from tests.engineer.training.programs import SMALL
 
 TINY = load_scale("tiny")
@@ -34,6 +35,14 @@ async def older_machine() -> AsyncIterator[Sandbox]:
         environment.setenv("ATEN_CPU_CAPABILITY", "avx2")
         async with Sandbox() as sandbox:
             yield sandbox
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@in_session_loop
+async def test_a_gpu_that_jobs_cannot_use_is_the_machines_fault(older_machine: Sandbox) -> None:
+    """It passed for one without bfloat16, and every candidate of the run was to blame for the error of CUDA."""
+    with pytest.raises(SandboxUnavailable, match=r"measured: the child's job raised: .*CUDA"):
+        await measure_precision(older_machine, replace(TINY, device="cuda"))
 
 
 @in_session_loop
@@ -58,8 +67,12 @@ async def test_on_a_gpu_the_precision_is_measured_within_the_limits_of_a_trainin
             async with super().child(job, limits) as child:
                 yield child
 
+    def on_a_gpu(channel: ChildEnd) -> None:
+        channel.receive()
+        channel.send("measured", {"fp32": 1.0, "bf16": 0.5})
+
     scale = replace(TINY, device="cuda")
-    await measure_precision(Recording(), scale)
+    await measure_precision(Recording({"services.engineer.speed_child:run_precisions": on_a_gpu}), scale)
 
     cpu_seconds, wall_seconds = used[0].cpu_seconds, used[0].wall_seconds
     assert used == [replace(limits_of(scale), cpu_seconds=cpu_seconds, wall_seconds=wall_seconds)]
