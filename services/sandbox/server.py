@@ -187,6 +187,7 @@ def _environment(scratch: Path) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(str(Path(path).resolve().parent) for path in services.__path__),
         "LANG": "C.UTF-8",
         "HOME": str(scratch),
+        "USER": "job",  # torch.compile before 2.13 asks for the name of a job's user, who is in no list of users
         "TMPDIR": str(scratch),
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
