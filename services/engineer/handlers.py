@@ -260,6 +260,7 @@ class Engineer:
             require_independent([training for training in trainings if isinstance(training, Trained)])
             return await _gather(score(training) for training in trainings)
         except TrainingFailed:
+            await self.stages.require_gpu(stage.scale)
             add_overhead(context.overhead, seconds, stage.scale.device)
             raise
 

@@ -82,6 +82,11 @@ class Stages:
             self.unsuited[name, scale.precision] = f"{slow}: {advice}"
         return with_precision(scale, speed)
 
+    async def require_gpu(self, scale: Scale) -> None:
+        """Raises SandboxUnavailable where jobs cannot use the scale's GPU, for which no program is at fault."""
+        if scale.device == "cuda":
+            await measure_precision(self._sandbox, scale)
+
     async def speed(self, stage: Stage, trainings: int) -> float:
         """Measure the tokens per second of each of several concurrent trainings."""
         return await measure_speed(self._sandbox, stage.scale, stage.corpus, trainings)

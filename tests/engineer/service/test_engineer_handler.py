@@ -20,6 +20,7 @@ from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.engineer.handlers import Engineer
 from services.engineer.stages import Stages
+from services.engineer.training.host import JOB
 from services.engineer.training.measurements import device_name
 from services.sandbox import Sandbox
 from services.sandbox.confinement import SECCOMP
@@ -27,6 +28,7 @@ from tests.archive_server import hold
 from tests.engineer.hostile.programs import TURNS_QUADRATIC
 from tests.engineer.program.test_substitution import DELTA, MIXER
 from tests.engineer.service.engineer_fixtures import SETTINGS, delivery, engineering, published
+from tests.engineer.training.inline_sandbox import ChildEnd, InlineSandbox
 from tests.engineer.training.programs import CONVOLUTION, LOOKS_AHEAD_WHEN_SCORED, mixer
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -89,6 +91,28 @@ async def test_a_machine_without_the_scales_device_claims_nothing(
             await engineer.handle(await delivery(bus))
 
     assert await published(bus, "claimed") == []
+
+
+async def test_a_gpu_that_fails_costs_no_candidate(monkeypatch: pytest.MonkeyPatch, bus: Bus, tmp_path: Path) -> None:
+    """Every later one was rejected for the same error, after repairs of its program."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    works = iter([True, False])
+
+    def use_gpu(channel: ChildEnd) -> None:
+        channel.receive()
+        if next(works, False):
+            channel.send("measured", {"fp32": 1.0, "bf16": 0.5})
+        else:
+            channel.send("failed", {"error": "AcceleratorError", "message": "uncorrectable ECC error encountered"})
+
+    sandbox = InlineSandbox({"services.engineer.speed_child:run_precisions": use_gpu, JOB: use_gpu})
+    settings = events_pb2.RunSettings()
+    settings.CopyFrom(SETTINGS)
+    settings.scale_overrides["device"] = "cuda"
+    async with engineering(sandbox, Stages(sandbox, tmp_path), tmp_path, bus, settings) as (engineer, _):
+        with pytest.raises(Transient, match="uncorrectable ECC error"):
+            await engineer.handle(await delivery(bus))
 
 
 async def test_a_drained_training_goes_on_and_ends_the_same(
