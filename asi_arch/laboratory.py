@@ -14,6 +14,7 @@ Works in notebooks, whose thread already runs an event loop: calls of the archiv
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import subprocess
@@ -30,7 +31,7 @@ from services.chassis.errors import NotFound
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
 from services.local.archive import open_archive
-from services.local.settings import ClientSettings, client_settings
+from services.local.settings import ClientSettings, client_settings, running_system
 from services.report.progress import OVER
 from services.report.rows import Row, as_dict, root_among, row
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Laboratory", "StartedRun"]
 
 POLL_SECONDS = 1.0
-START_SECONDS = 120.0
+START_SECONDS = 600.0  # a failed start is detected at once; this limit is for busy machines
 T = TypeVar("T")
 
 
@@ -49,7 +50,7 @@ class StartedRun:
     """A run that this process has started: its name, and the command line that drives it."""
 
     run: str
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end; returns the exit status of `asi-arch run`. Raises subprocess.TimeoutExpired."""
@@ -128,35 +129,54 @@ class Laboratory:
     def start(self, run: str = "", **settings: object) -> StartedRun:
         """Start the services and a run in a new process, and return once the archive has the run.
 
-        `settings` are the flags of `asi-arch run`: `candidates=3`, `seed_program=["mine.py"]`, `set={"tokens": 20000}`.
-        Raises RuntimeError with the command line's message if it ends before that.
+        `settings` are the flags of `asi-arch run`: `candidates=3`, `seed_program=["mine.py"]`, `set={"tokens": 20000}`;
+        `resume=True` continues `run`, or the newest one. The command's messages are appended to `logs/run.log` in the
+        data folder. Raises RuntimeError if the name is taken, and with these messages if it ends before that.
         """
-        known = {status.run for status in self._statuses()}
-        name = run or next(f"r{number}" for number in range(len(known) + 1, 10_000) if f"r{number}" not in known)
+        known = {status.run: status.sequence for status in self._statuses()}  # the newest run first
+        resumes = bool(settings.get("resume"))
+        newest = next(iter(known), "") if resumes else ""
+        numbered = (f"r{number}" for number in itertools.count(len(known) + 1))
+        name = run or newest or next(name for name in numbered if name not in known)
+        if name in known and not (resumes or settings.get("fork")):
+            raise RuntimeError(f"a run called {name} exists already: choose another name, or resume=True")
         command = [sys.executable, "-m", "services.console", "run", "--run", name, "--json", *flags(settings)]
         environment = {**os.environ, "ASI_DATA_DIR": str(self._settings.data_dir)}
-        process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            text=True, start_new_session=True,
-        )  # fmt: skip
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and process.poll() is None:
-            if any(status.run == name for status in self._statuses()):
-                return StartedRun(name, process)
-            time.sleep(POLL_SECONDS / 4)
-        process.terminate()
-        raise RuntimeError(f"run {name} did not start: {process.communicate()[1].strip()[-2000:]}")
+        log = self._settings.data_dir / "logs" / "run.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        # A file, since a pipe that nobody reads would fill, and would break when this process ends.
+        with log.open("a+", encoding="utf-8", errors="replace") as messages:
+            before = messages.seek(0, os.SEEK_END)
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=messages,
+                start_new_session=True,
+            )  # fmt: skip
+            deadline = time.monotonic() + START_SECONDS
+            ended = False
+            while not ended and time.monotonic() < deadline:
+                ended = process.poll() is not None  # with --join it ends at once
+                if any(status.run == name and status.sequence != known.get(name) for status in self._statuses()):
+                    return StartedRun(name, process)
+                time.sleep(POLL_SECONDS / 4)
+            process.terminate()
+            process.wait()
+            messages.seek(before)
+            raise RuntimeError(f"run {name} did not start: {messages.read().strip()[-2000:]}")
 
     def follow(self, run: str = "") -> Iterator[Row]:
-        """Each candidate once, and again after each change of its state, until the run ends. Raises NotFound."""
+        """Each candidate once, and again after each change of its state. Raises NotFound.
+
+        Ends with the run, and when nothing works on it: no system runs in the data folder.
+        """
         states: dict[str, str] = {}
         while True:
+            works = self._settings.archive_is_elsewhere or running_system(self._settings) is not None
             status = _wait(self._status(run))
             for changed in self.rows(status.run):
                 if states.get(changed["id"]) != changed["state"]:
                     states[changed["id"]] = changed["state"]
                     yield changed
-            if status.phase in OVER and not status.in_flight:
+            if not works or (status.phase in OVER and not status.in_flight):
                 return
             time.sleep(POLL_SECONDS)
 

@@ -66,7 +66,11 @@ def build(laboratory: Laboratory, allow_start: bool) -> MCPServer[Any]:
                 sys.executable, "-m", "services.engineer.tools", "check", str(file), "--scale", scale, "--json",
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
             )  # fmt: skip
-            out, error = await process.communicate()
+            try:
+                out, error = await process.communicate()
+            finally:  # the agent may have cancelled the call
+                if process.returncode is None:
+                    process.terminate()
         if not out.strip():
             return {"passed": False, "error": error.decode().strip()[-2000:]}
         report: dict[str, Any] = json.loads(out)

@@ -11,7 +11,11 @@ import pytest
 
 from asi_arch import Laboratory
 from asi_arch.laboratory import flags
+from services.chassis.bus import Logged
+from services.chassis.bus.subjects import subject_of
+from services.chassis.events import body_of
 from services.contracts import events_pb2 as events
+from services.store.backends import opened
 from tests.console.conftest import System
 from tests.console.published_events import whole_way
 
@@ -44,6 +48,37 @@ async def test_runs_and_candidates_are_data_frames(
         assert api.candidate("c000002")["id"] == "c000002"
 
     await asyncio.to_thread(ask)
+
+
+async def test_a_run_is_started_and_followed(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command ends at once in services that run already; a taken name and a refused flag are errors."""
+    for name, value in system.environment.items():
+        monkeypatch.setenv(name, value)
+    settings = {"join": True, "scale": "tiny", "candidates": 0, "baselines": "delta_net", "set": {"precision": "fp32"}}
+
+    def ask() -> None:
+        api = Laboratory()
+        started = api.start("night", **settings)
+
+        assert (started.run, started.wait(20)) == ("night", 0)
+        assert started.process.stderr is None, "nobody reads a pipe: it fills, or breaks with this process"
+        with pytest.raises(RuntimeError, match="a run called night exists already"):
+            api.start("night", **settings)
+        with pytest.raises(RuntimeError, match=r"(?s)^run night did not start: .*--join starts a run"):
+            api.start(resume=True, join=True)
+
+    await asyncio.to_thread(ask)
+
+
+async def test_a_run_on_which_nothing_works_is_not_followed_forever(
+    started: events.Event, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As after an interrupt: its candidates stay as they are."""
+    monkeypatch.setenv("ASI_DATA_DIR", str(tmp_path))
+    async with opened(f"sqlite:///{tmp_path}/archive.db") as archive:
+        await archive.apply([Logged(1, subject_of(started), body_of(started))])
+
+    assert await asyncio.wait_for(asyncio.to_thread(lambda: list(Laboratory().follow())), 30) == []
 
 
 def test_settings_become_flags() -> None:
