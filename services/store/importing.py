@@ -201,15 +201,17 @@ def _require_storable(record: Published) -> None:
 
 def _sound(records: Mapping[int, Published], problems: list[str]) -> dict[int, Published]:
     """The records without orphans, cycles and their descendants."""
-    sound = dict(records)
-    while (flaws := lineage.flaws(_parents(sound))).any:
-        for index in map(int, flaws.orphans):
-            parent = sound[index].parent
-            problems.append(f"record {index}: its parent {parent} is {'skipped' if parent in records else 'unknown'}")
-        problems += [f"record {index} descends from itself" for index in flaws.cyclic]
-        for index in map(int, (*flaws.orphans, *flaws.cyclic)):
-            del sound[index]
-    return sound
+    parents = _parents(records)
+    flaws, children = lineage.flaws(parents), lineage.children(parents)
+    problems += [f"record {index}: its parent {parents[index]} is unknown" for index in flaws.orphans]
+    problems += [f"record {index} descends from itself" for index in flaws.cyclic]
+    skipped = dict.fromkeys((*flaws.orphans, *flaws.cyclic))
+    below = [(child, index) for index in skipped for child in children[index] if child not in skipped]
+    for child, index in below:  # which grows, down to the leaves
+        problems.append(f"record {child}: its parent {index} is skipped")
+        skipped[child] = None
+        below += [(grandchild, child) for grandchild in children[child]]
+    return {index: record for index, record in records.items() if str(index) not in skipped}
 
 
 SERVICE = "store"

@@ -89,6 +89,7 @@ def test_tree_and_details_are_joined_by_index(tmp_path: Path) -> None:
     ("records", "named"),
     [
         ([record(1), record(2, 8)], "record 2: its parent 8 is unknown"),
+        ([record(1, 8), record(2, 1), record(3, 2)], "2: its parent 1 is skipped; record 3: its parent 2 is skipped"),
         ([record(1), record(1, score=2)], "index 1 occurs twice"),
         ([record(1, 2), record(2, 1)], "record 1 descends from itself"),
         ([record(1), {"name": "x"}], "index must be a whole number"),
