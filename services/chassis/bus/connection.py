@@ -54,6 +54,7 @@ class Bus:
         self._specs = {spec.durable: spec for spec in consumers}
         self._client = Client()
         self._closing = False
+        self._last_error = ""  # an outage also begins with "disconnected"
         self._denials = Denials()
         self._refused: asyncio.Future[None] | None = None
         self._js = self._client.jetstream(timeout=5)
@@ -100,12 +101,12 @@ class Bus:
             )
             if not done:
                 raise no_server(self._settings.nats_url)
-            if refused.done():
-                refused.result()
-            await connecting
+            await (refused if refused.done() else connecting)
         finally:
-            connecting.cancel()
             refused.cancel()
+            if not self.connected:  # the client would go on in the background
+                connecting.cancel()
+                await self.__aexit__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -337,10 +338,12 @@ class Bus:
 
     async def _report(self, error: Exception) -> None:
         """Log an error of the client. An exception here would end the client's read loop."""
-        if self._denials.record(error):
+        if self._denials.record(error) or self._closing:
             return
-        servers = without_user(self._settings.nats_url)
-        get_logger().error("NATS error", error=str(error) or type(error).__name__, servers=servers)
+        text = str(error) or type(error).__name__
+        if text != self._last_error:  # while no server answers, one attempt a second fails
+            get_logger().error("NATS error", error=text, servers=without_user(self._settings.nats_url))
+        self._last_error = text
         reason = refusal(error)
         if reason and self._refused and not self._refused.done():
             self._refused.set_exception(SettingsError(reason))

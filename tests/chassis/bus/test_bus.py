@@ -5,6 +5,7 @@ import time
 
 import pytest
 import uvloop
+from structlog.testing import capture_logs
 
 from services.chassis.bus import Bus, Logged
 from services.chassis.bus.topology import EVENTS, MAX_EVENT_BYTES, StreamSpec, drift
@@ -254,6 +255,17 @@ async def test_a_command_waits_for_no_server() -> None:
             async with asyncio.timeout(10), Bus(ServiceSettings(nats_url=f"nats://{address}"), "command", 0.5):
                 pass
     silent.close()
+
+
+async def test_an_outage_is_reported_once_and_an_end_within_it_ends_the_client() -> None:
+    """An attempt to connect fails each second; a client that nobody uses any more logs nothing later."""
+    with capture_logs() as logs, pytest.raises(TimeoutError):
+        async with asyncio.timeout(2.5), Bus(ServiceSettings(nats_url=f"nats://127.0.0.1:{free_port()}"), "service"):
+            pass
+    before = asyncio.all_tasks()
+
+    assert [entry["event"] for entry in logs] == ["NATS error"]
+    assert before == {asyncio.current_task()}
 
 
 async def test_the_only_event_of_its_subject_is_stored_once(bus: Bus) -> None:
