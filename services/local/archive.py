@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 APPLY_SECONDS = 30.0
 APPLY_RATE = 200  # events a second that the slowest archive applies
-_RUN = re.compile(r"no run is called (\S+)")
+_RUN = re.compile(r"no run is called (.+)", re.DOTALL)
 _CANDIDATE = re.compile(r"run (\S+) has no candidate '(.*)'")
 
 

@@ -204,11 +204,11 @@ async def test_unknown_runs_and_candidates_come_with_similar_names(system: Syste
     await whole_way(system.bus)
     await system.until("draining")
     candidate = await system.asi_arch("show", "c00001")
-    run = await system.asi_arch("status", "--run", "r11")
+    run = await system.asi_arch("status", "--run", "r1 1")
 
     assert (candidate.status, run.status) == (1, 1)
     assert candidate.err.startswith("asi-arch: run r1 has no candidate 'c00001'; did you mean c000001")
-    assert run.err == "asi-arch: no run is called r11; did you mean r1?\n"
+    assert run.err == "asi-arch: no run is called r1 1; did you mean r1?\n"
 
 
 async def test_a_run_is_named_by_argument_or_by_option(system: System, started: events.Event) -> None:
