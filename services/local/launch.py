@@ -130,7 +130,9 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
             status, rows = await _watch(system, archive, run, interrupted, progress)
             if interrupted.is_set() and status.phase not in OVER:
                 progress.note("draining: trainings are checkpointed, the run is paused …")
-                await pause_run(system.client, run, "interrupted at the terminal")
+                sequence = await pause_run(system.client, run, "interrupted at the terminal")
+                await _supervised(system, progress, until_applied(archive, run, sequence))
+                status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)  # with its time until the pause
             try:
                 report = await write_run_report(archive, run, settings.run_folder(run) / "report")
             except NotPossible as error:  # the run's results do not depend on it

@@ -139,12 +139,16 @@ def test_a_signal_to_every_process_ends_a_run_within_seconds(environment: dict[s
     """As of Slurm and systemd: the broker ends before the engineer could hand its work back."""
     data = Path(environment["ASI_DATA_DIR"])
     log = data / "logs" / "engineer.log"
-    with running([*RUN, "--set", "steps=600"], environment, quiet=True) as run:
+    with running([*RUN, "--set", "steps=600"], environment) as run:
         _wait_for_training(run, log)
         pids = _system_pids(data).values()
         for pid in (run.pid, *pids):
             os.kill(pid, signal.SIGTERM)
-        assert run.wait(25) == 130
+        out, _ = run.communicate(timeout=25)
+
+    assert run.returncode == 130
+    assert "run r1: paused" in out
+    assert "paused; 0:00" not in out, "the time until its last event, which was the request of the baselines"
 
     assert not [name for name in ORDER if _pids(f"services.{name}", data)]
     assert not [pid for pid in pids if _lives(pid)]
