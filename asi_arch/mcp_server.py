@@ -8,19 +8,24 @@ Uses standard input and output; needs `pip install 'asi-arch[mcp]'`.
 
 import argparse
 import asyncio
+import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
+
 try:
     from mcp.server import MCPServer
+    from mcp.server.mcpserver.exceptions import ToolError
 except ImportError:
     sys.exit("asi-arch-mcp needs a package: pip install 'asi-arch[mcp]'")
 
 from asi_arch import Laboratory, StartedRun
+from services.chassis.errors import NotFound, NotPossible, SettingsError, Transient, sentence
 from services.report.rows import ranked
 
 INSTRUCTIONS = (
@@ -76,8 +81,9 @@ def build(laboratory: Laboratory, allow_start: bool) -> MCPServer[Any]:
         report: dict[str, Any] = json.loads(out)
         return report
 
-    for tool in (list_runs, list_candidates, get_candidate, get_program, check_program):
-        server.add_tool(tool)
+    for tool in (list_runs, list_candidates, get_candidate, get_program):
+        server.add_tool(_errors_told()(tool))
+    server.add_tool(check_program)
     if allow_start:
         _add_starting(server, laboratory)
     return server
@@ -99,8 +105,19 @@ def _add_starting(server: MCPServer[Any], laboratory: Laboratory) -> None:
         started[run].interrupt()
         return f"run {run} is draining"
 
-    server.add_tool(start_run)
+    server.add_tool(_errors_told()(start_run))
     server.add_tool(interrupt_run)
+
+
+@contextlib.contextmanager
+def _errors_told() -> Iterator[None]:
+    """Pass on the errors of the API with their messages; the server hides those of any other error."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise ToolError(f"a service does not answer: {error.details()}") from error
+    except (NotFound, NotPossible, SettingsError, Transient, OSError, RuntimeError) as error:
+        raise ToolError(sentence(error)) from error
 
 
 def _without_programs(status: dict[str, Any]) -> dict[str, Any]:

@@ -107,12 +107,14 @@ async def test_an_agent_reads_and_starts_runs_only_if_allowed(
         tools = {tool.name for tool in (await client.list_tools()).tools}
         listed = await client.call_tool("list_candidates", {"run": "r1"})
         program = await client.call_tool("get_program", {"candidate": "c000001"})
+        unknown = await client.call_tool("get_program", {"candidate": "c9"})
 
     assert {"list_runs", "list_candidates", "get_candidate", "get_program", "check_program"} <= tools
     assert ({"start_run", "interrupt_run"} <= tools) == allowed
     assert listed.structured_content is not None
     assert [row["id"] for row in listed.structured_content["result"]] == ["c000002", "c000001"]
     assert not program.is_error
+    assert "run r1 has no candidate 'c9'" in str(unknown.content), "the agent must learn why"
 
 
 @pytest.mark.slow
