@@ -163,9 +163,9 @@ async def _import(arguments: argparse.Namespace, settings: StoreSettings) -> int
         _say(f"  left out: {line}")
     if other_fields:
         _say(f"  not imported: the fields {', '.join(other_fields)}")
-    of_these = f", {len(refused)} of them refused" if refused else ""
-    done = f"imported {count} {kind} as run {run}" if new else f"run {run} holds these {count} {kind} already"
-    _say(f"{done}{of_these}")
+    things = f"{count} {kind if count != 1 else kind[:-1]}"
+    done = f"imported {things} as run {run}" if new else f"run {run} holds the {things} already"
+    _say(done + (f", {len(refused)} of them refused" if refused else ""))
     return 0
 
 
