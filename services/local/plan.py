@@ -153,7 +153,10 @@ class RunOptions(Measurement, Search, Limits, Verification):
     @field_validator("baselines", "seed_programs", "without", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
-        return split_names(value) if isinstance(value, str) else value
+        names = split_names(value) if isinstance(value, str) else value
+        if value and not names:
+            raise ValueError("it holds no name")
+        return names
 
     @classmethod
     def read(cls, values: Mapping[str, object], source: str = "") -> Self:

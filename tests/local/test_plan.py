@@ -104,6 +104,7 @@ def test_a_value_that_no_message_holds_is_refused_with_its_flag(options: dict[st
     ("content", "message"),
     [
         ({"set": 5}, "f.toml: set is 5: '5' is not NAME=VALUE"),
+        ({"baselines": ","}, "f.toml: baselines is ',': it holds no name"),
         ({"policy": ["=probe"]}, "f.toml: policy: '=probe' is not NAME=VALUE"),
         ({"seats": True}, "f.toml: seats is True: it cannot be true or false"),
         ({"baselines": 3}, "f.toml: baselines is 3: give names, as in"),
