@@ -256,12 +256,14 @@ class Broker:
             # By default the limit is three quarters of the free space, which a large log alone may exceed.
             files = sum(file.stat().st_size for file in self.folder.rglob("*.blk"))
             most = max(files, self.stored) + shutil.disk_usage(self.folder).free // 4 * 3
+            quoted = json.dumps(str(self.folder.absolute()), ensure_ascii=False)
             # sync_interval: an acknowledged event must survive the machine, not only the process.
-            config.write_text(
+            content = (
                 f'host: "127.0.0.1"\nport: {self.port}\nhttp: "127.0.0.1:{self.monitor_port}"\n'
-                f'jetstream {{ store_dir: "{self.folder.absolute()}", max_file_store: {max(1, most)}, '
+                f"jetstream {{ store_dir: {quoted}, max_file_store: {max(1, most)}, "
                 f"sync_interval: {'always' if self.sync else '2m'} }}\n"
             )
+            config.write_bytes(os.fsencode(content))  # in any locale
             command = [str(find_nats_server()), "-c", str(config.absolute())]
             environment = {"PATH": os.environ.get("PATH", "")}
             self.process = process = _start_child(command, environment, log, [lock.fileno()])

@@ -94,13 +94,15 @@ def test_a_system_runs_as_long_as_its_folder_is_locked(tmp_path: Path) -> None:
 
 
 def test_two_brokers_never_work_on_the_same_files(tmp_path: Path) -> None:
-    """Each would overwrite what the other has acknowledged."""
-    first, second = Broker(tmp_path), Broker(tmp_path)
+    """Each would overwrite what the other has acknowledged. A folder may have any name."""
+    folder = tmp_path / 'the "ü" of \\t'
+    first, second = Broker(folder), Broker(folder)
     first.start()
     try:
-        with pytest.raises(LogInUse, match=f"another command uses the event log in {tmp_path}") as refused:
+        with pytest.raises(LogInUse, match=r"another command uses the event log in /.*ü") as refused:
             second.start(patience=0.1)
         assert refused.value.url == first.url
+        assert (folder / "jetstream").is_dir()
         first.kill()
         second.start(patience=0.1)
     finally:
