@@ -97,7 +97,8 @@ def channel(servers: str, settings: ServiceSettings, deadline: float = DEADLINE_
     for part in parts:
         host_and_port(part)  # raises SettingsError
     keys = key_files(settings)
-    options = [*_LIMITS, *_RECONNECT, ("grpc.service_config", _SERVICE_CONFIG)]
+    # Services reach one another as they reach the broker: without the proxy that the environment names for the web.
+    options = [*_LIMITS, *_RECONNECT, ("grpc.service_config", _SERVICE_CONFIG), ("grpc.enable_http_proxy", 0)]
     connect: Callable[..., grpc.aio.Channel] = grpc.aio.insecure_channel
     if keys is not None:
         connect = partial(grpc.aio.secure_channel, credentials=grpc.ssl_channel_credentials(*keys))

@@ -26,8 +26,10 @@ def _settings(broker: Broker, ours: bool) -> ServiceSettings:
     return ServiceSettings(nats_url=broker.url, nats_monitor_url=broker.monitor_url, require_durable_broker=ours)
 
 
-async def test_our_own_broker_syncs_and_is_accepted(broker: Broker) -> None:
-    """The real server says so itself."""
+async def test_our_own_broker_syncs_and_is_accepted(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real server says so itself, and not through a proxy."""
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("no_proxy", "")
     async with Bus(_settings(broker, ours=True), "tests") as bus:
         await require_durability(_settings(broker, ours=True), bus.server_version)
 

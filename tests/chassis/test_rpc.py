@@ -62,6 +62,18 @@ async def test_a_call_without_a_deadline_gets_one_and_a_longer_one_is_not_cut_sh
 
 
 @pytest.mark.slow
+async def test_a_proxy_of_the_environment_is_for_the_web_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It need not reach this machine's services, nor know their names."""
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("no_proxy", "")
+    server = await serve(0, seconds=0)
+    async with channel(f"127.0.0.1:{server.port}", ServiceSettings(), 5) as connection:
+        report = await checker_pb2_grpc.CheckerStub(connection).Check(checker_pb2.CheckRequest())
+    await server.stop(0)
+
+    assert report.passed
+
+
 async def test_a_server_that_starts_late_is_found_soon() -> None:
     """Engineers may be scaled to zero and back; by gRPC's own back-off a caller would wait for up to two minutes.
 

@@ -215,10 +215,14 @@ class _JetStream(BaseModel):
     config: _Config
 
 
+_DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Without a proxy of the environment, since NATS itself needs none."""
+
+
 def _syncs_always(monitor_url: str) -> bool | None:
     """None if it does not answer, or not as a broker with JetStream."""
     try:
-        with urllib.request.urlopen(f"{monitor_url}/jsz", timeout=MONITOR_SECONDS) as answer:  # noqa: S310 - a setting
+        with _DIRECTLY.open(f"{monitor_url}/jsz", timeout=MONITOR_SECONDS) as answer:
             return _JetStream.model_validate_json(answer.read()).config.sync_always
     except (OSError, ValueError, http.client.HTTPException):  # or another server has its port
         return None
