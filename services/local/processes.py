@@ -306,14 +306,29 @@ class Broker:
 
 @contextlib.contextmanager
 def stop_signal() -> Iterator[asyncio.Event]:
-    """An event that SIGINT and SIGTERM set. Repeated signals change nothing, since a drain is in progress."""
+    """An event that SIGINT, SIGTERM and the loss of the terminal set.
+
+    Repeated signals change nothing, since a drain is in progress. Under `nohup` the terminal may go.
+    """
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
+
+    def hang_up() -> None:
+        null = os.open(os.devnull, os.O_WRONLY)
+        for terminal in terminals:  # writing there now fails
+            os.dup2(null, terminal)
+        os.close(null)
+        stop.set()
+
+    handlers = {signal.SIGINT: stop.set, signal.SIGTERM: stop.set}
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        handlers[signal.SIGHUP] = hang_up
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
     try:
         yield stop
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in handlers:
             loop.remove_signal_handler(number)
 
 

@@ -1,10 +1,17 @@
 """The whole loop: five services as processes, real NATS, real gRPC, real training."""
 
+import fcntl
 import json
 import os
+import select
 import signal
 import subprocess
+import sys
+import termios
+import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -109,14 +116,17 @@ def test_every_process_may_be_killed_and_each_candidate_has_one_result(
 
 
 @pytest.mark.slow
-def test_a_run_resumes_after_an_interrupt_and_after_a_kill(environment: dict[str, str], asi_arch: Command) -> None:
-    """Ctrl-C drains and pauses; after SIGKILL the kernel tells the services, which drain; nothing is there twice."""
+def test_a_run_resumes_after_its_terminal_is_lost_and_after_a_kill(
+    environment: dict[str, str], asi_arch: Command
+) -> None:
+    """The end of a connection drains and pauses, as Ctrl-C; after SIGKILL the kernel tells the services, which drain;
+    nothing is there twice.
+    """
     data = Path(environment["ASI_DATA_DIR"])
     environment |= SOON_AGAIN
-    with running([*RUN, "--set", "steps=60", "--json"], environment, quiet=True) as run:
-        _wait_for_training(run, data / "logs" / "engineer.log")
-        run.send_signal(signal.SIGINT)
-        assert run.wait(90) == 130
+    with _in_a_terminal([*RUN, "--set", "steps=60"], environment) as lost:
+        _wait_for_training(lost, data / "logs" / "engineer.log")
+    assert lost.wait(90) == 130
     assert "paused" in asi_arch("status").stdout
 
     trained = (data / "logs" / "engineer.log").read_text().count(TRAINING)
@@ -178,6 +188,32 @@ def test_an_interrupt_during_the_start_ends_everything_before_a_run_exists(
     assert not (data / "archive.db").exists() or rows_of(asi_arch("runs", "--json")) == []
 
 
+@contextmanager
+def _in_a_terminal(flags: Sequence[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A command in a terminal of its own, which is closed at the end of the context."""
+    ours, its = os.openpty()
+    lost = threading.Event()
+
+    def read() -> None:
+        while not lost.is_set():
+            if select.select([ours], [], [], 0.1)[0]:
+                os.read(ours, 1 << 16)
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "services.console", *flags], env=environment, stdin=its, stdout=its, stderr=its,
+        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(its)
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield process
+    finally:
+        lost.set()
+        reader.join()
+        os.close(ours)
+
+
 def _system_pids(data: Path) -> dict[str, int]:
     """The processes of the system of a data folder; none before its store runs."""
     file = data / "system.json"
@@ -196,7 +232,7 @@ def _kill_and_wait_for_another(run: subprocess.Popen[str], data: Path, name: str
         time.sleep(0.05)
 
 
-def _wait_for_training(run: subprocess.Popen[str], log: Path, before: int = 0) -> None:
+def _wait_for_training(run: subprocess.Popen[str] | subprocess.Popen[bytes], log: Path, before: int = 0) -> None:
     """Until an engineer has taken more steps than `before`: on a busy machine services start in minutes."""
     deadline = time.monotonic() + 240
     while not (log.exists() and log.read_text().count(TRAINING) > before):
