@@ -15,9 +15,13 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 MACHINE = platform.machine()
 
 
+_WSL_DRIVER, _WSL_DEVICE = Path("/usr/lib/wsl/lib/libcuda.so.1"), Path("/dev/dxg")
+
+
 def nvidia_devices() -> list[str]:
-    """The device files of NVIDIA's driver."""
-    return sorted(str(path) for path in Path("/dev").glob("nvidia*"))
+    """The device files of NVIDIA's driver. Under WSL 2 this is one that other graphics drivers have, too."""
+    wsl = [_WSL_DEVICE] if _WSL_DEVICE.exists() and _WSL_DRIVER.exists() else []
+    return sorted(str(path) for path in (*Path("/dev").glob("nvidia*"), *wsl))
 
 
 def check(result: int, what: str) -> int:
