@@ -1,7 +1,9 @@
 """When a candidate is a discovery.
 
-A verified candidate is compared with the run's strongest control by a one-sided t-test, paired by fresh seeds, on
-held-out data that no selection has seen, corrected for all candidates tried.
+A verified candidate is compared with every control of the run by one-sided t-tests, paired by fresh seeds, on held-out
+data that no selection has seen, corrected for all candidates tried. The gain is that over the strongest control, but all
+tests have to pass (Berger 1982): which control is the strongest is known from the same noisy losses, and a quiet one
+that seems to be it is beaten more easily than one that is as good as the candidate.
 """
 
 import math
@@ -62,8 +64,8 @@ class Finding:
     """The verdict on one candidate; the numbers are ``None`` if there were too few seeds for a test.
 
     ``effect`` is the loss of ``control``, the strongest of ``controls``, minus the candidate's (nats). ``interval`` is
-    two-sided at 95 %, ``p`` one-sided, ``adjusted_p`` corrected for ``tried`` trials: the candidates of the run, or
-    more where much of the level was used by earlier rounds.
+    two-sided at 95 % over seeds, ``p`` one-sided, ``adjusted_p`` corrected for ``tried`` trials: the candidates of the
+    run, or more where much of the level was used by earlier rounds.
     """
 
     candidate: str
@@ -91,13 +93,20 @@ def findings(
         raise ValueError("controls is empty: a discovery is a comparison; verify the baselines with the same seeds")
     drafts = [_draft(name, losses, controls, tried) for name, losses in candidates.items()]
     tests: dict[str, PairedTest] = {}
+    hardest: dict[str, tuple[float, str]] = {}  # the largest p over all controls, and whose it is
     for draft in drafts:
         if len(draft.seeds) >= policy.seeds:
             losses = {seed: candidates[draft.candidate][seed] for seed in draft.seeds}
-            tests[draft.candidate] = paired_test(differences(losses, controls[str(draft.control)]))
+            against = {name: paired_test(differences(losses, controls[name])) for name in draft.controls}
+            tests[draft.candidate] = against[str(draft.control)]
+            hardest[draft.candidate] = max((test.p, name) for name, test in against.items())
     adjusted = dict(zip(tests, benjamini_hochberg([test.p for test in tests.values()], tried), strict=True))
+    largest = dict(zip(tests, benjamini_hochberg([p for p, _ in hardest.values()], tried), strict=True))
     return tuple(
-        _judged(draft, tests[draft.candidate], adjusted[draft.candidate], policy)
+        _judged(
+            draft, tests[draft.candidate], adjusted[draft.candidate],
+            (largest[draft.candidate], hardest[draft.candidate][1]), policy,
+        )  # fmt: skip
         if draft.candidate in tests
         else replace(draft, reason=f"{len(draft.seeds)} of {policy.seeds} seeds are there for it and for every control")
         for draft in drafts
@@ -147,17 +156,22 @@ def _draft(name: str, losses: Losses, controls: Mapping[str, Losses], tried: int
     return Finding(name, Outcome.UNDECIDED, "not tested", control, seeds, tried, controls=tuple(sorted(controls)))
 
 
-def _judged(draft: Finding, test: PairedTest, adjusted: float, policy: DiscoveryPolicy) -> Finding:
-    interval = test.interval()
+def _judged(
+    draft: Finding, test: PairedTest, adjusted: float, hardest: tuple[float, str], policy: DiscoveryPolicy
+) -> Finding:
+    interval, (largest, control) = test.interval(), hardest
     if interval.high <= policy.worthwhile:
         below = f"the gain over {draft.control} is below {policy.worthwhile:g} nats"
         outcome = Outcome.REFUTED
         reason = below if policy.worthwhile else f"no better than {draft.control} on fresh seeds"
     elif test.standard_error <= abs(test.effect) * NO_SCATTER:
         outcome, reason = Outcome.UNDECIDED, "all seeds have the same gain, which leaves the noise unknown"
-    elif adjusted <= policy.level and test.effect > 0:
+    elif largest <= policy.level and test.effect > 0:
         outcome = Outcome.CONFIRMED
         reason = f"better than {draft.control} at adjusted p {adjusted:.3g} ≤ {policy.level:.3g}"
+    elif adjusted <= policy.level and test.effect > 0:
+        outcome = Outcome.UNDECIDED
+        reason = f"better than {draft.control}, but a gain over {control} is not shown (adjusted p {largest:.3g})"
     else:
         outcome, reason = Outcome.UNDECIDED, f"a gain is neither shown (adjusted p {adjusted:.3g}) nor ruled out"
     numbers = replace(draft, effect=test.effect, interval=interval, p=test.p, adjusted_p=adjusted)
