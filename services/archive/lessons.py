@@ -1,10 +1,10 @@
 """Lessons of a run: claims of analyses about components, weighed by the run's measurements.
 
 A claim is an analyst's sentence on one component ("helps", "hurts" or "neutral"). Evidence comes from all candidates
-whose components differ from their parent's by that component: a loss difference above twice the standard error supports
-or contradicts the claim; a smaller one supports "neutral", and does not contradict the others. The error covers the
-noise between seeds if any candidate of the run has several. A lesson with more counter-evidence than evidence is
-refuted.
+whose components differ from their parent's by that component: a loss difference whose 95 % interval excludes zero
+supports or contradicts the claim; a smaller one supports "neutral", and does not contradict the others. The interval
+covers the noise between seeds if any candidate of the run has several, by Student's t: two seeds know little of it. A
+lesson with more counter-evidence than evidence is refuted.
 
 `quotations` finds the sentences of analyses in a recorded prompt.
 """
@@ -18,6 +18,7 @@ from statistics import fmean, stdev
 from services.archive.scoring import block_gains, is_comparable, loss_error, seed_noise
 from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
+from services.domain.statistics import LEVEL, student_quantile
 
 HELPS, HURTS, NEUTRAL = "helps", "hurts", "neutral"
 STANDARD_ERRORS = 2.0
@@ -129,13 +130,13 @@ def _measured_effects(records: Sequence[pb.Candidate]) -> Iterator[_Effect]:
     """An effect per component by which a candidate differs from its parent, if their losses can be compared."""
     by_id = {record.id: record for record in records}
     noise = seed_noise(records)
-    between = noise.deviation if noise else 0.0
+    between = noise.deviation * student_quantile((1 + LEVEL) / 2, noise.freedom) if noise else 0.0
     for record in records:
         parent = by_id.get(record.proposal.parent)
         if parent is None or (gain := _gain(record, parent, between)) is None:
             continue
-        lower, error = gain
-        effect = NEUTRAL if abs(lower) <= STANDARD_ERRORS * error else HELPS if lower > 0 else HURTS
+        lower, reach = gain
+        effect = NEUTRAL if abs(lower) <= reach else HELPS if lower > 0 else HURTS
         opposite = {HELPS: HURTS, HURTS: HELPS, NEUTRAL: NEUTRAL}[effect]
         # components named by the proposer and by the analyst
         own, before = (
@@ -146,10 +147,10 @@ def _measured_effects(records: Sequence[pb.Candidate]) -> Iterator[_Effect]:
 
 
 def _gain(record: pb.Candidate, parent: pb.Candidate, between: float) -> tuple[float, float] | None:
-    """The parent's loss minus the candidate's, and its standard error, paired by seed and block if both have blocks.
+    """The parent's loss minus the candidate's, and half of its interval, paired by seed and block if both have blocks.
 
-    `between` is the deviation of losses between seeds, 0 if it is unknown: the error then covers the held-out text
-    only. None if the two were measured on other data or in another precision.
+    `between` is half of the interval of one loss between seeds, 0 if it is unknown: the interval then covers the
+    held-out text only. None if the two were measured on other data or in another precision.
     """
     if not (record.training.HasField("loss") and parent.training.HasField("loss")):
         return None
@@ -157,11 +158,11 @@ def _gain(record: pb.Candidate, parent: pb.Candidate, between: float) -> tuple[f
         return None
     if rows := block_gains(record, parent):
         blocks = [fmean(block) for block in zip(*rows, strict=True)]
-        items = stdev(blocks) / math.sqrt(len(blocks)) if len(blocks) > 1 else None
+        items = STANDARD_ERRORS * stdev(blocks) / math.sqrt(len(blocks)) if len(blocks) > 1 else None
         return None if items is None else (fmean(blocks), math.hypot(items, between * math.sqrt(2 / len(rows))))
     errors = [loss_error(record), loss_error(parent)]
     seeds = [between if len(each.training.seeds) == 1 else 0.0 for each in (record, parent)]
-    known = [error for error in errors if error is not None]
+    known = [STANDARD_ERRORS * error for error in errors if error is not None]
     lower = parent.training.loss - record.training.loss
     return (lower, math.hypot(*known, *seeds)) if len(known) == len(errors) else None
 
