@@ -167,6 +167,10 @@ def _standardised(
         LOSS: _difference(loss_of(root), loss_of(record)),
         BENCHMARK: _difference(benchmark_of(record), benchmark_of(root)),
     }
+    if shared := shared_seeds(record, root):  # the noise is that of such differences: seeds have a part in common
+        gains[LOSS] = fmean(theirs.loss - own.loss for own, theirs in shared)
+        if all(seed.HasField("benchmark") for pair in shared for seed in pair):
+            gains[BENCHMARK] = fmean(own.benchmark - theirs.benchmark for own, theirs in shared)
     pairs = {name: _PAIRED[name](record, root) for name in scale.weights} if record.id != root.id else {}
     intervals = {name: _bootstrap(_mean_row(rows), record) for name, rows in pairs.items()}
     value = standardised_gain(gains, scale, intervals, max(1, len(pairs.get(LOSS, ()))))
