@@ -1,9 +1,9 @@
 """When a candidate is a discovery.
 
 A verified candidate is compared with every control of the run by one-sided t-tests, paired by fresh seeds, on held-out
-data that no selection has seen, corrected for all candidates tried. The gain is that over the strongest control, but all
-tests have to pass (Berger 1982): which control is the strongest is known from the same noisy losses, and a quiet one
-that seems to be it is beaten more easily than one that is as good as the candidate.
+data that no selection has seen, corrected for all candidates tried. The gain is that over the strongest control, but
+all tests have to pass (Berger 1982): which control is the strongest is known from the same noisy losses, and a quiet
+one that seems to be it is beaten more easily than one that is as good as the candidate.
 """
 
 import math
@@ -104,9 +104,12 @@ def findings(
     largest = dict(zip(tests, benjamini_hochberg([p for p, _ in hardest.values()], tried), strict=True))
     return tuple(
         _judged(
-            draft, tests[draft.candidate], adjusted[draft.candidate],
-            (largest[draft.candidate], hardest[draft.candidate][1]), policy,
-        )  # fmt: skip
+            draft,
+            tests[draft.candidate],
+            adjusted[draft.candidate],
+            (largest[draft.candidate], hardest[draft.candidate][1]),
+            policy,
+        )
         if draft.candidate in tests
         else replace(draft, reason=f"{len(draft.seeds)} of {policy.seeds} seeds are there for it and for every control")
         for draft in drafts

@@ -22,7 +22,10 @@ def with_second_seed(record: pb.Candidate, loss: float) -> pb.Candidate:
 def test_a_gain_is_taken_over_the_seeds_in_common() -> None:
     """The second seed is worse for every baseline. It would count for a candidate that was not trained with it."""
     root = with_second_seed(trained(1, 1.50, "delta_net"), 1.60)
-    others = [with_second_seed(trained(2, 1.45, "gated_delta_net"), 1.56), with_second_seed(trained(3, 1.4, "gla"), 1.5)]
+    others = [
+        with_second_seed(trained(2, 1.45, "gated_delta_net"), 1.56),
+        with_second_seed(trained(3, 1.4, "gla"), 1.5),
+    ]
     value = score(STANDARDISED_GAIN, trained(9, 1.47), None, root, frozenset({LOSS}), [root, *others])
 
     assert value is not None
