@@ -41,6 +41,15 @@ def test_a_sample_has_its_shape_its_vocabulary_and_the_same_rows_for_the_same_se
     assert (tokens == again).all()
 
 
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_chance_is_the_accuracy_of_the_best_constant_answer(task: Task) -> None:
+    """Zero is the answer of many a product."""
+    tokens, marks = task.sample(np.random.default_rng(4), 1000)
+    answers = np.bincount(tokens[:, 1:][marks])
+
+    assert answers.max() / answers.sum() == pytest.approx(task.chance, abs=0.01)
+
+
 @pytest.mark.parametrize("name", ["mqar", "fuzzy-recall", "noisy-recall"])
 def test_a_recall_task_asks_for_the_value_that_was_written_beside_its_key(name: str) -> None:
     task = TASKS[name]
