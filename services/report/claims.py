@@ -109,7 +109,10 @@ def sentences(records: Sequence[pb.Candidate], settings: events_pb2.RunSettings 
     level = None if settings is None else climb_of_run(settings).discovery.level
     gain = None if level is None else detectable([finding_of(record) for record in claimed], level)
     if gain is not None:
-        lines.append(f"  These tests would have confirmed a true gain of {gain:.4f} nats with a chance of 80 %.")
+        lines.append(
+            f"  A true gain of {gain:.4f} nats over the strongest control would have been confirmed with a chance of "
+            "80 %, with less if others are as strong."
+        )
     return lines
 
 

@@ -86,7 +86,8 @@ def methods(data: Dataset) -> str:
     if settings.promotion not in ("", "none"):
         sentences.append(
             f"Finalists were chosen by “{settings.promotion}” and trained again with fresh seeds on data not "
-            "used for selection; a discovery is confirmed against the strongest control, with p adjusted for all tried."
+            "used for selection; a discovery is confirmed against every control, with p adjusted for all tried. "
+            "Intervals of claims cover other seeds, but not other held-out text."
         )
     sentences.append(_machine(data))
     return " ".join(sentence for sentence in sentences if sentence)

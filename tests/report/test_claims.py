@@ -43,10 +43,10 @@ def test_the_power_of_the_tests_is_that_at_the_level_of_the_run() -> None:
     records, settings, gains = finished_run(), status().settings, []
     for level in (0.05, 0.001):
         settings.promotion, settings.policies.level = "halving", level
-        gains.append(float(sentences(records, settings)[-1].split()[9]))
+        gains.append(float(sentences(records, settings)[-1].split()[4]))
 
     assert 0 < gains[0] < gains[1]
-    assert "would have confirmed" not in sentences(records)[-1]
+    assert "would have been confirmed" not in sentences(records)[-1]
 
 
 def test_a_run_without_finalists_says_so() -> None:
@@ -243,9 +243,11 @@ def test_effects_weigh_ablations_and_children_of_one_move_by_their_pairs() -> No
         ("ablation", "output-gate"), ("ablation", f"{children[2].id} against without_copy"),
         ("proposal", "mamba"), ("proposal", "gate"),
     }  # fmt: skip
-    assert (effects["ablation", "output-gate"].pairs, effects["ablation", "output-gate"].verdict) == (2, "pays")
+    assert effects["ablation", "output-gate"].pairs == 2
+    assert effects["ablation", "output-gate"].verdict == "pays, or the program was lucky"
     assert effects["ablation", "output-gate"].gain == pytest.approx(0.45)
     assert effects["ablation", f"{children[2].id} against without_copy"].gain == pytest.approx(0.2)
+    assert effects["ablation", f"{children[2].id} against without_copy"].verdict == "pays"
     assert (effects["proposal", "mamba"].pairs, effects["proposal", "gate"].pairs) == (2, 1)
     assert effects["proposal", "gate"].interval.low < 0 < effects["proposal", "gate"].interval.high
     assert effects["proposal", "gate"].verdict == "not told apart"
