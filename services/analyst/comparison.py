@@ -13,7 +13,15 @@ from statistics import fmean, stdev
 
 from services.analyst.cognition import Knowledge
 from services.analyst.cognition.search import Hit
-from services.archive.scoring import block_gains, is_comparable, loss_error, seed_noise, shared_seeds, task_means
+from services.archive.scoring import (
+    block_gains,
+    is_comparable,
+    loss_error,
+    seed_noise,
+    shared_seeds,
+    stopped_early,
+    task_means,
+)
 from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.statistics import LEVEL, Noise, normal_quantile, student_quantile
@@ -92,8 +100,8 @@ class TaskChange:
 def loss_difference(record: pb.Candidate, reference: pb.Candidate, between: Noise | None = None) -> Difference | None:
     """The reference's held-out loss minus the candidate's, nats per token, over their common seeds if there are any.
 
-    `between` is the deviation of losses between seeds, which one seed cannot show. None if either is unmeasured, or if
-    they were measured on other text or in another precision.
+    `between` is the deviation of losses between seeds, which one seed cannot show. None if either is unmeasured or was
+    stopped early, or if they were measured on other text or in another precision.
     """
     if not record.training.HasField("loss") or not reference.training.HasField("loss"):
         return None
@@ -207,6 +215,8 @@ def _own(record: pb.Candidate) -> list[str]:
     spread = f", standard error {training.loss_stderr:.4f}" if training.HasField("loss_stderr") else ""
     seeds = "one seed" if count == 1 else f"{count} seeds{spread}"
     sentences = [f"Held-out loss {training.loss:.4f} nats per token over {seeds}."]
+    if reason := stopped_early(record):
+        sentences.append(f"Its training was stopped early, so this loss does not compare with others: {reason}")
     if training.HasField("benchmark"):
         error = f" (standard error {training.benchmark_stderr:.3f})" if training.HasField("benchmark_stderr") else ""
         sentences.append(f"Mean accuracy {training.benchmark:.3f}{error}.")
@@ -233,6 +243,8 @@ def _loss_sentence(dossier: Dossier, reference: pb.Candidate, name: str) -> str:
     if (difference := loss_difference(dossier.record, reference, dossier.between_seeds)) is not None:
         return f"Against {name} ({_loss_beside(dossier.record, reference)}) the loss is {_verdict(difference)}."
     if dossier.record.training.HasField("loss") and reference.training.HasField("loss"):
+        if stopped_early(dossier.record) or stopped_early(reference):
+            return f"The loss is not compared with that of {name}: one of the two trainings was stopped early."
         return f"The loss of {name} was measured on other text or in another precision, so the two are not compared."
     return ""
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.analyst.comparison import Dossier, flops_of, loss_difference, parameters_of, results, task_changes
 from services.analyst.offline_analyst import OfflineAnalyst, components_of, hits_of
-from services.archive.scoring import program_of, task_means
+from services.archive.scoring import program_of, stopped_early, task_means
 from services.chassis.errors import Rejected
 from services.contracts import candidate_pb2 as pb
 from services.domain.components import VOCABULARY
@@ -305,7 +305,8 @@ def description_of(record: pb.Candidate, parts: bool = False) -> str:
     if training.HasField("loss"):
         spread = f" (standard error {training.loss_stderr:.4f})" if training.HasField("loss_stderr") else ""
         seeds = "one seed" if len(training.seeds) == 1 else f"{len(training.seeds)} seeds"
-        lines.append(f"loss {training.loss:.4f}{spread} over {seeds}")
+        stopped = ", stopped early" if stopped_early(record) else ""
+        lines.append(f"loss {training.loss:.4f}{spread} over {seeds}{stopped}")
     curve = ", ".join(f"{point.train_loss:.3f} at step {point.step}" for point in _quarters(training))
     lines += [f"training loss {curve}"] if curve else []
     by_part = ", ".join(f"{part.part} {part.loss:.3f}" for seed in training.seeds[:1] for part in seed.part_losses)

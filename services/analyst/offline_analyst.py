@@ -5,6 +5,7 @@ Every number in it is one of the record's, a difference of two of them, or the s
 
 from services.analyst.cognition import Knowledge
 from services.analyst.comparison import Difference, Dossier, listed, loss_difference, reference_of, results
+from services.archive.scoring import stopped_early
 from services.contracts import candidate_pb2 as pb
 from services.domain.components import VOCABULARY
 
@@ -77,6 +78,8 @@ def _expectation(dossier: Dossier) -> str:
     reference = reference_of(dossier)
     if not dossier.record.training.HasField("loss"):
         return f"{_claim(dossier)}It was not measured, so nothing is known about it."
+    if stopped_early(dossier.record):
+        return f"{_claim(dossier)}This is not confirmed: its training fell behind earlier ones and was stopped."
     if reference is None:
         return "It is a baseline, with which the others are compared."
     difference = _difference(dossier, reference[0])
@@ -119,6 +122,8 @@ def _synthesis(dossier: Dossier) -> str:
     tried = listed(_moves(dossier)) if dossier.record.proposal.moves else "the change"
     if not dossier.record.training.HasField("loss"):
         advice = f"Nothing is known about {tried}; train it before building on it."
+    elif stopped_early(dossier.record):
+        advice = f"Change something else than {tried}; its training fell behind earlier ones and was stopped."
     elif difference is None or reference is None:
         advice = "Use it as a reference."
     elif not difference.certain():

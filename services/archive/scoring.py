@@ -74,13 +74,10 @@ def measures_of(record: pb.Candidate) -> dict[str, float | None]:
 
 
 def costs_of_record(record: pb.Candidate, settings: events_pb2.RunSettings) -> Costs | None:
-    """The costs of a record in the objectives of its run.
-
-    None without objectives, if one was not measured, and if training stopped early, since losses after different steps
-    do not compare.
-    """
+    """The costs of a record in the objectives of its run; None without objectives, if one was not measured, and if
+    training stopped early."""
     objectives = objectives_of(settings)
-    if not objectives or any(seed.HasField("stopped") for seed in record.training.seeds):
+    if not objectives or stopped_early(record):
         return None
     return costs_of(objectives, measures_of(record))
 
@@ -178,20 +175,14 @@ def _standardised(
         return None
     own = value.interval
     return pb.Fitness(
-        version=STANDARDISED_GAIN,
-        value=value.value,
+        version=STANDARDISED_GAIN, value=value.value,
         interval=None if own is None else pb.Interval(low=own.low, high=own.high, level=own.level),
         terms=[
-            pb.FitnessTerm(
-                name=name,
-                gain=gains[name],
-                noise=term.noise,
-                reliability=term.reliability,
-                weight=scale.weights.get(name, 0.0),
-            )
+            pb.FitnessTerm(name=name, gain=gains[name], noise=term.noise, reliability=term.reliability,
+                           weight=scale.weights.get(name, 0.0))
             for name, term in scale.terms.items()
         ],
-    )
+    )  # fmt: skip
 
 
 def stage_scale(root: pb.Candidate, baselines: Sequence[pb.Candidate], terms: frozenset[str] = TERMS) -> Scale | None:
@@ -325,9 +316,14 @@ def shared_seeds(record: pb.Candidate, reference: pb.Candidate) -> list[tuple[pb
 
 
 def is_comparable(record: pb.Candidate, reference: pb.Candidate) -> bool:
-    """Whether all seeds of both were measured on the same text and in the same precision."""
+    """Whether all seeds of both were measured on the same text, in the same precision, and after all steps."""
     seeds = (*record.training.seeds, *reference.training.seeds)
-    return len(set(map(measured_on, seeds))) <= 1
+    return len(set(map(measured_on, seeds))) <= 1 and not stopped_early(record) and not stopped_early(reference)
+
+
+def stopped_early(record: pb.Candidate) -> str:
+    """Why its training was stopped before all steps; empty if it was not. Its loss does not compare with others'."""
+    return next((seed.stopped for seed in record.training.seeds if seed.HasField("stopped")), "")
 
 
 def measured_on(seed: pb.SeedResult) -> tuple[str, str]:

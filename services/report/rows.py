@@ -16,6 +16,7 @@ from services.archive.scoring import (
     loss_of,
     measures_of,
     shared_seeds,
+    stopped_early,
 )
 from services.chassis.errors import printable
 from services.contracts import archive_pb2, events_pb2
@@ -228,8 +229,10 @@ class Gain:
 
 
 def gain_over(reference: pb.Candidate | None, record: pb.Candidate) -> Gain | None:
-    """None for the candidate itself, or without a common seed with held-out losses by block."""
-    if reference is None or record.id == reference.id or (interval := loss_gain(record, reference)) is None:
+    """None for the candidate itself, without a common seed with held-out losses by block, or if one stopped early."""
+    if reference is None or record.id == reference.id or stopped_early(record) or stopped_early(reference):
+        return None
+    if (interval := loss_gain(record, reference)) is None:
         return None
     gains = [theirs.loss - own.loss for own, theirs in shared_seeds(record, reference)]
     return Gain(sum(gains) / len(gains), interval, len(gains))

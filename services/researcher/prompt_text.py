@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterator, Sequence
 
 from services.archive.policies import climb_of_run
-from services.archive.scoring import measures_of, objectives_of, program_of, seed_noise
+from services.archive.scoring import measures_of, objectives_of, program_of, seed_noise, stopped_early
 from services.contracts import candidate_pb2 as pb
 from services.contracts import checker_pb2, cognition_pb2, events_pb2
 from services.domain.fitness import INVESTIGATE, PAPER, PROBE, leakage_policy, suspicion
 from services.domain.promotion import Budget, Limit
+from services.domain.statistics import LEVEL, student_quantile
 from services.domain.syntax import Unreadable, parse, without_docstrings
 from services.researcher.draft import Draft, Refusal, struct_json
 
@@ -201,7 +202,8 @@ def noise_text(records: Sequence[pb.Candidate]) -> str:
         return "Seed noise is not measured yet: treat small differences between single seeds as chance."
     return (
         f"Seed noise: standard deviation {noise.deviation:.4f} nats ({noise.freedom} degrees of freedom). Between "
-        f"single-seed results, differences below {2 * math.sqrt(2) * noise.deviation:.4f} may be chance."
+        f"single-seed results, differences below "
+        f"{student_quantile((1 + LEVEL) / 2, noise.freedom) * math.sqrt(2) * noise.deviation:.4f} may be chance."
     )
 
 
@@ -255,10 +257,10 @@ def _board_line(record: pb.Candidate, parent: pb.Candidate | None) -> str:
 
 
 def _loss_text(record: pb.Candidate) -> str:
-    """The held-out loss with its standard error over several seeds."""
+    """The held-out loss with its standard error over several seeds, and whether it is that of a whole training."""
     training = record.training
     error = f" ± {training.loss_stderr:.4f}" if training.HasField("loss_stderr") else ""
-    return f"{training.loss:.4f}{error}"
+    return f"{training.loss:.4f}{error}{' (stopped early, not comparable)' if stopped_early(record) else ''}"
 
 
 def _change_text(record: pb.Candidate, parent: pb.Candidate | None) -> str:

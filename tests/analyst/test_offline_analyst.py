@@ -5,7 +5,7 @@ import time
 import pytest
 
 from services.analyst.comparison import loss_difference, task_changes
-from services.analyst.model_analyst import citable_of, invented
+from services.analyst.model_analyst import citable_of, description_of, invented
 from services.analyst.offline_analyst import OfflineAnalyst
 from services.contracts import candidate_pb2 as pb
 from tests.analyst.analyst_records import CHILD, PARENT, ROOT, SIBLING, candidate, dossier
@@ -100,6 +100,20 @@ async def test_losses_on_another_text_or_in_another_precision_are_not_compared(f
     assert loss_difference(first, other) is None
     assert task_changes(first, other) == []
     assert "its parent B was measured on other text or in another precision, so the two are not compared" in text
+
+
+async def test_a_training_that_was_stopped_early_is_not_compared() -> None:
+    """Its loss is that of fewer steps, and of a learning rate that had not fallen yet."""
+    child, parent = candidate("A", 5, losses=(1.70,)), candidate("B", 6, losses=(1.50,))
+    child.training.seeds[0].stopped = "By 25% of the steps the training loss is 2.100, above 2.000."
+    analysis = await OfflineAnalyst().analyse(dossier(child, parent=parent))
+
+    assert loss_difference(child, parent) is None
+    assert "stopped early, so this loss does not compare with others: By 25% of the steps" in analysis.results
+    assert "The loss is not compared with that of its parent B" in analysis.results
+    assert "fell behind earlier ones and was stopped" in analysis.expectation
+    assert "Change something else" in analysis.synthesis
+    assert "over one seed, stopped early" in description_of(child)
 
 
 @pytest.mark.parametrize("blocks", [True, False])

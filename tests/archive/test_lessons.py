@@ -71,6 +71,16 @@ def test_candidates_measured_on_other_data_do_not_weigh_a_lesson() -> None:
     assert list(lesson.supported_by) == ["c2"]
 
 
+def test_a_training_that_was_stopped_early_does_not_weigh_a_lesson() -> None:
+    """Its loss is that of fewer steps."""
+    parent, child = candidate(1, 1.5, "delta-rule"), candidate(2, 1.8, "delta-rule", "gate", parent=1)
+    child.training.seeds[0].stopped = "By 25% of the steps the training loss is 2.1."
+
+    (lesson,) = lessons_of([parent, claiming(child, "gate", "hurts")]).lessons
+
+    assert not lesson.supported_by
+
+
 def test_a_difference_within_its_error_is_neutral() -> None:
     """Two standard errors of the difference: 0.028 here. It says nothing against a claim that it helps."""
     records = [

@@ -211,12 +211,15 @@ def test_an_ablation_shows_what_a_component_brings() -> None:
 
 
 def test_a_gain_counts_only_seeds_that_were_measured_on_the_same_data() -> None:
-    """As its interval does: a loss on another text says nothing."""
+    """As its interval does: a loss on another text, or after fewer steps, says nothing."""
     first, second = finished_run()[:2]
     second.training.seeds[1].loss = 9.0
     second.training.seeds[1].measurements.data_fingerprint = "another text"
     gain = gain_over(first, second)
 
+    second.training.seeds[0].stopped = "By 25% of the steps it fell behind."
+
+    assert gain_over(first, second) is None
     assert gain is not None
     assert gain.seeds == 1
     assert gain.mean == pytest.approx(first.training.seeds[0].loss - second.training.seeds[0].loss)

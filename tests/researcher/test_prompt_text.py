@@ -62,6 +62,7 @@ def test_noise_is_pooled_over_the_candidates_with_several_seeds() -> None:
     text = noise_text([measured(1, 1.50, 1.52), measured(2, 1.60, 1.66), measured(3, 1.4)])
 
     assert "standard deviation 0.0316 nats (2 degrees of freedom)" in text
+    assert "differences below 0.1924 may be chance" in text  # 4.30 · √2 · 0.0316 by Student's t
 
 
 def test_noise_of_single_seeds_is_not_invented() -> None:
@@ -104,11 +105,14 @@ def test_a_line_of_the_board_is_short_and_names_the_change() -> None:
     child.proposal.parent, child.training.loss_stderr = parent.id, 0.01
     child.analysis.synthesis = "Keep the gate that opens early and look for a cheaper one. " * 9
 
+    parent.training.seeds[0].stopped = "By 25% of the steps it fell behind."
+
     line, root = board_text([parent, child]).splitlines()
 
     assert line.startswith("- N2 (c2); 1.4000 ± 0.0100; c1 +gated-value-skip −old-component-1 −old-component-2 ")
     assert " and 8 more; Keep the gate that opens early" in line
     assert len(line) <= 4 * 60
+    assert root.startswith("- N1 (c1); 1.5000 (stopped early, not comparable); ")
     assert root.endswith("+old-component-2 +old-component-3 and 8 more")
 
 
