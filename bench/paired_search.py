@@ -224,6 +224,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--policy", default="search", help="the policy in which the sides differ")
     parser.add_argument("--mind", default=OFFLINE, help="as of `asi-arch run`")
     parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--first", type=int, default=1, help="the seed of the first pair")
     parser.add_argument("--candidates", type=int, default=24, help="proposals per run")
     parser.add_argument("--baselines", default="delta_net,gated_delta_net", help="as of `asi-arch run`")
     parser.add_argument("--scale", default="mini", help="as of `asi-arch run`")
@@ -259,7 +260,7 @@ def main(words: Sequence[str] | None = None) -> None:
         settings = content["settings"]
     runs = _read(arguments.out, settings)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    for seed in range(1, arguments.pairs + 1) if not arguments.report else ():
+    for seed in range(arguments.first, arguments.first + arguments.pairs) if not arguments.report else ():
         for side in (first, second):
             if not any((run.side, run.seed) == (side, seed) for run in runs):
                 if arguments.in_process:
