@@ -31,7 +31,7 @@ from services.domain import pool, zoo
 from services.domain.statistics import paired_test, power
 from services.domain.structure import fingerprint
 from services.llm.port import OFFLINE
-from services.researcher.offline.search import Seed, propose_by_surrogate, propose_offline
+from services.researcher.offline_search import Seed, propose_by_surrogate, propose_offline
 
 Train = Callable[[str], float | None]
 """From a program to its held-out loss; None if it failed."""

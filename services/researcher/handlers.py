@@ -33,7 +33,7 @@ from services.researcher.draft import (
     with_board,
     with_measured,
 )
-from services.researcher.offline.proposer import SURROGATE, describes
+from services.researcher.offline_proposer import SURROGATE, describes
 
 SERVICE = "researcher"
 MAX_REPEATS = 10

@@ -37,7 +37,7 @@ from services.llm.port import Request, Role
 from services.researcher.app import ResearcherSettings
 from services.researcher.draft import NEIGHBOURS, Context, Draft, Proposer, Refusal, entries_for, with_board
 from services.researcher.model_proposer import ModelProposer, novelty_request, propose_request
-from services.researcher.offline.proposer import OfflineProposer
+from services.researcher.offline_proposer import OfflineProposer
 
 PREVIEW = "preview"  # the id of a seat outside a run
 TRIES = 10

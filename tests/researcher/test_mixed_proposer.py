@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from services.chassis.errors import Rejected
 from services.contracts import archive_pb2, events_pb2
 from services.contracts import candidate_pb2 as pb
-from services.researcher.app import EQUAL_COSTS, MixedProposer, offline_is_drawn, seat_costs
 from services.researcher.draft import Context, Draft, Refusal
+from services.researcher.mixed_proposer import EQUAL_COSTS, MixedProposer, offline_is_drawn, seat_costs
 
 
 class Fixed:

@@ -14,7 +14,7 @@ from services.llm.scripted import ScriptedEndpoint, Step
 from services.mixers.components import components_of
 from services.mixers.description import CATALOGUE
 from services.researcher.model_proposer import ModelProposer
-from services.researcher.offline.proposer import NAME, OfflineProposer, without
+from services.researcher.offline_proposer import NAME, OfflineProposer, without
 from tests.llm.scripted_minds import scripted_mind
 from tests.researcher.researcher_fixtures import (
     LEAKS,

@@ -10,7 +10,7 @@ from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.llm.openai_embedder import endpoint_embedder
 from services.llm.scripted import Script, ScriptedEndpoint
-from services.researcher.offline.proposer import OfflineProposer
+from services.researcher.offline_proposer import OfflineProposer
 from tests.researcher.researcher_fixtures import PARENT, Archive, Neighbours, researcher, settings_of
 
 

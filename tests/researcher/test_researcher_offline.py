@@ -8,8 +8,8 @@ from services.contracts import candidate_pb2 as pb
 from services.contracts import events_pb2
 from services.domain.structure import fingerprint, similarity
 from services.mixers.render import render
-from services.researcher.offline.proposer import NAME, RANDOM_NAME, OfflineProposer
-from tests.researcher.offline.compositions import composition
+from services.researcher.offline_proposer import NAME, RANDOM_NAME, OfflineProposer
+from tests.researcher.compositions import composition
 from tests.researcher.researcher_fixtures import (
     LEAKS,
     PARENT,

@@ -11,7 +11,7 @@ from services.domain.zoo import baselines
 from services.mixers.render import render
 from services.store.backends.indices import BLOCK, MotivationIndex, ProgramIndex, Rows, Sketched, unit
 from services.store.backends.neighbours import FINALISTS, Neighbours, Source, StoredVector
-from tests.researcher.offline.compositions import composition
+from tests.researcher.compositions import composition
 from tests.store.simulation import program
 
 

@@ -11,7 +11,7 @@ import pytest
 from services.mixers.description import CATALOGUE, Mixer
 from services.mixers.moves import LIBRARY, Move
 from services.mixers.render import render
-from tests.researcher.offline.compositions import composition
+from tests.researcher.compositions import composition
 
 torch = pytest.importorskip("torch")
 job = pytest.importorskip(

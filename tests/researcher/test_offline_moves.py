@@ -8,7 +8,7 @@ from services.domain.components import VOCABULARY
 from services.mixers.description import CATALOGUE, Fusion, Mixer, Path
 from services.mixers.moves import LIBRARY, Move
 from services.mixers.moves.move import Papers, cross, moves, setting
-from tests.researcher.offline.compositions import composition
+from tests.researcher.compositions import composition
 
 BUSY = Mixer(
     paths=(Path(kind="value"), Path(kind="average", size=24)),

@@ -14,14 +14,14 @@ from services.mixers.description import CATALOGUE, Mixer
 from services.mixers.render import render
 from services.mixers.surrogate import Observation
 from services.researcher.draft import Draft
-from services.researcher.offline.search import (
+from services.researcher.offline_search import (
     SearchExhaustedError,
     Seed,
     propose_by_surrogate,
     propose_offline,
     suggested,
 )
-from tests.researcher.offline.compositions import composition
+from tests.researcher.compositions import composition
 
 PARENT = Seed("c0001", "DeltaNet", "", 0.5, CATALOGUE["delta_net"].model_dump_json())
 REFERENCE = Seed("c0002", "GatedDeltaNet", "", 0.6, CATALOGUE["gated_delta_net"].model_dump_json())

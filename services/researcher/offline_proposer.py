@@ -22,7 +22,7 @@ from services.mixers.description import CATALOGUE, Mixer
 from services.mixers.render import render
 from services.mixers.surrogate import Observation
 from services.researcher.draft import Context, Draft, Refusal, struct_json
-from services.researcher.offline.search import (
+from services.researcher.offline_search import (
     SearchExhaustedError,
     Seed,
     propose_by_surrogate,

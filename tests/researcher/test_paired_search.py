@@ -48,7 +48,7 @@ def test_the_numbers_of_the_guide_on_quick_experiments_are_in_the_shipped_file(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Tokens and first drafts are read back, too: a comparison may go on after an interruption."""
-    file = str(Path(__file__).parents[3] / "examples/recorded-run/experiments.json")
+    file = str(Path(__file__).parents[2] / "examples/recorded-run/experiments.json")
     main(["--report", "--sides", "3,0", "--out", file])
 
     printed = capsys.readouterr().out

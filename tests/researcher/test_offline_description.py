@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from services.domain.components import VOCABULARY
 from services.mixers.components import components_of
 from services.mixers.description import CATALOGUE, Features, Fusion, Memory, Mixer, Path
-from tests.researcher.offline.compositions import composition
+from tests.researcher.compositions import composition
 
 
 def test_baselines_are_described_by_the_names_of_the_zoo() -> None:
