@@ -44,40 +44,6 @@ def schema_of(answer: type[BaseModel]) -> tuple[dict[str, JSON], bool]:
     return (cast("dict[str, JSON]", _closed(schema)) if strict else schema), strict
 
 
-def smallest(schema: JSON, definitions: dict[str, JSON] | None = None) -> JSON:
-    """The smallest value that `schema` (as pydantic writes it) allows."""
-    if not isinstance(schema, dict):
-        return None
-    own = schema.get("$defs")
-    definitions = own if isinstance(own, dict) else definitions or {}
-    if isinstance(reference := schema.get("$ref"), str):
-        return smallest(definitions[reference.rsplit("/", 1)[-1]], definitions)
-    for union in ("anyOf", "oneOf", "allOf"):
-        if isinstance(options := schema.get(union), list) and options:
-            return smallest(options[0], definitions)
-    if "const" in schema:
-        return schema["const"]
-    if isinstance(values := schema.get("enum"), list):
-        return values[0]
-    return _of_kind(schema, definitions)
-
-
-def _of_kind(schema: dict[str, JSON], definitions: dict[str, JSON]) -> JSON:
-    kind = schema.get("type")
-    if kind == "object":
-        properties = schema.get("properties")
-        return {name: smallest(inner, definitions) for name, inner in (properties or {}).items()}  # type: ignore[union-attr]
-    if kind == "array":
-        length = schema.get("minItems")
-        return [smallest(schema.get("items"), definitions)] * (length if isinstance(length, int) else 0)
-    if kind in ("integer", "number"):
-        return schema.get("minimum", 0)
-    if kind == "boolean":
-        return False
-    length = schema.get("minLength")
-    return "scripted".ljust(length if isinstance(length, int) else 0, ".") if kind == "string" else None
-
-
 def _has_mapping(node: JSON) -> bool:
     """Whether any object in the schema allows arbitrary keys."""
     if isinstance(node, list):

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from services.llm.answers import JSON, Unreadable, instructions, read, schema_of, smallest
+from services.llm.answers import JSON, Unreadable, instructions, read, schema_of
 from services.llm.port import Block
+from services.llm.scripted import smallest
 
 
 class Part(BaseModel):
