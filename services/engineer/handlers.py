@@ -24,7 +24,7 @@ from services.chassis.events import follow
 from services.chassis.worker import Job
 from services.contracts import archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
-from services.domain.zoo import baselines
+from services.domain.zoo import baselines, is_reference
 from services.engineer.claims import LOST_SECONDS, SERVICE, WORKER, Claims
 from services.engineer.data.corpus import share_of
 from services.engineer.investigation import (
@@ -59,7 +59,7 @@ from services.llm.minds import Minds
 from services.sandbox import Sandbox, SandboxUnavailable
 
 MAX_REVISIONS = 3
-REFERENCES = frozenset(baseline.program for baseline in baselines() if baseline.role == "reference")
+REFERENCES = frozenset(baseline.program for baseline in baselines() if is_reference(baseline.name))
 """Programs that are exempt from the limit on cost."""
 T = TypeVar("T")
 
@@ -317,7 +317,7 @@ class Engineer:
             raise Rejected("train", failed.message, evidence)
         revisions.append(pb.Revision(program=program, error=error, repair=repair.what))
         report = await self.stages.check(
-            stage, repair.program, exempt_from_cost=record.request.baseline == "softmax_attention", thorough=False
+            stage, repair.program, exempt_from_cost=is_reference(record.request.baseline), thorough=False
         )
         if not report.passed:
             broken = next(verdict for verdict in report.verdicts if verdict.outcome == "fail")

@@ -14,10 +14,11 @@ from services.contracts import archive_pb2, archive_pb2_grpc, checker_pb2, check
 from services.contracts import candidate_pb2 as pb
 from services.domain import fitness
 from services.domain.fitness import DEFAULT, JUDGE, STANDARDISED_GAIN, Investigation, Suspicion
+from services.domain.zoo import baselines as zoo
 from services.judge.judges import Case, Judge, OfflineJudge, Opinion, root_opinion
 
 SERVICE = "judge"
-ANCHOR = "gated_delta_net"
+ANCHOR_NAME = next(baseline.name for baseline in zoo() if baseline.role == "anchor")
 RETRY_SECONDS = 2.0  # until a candidate that waits for a baseline is redelivered
 WAITING = "the baselines that this candidate is compared with are not measured yet"
 Choose = Callable[[str, Job | None], Awaitable[Judge]]  # from a run's mind to its judge
@@ -152,7 +153,7 @@ async def case_of(
     own = [record] if record.request.baseline else []  # the record of the event is newer than the cached one
     known = (*await runs.baselines(record.run, record.stage), *own)
     baselines = {baseline.request.baseline: baseline for baseline in known}
-    root, anchor = baselines.get(settings.baselines[0]), baselines.get(ANCHOR)
+    root, anchor = baselines.get(settings.baselines[0]), baselines.get(ANCHOR_NAME)
     number = record.request.number
     waits_for_anchor = anchor is not None and anchor.request.number < number and not _has_ended(anchor)
     if root is not None and root.state == pb.STATE_REJECTED:

@@ -13,7 +13,7 @@ from services.contracts import archive_pb2
 from services.contracts import candidate_pb2 as pb
 from services.domain.curves import MIN_COMPARED, MINIMUM_FINISHED, StoppingReplay, replay_quantiles, replay_stopping
 from services.domain.scaling import Control, DiscoveryScaling, discovery_scaling, strongest_control
-from services.domain.zoo import baseline, baselines
+from services.domain.zoo import baseline, baselines, is_reference
 from services.report.rows import ABSENT, bounds, by_number, kind_name, seconds_of
 
 if TYPE_CHECKING:
@@ -164,12 +164,11 @@ def of_run(run: str, records: Sequence[pb.Candidate], against: str = "") -> Scal
 
     Losses on other text or in another precision than the first control's are not compared.
     """
-    references = {baseline.name for baseline in baselines() if baseline.role == "reference"}
     ordered = by_number(records)
     baseline_records = [
         record
         for record in ordered
-        if record.kind == pb.KIND_BASELINE and record.training.seeds and record.request.baseline not in references
+        if record.kind == pb.KIND_BASELINE and record.training.seeds and not is_reference(record.request.baseline)
     ]
     if not baseline_records:
         raise ValueError(f"no baseline of run {run} was trained, with which candidates could be compared")

@@ -19,7 +19,7 @@ from services.contracts import (
 )
 from services.contracts import candidate_pb2 as pb
 from services.domain.structure import fingerprint
-from services.domain.zoo import baseline
+from services.domain.zoo import baseline, is_reference
 from services.llm.embedder import Vector
 from services.llm.openai_embedder import Embed, MotivationEmbedder
 from services.llm.port import OFFLINE
@@ -121,7 +121,7 @@ class Researcher:
         except ValueError as error:
             raise Rejected("propose", str(error)) from None
         draft = Draft(entry.title, f"{entry.description} ({entry.source})", entry.program, entry.components, mind="zoo")
-        report = await self._passed_check(draft, record, settings, exempt_from_cost=entry.role == "reference")
+        report = await self._passed_check(draft, record, settings, exempt_from_cost=is_reference(entry.name))
         vector = await self.embedder.motivation(draft.motivation, await self._run_embedder(record), settings.mind, job)
         return _message(_SoundDraft(draft, report, vector, fingerprint(draft.program).digest), [])
 

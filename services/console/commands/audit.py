@@ -19,6 +19,7 @@ from services.console.options import Json, Run, complete_candidates, print_json
 from services.console.tables import pairs, paragraph, say, styled
 from services.contracts import archive_pb2 as pb
 from services.contracts import candidate_pb2
+from services.domain.zoo import is_reference
 from services.local.archive import candidate_with_chain
 from services.local.engineer_tools import engineer_tool, suited_precision, train_again
 from services.local.settings import client_settings
@@ -102,7 +103,7 @@ def rerun_of(record: candidate_pb2.Candidate, status: pb.RunStatus) -> Rerun:
     seed = record.training.seeds[0]
     overrides, changed = suited_precision(record.stage, status.settings.scale_overrides)
     program = program_of(record), record.stage, overrides
-    exempt = ["--exempt-from-cost"] if record.request.baseline == "softmax_attention" else []
+    exempt = ["--exempt-from-cost"] if is_reference(record.request.baseline) else []
     checked = engineer_tool("check", *program, *exempt)
     trained = train_again(record.proposal.name or record.id, *program, seed.seed)
     return outcome(record, checked.get("passed") is True, trained, changed)

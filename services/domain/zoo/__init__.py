@@ -15,7 +15,7 @@ class Baseline:
     """One known architecture.
 
     ``root`` is what all differences refer to, ``control`` a trivial change that any discovery has to beat, ``anchor``
-    what calibrates the judge at 10, ``reference`` an upper bound that is exempt from the cost check.
+    what calibrates the judge, ``reference`` an upper bound that is exempt from the cost check.
     """
 
     name: str
@@ -143,3 +143,8 @@ def baseline(name: str) -> Baseline:
         if known.name == name:
             return known
     raise ValueError(f"no baseline is called {name!r}; choose one of {', '.join(known.name for known in _ZOO)}")
+
+
+def is_reference(name: str) -> bool:
+    """Whether the baseline of this name is exempt from the limit on cost."""
+    return any(known.name == name and known.role == "reference" for known in _ZOO)
