@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 TokenArray = NDArray[np.uint8] | NDArray[np.uint16]
 Part = Literal["train", "heldout", "verification"]
-HELDOUT_SHARE, VERIFICATION_SHARE = 5, 5
-"""Percentage of documents, drawn at random."""
+HELDOUT_SHARE, INSTALLED_SHARE = 5, 15
+"""Percentage of documents, drawn at random, that are held out, and as many for verification; of texts that are
+installed here, which are smaller, more."""
 
 
 class CorpusError(ValueError):
@@ -122,14 +123,12 @@ def keyed(secret: bytes, content: bytes) -> bytes:
     return hmac.digest(secret, content, "sha256")
 
 
-def part_of(
-    content: bytes, secret: bytes, heldout: int = HELDOUT_SHARE, verification: int = VERIFICATION_SHARE
-) -> Part:
-    """The part that a document belongs to, by a keyed hash of its content."""
+def part_of(content: bytes, secret: bytes, share: int = HELDOUT_SHARE) -> Part:
+    """The part that a document belongs to, by a keyed hash of its content. `share` is as HELDOUT_SHARE."""
     bucket = int.from_bytes(keyed(secret, content)[:8], "little") % 100
-    if bucket < heldout:
+    if bucket < share:
         return "heldout"
-    return "verification" if bucket < heldout + verification else "train"
+    return "verification" if bucket < 2 * share else "train"
 
 
 def fingerprint_of(*parts: TokenArray) -> str:
@@ -205,7 +204,6 @@ IN_MEMORY = frozenset(
     urllib uuid warnings weakref zipfile zipimport
     """.split()  # noqa: SIM905 - a hundred quoted names are harder to read
 )
-_HELDOUT_SHARE, _VERIFICATION_SHARE = 15, 15
 
 
 def python_source(secret: bytes, folder: Path | None = None, least_bytes: int = 2_000_000) -> Corpus:
@@ -217,7 +215,7 @@ def python_source(secret: bytes, folder: Path | None = None, least_bytes: int = 
     parts: dict[str, list[bytes]] = {"train": [], "heldout": [], "verification": []}
     for path, content in _files(root):
         name = path.relative_to(root).parts[0].removesuffix(".py")
-        part = "train" if name in IN_MEMORY else part_of(content, secret, _HELDOUT_SHARE, _VERIFICATION_SHARE)
+        part = "train" if name in IN_MEMORY else part_of(content, secret, INSTALLED_SHARE)
         parts[part].append(content)
     texts = [np.frombuffer(b"\n".join(files), dtype=np.uint8) for files in parts.values()]
     size = sum(map(len, texts))
@@ -267,7 +265,7 @@ def documentation(secret: bytes, tokens: Tokens, roots: Sequence[Path] = (), lea
     specs = (PathFinder.find_spec(package) for package in PACKAGES)  # imports nothing, sees no stand-in of one
     folders = (Path(spec.origin).parent for spec in specs if spec is not None and spec.origin is not None)
     for document in _documents(roots or folders):
-        parts[part_of(document.encode(), secret, _HELDOUT_SHARE, _VERIFICATION_SHARE)].append(document)
+        parts[part_of(document.encode(), secret, INSTALLED_SHARE)].append(document)
     texts = {name: "\n\n".join(documents) for name, documents in parts.items()}
     size = sum(len(text.encode()) for text in texts.values())
     if size < least_bytes:

@@ -22,8 +22,8 @@ from services.engineer.scales import Scale
 SHARD, LINES = ".bin", ".jsonl"
 PIECE_BYTES, PIECE_TOKENS = 4096, 16_384
 """Minimum size of a piece, except at the end of a file."""
-HELDOUT_SHARE = VERIFICATION_SHARE = 10
-"""Percentage of pieces; higher than for the hub, since local collections are smaller."""
+HELDOUT_SHARE = 10
+"""As `corpus.HELDOUT_SHARE`; higher than for the hub, since local collections are smaller."""
 Piece = tuple[bytes, TokenArray]
 """A document or part of one: the content that decides its part, and its tokens."""
 
@@ -150,7 +150,7 @@ def _write(folder: Path, pieces: Iterator[Piece], tokens: Tokens, secret: bytes)
     with ExitStack() as stack:
         outputs = {name: stack.enter_context((folder / f"{name}.tokens").open("wb")) for name in PARTS}
         for content, row in pieces:
-            part = part_of(content, secret, HELDOUT_SHARE, VERIFICATION_SHARE)
+            part = part_of(content, secret, HELDOUT_SHARE)
             outputs[part].write(row.tobytes())
             if part == "heldout":
                 heldout_bytes += len(tokens.decode(row.tolist()).encode("utf-8"))
