@@ -26,7 +26,7 @@ from services.chassis import logs
 from services.engineer.data import Corpus, open_corpus
 from services.engineer.data.corpus import CorpusError
 from services.engineer.evaluation.trained_tasks import TASKS, train_on
-from services.engineer.scales import Scale, ScaleError, load_scale
+from services.engineer.scales import Scale, ScaleError, load_scale, overrides_of
 from services.engineer.training.host import train
 from services.engineer.training.measurements import versions
 from services.engineer.training.result import Metrics, TrainingFailed, TrainingResult
@@ -191,8 +191,7 @@ async def build(arguments: argparse.Namespace) -> int:
 
     Raises ScaleError for flags that cannot be used.
     """
-    if bad := [text for text in arguments.set if text.find("=") < 1]:
-        raise ScaleError(f"--set is {bad[0]!r}; write it as NAME=VALUE.")
+    given = overrides_of(arguments.set)
     for flag, least, values in (("seeds", 0, arguments.seeds), ("workers", 1, [arguments.workers])):
         if min(values) < least:
             raise ScaleError(f"--{flag} is {min(values)}; give whole numbers from {least}.")
@@ -202,7 +201,7 @@ async def build(arguments: argparse.Namespace) -> int:
         raise ScaleError(f"--folder {arguments.folder} cannot be created: {error.strerror}.") from None
     name = arguments.scale
     base, overrides = SCALES[name]
-    scale = load_scale(base, {**overrides, **dict(pair.split("=", 1) for pair in arguments.set)})
+    scale = load_scale(base, {**overrides, **given})
     corpus = open_corpus(scale, arguments.folder / "corpus", "table")  # a fixed secret, as programs are trusted
     until = time.monotonic() + arguments.hours * 3600
     async with Sandbox() as sandbox:

@@ -19,7 +19,7 @@ from services.chassis.errors import SettingsError, Transient
 from services.domain.ladder import HUB, SCALE_FILE, SCALES, corpus_overrides, parse_scale_file
 from services.domain.syntax import MAX_BYTES
 from services.engineer.checks.report import CheckReport, CheckSettings, Verdict, report_text
-from services.engineer.scales import Scale, ScaleError, load_scale
+from services.engineer.scales import Scale, ScaleError, load_scale, overrides_of
 from services.engineer.training.result import Metrics, TrainingFailed, TrainingResult
 from services.sandbox import PRELOAD_CHECKS, PRELOAD_COMPILER, Sandbox, SandboxUnavailable
 
@@ -98,9 +98,7 @@ def _scale(arguments: argparse.Namespace) -> tuple[str, dict[str, str]]:
     corpus = str(arguments.corpus or "")
     if corpus and not corpus.startswith(HUB):
         corpus = str(Path(corpus).absolute())
-    if bad := [text for text in arguments.set if text.find("=") < 1]:
-        raise ScaleError(f"--set is {bad[0]!r}; write it as NAME=VALUE.")
-    options = dict(text.split("=", 1) for text in arguments.set)
+    options = overrides_of(arguments.set)
     overrides = {**own_scale, **(corpus_overrides(corpus) if corpus else {}), **options}
     try:
         load_scale(scale, overrides)

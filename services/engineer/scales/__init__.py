@@ -4,7 +4,7 @@
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from services.domain.ladder import SCALES
 from services.domain.zoo import baselines
 
-__all__ = ["AUTO", "BF16", "CANDIDATE", "FP32", "SCALES", "Scale", "ScaleError", "load_scale"]
+__all__ = ["AUTO", "BF16", "CANDIDATE", "FP32", "SCALES", "Scale", "ScaleError", "load_scale", "overrides_of"]
 
 CANDIDATE = "candidate"
 """In a pattern of layers, the candidate's mixer."""
@@ -126,6 +126,13 @@ class Scale:
     def steps(self) -> int:
         """Optimiser steps: the whole batches in `tokens`, at least one."""
         return max(1, self.tokens // self.tokens_per_step)
+
+
+def overrides_of(texts: Sequence[str]) -> dict[str, str]:
+    """The overrides in repeated options `--set NAME=VALUE`. Raises ScaleError."""
+    if bad := [text for text in texts if text.find("=") < 1]:
+        raise ScaleError(f"--set is {bad[0]!r}; write it as NAME=VALUE.")
+    return dict(text.split("=", 1) for text in texts)
 
 
 def load_scale(name: str, overrides: Mapping[str, str] = MappingProxyType({})) -> Scale:

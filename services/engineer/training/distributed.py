@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from services.engineer.data import Corpus, batches, open_corpus
 from services.engineer.program import prepare_child
-from services.engineer.scales import AUTO, Scale, load_scale
+from services.engineer.scales import AUTO, Scale, load_scale, overrides_of
 from services.engineer.training.child import build_model, model_arrays
 from services.engineer.training.sizes import Plan, model_sizes
 from services.engineer.training.trainer import Trainer
@@ -37,7 +37,7 @@ TOKENISING = timedelta(days=2)
 def main(arguments: Sequence[str]) -> int:
     """Join the process group, train, and write the weights."""
     options = _parser().parse_args(arguments)
-    scale = load_scale(options.scale, dict(pair.split("=", 1) for pair in options.set))
+    scale = load_scale(options.scale, overrides_of(options.set))
     if scale.precision == AUTO:
         raise ValueError("The precision must be the same in all processes: give it, as in --set precision=fp32.")
     if scale.device == "cuda":
