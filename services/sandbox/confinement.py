@@ -205,7 +205,8 @@ def _landlock(scratch: Path, readable: tuple[str, ...], programs: bool, own_proc
     handled = max(rights for since, rights in _RIGHTS_BY_VERSION.items() if since <= version)
     network = 3 if version >= 4 and not programs else 0
     rules = struct.pack("<QQQ", handled, network, 3 if version >= 6 else 0)
-    buffer, size = ctypes.create_string_buffer(rules, len(rules)), 8 if version < 4 else 16 if version < 6 else 24
+    buffer = ctypes.create_string_buffer(rules, len(rules))
+    size = 8 if version < 4 else 16 if version < 6 else 24  # later fields are unknown to older kernels
     ruleset = linux.syscall("landlock_create_ruleset", _CREATE_RULESET, buffer, size, 0)
     execute = _EXECUTE if programs else 0
     proc = _OWN_PROC if own_proc_only else ("/proc",)
@@ -215,7 +216,9 @@ def _landlock(scratch: Path, readable: tuple[str, ...], programs: bool, own_proc
         _allow(ruleset, "/proc/self/task", (_READ | _LIST | _WRITE | _TRUNCATE) & handled)
     for path in (*namespaces.DEVICES, *linux.nvidia_devices()):
         _allow(ruleset, path, (_READ | _LIST | _WRITE | _IOCTL) & handled)
-    writable = handled & ~_MAKE_DEVICES & ~(_EXECUTE & ~execute)
+    writable = handled & ~_MAKE_DEVICES
+    if not programs:
+        writable &= ~_EXECUTE
     for path in (str(scratch), *(["/dev/shm"] if programs else [])):  # noqa: S108 -- in a private namespace
         _allow(ruleset, path, writable)
     linux.syscall("landlock_restrict_self", _RESTRICT_SELF, ruleset, 0)
@@ -227,7 +230,8 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
     with contextlib.suppress(FileNotFoundError):
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
         try:
-            rights &= ~0 if Path(path).is_dir() else _FILE_RIGHTS
+            if not Path(path).is_dir():
+                rights &= _FILE_RIGHTS
             rule = ctypes.create_string_buffer(struct.pack("<Qi", rights, descriptor))
             linux.syscall("landlock_add_rule", _ADD_RULE, ruleset, 1, rule, 0)
         finally:

@@ -13,6 +13,7 @@ from pathlib import Path
 from google.protobuf.json_format import ParseDict
 
 from services.archive.artifacts import ArtifactDamaged, FsspecArtifacts
+from services.archive.scoring import program_of
 from services.chassis.errors import SettingsError, sentence
 from services.chassis.settings import load
 from services.contracts import archive_pb2
@@ -34,7 +35,7 @@ def main(arguments: argparse.Namespace, settings: EngineerSettings) -> Path:
     record = ParseDict(content["candidate"], pb.Candidate())
     status = ParseDict(content["run"], archive_pb2.RunStatus())
     links = [ParseDict(link, archive_pb2.ChainLink()) for link in content["chain"]]
-    source = record.training.program or record.proposal.program
+    source = program_of(record)
     if not source:
         raise SettingsError(f"candidate {record.id} has no program yet: there is nothing to export")
     try:

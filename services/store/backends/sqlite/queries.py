@@ -182,7 +182,8 @@ def require_candidate(connection: Connection, run: str, candidate: str) -> str:
 
 def _selection(query: Query, run: str) -> tuple[str, list[str | int]]:
     """The WHERE clause of a listing, and its parameters."""
-    clauses, values = ["run = ?"], [run]  # type: list[str], list[str | int]
+    clauses: list[str] = ["run = ?"]
+    values: list[str | int] = [run]
     for column, allowed in (("state", query.states), ("kind", query.kinds)):
         if allowed:
             clauses.append(f"{column} IN ({', '.join('?' * len(allowed))})")
