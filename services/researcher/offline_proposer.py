@@ -53,10 +53,10 @@ def without(mixer: Mixer, component: str) -> tuple[Mixer, tuple[str, ...]] | Non
             continue
         unusual = sum(not _is_default(change) for change in combination)
         cost = (len(after - before), len(combination), len(before - after), unusual)
-        options.append((cost, combination, changed))
-        if cost[:3] == (0, 1, 1):
-            options = options[-1:]
+        if cost[:3] == (0, 1, 1):  # no other one is nearer
+            options = [(cost, combination, changed)]
             break
+        options.append((cost, combination, changed))
     if not options:
         return None
     _, best, changed = min(options, key=lambda option: (option[0], str(option[1])))

@@ -205,32 +205,37 @@ def propose_by_surrogate(
     untrained = Bandit.learned((), entries)
     mates = [seed for seed in references if seed.description]
     structures = {starting_point(parent)[0].structure(), *(mixer.structure() for mixer, _ in described)}
-    children: dict[str, tuple[Seed, _Child]] = {}
+    children: dict[str, tuple[Seed, _Child]] = {}  # by structure
+
+    def consider(start: Seed, child: _Child) -> None:
+        structure = child.mixer.structure()
+        if structure not in structures:
+            children.setdefault(structure, (start, child))
+
     for _ in range(DRAWS if fits else TRIES):
         start = rng.choice(starts)
-        child = _child(starting_point(start)[0], mates, untrained, rng, rng.choice(WALKS if fits else FIRST_WALKS))
-        if child is not None and (structure := child.mixer.structure()) not in structures:
-            children.setdefault(structure, (start, child))
+        moves = rng.choice(WALKS if fits else FIRST_WALKS)
+        child = _child(starting_point(start)[0], mates, untrained, rng, moves)
+        if child is not None:
+            consider(start, child)
     for start in ranked[:NEIGHBOURHOODS] if fits else ():
-        origin = starting_point(start)[0]
         for move in LIBRARY:
-            mixer = move.apply(origin)
-            if mixer is not None and (structure := mixer.structure()) not in structures:
-                children.setdefault(structure, (start, _Child(mixer, (move,))))
-    pool = list(children.values())
-    fits = fits and bool(pool)
-    expected: list[float] = []
-    if fits:
+            mixer = move.apply(starting_point(start)[0])
+            if mixer is not None:
+                consider(start, _Child(mixer, (move,)))
+    ranking = list(children.values())
+    grounds = ["Drawn by chance, far from what is known: too little is measured yet for a model."] * len(ranking)
+    if fits and ranking:
         mixers, scores = zip(*scored, strict=True)
-        expected = expected_improvement([child.mixer for _, child in pool], mixers, scores).tolist()
-    for index in sorted(range(len(pool)), key=lambda index: -expected[index]) if fits else range(len(pool)):
-        start, child = pool[index]
-        ground = (
-            f"Of {len(pool)} children considered it has the highest expected improvement, {expected[index]:.3f} in "
+        expected = expected_improvement([child.mixer for _, child in ranking], mixers, scores).tolist()
+        best_first = sorted(range(len(ranking)), key=lambda index: -expected[index])
+        ranking = [ranking[index] for index in best_first]
+        grounds = [
+            f"Of {len(ranking)} children considered it has the highest expected improvement, {expected[index]:.3f} in "
             f"{measure}, under a model of {len(scored)} measured mixers."
-            if fits
-            else "Drawn by chance, far from what is known: too little is measured yet for a model."
-        )
+            for index in best_first
+        ]
+    for (start, child), ground in zip(ranking, grounds, strict=True):
         proposal = _proposal(child, start, starting_point(start)[1], untrained, entries, ground)
         if not is_repeat(proposal.program):
             return proposal
