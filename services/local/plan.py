@@ -119,8 +119,6 @@ class Verification(BaseModel):
 GROUPS: Mapping[str, type[BaseModel]] = {
     "Measurement": Measurement, "Search": Search, "Budget": Limits, "Verification": Verification,
 }  # fmt: skip
-
-
 SETTINGS: Mapping[str, FieldInfo] = {
     name: field for group in GROUPS.values() for name, field in group.model_fields.items()
 }
@@ -300,27 +298,11 @@ def changed_settings(source: pb.RunSettings, options: RunOptions, of: str = FORK
     """
     changes, settings = run_settings(options), pb.RunSettings()
     settings.CopyFrom(source)
-    for name in (name for name in SETTINGS if name in options.model_fields_set and name != "corpus"):  # an override
+    for name in SETTINGS:
+        if name not in options.model_fields_set or name == "corpus":  # which is part of `overrides`
+            continue
         before = settings.SerializeToString(deterministic=True)
-        if name in Limits.model_fields:
-            settings.budget.CopyFrom(changes.budget)
-        elif name == "without":
-            for part in PARTS:
-                setattr(settings.ablations, f"without_{part}", part in options.without)
-        elif name == "policies":
-            if "prune" in options.policies:  # it is read where stopping is absent
-                settings.policies.ClearField("stopping")
-            settings.policies.MergeFrom(parse_policies(options.policies))
-        else:
-            parent, _, field = (_DERIVED.get(name) or str(_extra(name)["wire"])).rpartition(".")
-            new, target = (getattr(message, parent) if parent else message for message in (changes, settings))
-            if isinstance(value := getattr(new, field), str | int):
-                setattr(target, field, value)
-            elif field == "scale_overrides":
-                target.scale_overrides.update(value)
-            else:
-                del getattr(target, field)[:]
-                getattr(target, field).extend(value)
+        _change(settings, name, options, changes)
         may_differ = name in Limits.model_fields or (of == FORK and not _extra(name)["fixed"])
         if not may_differ and settings.SerializeToString(deterministic=True) != before:
             flag = f"--{flag_of(name, SETTINGS[name]).replace('_', '-')}"
@@ -328,6 +310,30 @@ def changed_settings(source: pb.RunSettings, options: RunOptions, of: str = FORK
                 flag = f"--corpus or {options.changes_of_scale}" if options.corpus else options.changes_of_scale
             raise SettingsError(f"{flag} cannot differ in {of}: leave it out, or start a new run.")
     return settings
+
+
+def _change(settings: pb.RunSettings, name: str, options: RunOptions, changes: pb.RunSettings) -> None:
+    """Change one setting to that of the options, whose settings as a message are `changes`."""
+    if name in Limits.model_fields:
+        settings.budget.CopyFrom(changes.budget)
+    elif name == "without":
+        for part in PARTS:
+            setattr(settings.ablations, f"without_{part}", part in options.without)
+    elif name == "policies":
+        if "prune" in options.policies:  # it is read where stopping is absent
+            settings.policies.ClearField("stopping")
+        settings.policies.MergeFrom(parse_policies(options.policies))
+    else:
+        parent, _, field = (_DERIVED.get(name) or str(_extra(name)["wire"])).rpartition(".")
+        source, target = (getattr(changes, parent), getattr(settings, parent)) if parent else (changes, settings)
+        value = getattr(source, field)
+        if isinstance(value, str | int):
+            setattr(target, field, value)
+        elif field == "scale_overrides":
+            target.scale_overrides.update(value)
+        else:
+            del getattr(target, field)[:]
+            getattr(target, field).extend(value)
 
 
 def _require_possible(settings: pb.RunSettings) -> None:
