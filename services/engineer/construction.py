@@ -9,6 +9,7 @@
 
 import ast
 import inspect
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, is_dataclass
 from functools import lru_cache
@@ -181,21 +182,14 @@ def _arguments(kind: type, sizes: MixerSizes, within: tuple[type, ...] = ()) -> 
 
     Raises BadConstructor.
     """
-    usual, named_only, required_only = usual_arguments(sizes), synonyms(sizes), rare_synonyms(sizes)
+    usual, required_only = usual_arguments(sizes), rare_synonyms(sizes)
     if within:  # a configuration is shared with the whole model
         required_only |= dict.fromkeys(VOCABULARY, 256)
     try:
         parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]  # type: ignore[misc]
     except (TypeError, ValueError) as error:
         raise BadConstructor(f"{kind.__name__}.__init__ has no readable signature: define a plain one") from error
-    defaults = {parameter.name: parameter.default for parameter in parameters}
-    heads = [defaults[name] for name in HEADS if defaults.get(name) is not None]
-    named_only |= {name: sizes.heads for name in KEY_VALUE_HEADS if defaults.get(name) in heads}  # as many by default
-    widths = [name for name in ("hidden_size", "d_model", *WIDTHS) if defaults.get(name) is not None]
-    widths.sort(key=lambda name: isinstance(defaults[name], int))  # what is required is the width
-    for name in widths[1:]:
-        if defaults[name] != defaults[widths[0]]:
-            named_only.pop(name, None)  # a size of its own, as of an embedding of positions
+    named_only = _synonyms_in({parameter.name: parameter.default for parameter in parameters}, sizes)
     arguments: dict[str, object] = {}
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         arguments |= usual
@@ -214,6 +208,19 @@ def _arguments(kind: type, sizes: MixerSizes, within: tuple[type, ...] = ()) -> 
                 raise BadConstructor(_unknown_argument(kind, name))
             arguments[name] = configuration(**_arguments(configuration, sizes, (*within, configuration)))
     return arguments
+
+
+def _synonyms_in(defaults: Mapping[str, object], sizes: MixerSizes) -> dict[str, object]:
+    """The synonyms that mean the usual sizes in a signature with these defaults."""
+    values = synonyms(sizes)
+    heads = [defaults[name] for name in HEADS if defaults.get(name) is not None]
+    values |= {name: sizes.heads for name in KEY_VALUE_HEADS if defaults.get(name) in heads}  # as many by default
+    widths = [name for name in ("hidden_size", "d_model", *WIDTHS) if defaults.get(name) is not None]
+    widths.sort(key=lambda name: isinstance(defaults[name], int))  # what is required is the width
+    for name in widths[1:]:
+        if defaults[name] != defaults[widths[0]]:
+            values.pop(name, None)  # a size of its own, as of an embedding of positions
+    return values
 
 
 def _dataclass_of(kind: type, parameter: inspect.Parameter) -> type | None:

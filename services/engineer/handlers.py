@@ -42,13 +42,14 @@ from services.engineer.records import (
     add_state_size,
     keep_weights,
     seed_message,
+    substitution_messages,
     training_message,
     training_progress,
 )
 from services.engineer.revision import Failure, revise
 from services.engineer.scales import AUTO, load_scale
 from services.engineer.stages import Stage, Stages, overrides_for
-from services.engineer.substitution import SLOW, Substitution, substitute
+from services.engineer.substitution import Substitution, substitute
 from services.engineer.training.compiled import CompileCache
 from services.engineer.training.host import Trained, optimise, require_independent, score
 from services.engineer.training.measurements import device_name, require_device, versions
@@ -152,24 +153,14 @@ class Engineer:
         if list(promotion.seeds) in [[seed.seed for seed in earlier.training.seeds] for earlier in verified]:
             return []  # an acknowledgement was lost, or a log was imported
         context = replace(await run_context(self.archive, record.run, promotion.stage), finished=())  # no early stop
-        program, overrides = program_of(record), dict(promotion.scale_overrides)
-        precision = context.settings.scale_overrides.get("precision")
-        if precision and load_scale(promotion.stage).precision == AUTO:
-            overrides = {"precision": precision, **overrides}
-        async with self._claims.counting_losses(job, record, promotion.rung or 1):
-            if promotion.HasField("match_parameters"):
-                target = promotion.match_parameters
-                overrides = await overrides_for(self.stages, promotion.stage, overrides, program, target)
-            stage = await self.stages.open(promotion.stage, overrides)
-        require_device(stage.scale)
-        heldout = share_of(stage.corpus.verification, promotion.rung, promotion.rungs)
-        stage = await self.stages.with_other_text(replace(stage, corpus=replace(stage.corpus, heldout=heldout)))
+        stage = await self._promoted_stage(job, record, context)
         folder = WorkFolder(self.data_dir, record.run, f"{record.id}-rung-{promotion.rung}")
         result = events_pb2.CandidateVerified(stage=promotion.stage, rung=promotion.rung)
         attempt = 1
         try:
             async with self._claims.claim(job, record, promotion.rung or 1) as attempt, _ended_early(context):
-                seeds = await self._train_seeds(job, program, list(promotion.seeds) or [1], stage, context, folder)
+                numbers = list(promotion.seeds) or [1]
+                seeds = await self._train_seeds(job, program_of(record), numbers, stage, context, folder)
                 result.training.CopyFrom(training_message(seeds, stage.scale.averaged))
                 for seed in result.training.seeds:
                     seed.ClearField("curve")
@@ -182,6 +173,22 @@ class Engineer:
         event = follow(job.cause, "verified", SERVICE, attempt, record.id, suffix=job.event.id.split(".")[-2])
         event.candidate_verified.CopyFrom(result)
         return [event]
+
+    async def _promoted_stage(self, job: Job, record: pb.Candidate, context: RunContext) -> Stage:
+        """The stage of a promotion: in the run's precision, at the width that it asks for, with text of its rung."""
+        promotion = job.event.candidate_promoted
+        overrides = dict(promotion.scale_overrides)
+        precision = context.settings.scale_overrides.get("precision")
+        if precision and load_scale(promotion.stage).precision == AUTO:
+            overrides = {"precision": precision, **overrides}
+        async with self._claims.counting_losses(job, record, promotion.rung or 1):
+            if promotion.HasField("match_parameters"):
+                program, target = program_of(record), promotion.match_parameters
+                overrides = await overrides_for(self.stages, promotion.stage, overrides, program, target)
+            stage = await self.stages.open(promotion.stage, overrides)
+        require_device(stage.scale)
+        heldout = share_of(stage.corpus.verification, promotion.rung, promotion.rungs)
+        return await self.stages.with_other_text(replace(stage, corpus=replace(stage.corpus, heldout=heldout)))
 
     async def _train_with_revisions(
         self, job: Job, record: pb.Candidate, stage: Stage, context: RunContext, folder: WorkFolder
@@ -200,16 +207,7 @@ class Engineer:
                 training = training_message(seeds, stage.scale.averaged)
                 training.revisions.extend(revisions)
                 training.program = program if revisions or substitutions else ""
-                training.substitutions.extend(
-                    pb.Substitution(
-                        function=substitution.reading.function,
-                        operator=f"{substitution.reading.operator.module}.{substitution.reading.operator.name}",
-                        difference=substitution.difference,
-                        lengths=substitution.lengths,
-                    )
-                    for substitution in substitutions
-                    if SLOW + substitution.reading.function in program  # a repair may have reverted it
-                )
+                training.substitutions.extend(substitution_messages(substitutions, program))
                 return training
 
     async def _substitutions(self, program: str, stage: Stage) -> list[Substitution]:

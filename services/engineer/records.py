@@ -17,6 +17,7 @@ from services.archive.artifacts import FsspecArtifacts
 from services.contracts import candidate_pb2 as pb
 from services.contracts.progress_pb2 import TrainingProgress
 from services.engineer.scales import Scale
+from services.engineer.substitution import SLOW, Substitution
 from services.engineer.training.result import CurvePoint, Measurements, Metrics, TrainingResult, benchmark_of
 from services.mixers.description import CATALOGUE, Mixer, state_size
 from services.sandbox import Array
@@ -53,6 +54,20 @@ def training_message(seeds: Sequence[pb.SeedResult], averaged: Sequence[str]) ->
         if len(benchmarks) > 1:
             training.benchmark_stderr = stdev(benchmarks) / math.sqrt(len(benchmarks))
     return training
+
+
+def substitution_messages(substitutions: Sequence[Substitution], program: str) -> list[pb.Substitution]:
+    """The substitutions in the trained program; a repair may have reverted some."""
+    return [
+        pb.Substitution(
+            function=substitution.reading.function,
+            operator=f"{substitution.reading.operator.module}.{substitution.reading.operator.name}",
+            difference=substitution.difference,
+            lengths=substitution.lengths,
+        )
+        for substitution in substitutions
+        if SLOW + substitution.reading.function in program
+    ]
 
 
 def thin_out(curve: Sequence[CurvePoint]) -> list[CurvePoint]:
