@@ -104,8 +104,7 @@ class JudgeHandler:
     async def _check_leakage(self, case: Case) -> None:
         """Raise Rejected with evidence if the loss is implausibly low under the run's leakage policy.
 
-        Baselines are exempt. The engineer investigates suspicious losses; if the root was not measured then, the probes
-        are run here.
+        Baselines are exempt.
         """
         loss, root_loss = loss_of(case.record), loss_of(case.root)
         if case.record.kind == pb.KIND_BASELINE or loss is None or root_loss is None:
@@ -114,17 +113,7 @@ class JudgeHandler:
         suspicion = fitness.suspicion(loss, root_loss, losses)
         if not suspicion.suspected:
             return
-        investigation = pb.Investigation()
-        investigation.CopyFrom(case.record.training.investigation)
-        if not case.record.training.HasField("investigation"):
-            request = checker_pb2.CheckRequest(
-                program=program_of(case.record),
-                stage=case.record.stage,
-                scale_overrides=case.settings.scale_overrides,
-                thorough=True,
-            )
-            report = await self._checker.Check(request, timeout=300)
-            investigation.failed.extend(verdict for verdict in report.verdicts if verdict.outcome == "fail")
+        investigation = await self._investigation(case)
         repeated = other_text = None
         if investigation.HasField("repeated_loss") and investigation.HasField("repeated_root_loss"):
             repeated = investigation.repeated_root_loss - investigation.repeated_loss
@@ -136,6 +125,19 @@ class JudgeHandler:
         reason = fitness.fault(fitness.leakage_policy(case.settings.policies.leakage), findings)
         if reason is not None:
             raise _leak(case.record, suspicion, reason, findings)
+
+    async def _investigation(self, case: Case) -> pb.Investigation:
+        """The engineer's investigation of the loss; if the root was not measured then, the probes are run here."""
+        if case.record.training.HasField("investigation"):
+            return case.record.training.investigation
+        request = checker_pb2.CheckRequest(
+            program=program_of(case.record),
+            stage=case.record.stage,
+            scale_overrides=case.settings.scale_overrides,
+            thorough=True,
+        )
+        report = await self._checker.Check(request, timeout=300)
+        return pb.Investigation(failed=[verdict for verdict in report.verdicts if verdict.outcome == "fail"])
 
 
 async def case_of(
