@@ -30,10 +30,11 @@ def _url(*schemes: str) -> AfterValidator:
             if not url.startswith(schemes):
                 raise ValueError(f"begin it with {' or '.join(schemes)}")
             try:
-                named = urlsplit(url).port != 0 and urlsplit(url).hostname
-            except ValueError:
-                named = None
-            if not named:
+                parts = urlsplit(url)
+                valid = bool(parts.hostname) and parts.port != 0
+            except ValueError:  # a port beyond 65535, among others
+                valid = False
+            if not valid:
                 raise ValueError(f"{schemes[0]} must be followed by a host, or by host:port with a port up to 65535")
         return urls
 

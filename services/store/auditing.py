@@ -181,10 +181,13 @@ def _manifest_differences(logged: Sequence[Logged], hashes: Sequence[str]) -> li
         more = " or more" if len(logged) >= len(hashes) + MAX_SUPERFLUOUS else ""
         problems.append(f"the log holds {len(logged)}{more} events, the manifest {len(hashes)}")
     found = [hashlib.sha256(message.body).hexdigest() for message in logged]
-    places, surplus, latest = {sha256: place for place, sha256 in enumerate(hashes)}, Counter(found), 0
+    places = {sha256: place for place, sha256 in enumerate(hashes)}
+    surplus = Counter(found)  # negative for missing events
     surplus.subtract(hashes)
+    latest = 0
     for message, sha256 in zip(logged, found, strict=True):
-        if (place := places.get(sha256, latest)) < latest:
+        place = places.get(sha256, latest)
+        if place < latest:
             problems.append(f"event {_name(message)} comes after later ones: the order was changed")
         latest = max(latest, place)
         if sha256 not in places:
