@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from services.analyst.cognition import CorpusError, together
+from services.analyst.cognition import CorpusError, load_with
 from services.analyst.handlers import Analysing, AnalystHandler
 from services.analyst.library import CognitionService, Library
 from services.analyst.model_analyst import ModelAnalyst
@@ -44,7 +44,7 @@ def require(settings: AnalystSettings) -> None:
     if settings.cognition_dir is not None and not settings.cognition_dir.is_dir():
         raise SettingsError(f"ASI_ANALYST_COGNITION_DIR={settings.cognition_dir} is no folder: create it, or unset it.")
     try:
-        together(settings.own_entries)
+        load_with(settings.own_entries)
     except CorpusError as error:
         raise SettingsError(f"ASI_ANALYST_COGNITION_DIR={settings.own_entries}: {error}.") from None
 

@@ -9,7 +9,7 @@ from typing import Any
 import grpc.aio
 import numpy as np
 
-from services.analyst.cognition import CorpusError, Knowledge, together
+from services.analyst.cognition import CorpusError, Knowledge, load_with
 from services.analyst.cognition.search import CorpusEmbedder, Hit, Index, index
 from services.chassis.errors import Transient
 from services.chassis.logs import get_logger
@@ -107,7 +107,7 @@ class _EmbeddedCorpus:
             return self._index
 
     async def _build(self, files: Files) -> Index:
-        corpus = await asyncio.to_thread(together, self._own)
+        corpus = await asyncio.to_thread(load_with, self._own)
         embedder = self._embedder
         if embedder is None:
             embedder = await asyncio.to_thread(CorpusEmbedder, corpus)

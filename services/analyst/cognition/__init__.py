@@ -208,13 +208,13 @@ def add(papers: CorpusFile, folder: Path) -> tuple[str, ...]:
     Raises CorpusError, without writing, if the corpus would be inconsistent.
     """
     additions = join(papers.papers)
-    join((*together(folder).papers, *additions.papers))
+    join((*load_with(folder).papers, *additions.papers))
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder, papers)
     return tuple(knowledge.id for knowledge in additions.entries)
 
 
-def together(folder: Path) -> Corpus:
+def load_with(folder: Path) -> Corpus:
     """The shipped corpus and the additions in `folder`, if it exists."""
     return load(SHIPPED, folder) if folder.is_dir() else load(SHIPPED)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.analyst.cognition import CorpusError, add, load, parse, read, together
+from services.analyst.cognition import CorpusError, add, load, load_with, parse, read
 from services.domain.components import VOCABULARY
 
 
@@ -65,7 +65,7 @@ def test_an_addition_is_kept_and_found_beside_the_shipped_entries(tmp_path: Path
     ids = add(read(file), tmp_path / "kept")
 
     assert ids == ("2402.00001#first-idea",)
-    knowledge = together(tmp_path / "kept").entry(ids[0])
+    knowledge = load_with(tmp_path / "kept").entry(ids[0])
     assert knowledge is not None
     assert knowledge.entry.components == ("forget-gate", "multi-timescale-memory")
 
