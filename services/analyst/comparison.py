@@ -204,7 +204,9 @@ def results(dossier: Dossier) -> str:
 
 def listed(names: list[str]) -> str:
     """Names as a phrase: "a, b and c"."""
-    return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1] if names else "nothing"
+    if len(names) < 2:
+        return names[0] if names else "nothing"
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _own(record: pb.Candidate) -> list[str]:

@@ -65,9 +65,10 @@ def follow(
     """
     source = cause.event
     same = candidate in ("", source.candidate)
-    again = retries if retries is not None else source.retries if same else 0
+    if retries is None:
+        retries = source.retries if same else 0
     name = candidate or source.candidate or "run"
-    parts = (source.run, name, fact, suffix, f"again-{again}" if again else "", str(attempt))
+    parts = (source.run, name, fact, suffix, f"again-{retries}" if retries else "", str(attempt))
     event = events_pb2.Event(
         id=".".join(filter(None, parts)),
         run=source.run,
@@ -77,7 +78,7 @@ def follow(
         previous=cause.sha256,
         service=service,
         trace=source.trace if same else {},  # each candidate has its own trace
-        retries=again if candidate else 0,
+        retries=retries if candidate else 0,
     )
     event.time.GetCurrentTime()
     return event
@@ -119,9 +120,10 @@ def fit(event: events_pb2.Event, max_bytes: int) -> None:
 def _texts(message: Message) -> Iterator[tuple[Message, str, str, int | None]]:
     """Every text field of a message except programs: its message, field name, text, and index in a repeated field."""
     for field, value in message.ListFields():
-        if field.message_type is not None:
-            values = value.values() if isinstance(value, Mapping) else [value] if isinstance(value, Message) else value
-            for nested in values:
+        if isinstance(value, Message):
+            yield from _texts(value)
+        elif field.message_type is not None:  # repeated, or a map
+            for nested in value.values() if isinstance(value, Mapping) else value:
                 if isinstance(nested, Message):  # the values of a map may be strings, which are names
                     yield from _texts(nested)
         elif field.type == field.TYPE_STRING and field.name not in WHOLE:

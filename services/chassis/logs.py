@@ -65,10 +65,15 @@ def _configure(level: str, stamps: list[Processor], rendering: list[Processor]) 
 def _sentence(logger: object, method: str, entry: EventDict) -> str:  # noqa: ARG001 - the signature of structlog
     """An entry as `asi-arch: the event (its other fields)`; of an exception its message only."""
     error = entry.pop("exc_info", None)
-    error = error[1] if isinstance(error, tuple) else sys.exc_info()[1] if error is True else error
+    if error is True:
+        error = sys.exc_info()[1]
+    elif isinstance(error, tuple):
+        error = error[1]
     event = entry.pop("event")
-    details = ", ".join([f"{name}: {value}" for name, value in entry.items()] + ([str(error)] if error else []))
-    return f"asi-arch: {event}{f' ({details})' if details else ''}"
+    details = [f"{name}: {value}" for name, value in entry.items()]
+    if error:
+        details.append(str(error))
+    return f"asi-arch: {event} ({', '.join(details)})" if details else f"asi-arch: {event}"
 
 
 def get_logger() -> FilteringBoundLogger:

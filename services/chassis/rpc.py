@@ -146,9 +146,9 @@ class _Replicas:
             options["wait_for_ready"] = False  # one that is down must not hold up the call
             unavailable: grpc.aio.AioRpcError | None = None
             while True:
-                for one in self._in_turn(calls):
+                for call_server in self._in_turn(calls):
                     try:
-                        return await one(request, timeout=max(0.0, end - loop.time()), **options)
+                        return await call_server(request, timeout=max(0.0, end - loop.time()), **options)
                     except grpc.aio.AioRpcError as error:
                         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and unavailable is not None:
                             raise unavailable from None  # which says why, in contrast to the end of the time
@@ -172,8 +172,8 @@ class _Replicas:
     def _in_turn(self, calls: Sequence[tuple[grpc.aio.Channel, Any]]) -> list[Any]:
         """The calls of connected servers, of all while none is connected; each time another one first."""
         self._turn += 1
-        ready = [one for part, one in calls if part.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY]
-        ready = ready or [one for _, one in calls]
+        ready = [call for part, call in calls if part.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY]
+        ready = ready or [call for _, call in calls]
         first = self._turn % len(ready)
         return ready[first:] + ready[:first]
 

@@ -122,7 +122,8 @@ def table(columns: Sequence[Column], dim: Sequence[bool] = ()) -> str:
     head = GAP.join(_cell(column.title, column, size) for column, size in zip(shown, widths, strict=True))
     lines = [styled(head.rstrip(), bold=True), styled(GAP.join("─" * size for size in widths), dim=True)]
     for index, cells in enumerate(zip(*(column.cells for column in shown), strict=True)):
-        line = GAP.join(_cell(cell, *shape) for cell, *shape in zip(cells, shown, widths, strict=True)).rstrip()  # type: ignore[arg-type]
+        line = GAP.join(_cell(cell, column, size) for cell, column, size in zip(cells, shown, widths, strict=True))
+        line = line.rstrip()
         lines.append(styled(line, dim=True) if dim and dim[index] else line)
     return "\n".join(lines)
 

@@ -194,7 +194,9 @@ def _arguments(kind: type, sizes: MixerSizes, within: tuple[type, ...] = ()) -> 
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
         arguments |= usual
     keywords = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    for parameter in (parameter for parameter in parameters if parameter.kind in keywords):
+    for parameter in parameters:
+        if parameter.kind not in keywords:
+            continue
         name, default = parameter.name, parameter.default
         required = default is inspect.Parameter.empty
         needed = required or (default is None and name == LAYER_COUNT)

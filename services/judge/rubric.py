@@ -108,8 +108,10 @@ def calibrated(weighted: float, anchor: float) -> float:
 def _performance(candidate: Observation, baseline: Observation, anchor: Observation | None) -> float | None:
     """7 at the anchor's relative gain (10% without one), 10 at 2.5 times as much, 1 at a relative loss of 10%."""
     gain = _relative_gain(candidate, baseline)
+    if gain is None:
+        return None
     lead = _relative_gain(anchor, baseline) if anchor else None
-    return None if gain is None else _scaled(gain, _RANGE * (lead if lead is not None and lead > 0 else WINDOW), WINDOW)
+    return _scaled(gain, _RANGE * (lead if lead is not None and lead > 0 else WINDOW), WINDOW)
 
 
 def _innovation(candidate: Observation, anchor: Observation | None) -> float | None:

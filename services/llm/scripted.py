@@ -301,8 +301,10 @@ def _of_kind(schema: dict[str, JSON], definitions: dict[str, JSON]) -> JSON:
         return schema.get("minimum", 0)
     if kind == "boolean":
         return False
+    if kind != "string":
+        return None
     length = schema.get("minLength")
-    return "scripted".ljust(length if isinstance(length, int) else 0, ".") if kind == "string" else None
+    return "scripted".ljust(length if isinstance(length, int) else 0, ".")
 
 
 def _embeddings(request: Received, step: Step) -> web.Response:

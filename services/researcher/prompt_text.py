@@ -106,7 +106,7 @@ def _sizes_text(settings: events_pb2.RunSettings, root: pb.Candidate | None) -> 
 
 
 def _limit_text(unit: str, limit: Limit, value: float) -> str:
-    share = f"{'up to ' if limit.upwards else ''}{limit.share:.0%}{' more than' if limit.upwards else ' of'}"
+    share = f"up to {limit.share:.0%} more than" if limit.upwards else f"{limit.share:.0%} of"
     if not value:
         return f"{unit} within {share} the root's"
     upper = f"{value * (1 + limit.share):,.0f}"

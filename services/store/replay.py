@@ -258,9 +258,10 @@ def _shown_differences(ours: Shown, theirs: Shown) -> Iterator[str]:
             where = "is missing in the archive's list" if live is None else "is listed, but not in the log"
             yield f"candidate {name} {where}"
             continue
-        for column in (column for column in NODE if getattr(node, column) != getattr(live, column)):
-            values = f"{getattr(live, column)!r}, but the log gives {getattr(node, column)!r}"
-            yield f"candidate {name}: its {column} is listed as {values}"
+        for column in NODE:
+            listed, given = getattr(live, column), getattr(node, column)
+            if listed != given:
+                yield f"candidate {name}: its {column} is listed as {listed!r}, but the log gives {given!r}"
     for name in sorted(ours.nodes.keys() & theirs.nodes.keys()) if theirs.records else ():
         if ours.records.get(name) != theirs.records.get(name):
             yield f"the record of candidate {name} is another than the one that its events give"

@@ -190,11 +190,13 @@ def _fields_with_numbers(descriptor: Descriptor) -> tuple[tuple[str, ...], ...]:
 
     Going through all fields of a message takes three times as long, half of what applying an event takes.
     """
-    names: tuple[list[str], ...] = ([], [], [], [])
+    numbers, arrays, parts, lists = list[str](), list[str](), list[str](), list[str]()
     for field in descriptor.fields:
-        if field.cpp_type in _FLOATS or (field.message_type is not None and _has_numbers(field.message_type)):
-            names[2 * (field.message_type is not None) + field.is_repeated].append(field.name)
-    return tuple(map(tuple, names))
+        if field.cpp_type in _FLOATS:
+            (arrays if field.is_repeated else numbers).append(field.name)
+        elif field.message_type is not None and _has_numbers(field.message_type):
+            (lists if field.is_repeated else parts).append(field.name)
+    return tuple(numbers), tuple(arrays), tuple(parts), tuple(lists)
 
 
 def _has_numbers(descriptor: Descriptor, above: frozenset[str] = frozenset()) -> bool:

@@ -170,7 +170,8 @@ def _omissions(
     candidate: str, verdict: pb.Discovery, proposals: int, by_id: Mapping[str, pb.Candidate]
 ) -> Iterator[str]:
     """What a verdict leaves out of its round: proposals, controls or seeds; and whether text or precision differ."""
-    claim, beside = f"the claim on {candidate}", {name: _round_of(one, verdict.seeds) for name, one in by_id.items()}
+    claim = f"the claim on {candidate}"
+    beside = {name: _round_of(record, verdict.seeds) for name, record in by_id.items()}
     if verdict.tried < proposals:
         yield f"{claim} is corrected for {verdict.tried} candidates, but {proposals} were proposed before it"
     baselines = {name for name, seeds in beside.items() if seeds and by_id[name].kind == pb.KIND_BASELINE}

@@ -56,7 +56,9 @@ def _number(name: str, value: object) -> str:
         if name == "tokens":
             return f"{value:,.0f}"
         return f"{value:,.4g}" if value >= 1e9 else f"{value:,.2f}".removesuffix(".00")
-    return ABSENT if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+    if value is None:
+        return ABSENT
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def stopping(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:

@@ -74,6 +74,8 @@ def number(value: float) -> JSON:
 def exponent(costs: Sequence[float]) -> float:
     """The growth exponent from the last three costs, at doubling lengths: log2 of the ratio of their increments."""
     before, middle, last = costs[-3:]
-    if last <= middle or middle <= before:
-        return 0.0 if last <= middle else math.log2(last / middle) if middle else math.inf
+    if last <= middle:
+        return 0.0
+    if middle <= before:
+        return math.log2(last / middle) if middle else math.inf
     return math.log2((last - middle) / (middle - before))

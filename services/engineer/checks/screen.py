@@ -184,16 +184,19 @@ def _executed(tree: ast.Module) -> Iterator[ast.AST]:
 
 def _optional_imports(tree: ast.Module) -> Iterator[ast.AST]:
     """Imports of OPTIONAL libraries and OPTIONAL_NAMES in the body of a `try` that catches their absence."""
-    for attempt in (node for node in ast.walk(tree) if isinstance(node, ast.Try)):
-        if any(map(_catches_absence, attempt.handlers)):
-            for node in (node for statement in attempt.body for node in ast.walk(statement)):
-                modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-                optional = False
-                if isinstance(node, ast.ImportFrom) and not node.level:
-                    modules = [module := node.module or ""]
-                    optional = {alias.name for alias in node.names} <= OPTIONAL_NAMES.get(module, frozenset())
-                if optional or (modules and all(module.split(".")[0] in OPTIONAL for module in modules)):
-                    yield node
+    for attempt in ast.walk(tree):
+        if isinstance(attempt, ast.Try) and any(map(_catches_absence, attempt.handlers)):
+            for statement in attempt.body:
+                yield from filter(_is_optional_import, ast.walk(statement))
+
+
+def _is_optional_import(node: ast.AST) -> bool:
+    if isinstance(node, ast.Import):
+        return all(alias.name.split(".")[0] in OPTIONAL for alias in node.names)
+    if not isinstance(node, ast.ImportFrom) or node.level:
+        return False
+    module, names = node.module or "", {alias.name for alias in node.names}
+    return module.split(".")[0] in OPTIONAL or names <= OPTIONAL_NAMES.get(module, frozenset())
 
 
 def _catches_absence(handler: ast.ExceptHandler) -> bool:

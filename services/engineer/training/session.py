@@ -250,7 +250,8 @@ class Session:
         scale = self.job.scale
         on_cpu = scale.device == "cpu"
         self.spent += seconds
-        auxiliary, memory = answer.arrays.get("auxiliary"), None if on_cpu else amount(answer, "device_memory")
+        auxiliary = answer.arrays.get("auxiliary")
+        memory = used.private_bytes if on_cpu else amount(answer, "device_memory")
         self.auxiliary_loss = None if auxiliary is None or not auxiliary.size else float(auxiliary.astype(float).mean())
         self.compiled = answer.header.get("compiled") is True
         metrics = Metrics(
@@ -263,7 +264,7 @@ class Session:
             tokens_per_second=count * scale.tokens_per_step / seconds,
             seconds_per_step=seconds / count,
             seconds=self.spent,
-            peak_memory_bytes=used.private_bytes if on_cpu else None if memory is None else int(memory),
+            peak_memory_bytes=None if memory is None else int(memory),
             busy_per_step=(used.cpu_seconds - busy) / scale.threads / count if on_cpu else None,
             waited_per_step=waited / count,
         )
