@@ -37,7 +37,7 @@ from services.sandbox.processes import (
     wait_for_end,
 )
 from services.sandbox.server import Server
-from services.sandbox.wire import JSON, NO_ARRAYS, TEXT_CHARACTERS, Arrays, Bounds, Message, printable, printable_json
+from services.sandbox.wire import JSON, NO_ARRAYS, TEXT_CHARACTERS, Arrays, Bounds, Message, escaped, escaped_json
 
 _GRACE = 2.0
 _PERIOD = 0.05
@@ -98,7 +98,7 @@ class Child:
             raise self._failure from error
 
     async def receive(self, timeout: float) -> Message:  # noqa: ASYNC109 -- the limit is part of the answer's contract
-        """The next message, in which all texts of the header are made printable (see `wire.printable`).
+        """The next message, in which all texts of the header are made printable (see `wire.escaped`).
 
         Raises:
             ChildTimeout: no message within `timeout` seconds, or its wall-clock limit was reached.
@@ -143,15 +143,15 @@ class Child:
         except (EOFError, OSError):
             await self._inbox.put(await self._end())
         except (MemoryError, ValueError) as error:  # other errors of decoding are caused by the child as well
-            reason = f"a message could not be read: {type(error).__name__}: {printable(str(error), 200)}"
+            reason = f"a message could not be read: {type(error).__name__}: {escaped(str(error), 200)}"
             await self._inbox.put(Malformed(reason, self.log_tail()))
 
     async def _message(self) -> Message:
         header_bytes, array_bytes = wire.read_prefix(bytes(await self._exactly(wire.PREFIX.size)), self._bounds)
         header = bytes(await self._exactly(header_bytes))
         message = wire.decode(header, await self._exactly(array_bytes), self._bounds)
-        header_values = cast("dict[str, JSON]", printable_json(message.header, _HEADER_CHARACTERS))
-        return Message(printable(message.kind, 200), header_values, message.arrays)
+        header_values = cast("dict[str, JSON]", escaped_json(message.header, _HEADER_CHARACTERS))
+        return Message(escaped(message.kind, 200), header_values, message.arrays)
 
     async def _exactly(self, count: int) -> bytearray:
         buffer = bytearray(count)
@@ -279,7 +279,7 @@ class Log:
                 break
         left_out = self.written - len(self._buffer)
         mark = f"[{left_out} bytes before this were left out]\n" if left_out else ""
-        return mark + printable(self._buffer.decode(errors="replace"))
+        return mark + escaped(self._buffer.decode(errors="replace"))
 
     def close(self) -> None:
         """Stop reading."""

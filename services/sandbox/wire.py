@@ -67,7 +67,7 @@ class Message:
         return int(cast("int", self.header[name]))
 
 
-def printable(text: str, limit: int = TEXT_CHARACTERS) -> str:
+def escaped(text: str, limit: int = TEXT_CHARACTERS) -> str:
     """Untrusted text, with control characters escaped and at most `limit` characters.
 
     Carriage returns before newlines are removed; others are escaped, as they could hide the beginning of a line.
@@ -81,18 +81,18 @@ def _escape(match: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
-def printable_json(value: JSON, limit: int = TEXT_CHARACTERS) -> JSON:
+def escaped_json(value: JSON, limit: int = TEXT_CHARACTERS) -> JSON:
     """Untrusted JSON with printable texts; strings and lists are truncated when their total size exceeds `limit`."""
     budget = [limit]
 
     def visit(item: JSON) -> JSON:
         budget[0] -= 8
         if isinstance(item, str):
-            text = printable(item, max(budget[0], 0))
+            text = escaped(item, max(budget[0], 0))
             budget[0] -= len(text)
             return text
         if isinstance(item, Mapping):
-            return {printable(name, 200): visit(inner) for name, inner in item.items() if budget[0] > 0}
+            return {escaped(name, 200): visit(inner) for name, inner in item.items() if budget[0] > 0}
         if isinstance(item, Sequence):
             visited: list[JSON] = []
             for index, inner in enumerate(item):
@@ -209,8 +209,8 @@ def _description(item: JSON, bounds: Bounds) -> tuple[str, np.dtype[np.generic],
     name, dtype, shape = item
     if not isinstance(name, str) or not isinstance(dtype, str) or dtype not in DTYPES or not isinstance(shape, list):
         raise Malformed(f"array {str(name)[:80]!r} has the unsupported dtype {str(dtype)[:40]!r}")
-    if printable(name, NAME_CHARACTERS) != name:  # it could not be stored, or would rewrite a terminal
-        raise Malformed(f"an array has the unprintable or too long name {printable(name, 80)!r}")
+    if escaped(name, NAME_CHARACTERS) != name:  # it could not be stored, or would rewrite a terminal
+        raise Malformed(f"an array has the unprintable or too long name {escaped(name, 80)!r}")
     if len(shape) > bounds.dimensions or not all(type(n) is int and 0 <= n <= bounds.array_bytes for n in shape):
         raise Malformed(f"array {name[:80]!r} has an impossible shape")
     return name, np.dtype(dtype), tuple(shape)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from services.sandbox.wire import printable, printable_json
+from services.sandbox.wire import escaped, escaped_json
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 EVIDENCE_CHARACTERS = 16 << 10
@@ -44,8 +44,8 @@ class Verdict:
 
     def __post_init__(self) -> None:
         """Make texts that the program influences printable and bounded."""
-        object.__setattr__(self, "message", printable(self.message, MESSAGE_CHARACTERS))
-        object.__setattr__(self, "evidence", printable_json(self.evidence, EVIDENCE_CHARACTERS))
+        object.__setattr__(self, "message", escaped(self.message, MESSAGE_CHARACTERS))
+        object.__setattr__(self, "evidence", escaped_json(self.evidence, EVIDENCE_CHARACTERS))
 
     @classmethod
     def of(cls, probe: str, fatal: bool, finding: Finding) -> "Verdict":

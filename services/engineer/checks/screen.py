@@ -12,7 +12,7 @@ from dataclasses import asdict
 from services.domain.syntax import MAX_BYTES, Unreadable, parse, require_shallow
 from services.engineer.checks.report import JSON, Finding
 from services.sandbox import Channel, ChildError, Limits, Sandbox
-from services.sandbox.wire import printable
+from services.sandbox.wire import escaped
 
 _LIMITS = Limits(memory_bytes=1 << 30, cpu_seconds=10, wall_seconds=20)
 
@@ -284,7 +284,7 @@ def _module(name: str) -> Iterator[str]:
         allowed = "the public parts of torch, einops, fla, and standard modules such as math, typing and functools"
         listed = max(prefixes & INSTEAD.keys(), key=len, default="")
         advice = INSTEAD.get(listed, f"a program may use {allowed}; copy what else it uses into it")
-        yield f"import of {printable(name, 80)} is not allowed: {advice}"
+        yield f"import of {escaped(name, 80)} is not allowed: {advice}"
 
 
 def _name(node: ast.Name, imported: set[str]) -> Iterator[str]:
@@ -300,7 +300,7 @@ def _attribute(node: ast.Attribute, imported: set[str]) -> Iterator[str]:
     if path in FORBIDDEN_MODULES:
         yield f"{path} is not allowed{_remedy(path)}"
     elif node.attr in FORBIDDEN_ATTRIBUTES or _is_forbidden_dunder(node.attr):
-        yield f".{printable(node.attr, 80)} is not allowed{_remedy(node.attr)}"
+        yield f".{escaped(node.attr, 80)} is not allowed{_remedy(node.attr)}"
     elif isinstance(node.ctx, ast.Store | ast.Del) and path and path.split(".")[0] in imported:
         yield f"{path} belongs to a library and must not be changed: remove the line"
 
