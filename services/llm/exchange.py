@@ -1,4 +1,4 @@
-"""Exchanges with an OpenAI-compatible endpoint; each result, including every failure, is an `Outcome`.
+"""Exchanges with an OpenAI-compatible endpoint: the body of a request, and its result or failure as an `Outcome`.
 
 A `Scrubber` removes secrets from everything that is recorded, logged or raised.
 """
@@ -15,15 +15,16 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 from urllib.parse import quote
 
 from pydantic import SecretStr, ValidationError
 
-from services.llm.answers import JSON
+from services.llm.answers import JSON, instructions, schema_of
 from services.llm.budget import Price, Spend, spend
-from services.llm.port import Fault
+from services.llm.port import A, Fault, Message, Request
 from services.llm.replies import Embedded, classify, completion_of
+from services.llm.settings import Structured
 
 if TYPE_CHECKING:  # the import takes a second
     import openai
@@ -63,6 +64,79 @@ class Scrubber:
         """A logging filter that removes secrets from the message."""
         record.msg, record.args = self.text(record.getMessage()), ()
         return True
+
+
+LimitField = Literal["max_tokens", "max_completion_tokens"]
+_NOT_KNOWN = re.compile(
+    r"unsupported|not support|does not support|unrecogni[sz]ed|unknown|not allowed|not permitted|extra", re.IGNORECASE
+)
+_SHORTEST_LIMIT = 128  # tokens; a smaller number in a complaint is hardly a limit of answers
+_SHORTEST_OF_CONTEXT = 4096  # in a complaint about the context, where a smaller number may be the length of the prompt
+_WEAKER: dict[Structured, Structured] = {"json_schema": "json_object", "json_object": "text"}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFormat:
+    """The supported features: structured output, the name and maximum of the token limit, temperature, streaming."""
+
+    structured: Structured = "json_schema"
+    adaptable: bool = True  # whether `structured` may be downgraded
+    limit: LimitField = "max_tokens"
+    most_tokens: int = 1 << 30
+    temperature: bool = True
+    stream: bool = False
+
+    def after(self, complaint: str, max_tokens: int) -> RequestFormat | None:
+        """The format to try after a 400 with this text; None if the text is about something else.
+
+        `max_tokens` is the limit of the refused request.
+        """
+        lower = complaint.lower()
+        if self.limit == "max_tokens" and "max_completion_tokens" in lower and _NOT_KNOWN.search(complaint):
+            return replace(self, limit="max_completion_tokens")
+        if self.temperature and "temperature" in lower:
+            return replace(self, temperature=False)
+        if not self.stream and re.search(r"\bstream", lower):
+            return replace(self, stream=True)
+        if "max_tokens" in lower or "max_completion_tokens" in lower:
+            numbers = [int(text.replace(",", "")) for text in re.findall(r"\d[\d,]{0,9}", complaint)]
+            least = _SHORTEST_OF_CONTEXT if "context" in lower else _SHORTEST_LIMIT
+            if smaller := [number for number in numbers if least <= number < max_tokens]:
+                return replace(self, most_tokens=max(smaller))
+        terms = ("response_format", "json_schema", "json schema", "json_object", "structured output")
+        if self.adaptable and self.structured in _WEAKER and any(term in lower for term in terms):
+            return replace(self, structured=_WEAKER[self.structured])
+        return None
+
+
+def body(
+    model: str,
+    request: Request[A],
+    turns: tuple[Message, ...],
+    format_: RequestFormat,
+    temperature: float,
+    max_tokens: int,
+) -> dict[str, JSON]:
+    """The JSON body of a chat completion: the request's messages, then the repair turns."""
+    messages: list[JSON] = [{"role": message.role, "content": message.text} for message in request.messages]
+    if format_.structured != "json_schema":
+        text = instructions(request.answer, fenced=format_.structured == "text")
+        last = request.messages[-1]
+        messages[-1] = {"role": last.role, "content": f"{last.text}\n\n{text}"}
+    messages += [{"role": message.role, "content": message.text} for message in turns]
+    content: dict[str, JSON] = {"model": model, "messages": messages}
+    content[format_.limit] = min(max_tokens, format_.most_tokens)
+    if format_.stream:
+        content |= {"stream": True, "stream_options": {"include_usage": True}}
+    if format_.temperature:
+        content["temperature"] = temperature
+    if format_.structured == "json_schema":
+        schema, strict = schema_of(request.answer)
+        named: dict[str, JSON] = {"name": request.answer.__name__[:64], "schema": schema, "strict": strict}
+        content["response_format"] = {"type": "json_schema", "json_schema": named}
+    elif format_.structured == "json_object":
+        content["response_format"] = {"type": "json_object"}
+    return content
 
 
 _LONGEST_MESSAGE = 1000

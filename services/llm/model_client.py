@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Generic
 from urllib.parse import urlsplit
 
-from services.llm.answers import JSON, RequestFormat, Unreadable, body, read
+from services.llm.answers import JSON, Unreadable, read
 from services.llm.budget import BudgetLedger, Price, Reservation, Spend, spend
-from services.llm.exchange import EndpointClient, Outcome, Scrubber, connect
+from services.llm.exchange import EndpointClient, Outcome, RequestFormat, Scrubber, body, connect
 from services.llm.port import A, Call, Fault, Journal, Message, MindUnavailable, Request
 from services.llm.settings import MindSettings, Model, RoleSettings
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.llm.answers import RequestFormat
+from services.llm.exchange import RequestFormat
 from services.llm.port import Fault
 from services.llm.scripted import Step
 from tests.llm.scripted_minds import GOOD, Idea, question, script, served
