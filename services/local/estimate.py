@@ -99,24 +99,32 @@ async def plan_run(
     note(speed_sentence(settings.scale, profile))
     settings = _copy(settings, precision=profile.precision)
     if adapts(options):
-        fitting = most_candidates(settings, profile, TARGET_SECONDS, settings.budget.candidates)
-        smaller = SMALLER.get(settings.scale)
-        if fitting is None and smaller is not None:
-            too_long = estimate(_copy(settings, candidates=FEWEST), profile)
-            settings = run_settings(options.model_copy(update={"scale": smaller, "candidates": MAX_AT_SMALLER}))
-            with contextlib.suppress(NotPossible):
-                profile = await profile_of(client, settings, PROFILE_SECONDS, speed=True)
-            note(
-                f"scale {smaller} instead of {options.scale}, where {FEWEST} candidates would take "
-                f"{duration_text(too_long.seconds or 0)}: losses of the two cannot be "
-                f"compared; --scale {options.scale} uses it nevertheless"
-            )
-            note(speed_sentence(smaller, profile))
-            settings = _copy(settings, precision=profile.precision)
-            fitting = most_candidates(settings, profile, TARGET_SECONDS, MAX_AT_SMALLER)
-        settings = _copy(settings, candidates=fitting or FEWEST)
+        settings, profile = await _adapted(client, options, settings, profile, note)
     note(sentence(settings, estimate(settings, profile, price_of(settings.mind, earlier))))
     return settings
+
+
+async def _adapted(
+    client: ClientSettings, options: RunOptions, settings: pb.RunSettings, profile: checker_pb2.MachineProfile,
+    note: Callable[[str], None],
+) -> tuple[pb.RunSettings, checker_pb2.MachineProfile]:  # fmt: skip
+    """As many candidates as fit into TARGET_SECONDS, at a smaller scale where too few do; and the scale's profile."""
+    fitting = most_candidates(settings, profile, TARGET_SECONDS, settings.budget.candidates)
+    smaller = SMALLER.get(settings.scale)
+    if fitting is None and smaller is not None:
+        too_long = estimate(_copy(settings, candidates=FEWEST), profile)
+        settings = run_settings(options.model_copy(update={"scale": smaller, "candidates": MAX_AT_SMALLER}))
+        with contextlib.suppress(NotPossible):
+            profile = await profile_of(client, settings, PROFILE_SECONDS, speed=True)
+        note(
+            f"scale {smaller} instead of {options.scale}, where {FEWEST} candidates would take "
+            f"{duration_text(too_long.seconds or 0)}: losses of the two cannot be "
+            f"compared; --scale {options.scale} uses it nevertheless"
+        )
+        note(speed_sentence(smaller, profile))
+        settings = _copy(settings, precision=profile.precision)
+        fitting = most_candidates(settings, profile, TARGET_SECONDS, MAX_AT_SMALLER)
+    return _copy(settings, candidates=fitting or FEWEST), profile
 
 
 def require_effective(options: RunOptions, settings: pb.RunSettings) -> None:
@@ -267,8 +275,7 @@ def sentence(settings: pb.RunSettings, run: Estimate) -> str:
     seeds = f" of {settings.candidate_seeds} seeds" if settings.candidate_seeds > 1 else ""
     baselines = len(settings.baselines)
     counts = f"{baselines} baseline{'s' * (baselines != 1)}, {run.candidates} candidate{'s' * (run.candidates != 1)}"
-    text = f"{run.trainings} trainings ({counts}{seeds})"
-    text += f", about {duration_text(run.seconds)}"
+    text = f"{run.trainings} trainings ({counts}{seeds}), about {duration_text(run.seconds)}"
     if settings.promotion not in ("", "none"):
         text += " and second trainings of promoted candidates"
     if run.gpu_seconds is not None:
@@ -319,8 +326,8 @@ def _affordable(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, p
     if budget.HasField("candidates"):
         counts.append(budget.candidates)
     if budget.HasField("seconds"):
-        each = _seconds(settings, profile, 1001) - _seconds(settings, profile, 1)
-        counts.append(int((budget.seconds - _seconds(settings, profile, 0)) / (each / 1000)))
+        thousand = _seconds(settings, profile, 1001) - _seconds(settings, profile, 1)  # a single one hardly counts
+        counts.append(int((budget.seconds - _seconds(settings, profile, 0)) / (thousand / 1000)))
     if budget.HasField("gpu_seconds") and profile.device == "cuda":
         left = budget.gpu_seconds - _fixed_trainings(settings) * profile.seconds
         counts.append(int(left / (profile.seconds * settings.candidate_seeds)))
@@ -333,10 +340,10 @@ def _affordable(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, p
 
 def _limits(budget: pb.Budget) -> str:
     """The budgets other than candidates, in words."""
-    shown = (
-        budget.HasField("seconds") and duration_text(budget.seconds),
-        budget.HasField("gpu_seconds") and f"{budget.gpu_seconds / 3600:.3g} GPU-hours",
-        budget.HasField("tokens") and f"{budget.tokens:,} tokens",
-        budget.HasField("money") and f"{budget.money:.2f} $",
-    )
-    return ", ".join(text for text in shown if text)
+    texts = {
+        "seconds": duration_text(budget.seconds),
+        "gpu_seconds": f"{budget.gpu_seconds / 3600:.3g} GPU-hours",
+        "tokens": f"{budget.tokens:,} tokens",
+        "money": f"{budget.money:.2f} $",
+    }
+    return ", ".join(text for name, text in texts.items() if budget.HasField(name))  # type: ignore[arg-type]
