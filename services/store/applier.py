@@ -131,14 +131,7 @@ class Applier:
         conflicts = 0
         while True:
             try:
-                if not self.state.behind and await self._archive.applied() < self.state.reached:
-                    self.state.behind = True  # the database was replaced by an older copy or deleted
-                    self._published.clear()  # its outbox reuses numbers
-                    await self._open()
-                if self.state.behind:
-                    await self._require_same_log()
-                    await self._apply_log()
-                    self.state.behind = False
+                await self._catch_up()
                 await work()
             except Transient as error:
                 conflicts = conflicts + 1 if isinstance(error, OtherWriter) else 0
@@ -157,6 +150,17 @@ class Applier:
                     get_logger().info("the store goes on")
                 self.state.outage = ""
                 return
+
+    async def _catch_up(self) -> None:
+        """Apply the log to an archive that is new, or whose database was replaced by an older copy or deleted."""
+        if not self.state.behind and await self._archive.applied() < self.state.reached:
+            self.state.behind = True
+            self._published.clear()  # the outbox of another database reuses numbers
+            await self._open()
+        if self.state.behind:
+            await self._require_same_log()
+            await self._apply_log()
+            self.state.behind = False
 
     async def _open_again(self) -> None:
         """Reconnect. If the database was lost, queries are refused until it is rebuilt from the log."""

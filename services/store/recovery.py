@@ -8,7 +8,6 @@ archive stores every applied message, so that the log can be rebuilt from it exa
 
 import asyncio
 from hashlib import sha256
-from itertools import count
 from typing import NamedTuple
 
 from services.chassis.bus import Bus, Logged
@@ -107,16 +106,15 @@ async def recover(bus: Bus, archive: Archive, replicas: int | None = None) -> Re
 
 
 async def _require_complete(archive: Archive) -> None:
-    expected = count(1)
+    complete = 0  # the sequence up to which no message is missing
     async for message in archive.bodies():
-        if message.sequence != next(expected):
+        if message.sequence != complete + 1:
             break
-    else:
-        if next(expected) == await archive.applied() + 1:
-            return
-    raise SettingsError(
-        "the archive lacks messages of the log, since an older version created it: restore a backup of the broker."
-    )
+        complete += 1
+    if complete < await archive.applied():
+        raise SettingsError(
+            "the archive lacks messages of the log, since an older version created it: restore a backup of the broker."
+        )
 
 
 async def _apply_rest(bus: Bus, archive: Archive) -> tuple[int, int]:
