@@ -77,7 +77,9 @@ class Groups:
             for parent in hierarchies[hierarchy]:
                 with contextlib.suppress(OSError):
                     (parent / "cgroup.subtree_control").write_text("+memory +pids")
-                groups = cls((parent, *([hierarchies["pids"][0]] if hierarchy and "pids" in hierarchies else [])))
+                # Version 2 has one hierarchy for all controllers.
+                pids = hierarchies["pids"][:1] if hierarchy and "pids" in hierarchies else []
+                groups = cls((parent, *pids))
                 if groups._works():
                     groups._sweep()
                     return groups
@@ -105,8 +107,9 @@ class Groups:
         try:
             for folder in folders:
                 folder.mkdir()
-                for file in [file for file in values if (folder / file).exists()]:
-                    (folder / file).write_text(values[file])
+                for file, value in values.items():
+                    if (folder / file).exists():
+                        (folder / file).write_text(value)
             return replace(group, entries=tuple(os.open(folder / "cgroup.procs", os.O_WRONLY) for folder in folders))
         except OSError:
             group.remove()

@@ -302,7 +302,8 @@ async def publish(bus: Bus, run: str, bodies: Iterable[bytes], if_taken: str) ->
         missing.pop(message.body, None)
     pending, new = list(missing), len(missing)
     if pending and new == len(known):  # the first one alone, so that of several commands at once one publishes more
-        event = events_pb2.Event.FromString(body := pending.pop(0))
+        body = pending.pop(0)
+        event = events_pb2.Event.FromString(body)
         try:
             await bus.publish_body(subject_of(event), event.id, body, only=f"asi.v1.{run}.>")
         except AlreadyStored:

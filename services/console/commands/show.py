@@ -133,8 +133,8 @@ async def _learnt(settings: ClientSettings, run: str, name: str, exchanges: Path
             "holds it with --exchanges FILE.jsonl, or replay the run with --mind recorded:FILE.jsonl"
         )
     before = [other for other in records if other.request.number < record.request.number]
-    valid, refuted = ([lesson for lesson in lessons if lesson.source == record.id]
-                      for lessons in (weighed.lessons, weighed.refuted))  # fmt: skip
+    valid = [lesson for lesson in weighed.lessons if lesson.source == record.id]
+    refuted = [lesson for lesson in weighed.refuted if lesson.source == record.id]
     others = ((name, prompt) for name, prompt in prompts.items() if name != record.id)
     return Learnt(
         record,

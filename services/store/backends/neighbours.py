@@ -106,7 +106,9 @@ class Neighbours:
             same = index.same(query.digest, except_id)[:count]
             best = partial(index.likely, query.sketch, max(FINALISTS, 4 * count), except_id)
             likely = await _computed(best, index.rows <= SMALL)
-        others = await self._program_runs(run, [name for name in likely if name not in same])
+        ids = [name for name in likely if name not in same]
+        unsaved = {name: self._unsaved[run, name][1] for name in ids if (run, name) in self._unsaved}
+        others = unsaved | await self._source.program_runs(run, [name for name in ids if name not in unsaved])
         similarities = query.similarities(list(others.values()))
         scored = sorted(zip(others, similarities, strict=True), key=lambda pair: (-pair[1], pair[0]))
         return ([(name, 1.0) for name in same] + scored)[:count], len(same)
@@ -133,10 +135,6 @@ class Neighbours:
             await asyncio.sleep(0)
         _keep(self._programs, run, index)
         return index
-
-    async def _program_runs(self, run: str, ids: Sequence[str]) -> dict[str, Sketched]:
-        unsaved = {name: self._unsaved[run, name][1] for name in ids if (run, name) in self._unsaved}
-        return unsaved | await self._source.program_runs(run, [name for name in ids if name not in unsaved])
 
     async def _fingerprint(self, run: str, rows: Sequence[StoredProgram]) -> dict[int, Sketched]:
         """Compute missing fingerprints. They are stored some at a time: a transaction takes longer than computing one,
