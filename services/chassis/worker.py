@@ -44,7 +44,7 @@ class Activity:
     ) -> None:
         self._attempt, self._send, self._changed = attempt, send, asyncio.Event()
         self._state = pb.Progress(run=run, candidate=candidate, service=service)
-        self.wait("", attempt)
+        self.wait("")
 
     @contextlib.asynccontextmanager
     async def announcing(self) -> AsyncIterator[None]:
@@ -76,10 +76,10 @@ class Activity:
         self._state.trainings.extend(by_seed[seed] for seed in sorted(by_seed))
         self._changed.set()
 
-    def wait(self, for_: str, attempt: int) -> None:
-        """Set what the work waits for; empty if it does not wait."""
-        self._state.waits_for = for_
-        self._state.attempt = attempt or self._attempt
+    def wait(self, what: str, attempt: int | None = None) -> None:
+        """Set what the work waits for, empty if it does not wait, and the attempt (default: that of the delivery)."""
+        self._state.waits_for = what
+        self._state.attempt = self._attempt if attempt is None else attempt
         self._state.since.FromNanoseconds(time.time_ns())
         self._changed.set()
 
@@ -99,7 +99,7 @@ def waiting_for(what: str, attempt: int) -> Iterator[None]:
         yield
     finally:
         if activity is not None:
-            activity.wait("", 0)
+            activity.wait("")
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ def dead_letter(
 
 
 async def _announce_pause(activity: Activity, reason: str, seconds: float) -> None:
-    activity.wait(f"another attempt: {reason}", 0)
+    activity.wait(f"another attempt: {reason}")
     async with activity.announcing():
         await asyncio.sleep(seconds)
 

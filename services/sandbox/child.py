@@ -170,7 +170,8 @@ class Child:
         period = _PERIOD if self.group is None else _PERIOD_IN_GROUP
         while self._verdict is None:
             self._verdict = await self._excess(supervisor, deadline)
-            if (await asyncio.wait({self.control.ended}, timeout=0 if self._verdict else period))[0]:
+            ended, _ = await asyncio.wait({self.control.ended}, timeout=0 if self._verdict else period)
+            if ended:
                 # Other processes may still hold the child's end of the channel; pending messages remain readable.
                 self.channel.shutdown(socket.SHUT_RDWR)
                 return
@@ -224,7 +225,8 @@ class Child:
             await asyncio.to_thread(
                 kill_descendants, lambda: descendants(supervisor) if start_time(supervisor) == started else []
             )
-            ended = bool((await asyncio.wait({self.control.ended}, timeout=_PERIOD))[0])
+            done, _ = await asyncio.wait({self.control.ended}, timeout=_PERIOD)
+            ended = bool(done)
         if start_time(supervisor) == started:  # else its pid may have been reused
             kill(supervisor)
             await asyncio.to_thread(wait_for_end, supervisor, started)
