@@ -1,10 +1,8 @@
 """The host's side of one confined child: messages, log, limits and termination."""
 
 import asyncio
-import json
 import os
 import socket
-import struct
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,7 +34,7 @@ from services.sandbox.processes import (
     usage,
     wait_for_end,
 )
-from services.sandbox.server import Server
+from services.sandbox.server import Control, Server
 from services.sandbox.wire import JSON, NO_ARRAYS, TEXT_CHARACTERS, Arrays, Bounds, Message, escaped, escaped_json
 
 _GRACE = 2.0
@@ -45,7 +43,6 @@ _PERIOD_IN_GROUP = 0.2
 """Seconds between two looks at a child whose memory and tasks the kernel limits, too: each costs half a millisecond."""
 _START_SECONDS = 30.0
 _MAX_READ_FAILURES = 20
-_CREDENTIALS = struct.Struct("3i")
 _HEADER_CHARACTERS = 1 << 20
 
 
@@ -59,7 +56,7 @@ class Child:
     """
 
     channel: socket.socket
-    control: "Control"
+    control: Control
     log: "Log"
     limits: Limits
     scratch: Path
@@ -287,68 +284,3 @@ class Log:
         """Stop reading."""
         self._loop.remove_reader(self._descriptor)
         os.close(self._descriptor)
-
-
-class Control:
-    """The host's end of the control socket, on which the supervisor reports its start and the job's exit status.
-
-    The kernel adds the sender's process id, in the host's namespace, to each message. The socket closes with the
-    supervisor, so its loss is noticed at once.
-
-    Attributes:
-        supervisor: the supervisor's process id, once it has started.
-        supervisor_started: its start time, as in `processes.start_time`.
-        ended: the job's exit code (negative: a signal), or None if the supervisor was lost.
-    """
-
-    def __init__(self, connection: socket.socket) -> None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        connection.setblocking(False)
-        self._connection = connection
-        self._loop = asyncio.get_running_loop()
-        self.supervisor_started = ""
-        self.supervisor: asyncio.Future[int] = self._loop.create_future()
-        self.ended: asyncio.Future[int | None] = self._loop.create_future()
-        self._loop.add_reader(connection.fileno(), self._read)
-
-    def _read(self) -> None:
-        try:
-            text, ancillary, _, _ = self._connection.recvmsg(4096, socket.CMSG_SPACE(_CREDENTIALS.size))
-        except BlockingIOError:
-            return
-        except OSError:
-            text, ancillary = b"", []
-        if text:
-            self._handle(json.loads(text), ancillary)
-            return
-        self._loop.remove_reader(self._connection.fileno())
-        if not self.supervisor.done():
-            self.supervisor.set_exception(SandboxUnavailable("the fork server ended before it started the child"))
-        if not self.ended.done():
-            self.ended.set_result(None)
-
-    def _handle(self, report: dict[str, str | int], ancillary: list[tuple[int, int, bytes]]) -> None:
-        if report["event"] == "started" and not self.supervisor.done():
-            credentials = [data for _, kind, data in ancillary if kind == socket.SCM_CREDENTIALS]
-            pid = int(_CREDENTIALS.unpack(credentials[0])[0])
-            self.supervisor_started = start_time(pid)
-            self.supervisor.set_result(pid)
-        elif report["event"] == "ended" and not self.ended.done():
-            self.ended.set_result(int(report["status"]))
-        elif report["event"] == "refused" and not self.ended.done():
-            self.ended.set_exception(SandboxUnavailable(f"a child could not be confined: {report['reason']}"))
-
-    def require_start(self) -> None:
-        """Let a supervisor that has not reported its start end as soon as it tries to."""
-        if not self.supervisor.done():
-            self._connection.shutdown(socket.SHUT_RD)  # what was sent before can still be read
-            self._read()
-
-    def close(self) -> None:
-        """Close the socket and discard unread results."""
-        self._loop.remove_reader(self._connection.fileno())
-        self._connection.close()
-        for future in (self.supervisor, self.ended):
-            if future.done() and not future.cancelled():
-                future.exception()
-            future.cancel()

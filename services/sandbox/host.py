@@ -17,11 +17,11 @@ from types import TracebackType
 from typing import Self
 
 from services.sandbox.cgroups import Group, Groups
-from services.sandbox.child import Child, Control, Log
+from services.sandbox.child import Child, Log
 from services.sandbox.confinement import ALL_LAYERS, FIRST_USER, USERS
 from services.sandbox.limits import Limits, SandboxUnavailable
 from services.sandbox.namespaces import ROOT
-from services.sandbox.server import Server, Settings
+from services.sandbox.server import Control, Server, Settings
 
 PRELOAD_CHECKS = (
     "torch",

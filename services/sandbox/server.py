@@ -1,4 +1,4 @@
-"""The host's side of the fork server: its start, its environment and readable paths, and requests to it."""
+"""The host's side of the fork server: its start, environment and readable paths, requests, and supervisors' reports."""
 
 import asyncio
 import json
@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -18,10 +19,11 @@ from services.sandbox import linux
 from services.sandbox.cgroups import Groups
 from services.sandbox.confinement import BUBBLEWRAP, CGROUP, HIDES_PROCESSES, NAMESPACES, SECCOMP, USER, level
 from services.sandbox.limits import SandboxUnavailable
-from services.sandbox.processes import descendants, kill_descendants, private_bytes
+from services.sandbox.processes import descendants, kill_descendants, private_bytes, start_time
 
 _START_SECONDS = 120.0
 _TRIAL_SECONDS = 10
+_CREDENTIALS = struct.Struct("3i")
 _INSTRUCTIONS = ("ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA")
 """Variables that restrict the processor's instructions, to emulate an older machine."""
 _GPU = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_HOME", "NVIDIA_VISIBLE_DEVICES")
@@ -215,3 +217,68 @@ def _readable_paths(extra: tuple[Path, ...] = ()) -> tuple[str, ...]:
     system = [Path(path) for path in _SYSTEM] + [Path("/etc") / name for name in _ETC]
     existing = [path for path in (*system, *prefixes, *python, *packages, *extra) if path.exists()]
     return tuple(sorted({str(path) for entry in existing for path in (entry.absolute(), entry.resolve())}))
+
+
+class Control:
+    """The host's end of the control socket, on which the supervisor reports its start and the job's exit status.
+
+    The kernel adds the sender's process id, in the host's namespace, to each message. The socket closes with the
+    supervisor, so its loss is noticed at once.
+
+    Attributes:
+        supervisor: the supervisor's process id, once it has started.
+        supervisor_started: its start time, as in `processes.start_time`.
+        ended: the job's exit code (negative: a signal), or None if the supervisor was lost.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        connection.setblocking(False)
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self.supervisor_started = ""
+        self.supervisor: asyncio.Future[int] = self._loop.create_future()
+        self.ended: asyncio.Future[int | None] = self._loop.create_future()
+        self._loop.add_reader(connection.fileno(), self._read)
+
+    def _read(self) -> None:
+        try:
+            text, ancillary, _, _ = self._connection.recvmsg(4096, socket.CMSG_SPACE(_CREDENTIALS.size))
+        except BlockingIOError:
+            return
+        except OSError:
+            text, ancillary = b"", []
+        if text:
+            self._handle(json.loads(text), ancillary)
+            return
+        self._loop.remove_reader(self._connection.fileno())
+        if not self.supervisor.done():
+            self.supervisor.set_exception(SandboxUnavailable("the fork server ended before it started the child"))
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def _handle(self, report: dict[str, str | int], ancillary: list[tuple[int, int, bytes]]) -> None:
+        if report["event"] == "started" and not self.supervisor.done():
+            credentials = [data for _, kind, data in ancillary if kind == socket.SCM_CREDENTIALS]
+            pid = int(_CREDENTIALS.unpack(credentials[0])[0])
+            self.supervisor_started = start_time(pid)
+            self.supervisor.set_result(pid)
+        elif report["event"] == "ended" and not self.ended.done():
+            self.ended.set_result(int(report["status"]))
+        elif report["event"] == "refused" and not self.ended.done():
+            self.ended.set_exception(SandboxUnavailable(f"a child could not be confined: {report['reason']}"))
+
+    def require_start(self) -> None:
+        """Let a supervisor that has not reported its start end as soon as it tries to."""
+        if not self.supervisor.done():
+            self._connection.shutdown(socket.SHUT_RD)  # what was sent before can still be read
+            self._read()
+
+    def close(self) -> None:
+        """Close the socket and discard unread results."""
+        self._loop.remove_reader(self._connection.fileno())
+        self._connection.close()
+        for future in (self.supervisor, self.ended):
+            if future.done() and not future.cancelled():
+                future.exception()
+            future.cancel()
