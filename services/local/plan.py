@@ -119,9 +119,7 @@ class Verification(BaseModel):
 GROUPS: Mapping[str, type[BaseModel]] = {
     "Measurement": Measurement, "Search": Search, "Budget": Limits, "Verification": Verification,
 }  # fmt: skip
-SETTINGS: Mapping[str, FieldInfo] = {
-    name: field for group in GROUPS.values() for name, field in group.model_fields.items()
-}
+SETTINGS: Mapping[str, FieldInfo] = {name: info for kind in GROUPS.values() for name, info in kind.model_fields.items()}
 
 
 class RunOptions(Measurement, Search, Limits, Verification):
