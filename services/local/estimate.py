@@ -314,10 +314,11 @@ def _fixed_trainings(settings: pb.RunSettings) -> int:
 
 
 def _seconds(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, candidates: int) -> float:
-    """Wall-clock time: trainings run in parallel; the last group may be smaller."""
+    """Wall-clock time: trainings run in parallel, proposals after the baselines; both last groups may be smaller."""
     concurrent = max(1, min(profile.trainings, settings.seats * settings.candidate_seeds))
-    trainings = _fixed_trainings(settings) + candidates * settings.candidate_seeds
-    return math.ceil(trainings / concurrent) * profile.seconds + candidates * _PER_CANDIDATE / concurrent
+    trainings = (_fixed_trainings(settings), candidates * settings.candidate_seeds)
+    groups = sum(math.ceil(count / concurrent) for count in trainings)
+    return groups * profile.seconds + candidates * _PER_CANDIDATE / concurrent
 
 
 def _affordable(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, price: Price | None) -> int | None:
