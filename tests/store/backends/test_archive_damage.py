@@ -1,32 +1,38 @@
 """Archive files that somebody has written to by hand."""
 
 import sqlite3
-from contextlib import closing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 
 from services.chassis.errors import SettingsError
 from services.store.backends import open_archive
-from services.store.port import ArchiveDamaged
+from services.store.port import Archive, ArchiveDamaged
 from tests.store.simulation import Simulation
 
 
-async def test_a_record_that_cannot_be_read_is_damage(tmp_path: Path) -> None:
-    """The file is sound to SQLite: somebody has written to it by hand."""
-    path = tmp_path / "archive.db"
+@asynccontextmanager
+async def archive_changed_by(statement: str, path: Path) -> AsyncIterator[Archive]:
+    """An open archive into whose file somebody has written by hand."""
     simulation = Simulation()
     simulation.start()
     archive = open_archive(f"sqlite:///{path}")
     await archive.open()
     await archive.apply(simulation.log)
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("UPDATE records SET record = X'ff00ff'")
+        connection.execute(statement)
         connection.commit()
-
-    with pytest.raises(ArchiveDamaged, match="restore a backup"):
-        await archive.candidates("r1", ["c000001"])
+    yield archive
     await archive.close()
+
+
+async def test_a_record_that_cannot_be_read_is_damage(tmp_path: Path) -> None:
+    """The file is sound to SQLite."""
+    async with archive_changed_by("UPDATE records SET record = X'ff00ff'", tmp_path / "archive.db") as archive:
+        with pytest.raises(ArchiveDamaged, match="restore a backup"):
+            await archive.candidates("r1", ["c000001"])
 
 
 SWAPPED = "UPDATE sqlite_master SET sql = replace(sql, 'record {}', 'record {}') WHERE name = 'records'"
@@ -75,16 +81,7 @@ async def test_a_file_that_was_changed_by_hand_is_damaged(tmp_path: Path, statem
 
 async def test_a_damaged_archive_is_not_copied(tmp_path: Path) -> None:
     """A backup that nobody can restore would be noticed on the day it is needed."""
-    path, simulation = tmp_path / "archive.db", Simulation()
-    simulation.start()
-    archive = open_archive(f"sqlite:///{path}")
-    await archive.open()
-    await archive.apply(simulation.log)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("DELETE FROM log WHERE sequence = 2")
-        connection.commit()
-
-    with pytest.raises(ArchiveDamaged, match=r"is damaged \(it has .* log rows.*\), so nothing was copied"):
-        await archive.backup(tmp_path / "copy")
+    async with archive_changed_by("DELETE FROM log WHERE sequence = 2", tmp_path / "archive.db") as archive:
+        with pytest.raises(ArchiveDamaged, match=r"is damaged \(it has .* log rows.*\), so nothing was copied"):
+            await archive.backup(tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
-    await archive.close()
