@@ -141,6 +141,20 @@ def forecast(
     return Forecast(model.predict(unfinished), model.deviation, bar, len(finished))
 
 
+def expected_ends(curves: Sequence[Curve]) -> list[float | None]:
+    """Each curve's ``final``; of one without, the value predicted at its last step from those with one.
+
+    ``final`` may be another measure than the loss, of all curves alike. ``None`` if too few have one.
+    """
+    finished = [curve for curve in curves if curve.final is not None]
+    fractions = {curve.progress for curve in curves if curve.final is None and curve.progress < 1}
+    models = {fraction: fit(finished, fraction) for fraction in fractions}
+    return [
+        model.predict(curve) if curve.final is None and (model := models.get(curve.progress)) else curve.final
+        for curve in curves
+    ]
+
+
 QUANTILES = ((0.25, 0.75), (0.5, 0.5))
 """At a quarter of the steps the worst quarter is stopped, at half of them the worse half of the rest."""
 MIN_COMPARED = 16

@@ -12,6 +12,7 @@ import grpc.aio
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 
+from services.archive.policies import stopping_rule
 from services.contracts import (
     archive_pb2,
     archive_pb2_grpc,
@@ -118,9 +119,12 @@ async def entries_for(
 
 
 async def with_measured(context: Context, archive: archive_pb2_grpc.ArchiveAsyncStub) -> Context:
-    """The context with the run's best candidates by loss, without programs, as data for the surrogate."""
-    run, stage = context.record.run, context.record.stage
-    request = archive_pb2.ListCandidatesRequest(run=run, sort="loss", stage=stage, page_size=MEASURED, slim=True)
+    """The context with the run's best candidates by loss, as data for the surrogate.
+
+    Their curves are fetched only for runs that stop trainings early.
+    """
+    run, stage, slim = context.record.run, context.record.stage, stopping_rule(context.settings.policies) == "none"
+    request = archive_pb2.ListCandidatesRequest(run=run, sort="loss", stage=stage, page_size=MEASURED, slim=slim)
     return replace(context, board=tuple((await archive.ListCandidates(request, timeout=30)).candidates))
 
 

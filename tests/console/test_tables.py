@@ -38,11 +38,11 @@ def test_parts_of_the_cost_are_wrapped_beside_their_titles(
     """A line per mind or prompt has five numbers."""
     monkeypatch.setenv("COLUMNS", "60")
     drafts = {"asked": 12, "passed_at_first": 10, "rate": 0.83, "repeats": 1, "failed_checks": 1}
-    print_costs({"drafts": {"offline surrogate 2": drafts}})
+    print_costs({"drafts": {"offline surrogate 3": drafts}})
 
     assert capsys.readouterr().out.splitlines() == [
         "drafts",
-        "  offline surrogate 2     asked 12, passed at first 10, rate",
+        "  offline surrogate 3     asked 12, passed at first 10, rate",
         "                          0.83, repeats 1, failed checks 1",
     ]
 

@@ -2,11 +2,21 @@
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from services.domain.curves import Curve, behind, features, fit, forecast, replay_quantiles, replay_stopping
+from services.domain.curves import (
+    Curve,
+    behind,
+    expected_ends,
+    features,
+    fit,
+    forecast,
+    replay_quantiles,
+    replay_stopping,
+)
 from services.domain.statistics import spearman
 
 
@@ -24,6 +34,18 @@ def family(count: int, noise: float, seed: int = 0) -> list[Curve]:
 def cut(curve: Curve, share: float) -> Curve:
     count = int(len(curve.steps) * share)
     return Curve(curve.steps[:count], curve.losses[:count], curve.total)
+
+
+def test_unfinished_curves_are_expected_to_end_like_finished_ones() -> None:
+    """Here each ends at twice its loss at 30 % of the steps; with too few finished ones there is no prediction."""
+    curves = [replace(curve, final=2 * curve.level(0.3)) for curve in family(9, 0.0)]
+    started = cut(curves[0], 0.3)
+
+    *ends, expected = expected_ends([*curves[1:], started])
+
+    assert ends == [curve.final for curve in curves[1:]]
+    assert expected == pytest.approx(curves[0].final, abs=1e-3)
+    assert expected_ends([*curves[2:], started])[-1] is None
 
 
 def test_regression_orders_unfinished_curves_better_than_their_loss() -> None:

@@ -127,6 +127,26 @@ def measured_compositions(count: int) -> list[pb.Candidate]:
     return records
 
 
+async def test_a_training_that_stopped_early_counts_with_its_predicted_end(bus: Bus) -> None:
+    """Its fitness is the lowest as it was trained the least, but its curve is far below those of all others."""
+    records = measured_compositions(12)
+    stopped = records[0]
+    for number, record in enumerate(records):
+        level = 1.0 if record is stopped else 3.0 - 0.01 * number
+        seed = record.training.seeds.add(loss=record.training.loss)
+        for step in range(10, 30 if record is stopped else 101, 10):
+            seed.curve.add(step=step, train_loss=level + 1 / step)
+    stopped.training.seeds[0].stopped = "its training loss was above a quantile"
+    archive = Archive(settings_of(policies=[("search", "surrogate"), ("stopping", "quantiles")]), [PARENT, *records])
+
+    async with researcher(Neighbours(archive), OfflineProposer) as seat:
+        (event,) = await seat.handler.handle(seat.requested(bus, number=20))
+
+    proposal = event.candidate_proposed.proposal
+    assert "under a model of 12 measured mixers" in proposal.motivation
+    assert proposal.parent == stopped.id
+
+
 async def test_a_draft_that_fails_the_check_is_followed_by_another(bus: Bus) -> None:
     """The failure stays in the history with its numbers."""
     neighbours = Neighbours(Archive(settings_of()), Checker(LEAKS, PASSED))
