@@ -33,6 +33,7 @@ def test_one_seed_scatters_more_than_the_mean_of_five() -> None:
     [
         ("confirmed", 1.90, True, "the claim HOLDS on this machine"),
         ("confirmed", 2.01, False, "the claim is NOT shown on this machine"),
+        ("confirmed", 1.96, False, "1 seed(s) give up to 0.0447 by chance: try --seeds 2"),
         ("confirmed", 1.80, True, "outside the [+0.0010, +0.0990]"),
         ("refuted", 1.96, True, "the log's verdict (refuted) HOLDS here"),
         ("refuted", 1.80, False, "the log's verdict (refuted) does NOT hold here"),
@@ -48,8 +49,9 @@ def test_a_claim_holds_by_the_gain_of_fresh_seeds(outcome: str, loss: float, hol
 
 
 def test_several_seeds_are_averaged() -> None:
-    """One that fails to show the gain is outweighed."""
+    """One that fails to show the gain is outweighed, and a gain that one may give by chance is shown by two."""
     assert judged(claim(), [900_001, 900_002], [2.01, 1.9], [2.0, 2.0]).holds
+    assert judged(claim(), [900_001, 900_002], [1.96, 1.96], [2.0, 2.0]).holds
 
 
 def test_a_claim_is_shown_with_its_evidence() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -229,11 +230,17 @@ def repeat(claim: Mapping[str, Any], seeds: Sequence[int]) -> Repeated:
 def judged(
     claim: Mapping[str, Any], seeds: Sequence[int], losses: Sequence[float], controls: Sequence[float]
 ) -> Repeated:
-    """Whether the losses support the claim: a confirmed one needs a gain, others a gain in the expected interval."""
+    """Whether the losses support the claim: a confirmed one needs a gain that so many seeds do not give by chance,
+    others a gain in the expected interval.
+
+    The noise between seeds is that of the claim's interval.
+    """
     gain = fmean(control - own for own, control in zip(losses, controls, strict=True))
     low, high = claim["expected"]["low"], claim["expected"]["high"]
+    of_mean = (claim["interval"]["high"] - claim["interval"]["low"]) / 2
+    by_chance = of_mean * math.sqrt(len(claim["seeds"]) / len(seeds))
     confirmed = claim["outcome"] == "confirmed"
-    holds = gain > 0 if confirmed else low <= gain <= high
+    holds = gain > by_chance if confirmed else low <= gain <= high
     if confirmed:
         verdict = "the claim HOLDS on this machine" if holds else "the claim is NOT shown on this machine"
     else:
@@ -243,6 +250,11 @@ def judged(
         f"{verdict}: {claim['name']} {fmean(losses):.4f}, {claim['control_name']} {fmean(controls):.4f} nats per "
         f"token, gain {gain:+.4f}, {where} the {interval_text(low, high)} expected of one seed on the run's own text"
     )
+    if confirmed and 0 < gain <= by_chance:
+        enough = max(len(seeds) + 1, math.ceil(2 * len(claim["seeds"]) * (of_mean / claim["effect"]) ** 2))
+        sentence += (
+            f"; without any difference {len(seeds)} seed(s) give up to {by_chance:.4f} by chance: try --seeds {enough}"
+        )
     return Repeated(tuple(seeds), tuple(losses), tuple(controls), gain, holds, sentence)
 
 
