@@ -1,6 +1,6 @@
 """Compare two searches by pairs of short runs with equal seeds, and the paired difference of the best loss.
 
-    python -m bench.paired_search [--in-process] [--sides surrogate,random] [--pairs 10] [--candidates 24] [--out FILE]
+    python -m bench.paired_search [--in-process] [--sides informed,random] [--pairs 10] [--candidates 24] [--out FILE]
     python -m bench.paired_search --mind openai --policy experiments --sides 3,0 --candidates 4 --pairs 2
 
 Both runs of a pair have the same seed, baselines, scale and budget, one seat, and a temporary data folder. Only one
@@ -32,6 +32,7 @@ from services.domain.statistics import paired_test, power
 from services.domain.structure import fingerprint
 from services.llm.port import OFFLINE
 from services.researcher.offline_search import Seed, propose_by_surrogate, propose_offline
+from services.table.prior import table_prior
 
 Train = Callable[[str], float | None]
 """From a program to its held-out loss; None if it failed."""
@@ -124,7 +125,9 @@ def measure_in_process(side: str, seed: int, candidates: int, baselines: Sequenc
         if side == "random":
             proposal = propose_offline(parent, references, (), (), rng, is_repeat)
         else:
-            proposal = propose_by_surrogate(parent, references, list(measured.values()), (), rng, is_repeat)
+            seeds = list(measured.values())
+            prior = table_prior() if side == "informed" else None
+            proposal = propose_by_surrogate(parent, references, seeds, (), rng, is_repeat, prior=prior)
         loss = train(proposal.program)
         losses.append(loss)
         proposed.add(fingerprint(proposal.program).digest)
@@ -220,7 +223,7 @@ def _read(file: Path, settings: Mapping[str, object]) -> list[Run]:
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sides", default="surrogate,random", help="two values of the policy")
+    parser.add_argument("--sides", default="informed,random", help="two values of the policy")
     parser.add_argument("--policy", default="search", help="the policy in which the sides differ")
     parser.add_argument("--mind", default=OFFLINE, help="as of `asi-arch run`")
     parser.add_argument("--pairs", type=int, default=10)

@@ -13,7 +13,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "leakage": fitness.POLICIES,
     "match": ("none", "width"),
     "stopping": ("quantiles", "extrapolation", "none"),
-    "search": ("surrogate", "bandit", "random"),
+    "search": ("informed", "surrogate", "bandit", "random"),
 }
 """The values of policies with fixed choices."""
 OF_PROMOTION = frozenset(

@@ -472,7 +472,7 @@ class Policies(_message.Message):
     ablations: _builtins.int
     """that the analyst may ask for"""
     search: _builtins.str
-    """of the offline mind: "surrogate", "bandit" or "random" """
+    """of the offline mind: "informed", "surrogate", "bandit" or "random" """
     verify: _builtins.int
     """The promotion, and the evidence that it takes.
     paper: candidates that are trained again of each block

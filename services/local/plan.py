@@ -36,7 +36,7 @@ TINY_POOL = pb.PoolSettings(size=12, parents=4, references=3, cold_start=5, batc
 PAPER_POOL = pb.PoolSettings(size=50, parents=10, references=4, cold_start=200, batch=50)
 PARTS = ("cognition", "analysis", "judge")
 HOUR = 3600
-SEARCH, PARENTS = "surrogate", "power-law"  # the best in `asi-arch table compare`
+SEARCH, PARENTS = "informed", "power-law"  # the best in bench/paired_search.py and `asi-arch table compare`
 STOPPING = "quantiles"
 """Used in every new run: `asi-arch table info` measures what it saves, and that it loses none of the best."""
 

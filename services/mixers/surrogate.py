@@ -1,15 +1,16 @@
 """Models that predict scores from earlier candidates.
 
 `expected_improvement` is that of a Gaussian process over descriptions whose kernel decreases with the number of
-different fields; `Bandit` has a posterior of each move's gain and samples from it.
+different fields, and may begin with a `Prior`; `Bandit` has a posterior of each move's gain and samples from it.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,26 +24,58 @@ NOISE = 0.05
 """Variance of a score over seeds, as a share of the variance over mixers."""
 
 
+SHARE_OF_PRIOR = 4.0
+"""Prior variance of the factor between a prior and the scores, both in standard deviations: the data determine it."""
+
+Prior = Callable[[Sequence[Mixer]], NDArray[np.float64]]
+"""Predicts mixers from measurements elsewhere, in these measurements' standard deviations; higher is better."""
+
+
 def expected_improvement(
-    mixers: Sequence[Mixer], measured: Sequence[Mixer], scores: Sequence[float]
+    mixers: Sequence[Mixer], measured: Sequence[Mixer], scores: Sequence[float], prior: Prior | None = None
 ) -> NDArray[np.float64]:
     """The expected improvement of each mixer over the best prediction for a measured one; at least zero.
 
     At least two mixers are measured, and higher scores are better. With noise, the best score would be one of the
-    luckiest.
+    luckiest. With a prior, the scores are modelled as a multiple of it, as far as they follow it, plus the rest.
     """
     known, targets = [_fields(mixer) for mixer in measured], np.array(scores, dtype=float)
     scale = float(targets.std()) or 1.0
     kernel, shared = _kernel(known, known), _kernel([_fields(mixer) for mixer in mixers], known)
-    factor = np.linalg.cholesky(kernel + NOISE * np.eye(len(targets)))
-    weights = np.linalg.solve(factor.T, np.linalg.solve(factor, (targets - targets.mean()) / scale))
+    variance = np.ones(len(mixers))
+    if prior is not None:
+        ours, theirs = prior(mixers), prior(measured)
+        kernel += SHARE_OF_PRIOR * np.outer(theirs, theirs)
+        shared += SHARE_OF_PRIOR * np.outer(ours, theirs)
+        variance += SHARE_OF_PRIOR * ours**2
+    factor, weights = _solved(kernel, (targets - targets.mean()) / scale)
     solved = np.linalg.solve(factor, shared.T)
-    mean, deviation = shared @ weights, np.sqrt(np.maximum(1.0 - (solved * solved).sum(axis=0), 1e-9))
+    mean, deviation = shared @ weights, np.sqrt(np.maximum(variance - (solved * solved).sum(axis=0), 1e-9))
     z = (mean - (kernel @ weights).max()) / deviation
     below = np.array([0.5 * math.erfc(-value / math.sqrt(2)) for value in z])
     gain = deviation * (z * below + np.exp(-z * z / 2) / math.sqrt(2 * math.pi))
     improvement: NDArray[np.float64] = scale * np.maximum(gain, 0.0)
     return improvement
+
+
+def prior_from(measured: Sequence[Mixer], scores: Sequence[float]) -> Prior:
+    """The mean predictions of the model after these measurements. Higher scores are better."""
+    known, targets = [_fields(mixer) for mixer in measured], np.array(scores, dtype=float)
+    _, weights = _solved(_kernel(known, known), (targets - targets.mean()) / targets.std())
+
+    def predict(mixers: Sequence[Mixer]) -> NDArray[np.float64]:
+        return _kernel([_fields(mixer) for mixer in mixers], known) @ weights
+
+    return predict
+
+
+def _solved(
+    kernel: NDArray[np.float64], targets: NDArray[np.float64]
+) -> tuple[NDArray[np.floating[Any]], NDArray[np.float64]]:
+    """The Cholesky factor of the kernel with noise, and the weights of the targets."""
+    factor = np.linalg.cholesky(kernel + NOISE * np.eye(len(targets)))
+    weights: NDArray[np.float64] = np.linalg.solve(factor.T, np.linalg.solve(factor, targets))
+    return factor, weights
 
 
 def _fields(mixer: Mixer) -> dict[str, object]:

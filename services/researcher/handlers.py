@@ -33,7 +33,7 @@ from services.researcher.draft import (
     with_board,
     with_measured,
 )
-from services.researcher.offline_proposer import SURROGATE, describes
+from services.researcher.offline_proposer import MODELS, describes
 
 SERVICE = "researcher"
 MAX_REPEATS = 10
@@ -111,8 +111,8 @@ class Researcher:
         )
         if settings.mind not in ("", OFFLINE):
             return await with_board(context, self.archive, self.checker)
-        surrogate = settings.policies.search == SURROGATE
-        return await with_measured(context, self.archive) if surrogate else context
+        models = settings.policies.search in MODELS
+        return await with_measured(context, self.archive) if models else context
 
     async def _baseline(self, record: pb.Candidate, settings: events_pb2.RunSettings, job: Job) -> pb.Proposal:
         """A program of the zoo, checked like any other; the upper reference is exempt from the limit on cost."""

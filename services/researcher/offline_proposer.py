@@ -30,6 +30,7 @@ from services.researcher.offline_search import (
     propose_offline,
     starting_point,
 )
+from services.table.prior import table_prior
 
 Change = tuple[str, str, object]
 """A part of the mixer, one of its fields, and the field's new value."""
@@ -113,17 +114,18 @@ def _change_text(mixer: Mixer, part: str, field: str, value: object) -> str:
 
 
 NAME = "offline search 1"
-SURROGATE, BANDIT, RANDOM = "surrogate", "bandit", "random"
+INFORMED, SURROGATE, BANDIT, RANDOM = "informed", "surrogate", "bandit", "random"
+MODELS = (INFORMED, SURROGATE)
 RANDOM_NAME = "random compositions 1"
-NAMES = {BANDIT: NAME, SURROGATE: "offline surrogate 3", RANDOM: RANDOM_NAME}
+NAMES = {BANDIT: NAME, INFORMED: "offline informed 1", SURROGATE: "offline surrogate 3", RANDOM: RANDOM_NAME}
 WHY_NOT = "it is no part of it, or nothing sound remains"
 
 
 class OfflineProposer:
     """A search over known architectural moves, by the run's policy `search`.
 
-    `surrogate` uses a model of all measured candidates, `bandit` (if the policy is absent) the gains of moves, and
-    `random` neither.
+    `surrogate` uses a model of all measured candidates, `informed` one that begins with the shipped table of mixers,
+    `bandit` (if the policy is absent) the gains of moves, and `random` neither.
     """
 
     async def propose(self, context: Context, refusals: Sequence[Refusal]) -> Draft:
@@ -176,7 +178,7 @@ class OfflineProposer:
 
         if search == RANDOM:
             return propose_offline(parent, references, (), (), rng, is_repeat)
-        if search != SURROGATE:
+        if search not in MODELS:
             history = [
                 Observation(tuple(outcome.moves), outcome.gain if outcome.HasField("gain") else None)
                 for outcome in context.history
@@ -187,7 +189,8 @@ class OfflineProposer:
         measured = _scored(list(records.values()), context.settings, rng)
         names = [objective.name for objective in objectives_of(context.settings)]
         measure = f"a score of {', '.join(names)} under weights of its own" if names else "fitness"
-        return propose_by_surrogate(parent, references, measured, context.entries, rng, is_repeat, measure)
+        prior = table_prior() if search == INFORMED else None
+        return propose_by_surrogate(parent, references, measured, context.entries, rng, is_repeat, measure, prior)
 
 
 def _scored(records: Sequence[pb.Candidate], settings: RunSettings, rng: random.Random) -> list[Seed]:

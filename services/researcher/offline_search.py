@@ -13,7 +13,7 @@ from services.mixers.description import CATALOGUE, ROOT, Mixer
 from services.mixers.moves import LIBRARY, Move
 from services.mixers.moves.move import cross
 from services.mixers.render import render
-from services.mixers.surrogate import Bandit, Belief, Observation, expected_improvement
+from services.mixers.surrogate import Bandit, Belief, Observation, Prior, expected_improvement
 from services.researcher.draft import Draft
 
 MAX_NAME_MOVES = 4
@@ -188,11 +188,13 @@ def propose_by_surrogate(
     rng: random.Random,
     is_repeat: Callable[[str], bool] = lambda _: False,
     measure: str = "fitness",
+    prior: Prior | None = None,
 ) -> Draft:
     """Of many near and far children of the best mixers, propose the one with the highest expected improvement.
 
     `measured` are the run's scored candidates; `measure` names the score. With too few descriptions for a model, a
-    distant child is drawn at random. Other arguments and exceptions are those of `propose_offline`.
+    distant child is drawn at random, or the one of which the `prior` expects most. Other arguments and exceptions are
+    those of `propose_offline`.
     """
     described = [(starting_point(seed)[0], seed) for seed in measured if seed.description or seed.family in CATALOGUE]
     scored = [(mixer, seed.fitness) for mixer, seed in described if seed.fitness is not None]
@@ -225,16 +227,19 @@ def propose_by_surrogate(
                 consider(start, _Child(mixer, (move,)))
     ranking = list(children.values())
     grounds = ["Drawn by chance, far from what is known: too little is measured yet for a model."] * len(ranking)
-    if fits and ranking:
-        mixers, scores = zip(*scored, strict=True)
-        expected = expected_improvement([child.mixer for _, child in ranking], mixers, scores).tolist()
+    mixers = [child.mixer for _, child in ranking]
+    if ranking and (fits or prior):
+        if fits:
+            known, scores = zip(*scored, strict=True)
+            expected = expected_improvement(mixers, known, scores, prior).tolist()
+            text = f"it has the highest expected improvement, {{:.3f}} in {measure}, under a model of {len(scored)} "
+            text += "measured mixers" + (" that begins with the shipped table." if prior else ".")
+        else:
+            expected = prior(mixers).tolist() if prior else []
+            text = "the shipped table lets expect most of it: {:+.1f} deviations of the table; too little is measured."
         best_first = sorted(range(len(ranking)), key=lambda index: -expected[index])
         ranking = [ranking[index] for index in best_first]
-        grounds = [
-            f"Of {len(ranking)} children considered it has the highest expected improvement, {expected[index]:.3f} in "
-            f"{measure}, under a model of {len(scored)} measured mixers."
-            for index in best_first
-        ]
+        grounds = [f"Of {len(ranking)} children considered {text.format(expected[index])}" for index in best_first]
     for (start, child), ground in zip(ranking, grounds, strict=True):
         proposal = _proposal(child, start, starting_point(start)[1], untrained, entries, ground)
         if not is_repeat(proposal.program):

@@ -28,7 +28,7 @@ def test_policies_are_recorded_with_their_types() -> None:
 
     assert {field.name: value for field, value in policies.ListFields()} == {
         "prune": True, "prune_from": 0.25, "leakage": "probe", "verify_seeds": 3, "flops": "+0.1",
-        "search": "surrogate",
+        "search": "informed",
     }  # fmt: skip
     assert policies.prune is True
 
@@ -40,7 +40,7 @@ def test_policies_are_recorded_with_their_types() -> None:
         ("prune=yes", "policy prune is 'yes'; choose on or off"),
         ("leakage=ignore", "policy leakage is 'ignore'; choose one of investigate, probe, paper"),
         ("match=depth", "policy match is 'depth'; choose one of none, width"),
-        ("search=blind", "policy search is 'blind'; choose one of surrogate, bandit, random"),
+        ("search=blind", "policy search is 'blind'; choose one of informed, surrogate, bandit, random"),
         ("prune_from=1.5", "policy prune_from must be a share between 0 and 1, not 1.5"),
         ("prune_from=half", "policy prune_from must be a number from 0, not 'half'"),
         ("verify=-1", "policy verify must be a whole number from 0, not '-1'"),

@@ -4,15 +4,17 @@ import ast
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from services.contracts.cognition_pb2 import CognitionEntry
 from services.domain.structure import fingerprint
-from services.mixers.description import CATALOGUE, Mixer
+from services.mixers.description import CATALOGUE, Mixer, Output, Path
 from services.mixers.render import render
-from services.mixers.surrogate import Observation
+from services.mixers.surrogate import Observation, expected_improvement
 from services.researcher.draft import Draft
 from services.researcher.offline_search import (
     SearchExhaustedError,
@@ -163,6 +165,31 @@ def test_with_few_measured_descriptions_a_far_child_is_drawn_by_chance() -> None
 
     assert "too little is measured" in few.motivation
     assert len(few.moves) >= 3
+
+
+def likes_skips(mixers: Sequence[Mixer]) -> NDArray[np.float64]:
+    """A prior that was right elsewhere."""
+    return np.array([1.0 if mixer.output.skip != "none" else -1.0 for mixer in mixers])
+
+
+def test_a_prior_guides_the_search_before_there_is_a_model() -> None:
+    few = [propose_by_surrogate(PARENT, [], measured(7), [], random.Random(s), prior=likes_skips) for s in range(4)]
+
+    assert all(Mixer.model_validate(child.description).output.skip != "none" for child in few)
+    assert "the shipped table lets expect most of it: +1.0 deviations" in few[0].motivation
+
+
+@pytest.mark.parametrize(("sign", "better"), [(1.0, True), (-1.0, False)])
+def test_a_prior_counts_as_far_as_the_run_follows_it(sign: float, better: bool) -> None:
+    """Two mixers that differ in what it likes only; one that is wrong about this run counts reversed."""
+    known = [Mixer.model_validate_json(seed.description or "") for seed in measured(20)]
+    scores = sign * likes_skips(known)
+    plain = Mixer(paths=(Path(kind="routed"), Path(kind="dilated", size=4)))
+    skipping = plain.model_copy(update={"output": Output(skip="channel")})
+
+    without, with_prior = expected_improvement([plain, skipping], known, list(scores), likes_skips)
+
+    assert bool(with_prior > without) is better
 
 
 def test_a_surrogates_child_names_the_parent_that_was_modified() -> None:

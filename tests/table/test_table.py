@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from services.mixers.description import CATALOGUE
+from services.mixers.description import Path as MixerPath
 from services.mixers.render import render
 from services.table.analysis import effects
 from services.table.lattice import cells, find, neighbours
 from services.table.policies import POLICIES, policy
+from services.table.prior import table_prior
 from services.table.records import Record, append, pack, read, read_all
 from services.table.table import Choice, NotMeasured, Search, Table
 from tests.table.synthetic import synthetic_records
@@ -34,6 +36,17 @@ def test_every_cell_is_found_by_its_name_its_structure_and_its_mixer() -> None:
     assert find("gated_delta_net").mixer.structure() == CATALOGUE["gated_delta_net"].structure()
     with pytest.raises(ValueError, match="no architecture 'retnet'"):
         find("retnet")
+
+
+def test_the_prior_knows_mixers_beyond_the_table_by_what_they_have_in_common() -> None:
+    """RetNet's rotary phases are not in the table, and DeltaNet with a value skip and another path neither."""
+    names = ("delta_net_value_skip", "gated_delta_net", "delta_net", "linear_attention")
+    beyond = CATALOGUE["delta_net_value_skip"].model_copy(update={"paths": (MixerPath(kind="window", size=16),)})
+
+    *known, retnet, extended = table_prior()([*(CATALOGUE[name] for name in names), CATALOGUE["retnet"], beyond])
+
+    assert known == sorted(known, reverse=True)
+    assert known[-1] < retnet < 0 < extended < known[0]
 
 
 def test_every_cell_renders_to_a_program() -> None:
