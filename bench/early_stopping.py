@@ -1,8 +1,8 @@
-"""What early stopping costs the default search, simulated on the shipped table of mixers.
+"""What early stopping costs a search, simulated on the shipped table of mixers.
 
     python -m bench.early_stopping [--runs 100] [--trainings 100]
 
-Each run trains architectures chosen by `pool-surrogate`, the table's form of the offline mind's default, one after the
+Each run trains architectures chosen by `pool-surrogate`, the table's form of the offline mind's model, one after the
 other, with a random one of their recorded seeds. With stopping, the rule `quantiles` ends trainings by their recorded
 curves, as in a run, and the model is given either the held-out loss at the stop or the end predicted from the curves.
 Prints the regret: the true loss of the best of the five finished architectures with the lowest losses, minus the lowest
