@@ -8,6 +8,7 @@ probe       the name of one of `child_probes` → finding
 parameters  layer, offset → the layer's parameters from that offset on, as many as fit a message; whether those are all
 forward     state, layers, arithmetic, inputs [batch, length, width] and, for gradients, a direction → output, gradient;
             several layers are stacked as residual blocks
+place       as forward, and the length of a prefix → the line whose results for the prefix depend on what follows it
 end         → the child returns
 An exception of the program is returned as `raised`; the child then waits for the next request.
 """
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from services.engineer.checks.child_probes import run_probe
+from services.engineer.checks.place import line_of_length
 from services.engineer.checks.remote import State
 from services.engineer.checks.report import JSON, ArithmeticName, CheckSettings
 from services.engineer.checks.subject import (
@@ -56,6 +58,7 @@ def run(channel: Channel) -> None:
         "probe": _probe,
         "parameters": _parameters,
         "forward": _forward,
+        "place": _place,
     }
     while (request := channel.receive()).kind != "end":
         try:
@@ -149,6 +152,15 @@ def _forward(subject: Subject, request: Message) -> Answer:
         arithmetic.backward(loss)
         arrays["gradient"] = (torch.zeros_like(inputs) if inputs.grad is None else inputs.grad).numpy()
     return "output", {}, arrays
+
+
+def _place(subject: Subject, request: Message) -> Answer:
+    def forward(inputs: torch.Tensor) -> object:
+        return _forward(subject, replace(request, arrays={"inputs": inputs.numpy()}))
+
+    tolerance = ARITHMETICS[str(request.header["arithmetic"])].tolerance
+    inputs = torch.from_numpy(request.arrays["inputs"])
+    return "place", {"line": line_of_length(forward, inputs, request.integer("part"), tolerance)}, {}
 
 
 def _stacked(mixers: list[nn.Module], x: torch.Tensor) -> torch.Tensor:

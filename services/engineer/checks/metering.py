@@ -36,7 +36,7 @@ class Cost:
     peak_memory: int = 0  # bytes that were allocated and alive at the same time
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operation that runs inside the block."""
 
     @classmethod
@@ -58,7 +58,7 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The result of the operation."""
 
 
-class Meter(_Operations):
+class Meter(Operations):
     """Counts every operation that runs inside the block, in total or, which takes longer, also by line."""
 
     def __init__(self, by_line: bool = False) -> None:
@@ -75,8 +75,8 @@ class Meter(_Operations):
         flops = formula(*args, **kwargs, out_val=result) if formula else 0
         moved = 0
         if not is_view:
-            outputs = _tensors((result,))
-            for tensor in (*_tensors(args), *_tensors(kwargs.values()), *outputs):
+            outputs = tensors_of((result,))
+            for tensor in (*tensors_of(args), *tensors_of(kwargs.values()), *outputs):
                 moved += tensor.nbytes
             for tensor in outputs:
                 self.cost.largest_tensor = max(self.cost.largest_tensor, tensor.nbytes)
@@ -100,7 +100,7 @@ class Meter(_Operations):
         self._live_bytes -= size
 
 
-class _NonFiniteLines(_Operations):
+class _NonFiniteLines(Operations):
     """Notes the first line that computes NaN from other numbers, and the first one that computes infinity."""
 
     def __init__(self) -> None:
@@ -109,11 +109,11 @@ class _NonFiniteLines(_Operations):
         self.infinite: str | None = None
 
     def run(self, operation: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
-        inputs = [tensor for tensor in _tensors((args, *kwargs.values())) if tensor.is_floating_point()]
+        inputs = [tensor for tensor in tensors_of((args, *kwargs.values())) if tensor.is_floating_point()]
         of_nan = any(bool(tensor.isnan().any()) for tensor in inputs)
         of_infinity = any(bool(tensor.isinf().any()) for tensor in inputs)  # beforehand, as it may run in place
         result = operation(*args, **kwargs)
-        outputs = [tensor for tensor in _tensors((result,)) if tensor.is_floating_point()]
+        outputs = [tensor for tensor in tensors_of((result,)) if tensor.is_floating_point()]
         if operation._overloadpacket._qualified_op_name.partition("::")[2].startswith(_FILLING):
             return result
         if not of_nan and any(tensor.isnan().any() for tensor in outputs):
@@ -153,13 +153,14 @@ def _known(func: torch._ops.OpOverload) -> tuple[Callable[..., int] | None, bool
     return flop_registry.get(packet) or _MISSING.get(str(packet)), func.is_view
 
 
-def _tensors(values: Iterable[object]) -> list[Tensor]:
+def tensors_of(values: Iterable[object]) -> list[Tensor]:
+    """All tensors in values, tuples and lists."""
     tensors = list[Tensor]()
     for value in values:
         if isinstance(value, Tensor):
             tensors.append(value)
         elif isinstance(value, tuple | list):
-            tensors += _tensors(value)
+            tensors += tensors_of(value)
     return tensors
 
 

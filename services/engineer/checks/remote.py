@@ -137,15 +137,8 @@ class Remote:
         Raises ProgramRaised and ProtocolBroken.
         """
         arrays = {"inputs": inputs} if direction is None else {"inputs": inputs, "direction": direction}
-        header: dict[str, JSON] = {
-            "layers": self.layers,
-            "arithmetic": self.arithmetic,
-            "randomised": state.randomised,
-            "training": state.training,
-            "seed": self.seed % (1 << 31),
-        }
         try:
-            answer = await self.ask("forward", header, arrays, expect="output")
+            answer = await self.ask("forward", self._header(state), arrays, expect="output")
         except ProgramRaised as raised:
             rows, length, _ = inputs.shape
             longer = ": a program must accept inputs of any length" if length > self.settings.length else ""
@@ -160,6 +153,29 @@ class Remote:
         if gradient.shape != inputs.shape:
             raise ProtocolBroken("a gradient does not have the shape of the input")
         return output, gradient
+
+    async def place(self, inputs: Values, part: int, state: State) -> str:
+        """The program's line whose results for the first `part` positions depend on what follows, with words before it.
+
+        Empty if none is found, and in training mode, where noise has the shape of the input.
+        """
+        if state.training:
+            return ""
+        request: dict[str, JSON] = {**self._header(state), "part": part}
+        try:
+            line = (await self.ask("place", request, {"inputs": inputs}, expect="place")).header.get("line")
+        except ProgramRaised:
+            return ""
+        return f", first seen in {line[:200]}" if isinstance(line, str) else ""
+
+    def _header(self, state: State) -> dict[str, JSON]:
+        return {
+            "layers": self.layers,
+            "arithmetic": self.arithmetic,
+            "randomised": state.randomised,
+            "training": state.training,
+            "seed": self.seed % (1 << 31),
+        }
 
     async def supported(self, choices: Sequence[ArithmeticName] = ("double", "single", "autocast")) -> "Remote":
         """The program in the first arithmetic in which it runs. If there is none, the first error is raised."""

@@ -148,12 +148,10 @@ async def prefix(program: Remote) -> Finding:
         for part in parts:
             gap = largest_gap(output[:, :part], await mixer.output(inputs[:, :part], state), mixer.tolerance)
             if gap.relative > mixer.tolerance:
-                message = (
-                    f"the first {part} outputs differ when the input ends there instead of at {total} ({state}): "
-                    "compute nothing from the length of the input, such as position / length"
-                )
-                evidence = {**gap.evidence(), "prefix": part, "length": total, "layer": mixer.layer}
-                return Finding(True, message, evidence)
+                place = await mixer.place(inputs, part, state)
+                message = f"the first {part} outputs differ when the input ends there instead of at {total} ({state})"
+                message += f"{place}: compute nothing from the length of the input, such as position / length"
+                return Finding(True, message, {**gap.evidence(), "prefix": part, "length": total, "layer": mixer.layer})
     return Finding(False, "the output for a prefix is the prefix of the output")
 
 
@@ -309,7 +307,8 @@ async def _perturbation_leak(program: Remote, state: State, rows: int, length: i
         size = max(size_of(before), 1e-6 * size_of(reference[row]))
         leak = gaps(before, output[row, :cut]).max(axis=-1) / size
         if not float(leak.max()) <= program.tolerance:
-            return _leak("changes with", leak, int(leak.argmax()), cut, program, state, reference[row])
+            place = await program.place(program.noise(rows, length)[row : row + 1], cut, state)
+            return _leak("changes with", leak, int(leak.argmax()), cut, program, state, reference[row], place)
     return None
 
 
@@ -328,7 +327,9 @@ async def _gradient_leak(program: Remote, state: State, every: int) -> Finding |
     return None
 
 
-def _leak(how: str, leak: np.ndarray, position: int, cut: int, program: Remote, state: State, row: Values) -> Finding:
+def _leak(
+    how: str, leak: np.ndarray, position: int, cut: int, program: Remote, state: State, row: Values, place: str = ""
+) -> Finding:
     evidence: dict[str, JSON] = {
         "length": len(row),
         "layer": program.layer,
@@ -340,7 +341,7 @@ def _leak(how: str, leak: np.ndarray, position: int, cut: int, program: Remote, 
         "mode": state.mode,
     }
     message = (
-        f"an output before position {cut} {how} the input from {cut} on ({state}): "
+        f"an output before position {cut} {how} the input from {cut} on ({state}){place}: "
         "norms, pooling, softmax and convolutions along the length must read earlier positions only"
     )
     message += ", and so must the backward of an autograd.Function" if "gradient" in how else ""

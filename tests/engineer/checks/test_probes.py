@@ -27,11 +27,13 @@ FATAL = {probe.name for probe in PROBES if probe.fatal} | {"screen"}
 # DeltaNet's two mixers at the sizes of scale tiny: what the budget of parameters is measured by.
 SETTINGS = CheckSettings(baseline_parameters=135_232)
 ADVICE = {
+    "bad_chunk_summary": "first seen in line 57 (DeltaNet.forward): mixed = mixed * self.gate(summary).sigmoid(): ",
+    "bad_length_gate": "+ (1 - gate) * hidden_states: compute nothing from the length of the input, such as position /",
+    "bad_windows_by_length": "first seen in line 30 (DeltaNet.forward): mixed = mixed + weights[..., index, None]",
     "bad_growing_filter": "an FFT's rounding looks alike: bound decays",
     "bad_rows_end_to_end": "batch_first=True",
     "batch": "take no mean over the batch",
     "parameters": "of at most 2.5 ×; the largest of layer 0: experts.0.weight [256, 128], ",
-    "prefix": "position / length",
     "repeatability": "keep no state outside of self",
     "unused": "no gradient reaches: g_proj.weight",
     "drift": "if self.training only",
