@@ -273,8 +273,9 @@ def sentence(settings: pb.RunSettings, run: Estimate) -> str:
     if run.trainings is None or run.seconds is None:
         return "no budget bounds this run: it continues until it is stopped"
     seeds = f" of {settings.candidate_seeds} seeds" if settings.candidate_seeds > 1 else ""
-    baselines = len(settings.baselines)
-    counts = f"{baselines} baseline{'s' * (baselines != 1)}, {run.candidates} candidate{'s' * (run.candidates != 1)}"
+    given = sum(program.name not in settings.baselines for program in settings.programs)
+    numbers = {"baseline": len(settings.baselines), "seed program": given or None, "candidate": run.candidates}
+    counts = ", ".join(f"{count} {noun}{'s' * (count != 1)}" for noun, count in numbers.items() if count is not None)
     text = f"{run.trainings} trainings ({counts}{seeds}), about {duration_text(run.seconds)}"
     if settings.promotion not in ("", "none"):
         text += " and second trainings of promoted candidates"
@@ -286,8 +287,7 @@ def sentence(settings: pb.RunSettings, run: Estimate) -> str:
         text += f", {run.tokens:,} language-model tokens for {run.money:.2f} $ by the cost of earlier runs"
     elif settings.mind not in ("", "offline"):
         text += "; no earlier run of this archive gives the price of its language model"
-    limits = _limits(settings.budget)
-    return f"{text}; the budget ends it at {limits}" if limits else text
+    return f"{text}; the budget ends it at {limits}" if (limits := _limits(settings.budget)) else text
 
 
 def duration_text(seconds: float) -> str:

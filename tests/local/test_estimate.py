@@ -130,14 +130,18 @@ async def test_text_that_the_engineer_cannot_read_is_refused(precision: str) -> 
 
 async def test_a_fast_machine_does_the_usual_run_and_says_how_long_it_takes() -> None:
     """Six candidates beside five baselines."""
-    notes: list[str] = []
+    notes, of_own = list[str](), list[str]()
     async with machine(tiny=60.0, mini=9.0) as client:
         settings = await plan_run(client, ADAPTING, run_settings(ADAPTING), [], notes.append)
+        own = pb.RunSettings(programs=[pb.GivenProgram(name="mine"), pb.GivenProgram(name="delta_net")])
+        own.MergeFrom(settings)
+        await plan_run(client, ADAPTING, own, [], of_own.append)
 
     assert (settings.scale, settings.budget.candidates, settings.scale_overrides["precision"]) == ("tiny", 6, "fp32")
     assert notes[-1] == (
         "11 trainings (5 baselines, 6 candidates), about 6 minutes, and two more for each suspiciously low loss"
     )
+    assert of_own[-1].startswith("12 trainings (5 baselines, 1 seed program, 6 candidates), ")
 
 
 async def test_a_slower_machine_makes_fewer_candidates_and_a_slow_one_a_named_smaller_scale() -> None:
