@@ -31,6 +31,7 @@ from services.engineer.program import explain, traceback_tail
 
 SHAPE = (2, 65)  # (batch, length)
 _LABELS: Mapping[ArithmeticName, str] = {"single": "fp32", "autocast": "bf16 autocast"}
+_SETTINGS: Mapping[ArithmeticName, str] = {"single": "fp32", "autocast": "bf16-autocast"}
 RUN_SHAPES = ((2, 64), (1, 1), (3, 37), (1, 130))  # (batch, length): whole chunks, a single token, odd, several chunks
 STEPS = 2  # a tensor that is kept with its graph fails in the second one
 LARGE = 1e3
@@ -64,7 +65,7 @@ def runs(subject: Subject) -> Finding:
     message = f"{type(subject.fresh(subject.plain)).__name__} builds and runs forward and backward"
     if failures:
         supported = next(name for name in names if name not in failures)
-        message += f", in {_LABELS[supported]} only: it cannot be trained in {_LABELS[next(iter(failures))]}"
+        message += f", in {_LABELS[supported]} only; for {_LABELS[next(iter(failures))]}, {_remedy(supported)}"
     return Finding(fault is not None, fault or message, {"precision": subject.exact.name})
 
 
@@ -98,8 +99,15 @@ def _advice(subject: Subject, name: ArithmeticName, batch: int, length: int) -> 
     except Exception:  # noqa: BLE001 - candidate code may raise anything; the first error is reported
         return ""
     return (
-        f" (training here computes in {_LABELS[name]}, but the program runs only in {_LABELS[fallback.name]}: name no "
-        "dtype, or cast operands to a common one, as in y.to(x.dtype))"
+        f" (training here computes in {_LABELS[name]}, but the program runs only in {_LABELS[fallback.name]}: "
+        f"{_remedy(fallback.name)})"
+    )
+
+
+def _remedy(supported: ArithmeticName) -> str:
+    return (
+        "name no dtype, or cast operands to a common one, as in y.to(x.dtype); as it is, it can be trained with "
+        f"--set precision={_SETTINGS[supported]}"
     )
 
 
