@@ -74,7 +74,8 @@ class JudgeService(judge_pb2_grpc.JudgeServicer):
         question = archive_pb2.GetCandidateRequest(run=request.run, candidate=request.candidate)
         record = await self._archive.GetCandidate(question, timeout=30)
         if not record.training.HasField("loss"):
-            raise NotPossible(f"candidate {record.id} is not measured: it is {candidate_pb2.State.Name(record.state)}")
+            state = candidate_pb2.State.Name(record.state).removeprefix("STATE_").lower()
+            raise NotPossible(f"candidate {record.id} has no held-out loss to judge: it is {state}")
         try:
             case = await case_of(self._archive, self._handler.runs, record)
             return await self._handler.verdict(case, None)

@@ -138,21 +138,24 @@ async def test_a_calibration_asks_the_model_about_the_root(bus: Bus) -> None:
 
 
 @pytest.mark.parametrize(
-    ("archive", "candidate"),
+    ("archive", "candidate", "reason"),
     [
-        (Archive(ROOT, untrained(ANCHOR)), ANCHOR.id),
-        (Archive(untrained(ROOT), ANCHOR, CHILD), CHILD.id),
-        (Archive(untrained(ROOT, pb.STATE_REJECTED), CHILD), CHILD.id),
+        (Archive(ROOT, untrained(ANCHOR)), ANCHOR.id, "no held-out loss to judge: it is training"),
+        (Archive(untrained(ROOT), ANCHOR, CHILD), CHILD.id, "not measured yet"),
+        (Archive(untrained(ROOT, pb.STATE_REJECTED), CHILD), CHILD.id, "rejected"),
     ],
     ids=["candidate not measured", "root not measured", "root rejected"],
 )
-async def test_a_candidate_that_cannot_be_judged_is_a_failed_precondition(archive: Archive, candidate: str) -> None:
+async def test_a_candidate_that_cannot_be_judged_is_a_failed_precondition(
+    archive: Archive, candidate: str, reason: str
+) -> None:
     """The error names the candidate's state."""
     async with judging(archive) as bench:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await bench.client.Judge(judge_pb2.JudgeRequest(run="r1", candidate=candidate), timeout=10)
 
     assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert reason in (refused.value.details() or "")
 
 
 async def test_a_replay_is_not_calibrated() -> None:
