@@ -136,7 +136,8 @@ _EXPLANATIONS = (
     (r"forward\(\) missing \d+ required positional",
      "forward is called with the hidden states alone: give its other parameters defaults"),
     (r"too many values to unpack \(expected 2\)|not enough values to unpack \(expected 4",
-     "the program unpacks another number of values than it names: hidden states are [batch, length, width]"),
+     "the program unpacks another number of values than it names: hidden states are [batch, length, width]; a class "
+     "that takes tokens [batch, length] is a whole model, so name the mixer's class DeltaNet"),
     (r"uninitialized parameter|UninitializedParameter",
      "the program has lazy modules, whose sizes are unknown before the first forward: "
      "use nn.Linear(hidden_size, ...) instead of nn.LazyLinear(...)"),

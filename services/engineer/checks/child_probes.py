@@ -10,7 +10,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from services.engineer.checks.compare import largest_gap
+from services.engineer.checks.compare import largest_gap, other_shape
 from services.engineer.checks.metering import cost, line_of_non_finite, unusual_state
 from services.engineer.checks.remote import State
 from services.engineer.checks.report import JSON, ArithmeticName, Finding
@@ -120,7 +120,7 @@ def _problem(subject: Subject, arithmetic: Arithmetic, batch: int, length: int, 
         with arithmetic.active():
             output = output_of(mixer(inputs))
         if output.shape != inputs.shape:
-            return f"the output has shape {tuple(output.shape)} for an input of shape {tuple(inputs.shape)}"
+            return other_shape(output.shape, inputs.shape)
         if not output.requires_grad:
             return "the output has no gradient: compute it from parameters, without torch.no_grad() and detach()"
         arithmetic.backward(output.float().pow(2).mean())
@@ -345,4 +345,4 @@ def run_probe(name: str, subject: Subject) -> Finding:
     try:
         return PROBES[name](subject)
     except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the error is the finding
-        return Finding(True, f"raised {explain(error)}"[:800], {"traceback": traceback_tail(error)})
+        return Finding(True, explain(error)[:800], {"traceback": traceback_tail(error)})

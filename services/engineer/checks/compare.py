@@ -53,6 +53,12 @@ def largest_gap(left: Values, right: Values, tolerance: float) -> Gap:
     return Gap(float(by_position[position]), position, int((by_position > tolerance).sum()))
 
 
+def other_shape(output: Sequence[int], inputs: Sequence[int]) -> str:
+    """The message on an output that does not have the shape of the input."""
+    shapes = f"the output has shape {tuple(output)} for an input of shape {tuple(inputs)}"
+    return f"{shapes}: forward takes and returns [batch, length, width]"
+
+
 def relative_gap(expected: NDArray[Any], value: NDArray[Any], floor: float) -> float:
     """The largest difference relative to the largest expected value, which is taken as at least `floor`.
 

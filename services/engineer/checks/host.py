@@ -201,7 +201,7 @@ class _Probing:
                         finding = await self._finding(probe.name, precise or remote, child)
                     except ProgramRaised as raised:
                         evidence: dict[str, JSON] = {"traceback": raised.traceback}
-                        finding = Finding(True, f"raised {raised.message}", evidence)
+                        finding = Finding(True, raised.message, evidence)
                     self.findings[probe.name] = finding
                     self.cpu_seconds[probe.name] = child.processor_seconds() - start
                     if probe.fatal and finding.violated:

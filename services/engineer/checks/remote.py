@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from services.engineer.checks.compare import Values
+from services.engineer.checks.compare import Values, other_shape
 from services.engineer.checks.report import JSON, ArithmeticName, CheckSettings, Finding
 from services.sandbox import Child, ChildTimeout, Message
 
@@ -137,19 +137,19 @@ class Remote:
         Raises ProgramRaised and ProtocolBroken.
         """
         arrays = {"inputs": inputs} if direction is None else {"inputs": inputs, "direction": direction}
+        rows, length, _ = inputs.shape
+        longer = ": a program must accept inputs of any length" if length > self.settings.length else ""
+        layers = f"layer {', '.join(map(str, self.layers))}, " if any(self.layers) else ""
+        layers += ALONE if layers and len(self.layers) == 1 else ""
+        where = f"{layers}batch {rows}, length {length}{longer}"
         try:
             answer = await self.ask("forward", self._header(state), arrays, expect="output")
         except ProgramRaised as raised:
-            rows, length, _ = inputs.shape
-            longer = ": a program must accept inputs of any length" if length > self.settings.length else ""
-            layers = f"layer {', '.join(map(str, self.layers))}, " if any(self.layers) else ""
-            layers += ALONE if layers and len(self.layers) == 1 else ""
-            where = f"{layers}batch {rows}, length {length}{longer}"
             raise ProgramRaised(f"{raised.message} ({where})", raised.traceback) from raised
         output = _floats(answer, "output")
         gradient = output if direction is None else _floats(answer, "gradient")
         if output.shape != inputs.shape:
-            raise ProgramRaised(f"the output has shape {output.shape} for an input of shape {inputs.shape}", "")
+            raise ProgramRaised(f"{other_shape(output.shape, inputs.shape)} ({where})", "")
         if gradient.shape != inputs.shape:
             raise ProtocolBroken("a gradient does not have the shape of the input")
         return output, gradient

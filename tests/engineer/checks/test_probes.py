@@ -209,7 +209,7 @@ async def test_an_error_of_a_later_layer_names_the_layer(sandbox: Sandbox) -> No
 
 @pytest.mark.slow
 async def test_the_message_names_the_cause(sandbox: Sandbox) -> None:
-    """These named another one, such as a gradient that the program does not compute, or no line."""
+    """These named another one, such as a gradient that the program does not compute, no line, or no remedy."""
     returns_input = text_of(ZOO / "life" / "bad_returns_its_input.py")
     keeps_graph = text_of(ZOO / "runs" / "bad_keeps_its_graph.py")
     projects = returns_input.replace("self.project(hidden_states)", "x = self.project(hidden_states)")
@@ -222,6 +222,8 @@ async def test_the_message_names_the_cause(sandbox: Sandbox) -> None:
     copied = loop.replace("states.append(state)", "states = torch.cat([*states[:1], state[:, None]], 1)[None]")
     copied = copied.replace("torch.stack(states, 1)", "states[0]")
     causes = {
+        projects.replace("return hidden_states", "return x.mT"): "forward takes and returns [batch, length, width]",
+        projects.replace("return hidden_states", "return x[:, :1500]"): "must accept inputs of any length",
         copied: "states = torch.cat([*states[:1], state[:, None]], 1)[None]; in each step of a loop, update a state",
         text_of(ZOO / "cost" / "bad_decay_mask.py"): "line 58 (DeltaNet.forward): reach = torch.exp(",
         text_of(ZOO / "cost" / "bad_backward_over_all_pairs.py"): "line 15 (RunningSum.backward): return torch.ones(",

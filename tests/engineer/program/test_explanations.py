@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("prepared_child")
             "y = hidden_states.requires_grad_().exp().sum()\n        y.backward()\n        y.backward()",
             "what it needs of another layer, which would lose gradients by that, compute again from its own hidden",
         ),
-        ("batch, length = hidden_states.shape", "hidden states are [batch, length, width]"),
+        ("batch, length = hidden_states.shape", "hidden states are [batch, length, width]; a class that takes tokens"),
         ("raise PermissionError(1, 'refused', '/a/torch/_inductor/__init__.py')", "such as torch.use_deterministic"),
         ("raise PermissionError(1, 'refused', '/a/json.py')", "imports a module that is not loaded"),
         ("raise PermissionError(1, 'Operation not permitted')", "starts a process, sends a signal or"),
