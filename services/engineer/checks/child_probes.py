@@ -34,6 +34,7 @@ _LABELS: Mapping[ArithmeticName, str] = {"single": "fp32", "autocast": "bf16 aut
 _SETTINGS: Mapping[ArithmeticName, str] = {"single": "fp32", "autocast": "bf16-autocast"}
 RUN_SHAPES = ((2, 64), (1, 1), (3, 37), (1, 130))  # (batch, length): whole chunks, a single token, odd, several chunks
 STEPS = 2  # a tensor that is kept with its graph fails in the second one
+WRITTEN = 0.01  # relative change of a parameter in a forward; rounding is less where it is normalised in place again
 LARGE = 1e3
 _NOT_FINITE = "the output is not finite for standard normal inputs"
 DRIFT_CALLS, CHECKPOINT_CALLS = 4, 3
@@ -53,8 +54,9 @@ def _compare(
 def runs(subject: Subject) -> Finding:
     """Builds the mixer and runs it forward and backward at several batch sizes and lengths, as in training.
 
-    Two steps follow each other at the first size, and leave the names and shapes of the mixer's tensors. The scale's
-    precision is tested; where the training machine decides, one that runs suffices, and the message names it.
+    Two steps follow each other at the first size, and leave the names and shapes of the mixer's tensors; the second one
+    leaves its parameters, too, as no optimiser takes part. The scale's precision is tested; where the training machine
+    decides, one that runs suffices, and the message names it.
     Does not detect: failures at other sizes, lengths, devices and options, or after many calls.
     """
     names = subject.settings.of_training
@@ -116,6 +118,7 @@ def _problem(subject: Subject, arithmetic: Arithmetic, batch: int, length: int, 
     mixer = subject.fresh(arithmetic)
     shapes, noise = shapes_of(mixer), subject.noise(batch, length, subject.width).to(arithmetic.dtype)
     for _ in range(steps):
+        before = {name: values.detach().to(torch.complex128, copy=True) for name, values in mixer.named_parameters()}
         inputs = noise.clone().requires_grad_()
         with arithmetic.active():
             output = output_of(mixer(inputs))
@@ -128,7 +131,12 @@ def _problem(subject: Subject, arithmetic: Arithmetic, batch: int, length: int, 
             return _NOT_FINITE
     changed = sorted(name for name, _ in shapes.items() ^ shapes_of(mixer).items())
     advice = "create all parameters and buffers in __init__, with fixed sizes, and tables for a length in each forward"
-    return f"forward creates or resizes {changed[0]}: {advice}" if changed else None
+    if changed:
+        return f"forward creates or resizes {changed[0]}: {advice}"
+    after = {name: parameter.detach().to(torch.complex128) for name, parameter in mixer.named_parameters()}
+    written = [name for name in after if (after[name] - before[name]).norm() > WRITTEN * before[name].norm()]
+    advice = "make changed weights new tensors, for each row alone, and begin each forward with the parameters"
+    return f"each forward changes the parameter {written[0]}: {advice}" if written and steps > 1 else None
 
 
 def life(subject: Subject) -> Finding:

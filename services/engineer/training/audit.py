@@ -135,8 +135,8 @@ async def audit(job: Job, sandbox: Sandbox, segment: Segment, names: tuple[str, 
             f"From step {start} on, {len(segment.rows)} optimiser steps changed the weights otherwise than the "
             f"gradients of their batches do (relative deviation {deviation:.2f}, {MAX_DEVIATION} is tolerated; "
             f"{distance:.2f} times as far, {MAX_DISTANCE} is tolerated): "
-            "leave the optimiser alone, and register all that the output depends on: parameters, buffers and modules, "
-            "those in a list as nn.ParameterList or nn.ModuleList.",
+            "leave the optimiser alone, change no parameter in forward, and register all that the output depends on: "
+            "parameters, buffers and modules, those in a list as nn.ParameterList or nn.ModuleList.",
             {"step": start, "steps": len(segment.rows), "deviation": min(deviation, 1e9), "reach": min(distance, 1e9)},
         )
     return deviation
