@@ -1,7 +1,7 @@
 """A local file or folder as a corpus: text in UTF-8, JSON lines, or shards of token numbers (.bin).
 
-Text is split into pieces at blank lines, and shards at document boundaries. A keyed hash of a piece decides its part,
-so equal pieces are never both trained on and held out. The parts are written to the cache once.
+Text is split into pieces at blank lines, if there are any, and shards at document boundaries. A keyed hash of a piece
+decides its part, so equal pieces are never both trained on and held out. The parts are written to the cache once.
 
 Shards hold little-endian 16-bit numbers (bytes, if the tokenizer is "bytes"), as in nanoGPT. Their tokenizer is the
 scale's `tokenizer`, or is named in a file `tokens.json` beside them: {"tokenizer": "gpt2"}.
@@ -46,7 +46,7 @@ def files_corpus(scale: Scale, cache: Path, secret: bytes) -> Corpus:
         if len(part) < scale.heldout_tokens:
             raise CorpusError(
                 f"{path} leaves {len(part)} {name} tokens ({HELDOUT_SHARE} % by chance), but the scale needs "
-                f"{scale.heldout_tokens}; give more text, or lower heldout_blocks or context."
+                f"{scale.heldout_tokens}; give more text (equal pieces are one), or lower heldout_blocks or context."
             )
     return Corpus.of(path.name, tokens, parts, about["heldout_bytes"], secret)
 
@@ -103,13 +103,17 @@ def _texts(path: Path, field: str) -> Iterator[str]:
         with path.open(encoding="utf-8-sig") as file:
             if path.suffix == LINES:
                 for number, line in enumerate(file, 1):
-                    row = json.loads(line) if line.strip() else {field: ""}
-                    if not isinstance(row, dict) or field not in row:
-                        raise CorpusError(f"{path}, line {number} has no field {field!r}; set text_field.")
-                    yield str(row[field])
+                    try:
+                        row = json.loads(line.strip() or json.dumps({field: ""}))
+                    except json.JSONDecodeError as error:
+                        raise CorpusError(f"{path}, line {number} is not JSON: {error.msg}.") from None
+                    text = row.get(field) if isinstance(row, dict) else None
+                    if not isinstance(text, str):
+                        raise CorpusError(f"{path}, line {number} has no field {field!r} with text; set text_field.")
+                    yield text.encode("utf-8", "replace").decode("utf-8")  # JSON may hold half of a surrogate pair
                 return
             piece = ""
-            for line in file:
+            while line := file.readline(2 * PIECE_BYTES):  # not the whole line: a text may have a single one
                 piece += line
                 if len(piece) >= PIECE_BYTES and (not line.strip() or len(piece) >= 2 * PIECE_BYTES):
                     yield piece
@@ -117,10 +121,9 @@ def _texts(path: Path, field: str) -> Iterator[str]:
             yield piece
     except UnicodeDecodeError:
         raise CorpusError(
-            f"{path} is not text in UTF-8: give token numbers the suffix {SHARD}, and remove other binary files."
+            f"{path} is not text in UTF-8: convert or decompress it, give token numbers the suffix {SHARD}, and remove "
+            "other binary files."
         ) from None
-    except json.JSONDecodeError as error:
-        raise CorpusError(f"{path} is not JSON lines: {error}.") from None
 
 
 def _shard_pieces(path: Path, tokens: Tokens) -> Iterator[Piece]:

@@ -70,6 +70,17 @@ def test_a_folder_of_text_is_split_by_its_pieces_and_read_once(tmp_path: Path) -
     assert open_corpus(scale, tmp_path / "cache", "another").fingerprint != corpus.fingerprint
 
 
+def test_text_in_a_single_line_and_broken_unicode_in_json_are_read(tmp_path: Path) -> None:
+    """The line was one piece, of which nothing was held out, and half of a surrogate pair ended in a traceback."""
+    (tmp_path / "line.txt").write_text(" ".join(f"word {number}" for number in range(40_000)))
+    (tmp_path / "pairs.jsonl").write_text("".join(f'{{"text": "\\ud800 {n} \\ud83d\\ude00"}}\n' for n in range(60)))
+    scale = load_scale("tiny", {**SMALL, **corpus_overrides(str(tmp_path)), "heldout_blocks": "4"})
+    corpus = open_corpus(scale, tmp_path / "cache", "secret")
+
+    assert len(corpus.train) > len(corpus.heldout) > 10_000
+    assert "? 7 \N{GRINNING FACE}".encode() in b"".join(part.tobytes() for part in (corpus.train, corpus.heldout, corpus.verification))
+
+
 def test_shards_of_token_numbers_are_read_with_their_tokenizer(tmp_path: Path) -> None:
     """As nanoGPT writes them; without a tokenizer nobody could ask the model in words."""
     text = "\n".join(f"line {number} of a text" for number in range(8000)).encode()
@@ -95,9 +106,12 @@ def test_too_little_or_unreadable_text_is_refused_with_a_message(tmp_path: Path)
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00\x9f")
     with pytest.raises(CorpusError, match="is not text in UTF-8"):
         open_corpus(scale, tmp_path.parent / "cache", "secret")
-    (tmp_path / "a.txt").rename(tmp_path / "a.jsonl").write_text("5\n")
-    with pytest.raises(CorpusError, match=r"a\.jsonl, line 1 has no field 'text'"):
-        open_corpus(scale, tmp_path.parent / "cache", "secret")
+    lines = (tmp_path / "a.txt").rename(tmp_path / "a.jsonl")
+    for line, reason in (("5", "has no field 'text'"), ('{"text": null}', "has no field 'text' with text"),
+                         ('{"text": "cut', "is not JSON: Unterminated string")):  # fmt: skip
+        lines.write_text(f'{{"text": "a word"}}\n\n{line}\n')
+        with pytest.raises(CorpusError, match=rf"a\.jsonl, line 3 {reason}"):
+            open_corpus(scale, tmp_path.parent / "cache", "secret")
     (tmp_path / "tokens.json").write_text('["gpt2"]')
     with pytest.raises(CorpusError, match=r"tokens\.json must be JSON such as"):
         open_corpus(scale, tmp_path.parent / "cache", "secret")
