@@ -52,7 +52,7 @@ def _read(flag: str, path: Path) -> pb.GivenProgram:
             "digits, _ and - only."
         )
     try:
-        motivation = ast.get_docstring(ast.parse(program)) or f"A program given by hand, {path.name}."
+        motivation = ast.get_docstring(ast.parse(program, path.name)) or f"A program given by hand, {path.name}."
     except (SyntaxError, ValueError) as error:
         raise SettingsError(f"{flag}: {path} is not a Python program: {error}.") from None
     return pb.GivenProgram(name=path.stem, program=program, motivation=motivation)
