@@ -78,7 +78,9 @@ def test_text_in_a_single_line_and_broken_unicode_in_json_are_read(tmp_path: Pat
     corpus = open_corpus(scale, tmp_path / "cache", "secret")
 
     assert len(corpus.train) > len(corpus.heldout) > 10_000
-    assert "? 7 \N{GRINNING FACE}".encode() in b"".join(part.tobytes() for part in (corpus.train, corpus.heldout, corpus.verification))
+    assert "? 7 \N{GRINNING FACE}".encode() in b"".join(
+        part.tobytes() for part in (corpus.train, corpus.heldout, corpus.verification)
+    )
 
 
 def test_shards_of_token_numbers_are_read_with_their_tokenizer(tmp_path: Path) -> None:
