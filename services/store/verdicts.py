@@ -115,7 +115,7 @@ def _recomputed(tested: Round, by_id: Mapping[str, pb.Candidate]) -> tuple[dict[
         if again.interval is None:
             differences.append(f"the claim on {name} cannot be recomputed from the log: {again.reason}")
             continue
-        differences += _verdict_differences(name, verdict, again, again.interval)
+        differences += _verdict_differences(name, verdict, again, again.interval, policy.level)
         if not (verdict.outcome == CONFIRMED) == verdict.confirmed == (name in tested.confirmed):
             differences.append(f"the claim on {name} is confirmed in some of its fields and its fact, but not in all")
         claims[name] = _claim(by_id[name], by_id[verdict.control], verdict, tested.climb.stages[-1])
@@ -147,7 +147,9 @@ def _losses(record: pb.Candidate, seeds: Sequence[int]) -> dict[int, float]:
     return {seed: result.loss for seed, result in _round_of(record, seeds).items() if seed in seeds}
 
 
-def _verdict_differences(candidate: str, verdict: pb.Discovery, again: Finding, interval: Interval) -> Iterator[str]:
+def _verdict_differences(
+    candidate: str, verdict: pb.Discovery, again: Finding, interval: Interval, level: float
+) -> Iterator[str]:
     numbers = {
         "effect": (verdict.effect, again.effect),
         "interval.low": (verdict.interval.low, interval.low),
@@ -161,9 +163,14 @@ def _verdict_differences(candidate: str, verdict: pb.Discovery, again: Finding, 
             yield f"the claim on {candidate}: {name} is recorded as {recorded:.6g}, but the losses give {recomputed}"
     if (verdict.outcome, verdict.control) != (again.outcome.value, again.control):
         yield (
-            f"the claim on {candidate} is recorded as {verdict.outcome} against {verdict.control}, "
-            f"but the losses give {again.outcome.value} against {again.control}"
+            f"the claim on {candidate} is recorded as {verdict.outcome} against {verdict.control}, but the losses give "
+            f"{again.outcome.value} against {again.control}: {again.reason}"
         )
+        if verdict.outcome == CONFIRMED and again.adjusted_p is not None and again.adjusted_p <= level:
+            yield (
+                f"the claim on {candidate} may be from an earlier version, which confirmed a gain over the strongest "
+                "control alone; by today's rule, a gain over every control, it does not hold"
+            )
 
 
 def _omissions(

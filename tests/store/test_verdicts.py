@@ -120,6 +120,29 @@ async def test_a_verdict_has_to_use_all_evidence_of_its_round(
     assert any(problem.startswith("the claim on ") and named in problem for problem in problems)
 
 
+async def test_a_claim_by_the_rule_of_earlier_versions_is_explained(tmp_path: Path) -> None:
+    """They confirmed a gain over the strongest control, also where one over a noisy control was not shown."""
+    export = Export.published(tmp_path, PUBLISHED[1])
+    noisy = next(
+        index for index, line in enumerate(export.lines)
+        if line["subject"].split(".")[4] == "verified" and line["event"]["candidate"] == "c000001"
+    )  # fmt: skip
+
+    def scatter(event: events_pb2.Event) -> None:
+        for seed, by in zip(event.candidate_verified.training.seeds, (2.0, -2.0, 2.0, -2.0, 0.0), strict=True):
+            seed.loss += by
+
+    export.change(noisy, scatter)
+    problems = (await export.audited()).problems
+
+    assert any(
+        "recorded as confirmed against c000002, but the losses give undecided" in problem
+        and "a gain over c000001 is not shown" in problem
+        for problem in problems
+    )
+    assert any("c000015 may be from an earlier version" in problem for problem in problems)
+
+
 async def test_a_verdict_must_not_compare_losses_on_different_texts(tmp_path: Path) -> None:
     """A gain may then be the text's."""
     export = Export.published(tmp_path, PUBLISHED[1])

@@ -191,7 +191,7 @@ def _print_log(report: Mapping[str, Any]) -> None:
     if (more := len(report["problems"]) - MAX_PRINTED) > 0:
         say(f"… and {more} more, which --json lists")
     if report["problems"]:
-        say(f"the log is NOT as it was exported: {len(report['problems'])} contradiction(s); nothing is trained again")
+        say(f"the audit FAILS: {len(report['problems'])} contradiction(s), listed above; nothing is trained again")
         return
     say("every line, hash and digest agrees, and the claims follow from the recorded losses")
     for claim in report["claims"]:
