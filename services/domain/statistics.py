@@ -12,6 +12,9 @@ from itertools import permutations
 from statistics import quantiles
 from typing import Any
 
+LARGEST = 1e100
+"""Larger numbers are no measurements: their squares, and the sums of them, are infinite or raise OverflowError."""
+
 
 def _special() -> Any:
     from scipy import special  # imported late: half a second, which reading an archive does not need

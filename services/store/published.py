@@ -10,7 +10,6 @@ import json
 import math
 import re
 import reprlib
-import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from services.contracts import candidate_pb2 as pb
 from services.domain.fitness import VERSIONS
 from services.domain.objectives import metric_of
 from services.domain.run_state import candidate_id
+from services.domain.statistics import LARGEST
 from services.domain.structure import fingerprint
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
@@ -124,8 +124,7 @@ def _finite(value: object, field_name: str) -> float | None:
     """A number, None for nan and null."""
     if value is None:
         return None
-    too_large = isinstance(value, int) and abs(value) > sys.float_info.max
-    if too_large or isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > LARGEST:
         raise ValueError(f"{field_name} must be a number, not {reprlib.repr(value)}")
     return None if math.isnan(value) else float(value)
 
@@ -168,7 +167,7 @@ def _cells(tables: Mapping[str, object], name: str) -> dict[str, float]:
             value = float(cell.strip() or "nan")
         except ValueError:
             raise ValueError(f"{name}: the cell {cell!r} under {title!r} is not a number") from None
-        if title and math.isfinite(value):
+        if title and abs(value) <= LARGEST:
             cells[title] = value
     return cells
 

@@ -3,7 +3,6 @@
 Pure.
 """
 
-import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +22,7 @@ from services.domain.pool import Draw, Entry, PoolPolicy
 from services.domain.promotion import Result
 from services.domain.run import step
 from services.domain.run_state import CONTROLS, GOING_ON, Budget, RunPolicy, RunState, Spent
+from services.domain.statistics import LARGEST
 from services.llm.port import asks_endpoint
 from services.store.port import Change, LogRow, RunRow
 
@@ -163,18 +163,18 @@ _FLOATS = (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT)
 
 
 def require_finite(message: Message) -> None:
-    """Raise Refused unless all numbers in a message are finite: policies, figures and JSON would fail on others."""
+    """Raise Refused unless a message's numbers are finite and can be squared: policies, figures and JSON would fail."""
     if isinstance(message, Struct):  # of many small messages, which are seldom worth a look
         content = message.SerializeToString()
         if b"\x7f" not in content and b"\xff" not in content:  # the last byte of a double that is not finite
             return
     numbers, arrays, parts, lists = _fields_with_numbers(message.DESCRIPTOR)
     for name in numbers:
-        if not math.isfinite(getattr(message, name)):
-            raise Refused(f"its {name} is not finite")
+        if not abs(getattr(message, name)) <= LARGEST:
+            raise Refused(f"its {name} is not finite or too large")
     for name in arrays:
-        if not all(map(math.isfinite, getattr(message, name))):
-            raise Refused(f"its {name} is not finite")
+        if not all(abs(value) <= LARGEST for value in getattr(message, name)):
+            raise Refused(f"its {name} is not finite or too large")
     for name in parts:
         if message.HasField(name):
             require_finite(getattr(message, name))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from services.domain.statistics import LARGEST
 from services.engineer.scales import Scale
 from services.engineer.training.result import TrainingFailed
 from services.sandbox import JSON, Array, Child, Message, Sandbox
@@ -83,9 +84,9 @@ async def measured(sandbox: Sandbox, job: str, limits: Limits, header: Mapping[s
 
 
 def number(message: Message, field: str) -> float:
-    """A finite number in an answer. Raises TrainingFailed("malformed")."""
+    """A number in an answer that is a measurement. Raises TrainingFailed("malformed")."""
     value = message.header.get(field)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
         raise TrainingFailed("malformed", f"The child's {message.kind} has no number {field}.", {"field": field})
     return float(value)
 
