@@ -15,6 +15,9 @@ HANDLER_SECONDS = Histogram(
 REDELIVERIES = Counter("asi_redeliveries_total", "Deliveries after the first, per durable consumer", ["durable"])
 DEAD_LETTERS = Counter("asi_dead_letters_total", "Messages that could not be handled", ["durable"])
 DENIED = Counter("asi_denied_total", "Operations that the message bus refused", ["operation"])
+for _operation in ("publish", "subscription"):
+    DENIED.labels(_operation)  # start at 0: Prometheus does not see an increase from absent to one
+SERVING = Gauge("asi_serving", "1 if the service can use the broker and its own dependencies")
 FACTS = Counter("asi_facts_total", "Facts published by the handlers of this process", ["fact"])
 TRAINING_SECONDS = Counter("asi_training_seconds_total", "Seconds spent training and evaluating", ["stage", "device"])
 TRAINING_SPEED = Gauge("asi_training_tokens_per_second", "Training throughput of the newest result", ["stage"])

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.chassis import telemetry
+from services.chassis import metrics, telemetry
 from services.chassis.errors import Busy, NotFound, NotPossible, SettingsError, Transient, is_of_the_machine
 from services.chassis.logs import get_logger
 from services.chassis.settings import ServiceSettings, addresses, host_and_port, refuse_pass_phrase
@@ -81,6 +81,8 @@ class Server:
         """Set the answer of the health service, for the whole service or for the condition `name`."""
         status = health_pb2.HealthCheckResponse.SERVING if healthy else health_pb2.HealthCheckResponse.NOT_SERVING
         await self._health.set(name, status)
+        if not name:
+            metrics.SERVING.set(healthy)
 
     async def stop(self, grace: float) -> None:
         """Refuse new calls, let the running ones end within `grace` seconds."""

@@ -55,19 +55,19 @@ NEWEST_RUNS = 20
 async def update_gauges(archive: Archive, bus: Bus) -> None:
     """Update the gauges of candidates and queues without end.
 
-    While the database or the broker is unreachable, the last values remain.
+    While the broker is unreachable, the last values remain; of the candidates also while the database is.
     """
     while True:
         try:
+            for spec in topology()[1]:
+                for state, messages in (await bus.depth(spec.durable))._asdict().items():
+                    QUEUE.labels(spec.durable, state).set(messages)
             for run in (await archive.runs())[:NEWEST_RUNS]:
                 counts = await archive.state_counts(run.run)
                 for name, number in State.items():
                     if number:
                         state = name.removeprefix("STATE_").lower()
                         CANDIDATES.labels(run.run, state).set(counts.get(number, 0))
-            for spec in topology()[1]:
-                for state, messages in (await bus.depth(spec.durable))._asdict().items():
-                    QUEUE.labels(spec.durable, state).set(messages)
         except Transient as error:
             get_logger().warning("not measured", error=str(error))
         await asyncio.sleep(GAUGE_SECONDS)

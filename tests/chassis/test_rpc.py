@@ -10,6 +10,7 @@ from typing import cast
 import grpc
 import grpc.aio
 import pytest
+from prometheus_client import REGISTRY
 
 from services.chassis import logs
 from services.chassis.errors import NotFound, SettingsError, Transient
@@ -119,6 +120,7 @@ async def test_a_server_that_is_busy_or_reports_an_outage_is_no_wrong_address() 
     """Whether it can answer is for its own error to say; one of several servers is enough."""
     server = await serve(0)
     await server.report(healthy=False)
+    assert REGISTRY.get_sample_value("asi_serving") == 0
     for address in (f"127.0.0.1:{server.port}", f"127.0.0.1:{free_port()},127.0.0.1:{server.port}"):
         async with channel(address, ServiceSettings()) as connection:
             await require_server(connection, address, "ASI_CHECKER_ADDRESS")

@@ -116,7 +116,18 @@ def test_scaling_follows_consumers_that_the_code_creates() -> None:
         assert trigger["type"] == "nats-jetstream"
         assert trigger["metadata"]["stream"] == EVENTS
         assert trigger["metadata"]["consumer"] in durables
-        assert trigger["metadata"]["lagThreshold"] == "1"
+        assert trigger["metadata"]["lagThreshold"] == ("16" if trigger["metadata"]["consumer"] == "researcher" else "1")
+
+
+def test_engineers_that_check_proposals_start_before_there_are_any() -> None:
+    """Scaled to zero they would wait for candidates, and the researcher for a check."""
+    (scaled,) = of_kind("ScaledObject")
+
+    assert scaled["spec"]["scaleTargetRef"]["name"] == "engineer"
+    assert {trigger["metadata"]["consumer"] for trigger in scaled["spec"]["triggers"]} == {
+        "engineer-tiny",
+        "researcher",
+    }
 
 
 def test_idle_engineers_cost_nothing_and_jobs_change_gradually() -> None:
