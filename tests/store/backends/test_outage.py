@@ -9,12 +9,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from pymongo.errors import BulkWriteError, OperationFailure
 
 from services.chassis.bus import Bus, Logged
 from services.contracts import events_pb2
 from services.store.applier import Applier
 from services.store.backends import open_archive
-from services.store.port import Archive
+from services.store.backends.mongo.connection import translate_errors
+from services.store.port import Archive, OtherWriter
 from tests.mongod import Mongod
 from tests.store.simulation import Simulation
 
@@ -171,3 +173,17 @@ async def test_a_read_only_file_is_an_outage_until_it_is_writable(
         await archive.close()
 
     assert "readonly" in outage
+
+
+CONFLICT = "WriteConflict error: this operation conflicted with another operation"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OperationFailure(CONFLICT, 112), BulkWriteError({"writeErrors": [{"index": 0, "code": 112, "errmsg": CONFLICT}]})],
+)
+async def test_a_conflict_of_two_writers_is_explained(error: OperationFailure) -> None:
+    """MongoDB's own message advises to retry, which the store does, and not why that fails for a while."""
+    with pytest.raises(OtherWriter, match="another store writes at the same time, or one that was killed"):
+        async with translate_errors():
+            raise error

@@ -139,8 +139,12 @@ async def translate_errors(running: bool = False) -> AsyncIterator[None]:
             or any(write["code"] in _UNAVAILABLE_CODES for write in writes)
             or any(error.has_error_label(label) for label in _UNAVAILABLE_LABELS)
         ):
-            kind = OtherWriter if code == _WRITE_CONFLICT else ArchiveUnavailable
-            raise kind(f"MongoDB: {writes[0]['errmsg'] if writes else _reason(error)}") from error
+            if _WRITE_CONFLICT in (code, *(write["code"] for write in writes)):
+                raise OtherWriter(
+                    "MongoDB: another store writes at the same time, or one that was killed still holds its locks: "
+                    "they end after transactionLifetimeLimitSeconds"
+                ) from error
+            raise ArchiveUnavailable(f"MongoDB: {writes[0]['errmsg'] if writes else _reason(error)}") from error
         raise
 
 
