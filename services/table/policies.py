@@ -115,7 +115,8 @@ def local_surrogate(search: Search, first: int = 8, top: int = 5) -> Choice:
 def pool_surrogate(search: Search, first: int = 8, top: int = 5, parents: int = 10, draws: int = 200) -> Choice:
     """The highest expected improvement among neighbours of the best five and far children of the best ten.
 
-    This is the offline mind's model, without its prior. The first choices are random: a run begins with baselines of all families.
+    This is the offline mind's model, without its prior. The first choices are random: a run begins with baselines of
+    all families.
     """
     ranked = search.ranked()
     if len(ranked) < first:

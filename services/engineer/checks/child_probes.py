@@ -23,18 +23,19 @@ from services.engineer.checks.subject import (
     Subject,
     accepts,
     output_of,
+    parameters_of,
     shapes_of,
     without_gradient,
     without_gradient_after_step,
+    written_since,
 )
 from services.engineer.program import explain, traceback_tail
 
 SHAPE = (2, 65)  # (batch, length)
-_LABELS: Mapping[ArithmeticName, str] = {"single": "fp32", "autocast": "bf16 autocast"}
-_SETTINGS: Mapping[ArithmeticName, str] = {"single": "fp32", "autocast": "bf16-autocast"}
+_LABELS: Mapping[ArithmeticName, str] = {"single": "fp32", "autocast": "bf16-autocast"}
+_REMEDY = "name no dtype, or cast operands to a common one, as in y.to(x.dtype); it trains with --set precision="
 RUN_SHAPES = ((2, 64), (1, 1), (3, 37), (1, 130))  # (batch, length): whole chunks, a single token, odd, several chunks
 STEPS = 2  # a tensor that is kept with its graph fails in the second one
-WRITTEN = 0.01  # relative change of a parameter in a forward; rounding is less where it is normalised in place again
 LARGE = 1e3
 _NOT_FINITE = "the output is not finite for standard normal inputs"
 DRIFT_CALLS, CHECKPOINT_CALLS = 4, 3
@@ -54,9 +55,8 @@ def _compare(
 def runs(subject: Subject) -> Finding:
     """Builds the mixer and runs it forward and backward at several batch sizes and lengths, as in training.
 
-    Two steps follow each other at the first size, and leave the names and shapes of the mixer's tensors; the second one
-    leaves its parameters, too, as no optimiser takes part. The scale's precision is tested; where the training machine
-    decides, one that runs suffices, and the message names it.
+    Two steps follow each other at the first size, and leave the names and shapes of the mixer's tensors, the second one
+    also the parameters. The scale's precision is tested; where the machine decides, one that runs suffices.
     Does not detect: failures at other sizes, lengths, devices and options, or after many calls.
     """
     names = subject.settings.of_training
@@ -66,8 +66,8 @@ def runs(subject: Subject) -> Finding:
     fault = unusual_state(subject)
     message = f"{type(subject.fresh(subject.plain)).__name__} builds and runs forward and backward"
     if failures:
-        supported = next(name for name in names if name not in failures)
-        message += f", in {_LABELS[supported]} only; for {_LABELS[next(iter(failures))]}, {_remedy(supported)}"
+        here = next(_LABELS[name] for name in names if name not in failures)
+        message += f", in {here} only; for {_LABELS[next(iter(failures))]}, {_REMEDY}{here}"
     return Finding(fault is not None, fault or message, {"precision": subject.exact.name})
 
 
@@ -102,14 +102,7 @@ def _advice(subject: Subject, name: ArithmeticName, batch: int, length: int) -> 
         return ""
     return (
         f" (training here computes in {_LABELS[name]}, but the program runs only in {_LABELS[fallback.name]}: "
-        f"{_remedy(fallback.name)})"
-    )
-
-
-def _remedy(supported: ArithmeticName) -> str:
-    return (
-        "name no dtype, or cast operands to a common one, as in y.to(x.dtype); as it is, it can be trained with "
-        f"--set precision={_SETTINGS[supported]}"
+        f"{_REMEDY}{_LABELS[fallback.name]})"
     )
 
 
@@ -118,7 +111,7 @@ def _problem(subject: Subject, arithmetic: Arithmetic, batch: int, length: int, 
     mixer = subject.fresh(arithmetic)
     shapes, noise = shapes_of(mixer), subject.noise(batch, length, subject.width).to(arithmetic.dtype)
     for _ in range(steps):
-        before = {name: values.detach().to(torch.complex128, copy=True) for name, values in mixer.named_parameters()}
+        before = parameters_of(mixer)
         inputs = noise.clone().requires_grad_()
         with arithmetic.active():
             output = output_of(mixer(inputs))
@@ -129,14 +122,13 @@ def _problem(subject: Subject, arithmetic: Arithmetic, batch: int, length: int, 
         arithmetic.backward(output.float().pow(2).mean())
         if not torch.isfinite(output).all():
             return _NOT_FINITE
-    changed = sorted(name for name, _ in shapes.items() ^ shapes_of(mixer).items())
-    advice = "create all parameters and buffers in __init__, with fixed sizes, and tables for a length in each forward"
-    if changed:
+    if changed := sorted(name for name, _ in shapes.items() ^ shapes_of(mixer).items()):
+        advice = "create parameters and buffers in __init__, with fixed sizes, and tables for a length in each forward"
         return f"forward creates or resizes {changed[0]}: {advice}"
-    after = {name: parameter.detach().to(torch.complex128) for name, parameter in mixer.named_parameters()}
-    written = [name for name in after if (after[name] - before[name]).norm() > WRITTEN * before[name].norm()]
-    advice = "make changed weights new tensors, for each row alone, and begin each forward with the parameters"
-    return f"each forward changes the parameter {written[0]}: {advice}" if written and steps > 1 else None
+    if steps > 1 and (written := written_since(before, mixer)):
+        advice = "make changed weights new tensors, for each row alone, and begin each forward with the parameters"
+        return f"each forward changes the parameter {written}: {advice}"
+    return None
 
 
 def life(subject: Subject) -> Finding:

@@ -31,6 +31,8 @@ _LIFTED = {
 }
 _CASTS = {torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16}
 _DROPOUTS = {"dropout", "dropout_", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "dropout1d"}
+_WRITTEN = 0.01
+"""Relative change of a parameter from which on it counts as written."""
 
 
 class _WithoutDropout(TorchFunctionMode):
@@ -262,6 +264,18 @@ def without_gradient_after_step(subject: Subject) -> set[str]:
             if parameter.grad is not None:
                 parameter.sub_(1e-2 * parameter.grad.sgn())
     return first & without_gradient(subject, mixer) if first else first
+
+
+def parameters_of(mixer: nn.Module) -> dict[str, Tensor]:
+    """Copies of all parameters."""
+    return {name: values.detach().to(torch.complex128, copy=True) for name, values in mixer.named_parameters()}
+
+
+def written_since(before: Mapping[str, Tensor], mixer: nn.Module) -> str | None:
+    """The first parameter that was written; the rounding of one that is normalised in place again is less."""
+    after = parameters_of(mixer)
+    changed = [name for name in after if (after[name] - before[name]).norm() > _WRITTEN * before[name].norm()]
+    return next(iter(changed), None)
 
 
 def shapes_of(mixer: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -112,8 +112,8 @@ async def test_softmax_attention_is_refused_by_its_cost_alone_and_may_be_exempt(
 @pytest.mark.parametrize(
     ("precision", "sound", "refused", "message"),
     [
-        ("fp32", "adds_in_fp32", "casts_to_bf16", "it can be trained with --set precision=bf16-autocast"),
-        ("bf16-autocast", "casts_to_bf16", "adds_in_fp32", "it can be trained with --set precision=fp32"),
+        ("fp32", "adds_in_fp32", "casts_to_bf16", "it trains with --set precision=bf16-autocast"),
+        ("bf16-autocast", "casts_to_bf16", "adds_in_fp32", "it trains with --set precision=fp32"),
     ],
 )
 async def test_a_program_is_checked_in_the_arithmetic_of_its_training(
@@ -139,7 +139,8 @@ async def test_a_program_is_checked_in_the_arithmetic_of_its_training(
 
     report = await check(programs[refused], sandbox, replace(settings, precision="auto"))
     assert complaints(report) == []
-    assert "only; for " in report.verdicts[1].message and message in report.verdicts[1].message
+    assert "only; for " in report.verdicts[1].message
+    assert message in report.verdicts[1].message
 
 
 FAILS_DEEP = """
