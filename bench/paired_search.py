@@ -32,7 +32,7 @@ from services.domain.statistics import paired_test, power
 from services.domain.structure import fingerprint
 from services.llm.port import OFFLINE
 from services.researcher.offline_search import Seed, propose_by_surrogate, propose_offline
-from services.table.prior import table_prior
+from services.table import Table
 
 Train = Callable[[str], float | None]
 """From a program to its held-out loss; None if it failed."""
@@ -103,6 +103,7 @@ def measure_in_process(side: str, seed: int, candidates: int, baselines: Sequenc
     policy = pool.PoolPolicy(size=12, parents=4, references=3, cold_start=5, batch=3)
     state, measured, proposed = pool.PoolState(), dict[str, Seed](), set[str]()
     losses: list[float | None] = []
+    prior = Table.load().prior if side == "informed" else None
 
     def is_repeat(program: str) -> bool:
         return fingerprint(program).digest in proposed
@@ -126,7 +127,6 @@ def measure_in_process(side: str, seed: int, candidates: int, baselines: Sequenc
             proposal = propose_offline(parent, references, (), (), rng, is_repeat)
         else:
             seeds = list(measured.values())
-            prior = table_prior() if side == "informed" else None
             proposal = propose_by_surrogate(parent, references, seeds, (), rng, is_repeat, prior=prior)
         loss = train(proposal.program)
         losses.append(loss)

@@ -1,7 +1,7 @@
-"""Reliable cancellation of asyncio tasks, and work that a stop cancels."""
+"""Reliable cancellation of asyncio tasks, work that a stop cancels, and results of several."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -38,3 +38,13 @@ async def unless_stopped(work: Coroutine[Any, Any, T], stop: asyncio.Event) -> T
     finally:
         await end(working, stopped)
     raise KeyboardInterrupt
+
+
+async def all_ended(awaitables: Iterable[Awaitable[T]]) -> list[T]:
+    """Results in order, after all have ended; raises the first exception in order."""
+    results = []
+    for result in await asyncio.gather(*awaitables, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+        results.append(result)
+    return results

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import structlog
 
@@ -21,6 +20,7 @@ from services.archive.scoring import program_of
 from services.chassis import metrics, worker
 from services.chassis.errors import HandedBack, Rejected, Transient
 from services.chassis.events import follow
+from services.chassis.tasks import all_ended
 from services.chassis.worker import Job
 from services.contracts import archive_pb2_grpc, events_pb2
 from services.contracts import candidate_pb2 as pb
@@ -28,6 +28,7 @@ from services.domain.zoo import baselines, is_reference
 from services.engineer.claims import LOST_SECONDS, SERVICE, WORKER, Claims
 from services.engineer.data.corpus import share_of
 from services.engineer.investigation import (
+    ROOT_AGAIN,
     RunContext,
     find_suspicion,
     foreign_text,
@@ -62,7 +63,6 @@ from services.sandbox import Sandbox, SandboxUnavailable
 MAX_REVISIONS = 3
 REFERENCES = frozenset(baseline.program for baseline in baselines() if is_reference(baseline.name))
 """Programs that are exempt from the limit on cost."""
-T = TypeVar("T")
 
 
 @dataclass
@@ -84,6 +84,7 @@ class Engineer:
     def __post_init__(self) -> None:
         self._claims = Claims(self.archive)
         self._slots: dict[str, asyncio.Semaphore] = {}
+        self._root_again = asyncio.Lock()
         self._warned: set[tuple[str, str]] = set()  # runs and stages with results on other text
 
     async def handle(self, job: Job) -> Sequence[events_pb2.Event]:
@@ -135,9 +136,14 @@ class Engineer:
         program, unpruned = training.program or record.proposal.program, replace(context, finished=())
 
         async def repeat(name: str, program: str, seed: int, stage: Stage) -> pb.SeedResult:
-            folder = WorkFolder(self.data_dir, record.run, f"{record.id}-{name}")
-            (result,) = await self._train_seeds(job, program, [seed], stage, unpruned, folder)
-            add_overhead(context.overhead, result.measurements.seconds, stage.scale.device)
+            shared = name == ROOT_AGAIN  # the same training for all suspects with these seeds
+            folder = WorkFolder(self.data_dir, record.run, name if shared else f"{record.id}-{name}")
+            async with self._root_again if shared else nullcontext():
+                identity = Training(program, seed, stage.scale, stage.corpus).identity
+                known = folder.read_result(seed, identity) if shared else None
+                (result,) = await self._train_seeds(job, program, [seed], stage, unpruned, folder)
+            if known is None:
+                add_overhead(context.overhead, result.measurements.seconds, stage.scale.device)
             return result
 
         seeds = [seed.seed for seed in training.seeds]
@@ -254,9 +260,9 @@ class Engineer:
                 return training if isinstance(training, pb.SeedResult) else await self._score(training, stage, folder)
 
         try:
-            trainings = await _gather(train(seed) for seed in seeds)
+            trainings = await all_ended(train(seed) for seed in seeds)
             require_independent([training for training in trainings if isinstance(training, Trained)])
-            return await _gather(score(training) for training in trainings)
+            return await all_ended(score(training) for training in trainings)
         except TrainingFailed:
             await self.stages.require_gpu(stage.scale)
             add_overhead(context.overhead, seconds, stage.scale.device)
@@ -336,13 +342,3 @@ async def _ended_early(context: RunContext) -> AsyncIterator[None]:
         raise HandedBack(str(drained)) from drained
     except SandboxUnavailable as unavailable:
         raise Transient(str(unavailable), LOST_SECONDS) from unavailable
-
-
-async def _gather(awaitables: Iterable[Awaitable[T]]) -> list[T]:
-    """Results in order, after all have ended; raises the first exception in order."""
-    results = []
-    for result in await asyncio.gather(*awaitables, return_exceptions=True):
-        if isinstance(result, BaseException):
-            raise result
-        results.append(result)
-    return results

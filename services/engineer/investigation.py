@@ -91,6 +91,7 @@ def watch_settings(settings: events_pb2.RunSettings, stage: Stage) -> WatchSetti
     )
 
 
+ROOT_AGAIN = "root-again"
 SEED_OFFSET = 7919
 """Added to the greatest seed; searches and verifications do not use such seeds."""
 Repeat = Callable[[str, str, int, Stage], Awaitable[pb.SeedResult]]
@@ -129,7 +130,7 @@ async def investigate(
     result.data = "training data that begins elsewhere, scored on text that was neither trained nor scored on before"
     try:
         root_program = program_of(root)
-        root_repeated = await repeat("root-again", root_program, result.seed, other_stage)
+        root_repeated = await repeat(ROOT_AGAIN, root_program, result.seed, other_stage)
         repeated = await repeat("again", program, result.seed, other_stage)
         result.repeated_root_loss, result.repeated_loss = root_repeated.loss, repeated.loss
         if repeated.HasField("other_text_loss") and root_repeated.HasField("other_text_loss"):

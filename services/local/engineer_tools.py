@@ -1,14 +1,21 @@
-"""The engineer's tools, as children of this process: the values of a scale, a precision, a check or a training."""
+"""The engineer's tools, as children of this process: the values of a scale, a precision, a check or a training.
+
+`require_effective` validates the options of a run with them.
+"""
 
 import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from services.archive.policies import OF_HALVING, OF_PAPER, OF_PROMOTION, climb_of_run, stopping_rule
 from services.chassis.errors import NotPossible, SettingsError
+from services.contracts import events_pb2 as pb
+from services.llm.port import MIXED, OFFLINE
+from services.local.plan import SETTINGS, RunOptions, flag_of
 from services.local.processes import ends_with_parent
 
 FP32 = "fp32"
@@ -23,6 +30,42 @@ def scale_values(flag: str, scale: str, overrides: Mapping[str, str]) -> dict[st
         raise SettingsError(f"{flag}: {reason or f'scale {scale} cannot be read'}")
     values: dict[str, Any] = json.loads(process.stdout)
     return values
+
+
+def require_effective(options: RunOptions, settings: pb.RunSettings) -> None:
+    """Validate all overrides of scales with the engineer's own rules, and that something reads each option.
+
+    Raises SettingsError naming an override that a stage of this run does not know, its invalid value, or the option.
+    """
+    for names, is_unread, when in _dependent(settings, options.policies):
+        if is_unread and (policies := sorted(names & options.policies.keys())):
+            raise SettingsError(f"--policy {policies[0]} has no effect {when}.")
+        if is_unread and (others := sorted(names & options.model_fields_set)):
+            flag = flag_of(others[0], SETTINGS[others[0]]).replace("_", "-")
+            raise SettingsError(f"--{flag} has no effect {when}.")
+    if settings.scale_overrides:
+        scale_values(options.changes_of_scale, settings.scale, settings.scale_overrides)
+    for stage in climb_of_run(settings).stages:
+        if stage.overrides:
+            scale_values(f"--policy stages ({stage.scale})", stage.scale, dict(stage.overrides))
+
+
+def _dependent(settings: pb.RunSettings, given: Mapping[str, str]) -> Iterator[tuple[frozenset[str], bool, str]]:
+    """Options that are read only together with others, whether these settings leave them unread, and when that is so.
+
+    `given` are the policies that were set explicitly.
+    """
+    promotion, mind, ablations = settings.promotion or "none", settings.mind or OFFLINE, settings.ablations
+    yield OF_PROMOTION, promotion == "none", "without --promotion paper or halving"
+    yield OF_PAPER, promotion != "paper", "without --promotion paper"
+    yield OF_HALVING, promotion != "halving", "without --promotion halving"
+    yield frozenset(("prune",)), "stopping" in given, "beside --policy stopping"
+    extrapolates = stopping_rule(settings.policies) == "extrapolation"
+    yield frozenset(("prune_from",)), not extrapolates, "without --policy stopping=extrapolation"
+    yield frozenset(("experiments", "judge_times")), mind == OFFLINE, "with --mind offline"
+    yield frozenset(("search",)), mind not in (OFFLINE, MIXED), f"with --mind {mind}"
+    yield frozenset(("judge_times",)), ablations.without_judge, "with --without judge"
+    yield frozenset(("parent_policy",)), ablations.random_parent, "with --random-parent"
 
 
 def suited_precision(scale: str, overrides: Mapping[str, str]) -> tuple[dict[str, str], str]:

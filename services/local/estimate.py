@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import grpc.aio
 
-from services.archive.policies import OF_HALVING, OF_PAPER, OF_PROMOTION, climb_of_run, stopping_rule
+from services.archive.policies import climb_of_run
 from services.chassis.errors import NotPossible, SettingsError
 from services.chassis.rpc import channel, is_transient
 from services.contracts import archive_pb2, checker_pb2, checker_pb2_grpc
 from services.contracts import events_pb2 as pb
 from services.domain.fitness import INVESTIGATE, leakage_policy
-from services.llm.port import MIXED, OFFLINE
-from services.local.engineer_tools import scale_values
-from services.local.plan import SETTINGS, Limits, RunOptions, flag_of, run_settings
+from services.local.plan import Limits, RunOptions, run_settings
 from services.local.settings import ClientSettings
 
 PROFILE_SECONDS = 240.0  # opening a stage, which a slow machine under load does in a minute
@@ -29,17 +27,23 @@ SMALLER = {"tiny": "mini"}
 FEWEST, MAX_AT_SMALLER = 3, 11
 BUSY_SHARE = 0.3
 """Share of the processors' time from which other work is worth mentioning."""
-_PER_CANDIDATE = 6.0
-"""CPU seconds of one candidate's proposal, checks, verdict and analysis at a small scale."""
+LIMIT_SECONDS = 570.0
+"""The most that such a run may take if every loss is suspiciously low."""
+_PER_CANDIDATE, _PER_SUSPICION = 6.0, 25.0
+"""CPU seconds at a small scale of one candidate's proposal, checks, verdict and analysis, and of its thorough check."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The estimate of a run. `trainings` and the times are None where no budget bounds the number of candidates."""
+    """The estimate of a run. `trainings` and the times are None where no budget bounds the number of candidates.
+
+    `most_seconds` are those if every loss of a candidate is suspiciously low, and thus investigated.
+    """
 
     candidates: int | None
     trainings: int | None
     seconds: float | None
+    most_seconds: float | None
     gpu_seconds: float | None
     tokens: int | None = None
     money: float | None = None
@@ -117,50 +121,14 @@ async def _adapted(
         with contextlib.suppress(NotPossible):
             profile = await profile_of(client, settings, PROFILE_SECONDS, speed=True)
         note(
-            f"scale {smaller} instead of {options.scale}, where {FEWEST} candidates would take "
-            f"{duration_text(too_long.seconds or 0)}: losses of the two cannot be "
+            f"scale {smaller} instead of {options.scale}, where {FEWEST} candidates would take up to "
+            f"{duration_text(too_long.most_seconds or 0)}: losses of the two cannot be "
             f"compared; --scale {options.scale} uses it nevertheless"
         )
         note(speed_sentence(smaller, profile))
         settings = _copy(settings, precision=profile.precision)
         fitting = most_candidates(settings, profile, TARGET_SECONDS, MAX_AT_SMALLER)
     return _copy(settings, candidates=fitting or FEWEST), profile
-
-
-def require_effective(options: RunOptions, settings: pb.RunSettings) -> None:
-    """Validate all overrides of scales with the engineer's own rules, and that something reads each option.
-
-    Raises SettingsError naming an override that a stage of this run does not know, its invalid value, or the option.
-    """
-    for names, is_unread, when in _dependent(settings, options.policies):
-        if is_unread and (policies := sorted(names & options.policies.keys())):
-            raise SettingsError(f"--policy {policies[0]} has no effect {when}.")
-        if is_unread and (others := sorted(names & options.model_fields_set)):
-            flag = flag_of(others[0], SETTINGS[others[0]]).replace("_", "-")
-            raise SettingsError(f"--{flag} has no effect {when}.")
-    if settings.scale_overrides:
-        scale_values(options.changes_of_scale, settings.scale, settings.scale_overrides)
-    for stage in climb_of_run(settings).stages:
-        if stage.overrides:
-            scale_values(f"--policy stages ({stage.scale})", stage.scale, dict(stage.overrides))
-
-
-def _dependent(settings: pb.RunSettings, given: Mapping[str, str]) -> Iterator[tuple[frozenset[str], bool, str]]:
-    """Options that are read only together with others, whether these settings leave them unread, and when that is so.
-
-    `given` are the policies that were set explicitly.
-    """
-    promotion, mind, ablations = settings.promotion or "none", settings.mind or OFFLINE, settings.ablations
-    yield OF_PROMOTION, promotion == "none", "without --promotion paper or halving"
-    yield OF_PAPER, promotion != "paper", "without --promotion paper"
-    yield OF_HALVING, promotion != "halving", "without --promotion halving"
-    yield frozenset(("prune",)), "stopping" in given, "beside --policy stopping"
-    extrapolates = stopping_rule(settings.policies) == "extrapolation"
-    yield frozenset(("prune_from",)), not extrapolates, "without --policy stopping=extrapolation"
-    yield frozenset(("experiments", "judge_times")), mind == OFFLINE, "with --mind offline"
-    yield frozenset(("search",)), mind not in (OFFLINE, MIXED), f"with --mind {mind}"
-    yield frozenset(("judge_times",)), ablations.without_judge, "with --without judge"
-    yield frozenset(("parent_policy",)), ablations.random_parent, "with --random-parent"
 
 
 class DeviceMissing(NotPossible):
@@ -219,13 +187,14 @@ def estimate(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, pric
     """The estimate of a run with its baselines and as many candidates as its budgets allow."""
     candidates = _affordable(settings, profile, price)
     if candidates is None:
-        return Estimate(None, None, None, None)
+        return Estimate(None, None, None, None, None)
     trainings = _fixed_trainings(settings) + candidates * settings.candidate_seeds
     on_gpu = profile.device == "cuda"
     return Estimate(
         candidates,
         trainings,
         _seconds(settings, profile, candidates),
+        _seconds(settings, profile, candidates, investigated=candidates),
         trainings * profile.seconds if on_gpu else None,
         None if price is None else round(candidates * price.tokens),
         None if price is None else candidates * price.money,
@@ -235,9 +204,16 @@ def estimate(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, pric
 def most_candidates(
     settings: pb.RunSettings, profile: checker_pb2.MachineProfile, within: float, maximum: int
 ) -> int | None:
-    """The largest number of candidates, at least three, that fit into so many seconds; None if three do not fit."""
-    fitting = (count for count in range(maximum, FEWEST - 1, -1) if _seconds(settings, profile, count) <= within)
-    return next(fitting, None)
+    """The largest number of candidates, at least three, that fit into so many seconds; None if three do not fit.
+
+    If all their losses are suspiciously low, they also fit into LIMIT_SECONDS.
+    """
+
+    def fits(count: int) -> bool:
+        most = _seconds(settings, profile, count, investigated=count)
+        return _seconds(settings, profile, count) <= within and most <= max(within, LIMIT_SECONDS)
+
+    return next(filter(fits, range(maximum, FEWEST - 1, -1)), None)
 
 
 def price_of(mind: str, earlier: Sequence[archive_pb2.RunStatus]) -> Price | None:
@@ -281,8 +257,8 @@ def sentence(settings: pb.RunSettings, run: Estimate) -> str:
         text += " and second trainings of promoted candidates"
     if run.gpu_seconds is not None:
         text += f", {run.gpu_seconds / 3600:.2g} GPU-hours"
-    if leakage_policy(settings.policies.leakage) == INVESTIGATE:
-        text += ", and two more for each suspiciously low loss"
+    if run.most_seconds is not None and (most := duration_text(run.most_seconds)) != duration_text(run.seconds):
+        text += f", up to {most} if all losses are suspiciously low, and so trained again"
     if run.tokens is not None and run.money is not None:
         text += f", {run.tokens:,} language-model tokens for {run.money:.2f} $ by the cost of earlier runs"
     elif settings.mind not in ("", "offline"):
@@ -313,12 +289,21 @@ def _fixed_trainings(settings: pb.RunSettings) -> int:
     return len(settings.baselines) * settings.baseline_seeds + seeds * settings.candidate_seeds
 
 
-def _seconds(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, candidates: int) -> float:
-    """Wall-clock time: trainings run in parallel, proposals after the baselines; both last groups may be smaller."""
+def _seconds(
+    settings: pb.RunSettings, profile: checker_pb2.MachineProfile, candidates: int, investigated: int = 0
+) -> float:
+    """Wall-clock time: trainings run in parallel, proposals after the baselines; both last groups may be smaller.
+
+    An investigation checks a candidate thoroughly and trains it again, and once the root.
+    """
     concurrent = max(1, min(profile.trainings, settings.seats * settings.candidate_seeds))
-    trainings = (_fixed_trainings(settings), candidates * settings.candidate_seeds)
+    if leakage_policy(settings.policies.leakage) != INVESTIGATE:
+        investigated = 0
+    repeated = investigated + min(1, investigated)
+    trainings = (_fixed_trainings(settings), candidates * settings.candidate_seeds + repeated)
     groups = sum(math.ceil(count / concurrent) for count in trainings)
-    return groups * profile.seconds + candidates * _PER_CANDIDATE / concurrent
+    work = candidates * _PER_CANDIDATE + investigated * _PER_SUSPICION
+    return groups * profile.seconds + work / concurrent
 
 
 def _affordable(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, price: Price | None) -> int | None:

@@ -27,6 +27,7 @@ from services.contracts import archive_pb2_grpc, candidate_pb2, events_pb2
 from services.llm.port import RECORDED, asks_endpoint, exchange_file, record_of
 from services.llm.settings import validate_prices
 from services.local.archive import read_run, run_status, until_applied
+from services.local.engineer_tools import require_effective
 from services.local.estimate import (
     PROFILE_SECONDS,
     SMALLER,
@@ -35,7 +36,6 @@ from services.local.estimate import (
     decide_precision,
     plan_run,
     require_devices,
-    require_effective,
 )
 from services.local.log import pause_run, resume_run, start_run
 from services.local.plan import CONTINUED, Limits, RunOptions, budget, changed_settings, run_settings

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from types import NoneType
 from typing import Literal, get_args, get_origin
@@ -21,7 +22,7 @@ from services.domain.structure import fingerprint
 from services.mixers.components import components_of
 from services.mixers.description import CATALOGUE, Mixer
 from services.mixers.render import render
-from services.mixers.surrogate import Observation
+from services.mixers.surrogate import Observation, Prior
 from services.researcher.draft import Context, Draft, Refusal, struct_json
 from services.researcher.offline_search import (
     SearchExhaustedError,
@@ -30,7 +31,7 @@ from services.researcher.offline_search import (
     propose_offline,
     starting_point,
 )
-from services.table.prior import table_prior
+from services.table import Table
 
 Change = tuple[str, str, object]
 """A part of the mixer, one of its fields, and the field's new value."""
@@ -189,8 +190,14 @@ class OfflineProposer:
         measured = _scored(list(records.values()), context.settings, rng)
         names = [objective.name for objective in objectives_of(context.settings)]
         measure = f"a score of {', '.join(names)} under weights of its own" if names else "fitness"
-        prior = table_prior() if search == INFORMED else None
+        prior = _prior() if search == INFORMED else None
         return propose_by_surrogate(parent, references, measured, context.entries, rng, is_repeat, measure, prior)
+
+
+@cache
+def _prior() -> Prior:
+    """The shipped table's, made once, in a second."""
+    return Table.load().prior
 
 
 def _scored(records: Sequence[pb.Candidate], settings: RunSettings, rng: random.Random) -> list[Seed]:

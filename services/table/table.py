@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from services.domain.statistics import Noise, pooled_noise
 from services.mixers.description import Mixer
+from services.mixers.surrogate import Prior, prior_from
 from services.table.lattice import DIMENSIONS, cells, find, neighbours
 from services.table.records import Record, read_all
 
@@ -259,6 +260,11 @@ class Table:
             search.ended(choice, draws[choice.architecture].at(choice.fidelity))
             if best := min(search.finalists(finalists), key=self.truth.__getitem__, default=None):
                 curve[min(budget, max(1, int(finished + 1e-9))) - 1] = self.truth[best] - self.best
+
+    @cached_property
+    def prior(self) -> Prior:
+        """What all architectures together let a search expect of any mixer."""
+        return prior_from([find(name).mixer for name in self.truth], [-loss for loss in self.truth.values()])
 
     @cached_property
     def best(self) -> float:

@@ -18,7 +18,7 @@ from services.console.commands.show import measures
 from services.console.options import complete_candidates, complete_runs
 from services.contracts import candidate_pb2
 from services.contracts import events_pb2 as events
-from services.local.estimate import require_effective
+from services.local.engineer_tools import require_effective
 from services.local.plan import RunOptions, changed_settings, run_settings
 from services.local.settings import ClientSettings, did_you_mean
 from services.store.backends import opened

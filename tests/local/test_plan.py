@@ -10,7 +10,7 @@ from services.chassis.bus.subjects import subject_of
 from services.chassis.errors import NotFound, NotPossible, SettingsError
 from services.chassis.events import body_of, first
 from services.contracts import events_pb2
-from services.local.estimate import require_effective
+from services.local.engineer_tools import require_effective
 from services.local.launch import Start, run_locally
 from services.local.plan import CONTINUED, RunOptions, changed_settings, run_settings
 from services.local.settings import ClientSettings

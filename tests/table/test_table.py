@@ -13,7 +13,6 @@ from services.mixers.render import render
 from services.table.analysis import effects
 from services.table.lattice import cells, find, neighbours
 from services.table.policies import POLICIES, policy
-from services.table.prior import table_prior
 from services.table.records import Record, append, pack, read, read_all
 from services.table.table import Choice, NotMeasured, Search, Table
 from tests.table.synthetic import synthetic_records
@@ -43,7 +42,7 @@ def test_the_prior_knows_mixers_beyond_the_table_by_what_they_have_in_common() -
     names = ("delta_net_value_skip", "gated_delta_net", "delta_net", "linear_attention")
     beyond = CATALOGUE["delta_net_value_skip"].model_copy(update={"paths": (MixerPath(kind="window", size=16),)})
 
-    *known, retnet, extended = table_prior()([*(CATALOGUE[name] for name in names), CATALOGUE["retnet"], beyond])
+    *known, retnet, extended = Table.load().prior([*(CATALOGUE[name] for name in names), CATALOGUE["retnet"], beyond])
 
     assert known == sorted(known, reverse=True)
     assert known[-1] < retnet < 0 < extended < known[0]

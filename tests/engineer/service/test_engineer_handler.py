@@ -216,7 +216,8 @@ async def test_an_implausibly_low_loss_is_investigated(
     async with engineering(sandbox, stages, tmp_path, bus) as (engineer, _):
         await hold(bus, root)
         await engineer.handle(await delivery(bus))
-    (event,) = await published(bus, "trained")
+        await engineer.handle(await delivery(bus, candidate="c000002"))
+    event, of_another = await published(bus, "trained")
     training = event.candidate_trained.training
     investigation = training.investigation
 
@@ -233,6 +234,9 @@ async def test_an_implausibly_low_loss_is_investigated(
     assert investigation.other_text_loss != investigation.repeated_loss
     assert training.overhead.seconds > 0
     assert not training.overhead.HasField("gpu_seconds")
+    # The root is trained again once for all suspects with the same seeds.
+    assert len(list((tmp_path / "work" / "r1" / "root-again").glob("*.result"))) == 1
+    assert of_another.candidate_trained.training.investigation.repeated_root_loss == investigation.repeated_root_loss
 
 
 @pytest.mark.parametrize("machine", ["another processor", "this one", "this one, slow in the run's precision"])
