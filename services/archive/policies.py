@@ -36,6 +36,8 @@ def parse_policies(texts: Mapping[str, str]) -> events_pb2.Policies:
     for name, text in texts.items():
         if name not in _FIELDS:
             raise ValueError(f"policy {name} is unknown; choose one of {', '.join(POLICIES)}")
+        if not text.strip():
+            raise ValueError(f"policy {name} is empty: give it a value, or leave it out")
         setattr(policies, name, _value(name, text))
     for name in ("parameters", "flops"):
         if policies.HasField(name) and not _LIMIT.fullmatch(getattr(policies, name).strip()):  # type: ignore[arg-type]

@@ -131,7 +131,7 @@ def stopped_in_the_run(records: Sequence[pb.Candidate]) -> str:
 def too_few(records: Sequence[pb.Candidate]) -> str:
     """The reason why there is no replay."""
     count = sum(curve.final is not None for curve in curves_of(records))
-    return f"{count} whole trainings with a curve; a regression needs {MINIMUM_FINISHED} to stop a training"
+    return f"{count} whole trainings with a curve; a regression needs {MINIMUM_FINISHED} earlier ones to stop one"
 
 
 def replay_row(replayed: Replayed) -> dict[str, object]:

@@ -41,6 +41,7 @@ def test_policies_are_recorded_with_their_types() -> None:
         ("leakage=ignore", "policy leakage is 'ignore'; choose one of investigate, probe, paper"),
         ("match=depth", "policy match is 'depth'; choose one of none, width"),
         ("search=blind", "policy search is 'blind'; choose one of informed, surrogate, bandit, random"),
+        ("objectives=", "policy objectives is empty: give it a value, or leave it out"),
         ("prune_from=1.5", "policy prune_from must be a share between 0 and 1, not 1.5"),
         ("prune_from=half", "policy prune_from must be a number from 0, not 'half'"),
         ("verify=-1", "policy verify must be a whole number from 0, not '-1'"),
