@@ -227,24 +227,35 @@ def propose_by_surrogate(
                 consider(start, _Child(mixer, (move,)))
     ranking = list(children.values())
     grounds = ["Drawn by chance, far from what is known: too little is measured yet for a model."] * len(ranking)
-    mixers = [child.mixer for _, child in ranking]
-    if ranking and (fits or prior):
-        if fits:
-            known, scores = zip(*scored, strict=True)
-            expected = expected_improvement(mixers, known, scores, prior).tolist()
-            text = f"it has the highest expected improvement, {{:.3f}} in {measure}, under a model of {len(scored)} "
-            text += "measured mixers" + (" that begins with the shipped table." if prior else ".")
-        else:
-            expected = prior(mixers).tolist() if prior else []
-            text = "the shipped table lets expect most of it: {:+.1f} deviations of the table; too little is measured."
+    if ranking and (found := _expected([child.mixer for _, child in ranking], scored if fits else (), prior, measure)):
+        expected, ground = found
         best_first = sorted(range(len(ranking)), key=lambda index: -expected[index])
         ranking = [ranking[index] for index in best_first]
-        grounds = [f"Of {len(ranking)} children considered {text.format(expected[index])}" for index in best_first]
+        grounds = [f"Of {len(ranking)} children considered {ground.format(expected[index])}" for index in best_first]
     for (start, child), ground in zip(ranking, grounds, strict=True):
         proposal = _proposal(child, start, starting_point(start)[1], untrained, entries, ground)
         if not is_repeat(proposal.program):
             return proposal
     raise SearchExhaustedError(f"no new architecture among {DRAWS} draws from {parent.name}: choose another parent")
+
+
+def _expected(
+    mixers: Sequence[Mixer], scored: Sequence[tuple[Mixer, float]], prior: Prior | None, measure: str
+) -> tuple[list[float], str] | None:
+    """What is expected of each mixer by a model of the scored ones, or by the prior alone, and how to say it."""
+    if scored:
+        known, scores = zip(*scored, strict=True)
+        begins = " that begins with the shipped table" if prior else ""
+        return expected_improvement(mixers, known, scores, prior).tolist(), (
+            f"it has the highest expected improvement, {{:.3f}} in {measure}, under a model of {len(scored)} measured "
+            f"mixers{begins}."
+        )
+    if prior is None:
+        return None
+    return prior(mixers).tolist(), (
+        "it is the best by the shipped table, {:+.1f} standard deviations from the table's mean; the run has measured "
+        "too little for a model."
+    )
 
 
 def starting_point(parent: Seed) -> tuple[Mixer, str | None]:

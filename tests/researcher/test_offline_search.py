@@ -176,7 +176,7 @@ def test_a_prior_guides_the_search_before_there_is_a_model() -> None:
     few = [propose_by_surrogate(PARENT, [], measured(7), [], random.Random(s), prior=likes_skips) for s in range(4)]
 
     assert all(Mixer.model_validate(child.description).output.skip != "none" for child in few)
-    assert "the shipped table lets expect most of it: +1.0 deviations" in few[0].motivation
+    assert "it is the best by the shipped table, +1.0 standard deviations" in few[0].motivation
 
 
 @pytest.mark.parametrize(("sign", "better"), [(1.0, True), (-1.0, False)])
