@@ -231,7 +231,9 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--candidates", type=int, default=24, help="proposals per run")
     parser.add_argument("--baselines", default="delta_net,gated_delta_net", help="as of `asi-arch run`")
     parser.add_argument("--scale", default="mini", help="as of `asi-arch run`")
-    parser.add_argument("--set", dest="overrides", action="append", default=None, help="override of the scale")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], help="override of the scale, after SMALL's"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/paired_search.json"))
     parser.add_argument("--in-process", action="store_true", help="without services; see above")
     parser.add_argument("--report", action="store_true", help="print the results in the file, train nothing")
@@ -245,7 +247,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """Run the missing runs, pair by pair; `words` replace those of the command line."""
     arguments = _arguments(words)
     first, second = arguments.sides.split(",")
-    overrides = SMALL if arguments.overrides is None else arguments.overrides
+    overrides = (*SMALL, *arguments.overrides)
     passed_on = ["--scale", arguments.scale, "--baselines", arguments.baselines]
     passed_on += [word for override in overrides for word in ("--set", override)]
     passed_on += shlex.split(arguments.flags)

@@ -136,14 +136,16 @@ class Engineer:
         program, unpruned = training.program or record.proposal.program, replace(context, finished=())
 
         async def repeat(name: str, program: str, seed: int, stage: Stage) -> pb.SeedResult:
-            shared = name == ROOT_AGAIN  # the same training for all suspects with these seeds
-            folder = WorkFolder(self.data_dir, record.run, name if shared else f"{record.id}-{name}")
-            async with self._root_again if shared else nullcontext():
-                identity = Training(program, seed, stage.scale, stage.corpus).identity
-                known = folder.read_result(seed, identity) if shared else None
-                (result,) = await self._train_seeds(job, program, [seed], stage, unpruned, folder)
-            if known is None:
-                add_overhead(context.overhead, result.measurements.seconds, stage.scale.device)
+            own, of_run = (WorkFolder(self.data_dir, record.run, folder) for folder in (f"{record.id}-{name}", name))
+            identity = Training(program, seed, stage.scale, stage.corpus).identity
+            is_root = name == ROOT_AGAIN  # the same training for all suspects with these seeds
+            async with self._root_again if is_root else nullcontext():
+                if is_root and (known := of_run.read_result(seed, identity)):
+                    return known
+                (result,) = await self._train_seeds(job, program, [seed], stage, unpruned, own)
+                if is_root:
+                    await asyncio.to_thread(of_run.write_result, identity, result)
+            add_overhead(context.overhead, result.measurements.seconds, stage.scale.device)
             return result
 
         seeds = [seed.seed for seed in training.seeds]

@@ -151,7 +151,7 @@ class WorkFolder:
         On a full disk it is lost: another attempt would train the seed again.
         """
         path = self._result(result.seed, identity)
-        temporary = path.with_suffix(".tmp")
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")  # engineers of one machine may share the folder
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:

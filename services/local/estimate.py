@@ -113,7 +113,7 @@ async def _adapted(
     note: Callable[[str], None],
 ) -> tuple[pb.RunSettings, checker_pb2.MachineProfile]:  # fmt: skip
     """As many candidates as fit into TARGET_SECONDS, at a smaller scale where too few do; and the scale's profile."""
-    fitting = most_candidates(settings, profile, TARGET_SECONDS, settings.budget.candidates)
+    fitting = most_candidates(settings, profile, settings.budget.candidates)
     smaller = SMALLER.get(settings.scale)
     if fitting is None and smaller is not None:
         too_long = estimate(_copy(settings, candidates=FEWEST), profile)
@@ -127,7 +127,7 @@ async def _adapted(
         )
         note(speed_sentence(smaller, profile))
         settings = _copy(settings, precision=profile.precision)
-        fitting = most_candidates(settings, profile, TARGET_SECONDS, MAX_AT_SMALLER)
+        fitting = most_candidates(settings, profile, MAX_AT_SMALLER)
     return _copy(settings, candidates=fitting or FEWEST), profile
 
 
@@ -201,17 +201,15 @@ def estimate(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, pric
     )
 
 
-def most_candidates(
-    settings: pb.RunSettings, profile: checker_pb2.MachineProfile, within: float, maximum: int
-) -> int | None:
-    """The largest number of candidates, at least three, that fit into so many seconds; None if three do not fit.
+def most_candidates(settings: pb.RunSettings, profile: checker_pb2.MachineProfile, maximum: int) -> int | None:
+    """The largest number of candidates, at least three, that fit into TARGET_SECONDS; None if three do not fit.
 
-    If all their losses are suspiciously low, they also fit into LIMIT_SECONDS.
+    If all their losses are suspiciously low, they still fit into LIMIT_SECONDS.
     """
 
     def fits(count: int) -> bool:
         most = _seconds(settings, profile, count, investigated=count)
-        return _seconds(settings, profile, count) <= within and most <= max(within, LIMIT_SECONDS)
+        return _seconds(settings, profile, count) <= TARGET_SECONDS and most <= LIMIT_SECONDS
 
     return next(filter(fits, range(maximum, FEWEST - 1, -1)), None)
 
@@ -263,7 +261,8 @@ def sentence(settings: pb.RunSettings, run: Estimate) -> str:
         text += f", {run.tokens:,} language-model tokens for {run.money:.2f} $ by the cost of earlier runs"
     elif settings.mind not in ("", "offline"):
         text += "; no earlier run of this archive gives the price of its language model"
-    return f"{text}; the budget ends it at {limits}" if (limits := _limits(settings.budget)) else text
+    limits = _limits(settings.budget)
+    return f"{text}; the budget ends it at {limits}" if limits else text
 
 
 def duration_text(seconds: float) -> str:

@@ -101,8 +101,15 @@ def test_a_number_that_is_not_finite_or_has_no_square_is_refused_and_leaves_the_
     assert math.isfinite(simulation.loaded.runs["r1"].state.spent.money)
 
 
-@pytest.mark.parametrize(("field", "number"), [("prompt_tokens", 2**64 - 1), ("price", -1.0)])
-def test_impossible_costs_are_refused(simulation: Simulation, field: str, number: float) -> None:
+@pytest.mark.parametrize(
+    ("field", "number", "reason"),
+    [
+        ("prompt_tokens", 2**64 - 1, "a run cannot have spent"),
+        ("price", -1.0, "a run cannot have spent"),
+        ("price", 1e308, "its price is not finite or too large"),
+    ],
+)
+def test_impossible_costs_are_refused(simulation: Simulation, field: str, number: float, reason: str) -> None:
     """Else their sum cannot be told: the status of the run would fail for ever."""
     call = answered(simulation.open[0])
     setattr(call.mind_answered.call, field, number)
@@ -111,7 +118,7 @@ def test_impossible_costs_are_refused(simulation: Simulation, field: str, number
     logs.append(hear(simulation, call)[0].log)
 
     assert not logs[-1].accepted
-    assert "a run cannot have spent" in logs[-1].refused_because
+    assert reason in logs[-1].refused_because
 
 
 def test_trainings_without_a_result_count_as_spent(simulation: Simulation) -> None:

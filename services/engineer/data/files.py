@@ -104,9 +104,10 @@ def _texts(path: Path, field: str) -> Iterator[str]:
             if path.suffix == LINES:
                 for number, line in enumerate(file, 1):
                     try:
-                        row = json.loads(line.strip() or json.dumps({field: ""}))
-                    except json.JSONDecodeError as error:
-                        raise CorpusError(f"{path}, line {number} is not JSON: {error.msg}.") from None
+                        row = json.loads(content) if (content := line.strip()) else {field: ""}
+                    except (ValueError, RecursionError) as error:
+                        reason = getattr(error, "msg", error)
+                        raise CorpusError(f"{path}, line {number} is not JSON: {reason}.") from None
                     text = row.get(field) if isinstance(row, dict) else None
                     if not isinstance(text, str):
                         raise CorpusError(f"{path}, line {number} has no field {field!r} with text; set text_field.")

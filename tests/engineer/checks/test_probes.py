@@ -34,6 +34,7 @@ ADVICE = {
     "bad_rows_end_to_end": "batch_first=True",
     "batch": "take no mean over the batch",
     "parameters": "of at most 2.5 ×; the largest of layer 0: experts.0.weight [256, 128], ",
+    "prefix": "position / length",
     "repeatability": "keep no state outside of self",
     "unused": "no gradient reaches: g_proj.weight",
     "drift": "if self.training only",
@@ -110,14 +111,14 @@ async def test_softmax_attention_is_refused_by_its_cost_alone_and_may_be_exempt(
 
 
 @pytest.mark.parametrize(
-    ("precision", "sound", "refused", "message"),
+    ("precision", "sound", "refused", "other"),
     [
-        ("fp32", "adds_in_fp32", "casts_to_bf16", "it trains with --set precision=bf16-autocast"),
-        ("bf16-autocast", "casts_to_bf16", "adds_in_fp32", "it trains with --set precision=fp32"),
+        ("fp32", "adds_in_fp32", "casts_to_bf16", "bf16-autocast"),
+        ("bf16-autocast", "casts_to_bf16", "adds_in_fp32", "fp32"),
     ],
 )
 async def test_a_program_is_checked_in_the_arithmetic_of_its_training(
-    precision: str, sound: str, refused: str, message: str, sandbox: Sandbox
+    precision: str, sound: str, refused: str, other: str, sandbox: Sandbox
 ) -> None:
     """One that casts by hand may run in the other alone, and would fail in its first step."""
     bf16 = text_of(ZOO / "runs" / "bad_casts_to_bf16.py")
@@ -134,13 +135,14 @@ async def test_a_program_is_checked_in_the_arithmetic_of_its_training(
     assert complaints(await check(programs[sound], sandbox, settings)) == []
     report = await check(programs[refused], sandbox, settings)
     assert complaints(report) == ["runs"]
-    assert message in report.verdicts[-1].message
+    assert f"training here computes in {precision}, but" in report.verdicts[-1].message
+    assert f"it trains with --set precision={other}" in report.verdicts[-1].message
     assert "x.dtype" in report.verdicts[-1].message
 
     report = await check(programs[refused], sandbox, replace(settings, precision="auto"))
     assert complaints(report) == []
-    assert "only; for " in report.verdicts[1].message
-    assert message in report.verdicts[1].message
+    assert f"in {other} only; for {precision}, " in report.verdicts[1].message
+    assert f"it trains with --set precision={other}" in report.verdicts[1].message
 
 
 FAILS_DEEP = """

@@ -110,7 +110,8 @@ def test_too_little_or_unreadable_text_is_refused_with_a_message(tmp_path: Path)
         open_corpus(scale, tmp_path.parent / "cache", "secret")
     lines = (tmp_path / "a.txt").rename(tmp_path / "a.jsonl")
     for line, reason in (("5", "has no field 'text'"), ('{"text": null}', "has no field 'text' with text"),
-                         ('{"text": "cut', "is not JSON: Unterminated string")):  # fmt: skip
+                         ('{"text": "cut', "is not JSON: Unterminated string"), ("[" * 100_000, "is not JSON: "),
+                         (f'{{"text": "a", "n": {"1" * 5000}}}', "is not JSON: ")):  # fmt: skip
         lines.write_text(f'{{"text": "a word"}}\n\n{line}\n')
         with pytest.raises(CorpusError, match=rf"a\.jsonl, line 3 {reason}"):
             open_corpus(scale, tmp_path.parent / "cache", "secret")
