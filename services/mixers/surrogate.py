@@ -22,7 +22,9 @@ LENGTH = 2.5
 """The number of different fields at which the correlation is 1/e."""
 NOISE = 0.05
 """Variance of a score over seeds, as a share of the variance over mixers."""
-
+WORST = 3.0
+"""In deviations below the median: lower scores count as this one. Else one program that hardly trains would set the
+scale, on which the good ones are equal."""
 
 SHARE_OF_PRIOR = 4.0
 """Prior variance of the factor between a prior and the scores, both in standard deviations: the data determine it."""
@@ -39,7 +41,7 @@ def expected_improvement(
     At least two mixers are measured, and higher scores are better. With noise, the best score would be one of the
     luckiest. With a prior, the scores are modelled as a multiple of it, as far as they follow it, plus the rest.
     """
-    known, targets = [_fields(mixer) for mixer in measured], np.array(scores, dtype=float)
+    known, targets = [_fields(mixer) for mixer in measured], _without_outliers(scores)
     scale = float(targets.std()) or 1.0
     kernel, shared = _kernel(known, known), _kernel([_fields(mixer) for mixer in mixers], known)
     variance = np.ones(len(mixers))
@@ -67,6 +69,14 @@ def prior_from(measured: Sequence[Mixer], scores: Sequence[float]) -> Prior:
         return _kernel([_fields(mixer) for mixer in mixers], known) @ weights
 
     return predict
+
+
+def _without_outliers(scores: Sequence[float]) -> NDArray[np.float64]:
+    targets = np.array(scores, dtype=float)
+    median = np.median(targets)
+    deviation = 1.4826 * np.median(np.abs(targets - median))  # the standard deviation, if scores are normal
+    raised: NDArray[np.float64] = np.maximum(targets, median - WORST * deviation) if deviation else targets
+    return raised
 
 
 def _solved(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from services.contracts.cognition_pb2 import CognitionEntry
 from services.domain.structure import fingerprint
 from services.mixers.description import CATALOGUE, Mixer, Output, Path
+from services.mixers.moves import LIBRARY
 from services.mixers.render import render
 from services.mixers.surrogate import Observation, expected_improvement
 from services.researcher.draft import Draft
@@ -190,6 +191,21 @@ def test_a_prior_counts_as_far_as_the_run_follows_it(sign: float, better: bool) 
     without, with_prior = expected_improvement([plain, skipping], known, list(scores), likes_skips)
 
     assert bool(with_prior > without) is better
+
+
+def test_a_program_that_hardly_trains_leaves_the_models_choice_as_it_was() -> None:
+    """However bad it is, beside others it is the worst; it does not make the others equal."""
+    known = [Mixer.model_validate_json(seed.description or "") for seed in measured(40)]
+    scores = [seed.fitness or 0.0 for seed in measured(40)]
+    children = [mixer for move in LIBRARY if (mixer := move.apply(known[0])) is not None]
+    worst = min(range(40), key=scores.__getitem__)
+
+    def expected(score: float) -> list[float]:
+        changed = [score if index == worst else other for index, other in enumerate(scores)]
+        return expected_improvement(children, known, changed).tolist()
+
+    assert expected(-10.0) == expected(-1e9)
+    assert expected(-10.0) == pytest.approx(expected(scores[worst]), rel=0.2)
 
 
 def test_a_surrogates_child_names_the_parent_that_was_modified() -> None:
