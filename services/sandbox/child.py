@@ -33,6 +33,7 @@ from services.sandbox.processes import (
     start_time,
     usage,
     wait_for_end,
+    waited_seconds,
 )
 from services.sandbox.server import Control, Server
 from services.sandbox.wire import JSON, NO_ARRAYS, TEXT_CHARACTERS, Arrays, Bounds, Message, escaped, escaped_json
@@ -69,7 +70,7 @@ class Child:
         self._bounds = Bounds(array_bytes=min(self.limits.memory_bytes, Bounds().array_bytes))
         self._inbox: asyncio.Queue[Message | ChildError | SandboxUnavailable] = asyncio.Queue(maxsize=4)
         self._failure: ChildError | SandboxUnavailable | None = None
-        self._verdict: ChildError | None = None
+        self._verdict: ChildError | SandboxUnavailable | None = None
         self._sending = asyncio.Lock()
         self._read_failures = 0
         self._tasks: list[asyncio.Task[None]] = []
@@ -80,6 +81,7 @@ class Child:
             supervisor = await asyncio.wait_for(asyncio.shield(self.control.supervisor), _START_SECONDS)
         except TimeoutError as error:
             raise SandboxUnavailable(f"the fork server started no child within {_START_SECONDS:g} s") from error
+        self._started = time.monotonic()
         self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._watch(supervisor))]
 
     async def send(self, kind: str, header: Mapping[str, JSON] | None = None, arrays: Arrays = NO_ARRAYS) -> None:
@@ -101,7 +103,7 @@ class Child:
             ChildTimeout: no message within `timeout` seconds, or its wall-clock limit was reached.
             ChildDied: it ended or exceeded another limit.
             Malformed: the received bytes are not a message.
-            SandboxUnavailable: it could not be confined, or the fork server ended.
+            SandboxUnavailable: it could not be confined, the fork server ended, or see `fault`.
         """
         if self._failure is not None and self._inbox.empty():
             raise self._failure
@@ -117,6 +119,18 @@ class Child:
     def log_tail(self) -> str:
         """The end of the child's stdout and stderr, printable."""
         return self.log.tail()
+
+    def fault(self, late: ChildTimeout) -> ChildTimeout | SandboxUnavailable:
+        """Whose fault the delay is: the machine's if a thread waited for a processor for a quarter of the child's life,
+        beyond what the child used itself, for which its own threads may have waited.
+        """
+        waited, lived = waited_seconds(self.processes()), time.monotonic() - self._started
+        if waited - self.processor_seconds() < lived / 4:
+            return late
+        return SandboxUnavailable(
+            f"{late.reason}; it waited {waited:.1f} s for a processor: this machine is overloaded, stop other work on "
+            "it or run fewer trainings at once"
+        )
 
     def usage(self) -> Usage:
         """The current resource usage of all processes of the child."""
@@ -172,13 +186,15 @@ class Child:
                 # Other processes may still hold the child's end of the channel; pending messages remain readable.
                 self.channel.shutdown(socket.SHUT_RDWR)
                 return
-        self._verdict.log_tail = self.log_tail()
+        if isinstance(self._verdict, ChildError):
+            self._verdict.log_tail = self.log_tail()
         await self._kill(supervisor)
 
-    async def _excess(self, supervisor: int, deadline: float) -> ChildError | None:
+    async def _excess(self, supervisor: int, deadline: float) -> ChildError | SandboxUnavailable | None:
         limits = self.limits
         if time.monotonic() > deadline:
-            return ChildTimeout(f"the child ran longer than its limit of {limits.wall_seconds:g} s and was killed")
+            limit = f"its limit of {limits.wall_seconds:g} s"
+            return self.fault(ChildTimeout(f"the child ran longer than {limit} and was killed"))
         if self.log.written > LOG_BYTES:
             return ChildDied(f"the child wrote more than {LOG_BYTES >> 20} MiB to stdout and stderr and was killed")
         try:

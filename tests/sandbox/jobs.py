@@ -76,6 +76,14 @@ def wait(channel: Channel) -> None:
     time.sleep(600)
 
 
+def spin(channel: Channel) -> None:
+    """Compute without end on one processor."""
+    del channel
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    while True:
+        pass
+
+
 def run_program(channel: Channel) -> None:
     """Start a program and say what it said."""
     done = subprocess.run(["/bin/echo", "hello"], capture_output=True, text=True, check=True)

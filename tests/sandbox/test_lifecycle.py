@@ -322,6 +322,23 @@ async def _to_the_end(child: Child) -> None:
         await child.receive(timeout=10)
 
 
+@pytest.mark.parametrize(("job", "fault"), [("wait", ChildTimeout), ("spin", SandboxUnavailable)])
+async def test_a_child_that_gets_no_processor_is_not_at_fault(
+    sandbox: Sandbox, job: str, fault: type[Exception]
+) -> None:
+    """Among eight processes that use the only one; a child that sleeps beside them is."""
+    code = f"import os; os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})\nwhile True: pass"
+    others = [await asyncio.create_subprocess_exec(sys.executable, "-c", code) for _ in range(8)]
+    try:
+        async with sandbox.child(f"{JOBS}:{job}", replace(LIMITS, wall_seconds=2)) as child:
+            with pytest.raises(fault, match="overloaded" if job == "spin" else "longer than its limit of 2 s"):
+                await _to_the_end(child)
+    finally:
+        for other in others:
+            other.kill()
+            await other.wait()
+
+
 async def test_waiting_for_a_processor_is_told_from_idling() -> None:
     """Of two processes that share one, and a third that sleeps."""
     code = f"import os; os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})\nwhile True: pass"

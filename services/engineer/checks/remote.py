@@ -227,10 +227,10 @@ class Remote:
             waits, start = waits + 1, self.child.processor_seconds()
             try:
                 return await self.child.receive(self.settings.seconds)
-            except ChildTimeout:
+            except ChildTimeout as late:
                 used = self.child.processor_seconds() - start
                 if waits == MAX_WAITS or used < IDLE_SHARE * self.settings.seconds:
-                    raise
+                    raise self.child.fault(late) from None
 
 
 def _floats(answer: Message, name: str) -> Values:

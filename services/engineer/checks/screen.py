@@ -116,7 +116,7 @@ async def screen_apart(program: str, sandbox: Sandbox) -> Finding:
     try:
         async with sandbox.child(f"{__name__}:run", _LIMITS) as child:
             await child.send("screen", {"program": program})
-            answer = await child.receive(_LIMITS.wall_seconds)
+            answer = await child.receive(2 * _LIMITS.wall_seconds)  # it ends at its limit
     except ChildError as error:
         return Finding(True, f"the program could not be parsed: {error.reason}", {"log": error.log_tail[-2000:]})
     return Finding.from_json(answer.header)

@@ -52,7 +52,8 @@ async def ask(
 ) -> Message:
     """Send a request and return its answer of kind `expect`.
 
-    Raises TrainingFailed: "error" with the program's traceback, "died", "timeout" or "malformed".
+    Raises TrainingFailed: "error" with the program's traceback, "died", "timeout" or "malformed"; SandboxUnavailable if
+    no answer came as the machine is overloaded.
     """
     try:
         await child.send(kind, header, arrays)
@@ -60,6 +61,8 @@ async def ask(
     except ChildDied as error:
         raise TrainingFailed("died", error.reason, {"order": kind}, error.log_tail) from error
     except ChildTimeout as error:
+        if isinstance(fault := child.fault(error), SandboxUnavailable):
+            raise fault from error
         limit = f"wall_seconds, on a CPU {WALL_PER_CPU} times that"
         text = f"No answer to {kind} within {timeout:.0f} s, the rest of its time limit ({limit})."
         raise TrainingFailed("timeout", text, {"order": kind}, error.log_tail) from error

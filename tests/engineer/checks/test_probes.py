@@ -270,6 +270,10 @@ class SlowChild:
         self.used += self.cpu_seconds
         raise ChildTimeout(f"no answer within {timeout} s")
 
+    def fault(self, late: ChildTimeout) -> ChildTimeout:
+        """It waited for no processor."""
+        return late
+
 
 async def test_a_busy_machine_does_not_reject_a_program() -> None:
     """On a machine with twenty jobs for two cores, an answer that needs a second of CPU time takes more than ten."""

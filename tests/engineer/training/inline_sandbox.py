@@ -62,6 +62,9 @@ class HostEnd:
     def processes(self) -> list[int]:
         return []
 
+    def fault(self, late: ChildTimeout) -> ChildTimeout:
+        return late
+
     async def receive(self, timeout: float) -> Message:  # noqa: ASYNC109
         try:
             return await asyncio.to_thread(self._pipe.up.get, True, timeout)
