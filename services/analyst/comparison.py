@@ -203,7 +203,6 @@ def results(dossier: Dossier) -> str:
 
 
 def listed(names: list[str]) -> str:
-    """Names as a phrase: "a, b and c"."""
     if len(names) < 2:
         return names[0] if names else "nothing"
     return f"{', '.join(names[:-1])} and {names[-1]}"

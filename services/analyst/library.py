@@ -63,7 +63,6 @@ class Library:
         return None if self._embedder is None else (await self._embedder.embed([query]))[0]
 
     async def entry(self, entry_id: str) -> Knowledge | None:
-        """The entry with this id, or None."""
         return (await self._fitted.index()).corpus.entry(entry_id)
 
     async def index(self) -> Index:
@@ -130,7 +129,6 @@ class CognitionService(cognition_pb2_grpc.CognitionServicer):
 
 
 def entry_message(hit: Hit) -> pb.CognitionEntry:
-    """The message of an entry."""
     entry, paper = hit.knowledge.entry, hit.knowledge.paper
     return pb.CognitionEntry(
         id=hit.knowledge.id,

@@ -258,7 +258,6 @@ class ModelAnalyst:
 
 
 def analyse_prompt() -> Prompt:
-    """The prompt of the five parts."""
     return load_prompt("services.analyst", "analyse")
 
 

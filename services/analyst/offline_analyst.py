@@ -36,7 +36,6 @@ def components_of(record: pb.Candidate) -> list[str]:
 
 
 def hits_of(dossier: Dossier) -> list[pb.CognitionHit]:
-    """The retrieved entries as messages."""
     return [
         pb.CognitionHit(entry=hit.knowledge.id, similarity=hit.similarity, title=hit.knowledge.paper.title)
         for hit in dossier.hits

@@ -110,11 +110,9 @@ class Commands(typer.core.TyperGroup):
     """Imports a command's module when it is called; the overview needs `PANELS` alone."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the signature of click
-        """In the order of the overview."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command, or None for an unknown name."""
         if cmd_name not in COMMANDS:
             return None
         module = import_module(f"services.console.commands.{COMMANDS[cmd_name].module}")
@@ -147,7 +145,6 @@ class Commands(typer.core.TyperGroup):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
-        """Every command with its summary, in panels."""
         for title, panel in PANELS.items():
             with formatter.section(title):
                 formatter.write_dl([(name, command.summary) for name, command in panel.items()])

@@ -36,11 +36,9 @@ class Vocabulary:
                 self._index[spelling] = component.name
 
     def __iter__(self) -> Iterator[Component]:
-        """The components in their order."""
         return iter(self._components)
 
     def __contains__(self, tag: object) -> bool:
-        """Whether the tag is a component's name or alias."""
         return isinstance(tag, str) and _spelling(tag) in self._index
 
     def normalise(self, tag: str) -> str:

@@ -20,10 +20,7 @@ _RIDGE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A training curve with the ``total`` steps of a full training.
-
-    ``final`` is the held-out loss of a full training; None for one that has not ended, or was stopped.
-    """
+    """A training curve; ``final`` is the held-out loss after ``total`` steps, None for one that stopped before."""
 
     steps: tuple[int, ...]
     losses: tuple[float, ...]
@@ -44,7 +41,6 @@ class Curve:
 
     @property
     def progress(self) -> float:
-        """The share of steps done."""
         return self.steps[-1] / self.total
 
     @property
@@ -115,10 +111,7 @@ def features(curve: Curve, fraction: float) -> tuple[float, float]:
 
 
 def fit(finished: Sequence[Curve], fraction: float) -> Extrapolation | None:
-    """The regression over finished curves, or ``None`` while there are fewer than :data:`MINIMUM_FINISHED`.
-
-    Raises ``ValueError`` for a fraction outside (0, 1).
-    """
+    """The regression over finished curves, ``None`` for too few. Raises ``ValueError`` for a share outside (0, 1)."""
     _check_fraction(fraction)
     moments = _Moments()
     for curve in finished:

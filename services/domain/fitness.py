@@ -298,10 +298,7 @@ def leakage_policy(name: str) -> str:
 
 
 def suspicion(loss: float, baseline_loss: float, controls: Sequence[float]) -> Suspicion:
-    """Compare ``loss`` (nats) with the floor set by the baseline and the run's ``controls``.
-
-    Raises ``ValueError`` for an impossible loss or a baseline of zero.
-    """
+    """Compare ``loss`` (nats) with the floor set by the controls. Raises ``ValueError`` for an impossible loss."""
     for field, value in (("loss", loss), ("baseline_loss", baseline_loss), *(("controls", loss) for loss in controls)):
         refuse_impossible(field, value)
     if baseline_loss == 0:

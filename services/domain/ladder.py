@@ -111,10 +111,7 @@ def verified(ladder: Ladder, candidate: str, losses: Losses, conditions: frozens
 def climb(
     ladder: Ladder, promotion: PromotionPolicy, stages: Sequence[Stage], controls: Sequence[str], over: bool
 ) -> tuple[Ladder, tuple[Promote, ...]]:
-    """Candidates to promote now, rung by rung; ``over``: the search has ended.
-
-    In each round the controls are promoted together with the first candidate of a rung.
-    """
+    """Candidates to promote now; the controls join the first of a rung in a round. ``over``: the search has ended."""
     promoted: list[Promote] = []
     for rung, stage in enumerate(stages):
         ended = over and not any(at <= rung for _, at in ladder.climbing)

@@ -40,10 +40,7 @@ def flaws(parents: Parents) -> Flaws:
 
 
 def path_to_root(parents: Parents, candidate: str) -> list[str]:
-    """The candidate, its parent and so on up to its root.
-
-    Raises ``KeyError`` for an unknown candidate, ``ValueError`` for a path that meets an orphan or a cycle.
-    """
+    """The candidate and its ancestors up to the root. Raises ``KeyError``; ``ValueError`` for an orphan or a cycle."""
     path, visited = [candidate], {candidate}
     parent = parents[candidate]
     while parent is not None:

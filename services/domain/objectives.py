@@ -29,7 +29,6 @@ class Objective:
     higher: bool = False
 
     def cost(self, value: float) -> float:
-        """The value as a cost."""
         if self.name == "speed":
             return math.inf if value <= 0 else 1 / value
         return 1 - value if self.higher else value
@@ -138,10 +137,7 @@ class Progress:
 
 
 def progress(costs: Sequence[Costs | None], baselines: Sequence[int]) -> Progress | None:
-    """Over the candidates of a run in order; `baselines` are the indices of those that set the reference.
-
-    None if none of those is measured.
-    """
+    """Over candidates in order; ``None`` unless one of `baselines`, whose indices set the reference, is measured."""
     reference = reference_of(cost for index in baselines if (cost := costs[index]) is not None)
     if reference is None:
         return None
@@ -177,10 +173,7 @@ def reference_of(baselines: Iterable[Costs]) -> Costs | None:
 
 
 def scalarised(points: Sequence[Costs], rng: random.Random) -> list[float]:
-    """A score for each point, higher is better, by ParEGO's augmented Chebyshev function with random weights.
-
-    Knowles 2006, doi:10.1109/TEVC.2005.851274.
-    """
+    """Scores, higher is better, by ParEGO with random weights (Knowles 2006, doi:10.1109/TEVC.2005.851274)."""
     if not points:
         return []
     drawn = [rng.expovariate(1.0) for _ in points[0]]

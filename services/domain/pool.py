@@ -32,10 +32,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class PoolPolicy:
-    """The sizes of the pool, by default the paper's; without a ``cold_start`` the first update comes after one batch.
-
-    Raises ``ValueError`` naming an invalid number.
-    """
+    """The sizes of the pool, by default the paper's; without a ``cold_start`` the first update is after one batch."""
 
     size: int = 50
     parents: int = 10
@@ -123,10 +120,7 @@ def seeds(state: PoolState) -> tuple[Entry, ...]:
 
 
 def draw(members: Sequence[Entry], policy: PoolPolicy, rng: random.Random, parent: Entry | None = None) -> Draw:
-    """One parent from the top ranks, unless it is given, and references from the ranks below.
-
-    Raises ``ValueError`` without any entry.
-    """
+    """One parent from the top ranks, unless given, and references from below. Raises ``ValueError`` without entries."""
     ranked = rank(members)[: policy.size]
     if parent is None:
         if not ranked:

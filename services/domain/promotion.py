@@ -110,18 +110,12 @@ class PromotionPolicy(Protocol):
         """The rung after one more admitted result."""
 
     def chosen(self, rung: Rung, baseline: Result, over: bool) -> tuple[Rung, tuple[Result, ...]]:
-        """The rung after its decision, and the promoted candidates, best first.
-
-        ``over``: no further result will come.
-        """
+        """The rung after its decision, and the promoted, best first; ``over``: no further result will come."""
 
 
 @dataclass(frozen=True, slots=True)
 class PaperPromotion:
-    """The best ``top`` of every ``block`` results that beat the baseline in loss and benchmark.
-
-    With several objectives, those that the baseline does not dominate.
-    """
+    """The best ``top`` of every ``block`` results that beat the baseline, or with costs are not dominated by it."""
 
     block: int = 50
     top: int = 3
@@ -133,7 +127,6 @@ class PaperPromotion:
                 raise ValueError(f"policy {policy} must be at least 1, not {value}")
 
     def admitted(self, rung: Rung, result: Result) -> Rung:
-        """The rung with one more result in its block."""
         return replace(rung, kept=(*rung.kept, result), count=rung.count + 1)
 
     def chosen(self, rung: Rung, baseline: Result, over: bool) -> tuple[Rung, tuple[Result, ...]]:
@@ -156,7 +149,6 @@ class SuccessiveHalving:
             raise ValueError(f"policy eta must be at least 2, not {self.eta}: it is one over the share that goes on")
 
     def admitted(self, rung: Rung, result: Result) -> Rung:
-        """The rung with the result among its best."""
         best = tuple(_best([*rung.kept, result])[:MAX_KEPT])
         promoted = rung.promoted & {member.candidate for member in best}
         return replace(rung, kept=best, promoted=promoted, count=rung.count + 1)
@@ -185,10 +177,7 @@ def decide(policy: PromotionPolicy, rung: Rung, baseline: Result | None, over: b
 
 
 def matched_width(measured: Mapping[int, int], target: int) -> int:
-    """The width whose parameter count is nearest to ``target``, the smaller of two. ``measured`` maps widths to counts.
-
-    Raises ``ValueError`` when it is empty.
-    """
+    """The width with a parameter count nearest to ``target``, the smaller of two. Raises ``ValueError`` without any."""
     if not measured:
         raise ValueError("measured is empty: count the parameters at one width at least")
     return min(sorted(measured), key=lambda width: abs(measured[width] - target))

@@ -25,10 +25,7 @@ CONTROLS = ("gated_delta_net", "delta_net_value_skip", "window_attention", "gate
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The limits of a run, None for unlimited; ``candidates`` counts proposals that ended, ``money`` is in US dollars.
-
-    Raises ``ValueError`` for a negative number.
-    """
+    """The limits of a run, None for unlimited; ``candidates`` counts proposals that ended, ``money`` is US dollars."""
 
     candidates: int | None = None
     seconds: float | None = None
@@ -168,10 +165,7 @@ class Resumed(_Timed):
 
 @dataclass(frozen=True, slots=True)
 class Forked(_Timed):
-    """The end of the history shared with another run; candidates in flight begin again.
-
-    With ``other_rules`` the fork promotes by other rules than its source.
-    """
+    """The end of a shared history; candidates in flight begin again. ``other_rules``: promotion has other rules."""
 
     other_rules: bool = False
 

@@ -90,10 +90,7 @@ class Control:
 
 
 def strongest_control(controls: Mapping[str, Sequence[float]], name: str | None = None) -> Control:
-    """The control with the lowest mean loss, or the one with the name. ``controls`` holds losses by seed.
-
-    Raises ``ValueError`` if no control has two seeds, or none has the name.
-    """
+    """The named or strongest control. Raises ``ValueError`` if there is none, or no control has two seeds."""
     noise = pooled_noise(controls.values())
     if name is not None and name not in controls:
         raise ValueError(f"no control is called {name!r}; there are {', '.join(sorted(controls))}")
@@ -175,10 +172,7 @@ def stage_relation(earlier: Sequence[float], later: Sequence[float]) -> StageRel
 
 
 def partial_rank_correlation(values: Sequence[float], later: Sequence[float], control: Sequence[float]) -> float | None:
-    """Spearman's partial correlation of ``values`` and ``later`` given ``control``.
-
-    ``None`` if one never varies or ``control`` determines another.
-    """
+    """Spearman's partial correlation given ``control``; ``None`` if one never varies or it determines another."""
     try:
         direct, first, second = (spearman(*pair).rho for pair in ((values, later), (values, control), (control, later)))
     except ValueError:

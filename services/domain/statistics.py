@@ -197,10 +197,7 @@ def bootstrap(gains: Sequence[Sequence[float]], rng: random.Random, resamples: i
 
 
 def power(effect: float, deviation: float, count: int, alpha: float = 0.05) -> float:
-    """The chance that the paired test with ``count`` pairs finds a true ``effect`` at level ``alpha`` (one-sided).
-
-    ``deviation`` is that of one paired difference.
-    """
+    """The chance that the paired test finds a true ``effect``; ``deviation`` is that of one paired difference."""
     if count < 2 or not deviation > 0:
         raise ValueError(f"power needs at least two pairs and a positive deviation, not {count} and {deviation!r}")
     critical = student_quantile(1 - alpha, count - 1)
@@ -235,7 +232,6 @@ class Line:
     """Sum of squared distances of the x from their mean ``centre``."""
 
     def at(self, x: float) -> float:
-        """The line's value at ``x``."""
         return self.intercept + self.slope * x
 
     def band(self, x: float) -> Interval | None:
@@ -248,10 +244,7 @@ class Line:
 
 
 def spearman(xs: Sequence[float], ys: Sequence[float]) -> Correlation:
-    """Correlation of the ranks, ties sharing their mean rank.
-
-    Raises ``ValueError`` for unequal lengths, fewer than two pairs, or a side that never varies (no order to compare).
-    """
+    """Correlation of ranks, ties sharing their mean. Raises ``ValueError`` for uneven, too few or constant values."""
     _check_pairs(xs, ys)
     if min(ys) == max(ys):
         raise ValueError("ys never varies: there is no relation to measure")

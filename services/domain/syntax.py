@@ -199,10 +199,7 @@ def _fields_with_bindings(kind: Any) -> tuple[str, ...]:
 
 
 def _walk(nodes: Iterable[ast.AST], not_into: frozenset[type[ast.AST]] = frozenset()) -> Iterator[ast.AST]:
-    """The nodes and their descendants without operators, in any order, but for descendants of some types.
-
-    `ast.walk` takes three times as long, which would dominate a fingerprint.
-    """
+    """The nodes and their descendants, but not below some types. `ast.walk` takes three times as long."""
     stack: list[object] = list(nodes)
     while stack:
         node = stack.pop()

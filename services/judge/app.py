@@ -39,10 +39,7 @@ class Calibration:
         self._openai: OpenAIMind | None = None
 
     async def judge(self, mind: str, job: Job | None = None) -> Judge:
-        """The judge for a run's mind; "openai" is opened at its first use.
-
-        Raises NotPossible for a replay, and if the environment has no endpoint.
-        """
+        """The judge for a run's mind. Raises NotPossible for a replay, and if the environment has no endpoint."""
         del job
         if mind in ("", OFFLINE):
             return OfflineJudge()
@@ -56,7 +53,6 @@ class Calibration:
         return ModelJudge(self._openai)
 
     async def close(self) -> None:
-        """Close all connections."""
         if self._openai is not None:
             await self._openai.close()
 

@@ -102,10 +102,7 @@ class JudgeHandler:
         return all(value.value > member.fitness for member in members)
 
     async def _check_leakage(self, case: Case) -> None:
-        """Raise Rejected with evidence if the loss is implausibly low under the run's leakage policy.
-
-        Baselines are exempt.
-        """
+        """Raise Rejected with evidence if the loss is implausibly low under the run's policy. Baselines are exempt."""
         loss, root_loss = loss_of(case.record), loss_of(case.root)
         if case.record.kind == pb.KIND_BASELINE or loss is None or root_loss is None:
             return

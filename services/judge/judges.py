@@ -151,7 +151,6 @@ class ModelJudge:
 
 
 def score_prompt() -> Prompt:
-    """The prompt with the rubric."""
     return load_prompt("services.judge", "score")
 
 
@@ -169,10 +168,7 @@ def score_request(case: Case, ordinal: int = 0) -> Request[ScoreAnswer]:
 
 
 def anonymous_text(text: str, name: str) -> str:
-    """The text without the candidate's name in any spelling, such as Gated DeltaNet and gated_delta_net.
-
-    Longer words that contain the name are not changed.
-    """
+    """The text without the candidate's name in any spelling. Longer words that contain the name are not changed."""
     words = _words(name)
     pattern = r"(?<![A-Za-z0-9])" + r"[\s_-]*".join(map(re.escape, words)) + r"(?![a-z0-9])"
     return re.sub(pattern, "Candidate", text, flags=re.IGNORECASE) if words else text

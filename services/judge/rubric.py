@@ -72,10 +72,7 @@ def combine(scores: SubScores) -> float:
 
 
 def judge_offline(candidate: Observation, baseline: Observation, anchor: Observation | None) -> Judgement | None:
-    """Judge from measurements; ``None`` if a sub-score cannot be computed.
-
-    Not calibrated without an anchor, or if its lead is below :data:`MIN_LEAD`.
-    """
+    """Judge from measurements; ``None`` if a sub-score is unknown. Scaled if the anchor leads by :data:`MIN_LEAD`."""
     scores = offline_scores(candidate, baseline, anchor)
     if scores is None:
         return None

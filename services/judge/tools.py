@@ -42,7 +42,6 @@ async def question(
 
 
 async def serve(settings: JudgeSettings) -> None:
-    """Serve until standard input closes."""
     async with (
         channel(settings.archive_address, settings) as archive_channel,
         channel(settings.checker_address, settings) as checker_channel,  # not called for verdicts

@@ -29,7 +29,6 @@ class Spend:
 
     @property
     def dollars(self) -> float | None:
-        """The money in US dollars."""
         return None if self.nanodollars is None else self.nanodollars / NANO
 
 
@@ -47,7 +46,6 @@ class Price:
 
 
 def spend(price: Price | None, prompt_tokens: int, completion_tokens: int) -> Spend:
-    """The cost of a call of this size."""
     money = None if price is None else price.of(prompt_tokens, completion_tokens)
     return Spend(prompt_tokens + completion_tokens, money)
 
@@ -122,7 +120,6 @@ class MemoryLedger:
             self._changed.notify_all()
 
     def booked(self, run: str) -> Spend:
-        """The booked cost of a run."""
         return self._accounts[run].booked
 
     def reserved(self, run: str) -> Spend:

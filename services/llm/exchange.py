@@ -54,7 +54,6 @@ class Scrubber:
         return f"Scrubber({len(self._known)} spellings)"
 
     def text(self, text: str) -> str:
-        """`text` without secrets."""
         for secret in self._known:
             text = text.replace(secret, MARK)
         # The pattern is slow on long prompts, most of which contain none of its prefixes.
@@ -87,10 +86,7 @@ class RequestFormat:
     stream: bool = False
 
     def after(self, complaint: str, max_tokens: int) -> RequestFormat | None:
-        """The format to try after a 400 with this text; None if the text is about something else.
-
-        `max_tokens` is the limit of the refused request.
-        """
+        """The format to try after a 400 with this text, which had `max_tokens`; None if it is about something else."""
         lower = complaint.lower()
         if self.limit == "max_tokens" and "max_completion_tokens" in lower and _NOT_KNOWN.search(complaint):
             return replace(self, limit="max_completion_tokens")
@@ -235,7 +231,6 @@ class EndpointClient:
             return Outcome(Fault.MALFORMED, message=self.scrubber.text(str(error))[:_LONGEST_MESSAGE])
 
     async def close(self) -> None:
-        """Close the connections."""
         await self.client.close()
 
     def _read(self, text: str) -> Outcome:

@@ -80,10 +80,7 @@ class Minds:
         self._recorded: dict[tuple[str, str], RecordedMind] = {}  # by run and name of the mind
 
     async def mind(self, name: str, job: Job) -> Mind | None:
-        """The mind of this name (see `services.llm.port`); None for "offline".
-
-        Raises SettingsError if the environment describes no endpoint, ValueError for an unknown name.
-        """
+        """The mind of this name; None for "offline". Raises SettingsError without an endpoint, else ValueError."""
         self._journal.follow(job)
         if name in ("", OFFLINE):
             return None
@@ -109,7 +106,6 @@ class Minds:
         return BilledCandidate(job.event.run, job.event.candidate, ArchiveLedger(self._archive), self._journal)
 
     async def close(self) -> None:
-        """Close all connections."""
         if self._openai is not None:
             await self._openai.close()
 

@@ -155,11 +155,9 @@ class Circuit:
         self._trying = self._until is not None
 
     def succeeded(self) -> None:
-        """A call succeeded: the circuit closes."""
         self._in_row, self._pause, self._until, self._trying = 0, self._seconds, None, False
 
     def failed(self, now: float) -> None:
-        """A call failed because of the endpoint."""
         self._in_row += 1
         if self._trying:
             self._pause = min(2.0 * self._pause, self._longest)
@@ -186,7 +184,6 @@ class ModelClient:
     answered: bool = False  # whether any request was accepted
 
     def body(self, request: Request[A], turns: tuple[Message, ...], settings: RoleSettings) -> dict[str, JSON]:
-        """The body of the next request."""
         temperature = settings.temperature if request.temperature is None else request.temperature
         return body(self.model.name, request, turns, self.format, temperature, settings.max_tokens)
 

@@ -49,7 +49,6 @@ class OpenAIEmbedder:
         return space_of(self._settings.model)
 
     async def close(self) -> None:
-        """Close the connections."""
         await self._client.close()
         release_logs(self._scrubber)
 
@@ -135,10 +134,7 @@ def endpoint_embedder(environment: Mapping[str, str]) -> OpenAIEmbedder | None:
 
 
 class RunEmbedder:
-    """Embeds for candidates by an endpoint: the run pays, and the call is recorded.
-
-    A run with a recorded mind takes recorded vectors.
-    """
+    """Embeds by an endpoint for candidates, whose runs pay; a run with a recorded mind takes recorded vectors."""
 
     def __init__(self, endpoint: OpenAIEmbedder | None, minds: Minds) -> None:
         self._endpoint = endpoint
@@ -159,7 +155,6 @@ class RunEmbedder:
         return (await self._endpoint.embed([text], self._minds.billed(job)))[0]
 
     async def close(self) -> None:
-        """Close the connections."""
         if self._endpoint is not None:
             await self._endpoint.close()
 

@@ -119,10 +119,7 @@ class OpenAIMind:
     def from_environment(
         cls, environment: Mapping[str, str], ledger: BudgetLedger, journal: Journal | None = None
     ) -> "OpenAIMind":
-        """The mind that ASI_MIND_FILE, or else OPENAI_BASE_URL, OPENAI_API_KEY and ASI_MODEL, describe.
-
-        Raises SettingsError for a missing, unknown or invalid one.
-        """
+        """The mind of ASI_MIND_FILE, or of OPENAI_BASE_URL, OPENAI_API_KEY and ASI_MODEL. Raises SettingsError."""
         return cls(load_mind(environment), ledger, journal)
 
     @property
@@ -142,7 +139,6 @@ class OpenAIMind:
         await self.close()
 
     async def close(self) -> None:
-        """Close all connections."""
         for model in self._models.values():
             await model.client.close()
         release_logs(self._scrubber)

@@ -272,10 +272,7 @@ def recorded(run: str, until: int | None = None) -> str:
 
 
 def record_of(mind: str) -> tuple[str, int | None]:
-    """The run of a recorded mind, and the last sequence of its log that applies; None for all.
-
-    Raises ValueError for another name.
-    """
+    """The run of a recorded mind and the last sequence that applies, None for all. Raises ValueError."""
     run, at, until = mind.removeprefix(RECORDED).partition("@")
     if not mind.startswith(RECORDED) or not run or (at and not until.isdecimal()):
         choices = f"{OFFLINE}, {OPENAI}, {MIXED}, recorded:RUN[@SEQUENCE] or recorded:FILE.jsonl"
@@ -290,10 +287,7 @@ def exchange_file(mind: str) -> Path | None:
 
 
 def validate_mind(mind: str) -> str:
-    """The mind's name with an absolute path of a file of exchanges.
-
-    Raises ValueError naming the choices, or the file that cannot be read.
-    """
+    """The name with an absolute path of exchanges. Raises ValueError naming the choices or the missing file."""
     if mind in (OFFLINE, OPENAI, MIXED):
         return mind
     if (path := exchange_file(mind)) is None:

@@ -43,10 +43,7 @@ class Prompt:
 
 @lru_cache
 def load_prompt(package: str, name: str) -> Prompt:
-    """`prompts/<name>.md` of a service: "version: NAME-N", the system text, a line of ---, the user text.
-
-    Raises ValueError for another format.
-    """
+    """`prompts/<name>.md`: "version: NAME-N", the system text, a line of ---, the user text. Raises ValueError."""
     text = (files(package) / "prompts" / f"{name}.md").read_text(encoding="utf-8")
     head, _, rest = text.partition("\n")
     system, divider, user = rest.partition("\n---\n")

@@ -96,7 +96,6 @@ class Player:
         self._left = [step.times for step in script.steps]
 
     def next(self, body: str) -> Step:
-        """The step for a request with this body."""
         for index, step in enumerate(self._script.steps):
             if self._left[index] and step.contains in body:
                 self._left[index] -= 1
@@ -233,7 +232,6 @@ def _refusal(request: Received, step: Step) -> web.Response | None:
 
 
 def _completion(request: Received, step: Step) -> web.Response:
-    """The reply to a chat completion."""
     payload = request.json
     text = step.answer if isinstance(step.answer, str) else json.dumps(step.answer)
     if text == "schema":
@@ -328,7 +326,6 @@ async def _main(port: int, script: Script) -> None:
 
 
 def main() -> None:
-    """Serve until interrupted."""
     parser = argparse.ArgumentParser(description="A scripted OpenAI-compatible endpoint on this machine.")
     parser.add_argument("--port", type=int, default=0, help="0 selects a free one")
     parser.add_argument("--script", type=Path, help="JSON or TOML; without one, every request is answered by schema")

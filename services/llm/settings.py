@@ -70,10 +70,7 @@ class RoleSettings(_Frozen):
 
 
 class Retry(_Frozen):
-    """Attempts per model, the waits between them in seconds, and the circuit breaker.
-
-    Waits have "full jitter": Brooker 2015, Exponential Backoff and Jitter.
-    """
+    """Attempts per model, the circuit breaker, and waits (s) with "full jitter" (Brooker 2015, Exponential Backoff)."""
 
     attempts: int = Field(default=5, ge=1, le=100)
     base_seconds: float = Field(default=1.0, gt=0)
@@ -142,10 +139,7 @@ def load_mind(environment: Mapping[str, str]) -> MindSettings:
 
 
 def load_embedding(environment: Mapping[str, str]) -> MindSettings | None:
-    """The settings with an embedding model, if the environment names one; a mind is not needed.
-
-    Raises the same errors as `load_mind`.
-    """
+    """The settings with an embedding model, if there is one; a mind is not needed. Raises as `load_mind`."""
     model = environment.get("ASI_EMBEDDING_MODEL")
     if not environment.get("ASI_MIND_FILE"):
         return load_mind({**environment, "ASI_MODEL": environment.get("ASI_MODEL") or model}) if model else None
@@ -154,10 +148,7 @@ def load_embedding(environment: Mapping[str, str]) -> MindSettings | None:
 
 
 def embedder_settings(environment: Mapping[str, str]) -> MindSettings | None:
-    """The settings of the endpoint that embeds; None for the local embedder.
-
-    Raises SettingsError for an unknown choice, and for an endpoint without a model.
-    """
+    """The settings of the endpoint that embeds; None for the local embedder. Raises SettingsError if it is unusable."""
     choice = environment.get("ASI_EMBEDDER", "")
     if choice not in ("", "local", "openai"):
         raise SettingsError(f"ASI_EMBEDDER={choice!r} is invalid: choose local or openai.")

@@ -102,10 +102,7 @@ async def catch_up(settings: ClientSettings) -> None:
 
 
 async def until_applied(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, sequence: int = 1) -> None:
-    """Wait until the archive holds the event of this sequence, which belongs to the run.
-
-    Raises NotPossible if it takes too long.
-    """
+    """Wait until the archive holds the run's event of this sequence. Raises NotPossible if it takes too long."""
     import grpc.aio
 
     with contextlib.suppress(TimeoutError):

@@ -69,10 +69,7 @@ def _dependent(settings: pb.RunSettings, given: Mapping[str, str]) -> Iterator[t
 
 
 def suited_precision(scale: str, overrides: Mapping[str, str]) -> tuple[dict[str, str], str]:
-    """The overrides to repeat a run's trainings with, and a sentence if they differ: fp32 where bf16 is emulated.
-
-    Raises NotPossible if the precision cannot be measured.
-    """
+    """The overrides to repeat trainings with, and a sentence if they differ: fp32 for slow bf16. Raises NotPossible."""
     values = scale_values("the run's scale", scale, overrides)
     if values["precision"] == FP32 or values["device"] == "cuda":
         return dict(overrides), ""

@@ -136,10 +136,7 @@ class DeviceMissing(NotPossible):
 
 
 async def require_devices(client: ClientSettings, settings: pb.RunSettings) -> list[str]:
-    """Why the engineer is slow in the precision of a stage of the run, if it is.
-
-    Raises SettingsError if it lacks the device of a stage, which would wait for ever.
-    """
+    """Why the engineer is slow in the precision of a stage, if so. Raises SettingsError without a stage's device."""
     warnings: dict[str, None] = {}
     promoted = (
         pb.RunSettings(scale=stage.scale, scale_overrides=dict(stage.overrides))
@@ -266,7 +263,6 @@ def sentence(settings: pb.RunSettings, run: Estimate) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """A duration in seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

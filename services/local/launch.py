@@ -68,7 +68,6 @@ class Start:
 
     @property
     def source(self) -> str:
-        """The run that is forked."""
         return self.fork.partition("@")[0]
 
 

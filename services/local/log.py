@@ -72,10 +72,7 @@ async def follow_run(bus: Bus, run: str, start: int) -> AsyncGenerator[Logged | 
 
 
 async def publish(settings: ClientSettings, events: Sequence[events_pb2.Event], only: str | None = None) -> int:
-    """Publish in order, over one connection; the sequence of the last one, 0 for none.
-
-    Raises BusLost when no server answers, and with `only` AlreadyStored as `Bus.publish`.
-    """
+    """Publish in order over one connection; the last sequence, 0 for none. Raises BusLost and as `Bus.publish`."""
     sequence = 0
     async with open_log(settings) as bus:
         for event in events:

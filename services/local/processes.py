@@ -29,10 +29,7 @@ _reserved: set[int] = set()
 
 
 def free_port(ports: range = PORTS) -> int:
-    """A free port, reserved for this process among the processes of this user.
-
-    Raises OSError if there is none, or if the temporary folder is not writable.
-    """
+    """A free port, reserved for this process among those of this user. Raises OSError if there is none."""
     locks = _locks()
     first = random.randrange(len(ports))
     for port in chain(ports[first:], ports[:first]):
@@ -84,10 +81,7 @@ def ends_with_parent(command: Sequence[str]) -> list[str]:
 def _start_child(
     command: Sequence[str], environment: Mapping[str, str], log: Path, inherited: Sequence[int] = ()
 ) -> subprocess.Popen[bytes]:
-    """A child that appends its output to `log`, in its own session: Ctrl-C reaches only the runner, which drains it.
-
-    It inherits the file descriptors `inherited`.
-    """
+    """A child in its own session, with output appended to `log`: Ctrl-C reaches only the runner, which drains it."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -120,7 +114,6 @@ class ServiceProcess:
     crashes: list[float] = field(default_factory=list)
 
     def start(self) -> None:
-        """Start it; it ends with this process."""
         command = [sys.executable, "-m", f"services.{self.name}"]
         self.process = _start_child(command, {**_inherited(self.name), **self.environment}, self.log)
 
@@ -159,7 +152,6 @@ class ServiceProcess:
             self.process.wait(10)
 
     def last_log_entry(self) -> str:
-        """The message of the last line of its log."""
         lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
         if not lines:
             return f"it ended without an error message; see {self.log}"
@@ -232,25 +224,18 @@ class Broker:
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
         return f"nats://127.0.0.1:{self.port}"
 
     @property
     def monitor_url(self) -> str:
-        """Where its monitoring answers."""
         return f"http://127.0.0.1:{self.monitor_port}"
 
     @property
     def pid(self) -> int | None:
-        """The server's process; None while it is not running."""
         return self.process.pid if self.process else None
 
     def start(self, patience: float = 10.0) -> None:
-        """Start and wait until it accepts connections.
-
-        Raises SettingsError if it does not start, and LogInUse if another one works on the folder for longer than
-        `patience` seconds.
-        """
+        """Start and wait for connections. Raises SettingsError, and LogInUse if the folder is in use for too long."""
         self.folder.mkdir(parents=True, exist_ok=True)
         log = self.folder / "nats-server.log"
         config = self.folder / "nats-server.conf"

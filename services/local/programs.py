@@ -72,10 +72,7 @@ def require_distinct(programs: Sequence[pb.GivenProgram]) -> None:
 
 
 async def check_programs(client: ClientSettings, settings: pb.RunSettings) -> str | None:
-    """Check all given programs as candidates are; a sentence where no engineer answers.
-
-    Raises SettingsError with the first fatal verdict of a program.
-    """
+    """Check programs as candidates are; a sentence if no engineer answers. Raises SettingsError for a fatal verdict."""
     if not settings.programs:
         return None
     async with channel(client.checker_address, client) as connection:

@@ -27,7 +27,6 @@ class RunningSystem:
     addresses: dict[str, str]  # gRPC addresses by "archive", "checker", "cognition", "judge"
 
     def client(self, settings: "ClientSettings") -> "ClientSettings":
-        """The settings with the addresses of this system."""
         addresses = {f"{name}_address": address for name, address in self.addresses.items()}
         return settings.model_copy(update={"nats_url": self.nats_url, **addresses})
 
@@ -47,7 +46,6 @@ class ClientSettings(ServiceSettings):
 
     @property
     def archive_is_elsewhere(self) -> bool:
-        """Whether ASI_ARCHIVE_ADDRESS names a running store."""
         return "ASI_ARCHIVE_ADDRESS" in os.environ
 
     @property
@@ -67,7 +65,6 @@ class ClientSettings(ServiceSettings):
         return without_user(self.nats_url) if "ASI_NATS_URL" in os.environ else str(self.data_dir / "nats")
 
     def run_folder(self, run: str) -> Path:
-        """The folder of a run's reports."""
         return self.data_dir / "runs" / run
 
     def require_archive(self) -> None:
@@ -100,10 +97,7 @@ def running_system(settings: ClientSettings) -> RunningSystem | None:
 
 @contextmanager
 def locked(settings: ClientSettings) -> Iterator[bool]:
-    """Hold the data folder's lock; yields whether it was acquired.
-
-    Raises SettingsError if the folder cannot be created or written.
-    """
+    """Hold the data folder's lock; yields whether it was acquired. Raises SettingsError if it cannot be written."""
     problem = "created"
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -161,7 +155,6 @@ def lock_log(folder: Path, patience: float) -> IO[str]:
 
 
 def split_names(text: str) -> list[str]:
-    """The names in a comma-separated list."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 

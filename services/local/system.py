@@ -64,7 +64,6 @@ class System:
 
     @property
     def nats_url(self) -> str:
-        """Where the broker is."""
         return self.broker.url if self.broker else self.settings.nats_url
 
     @property
@@ -75,14 +74,10 @@ class System:
 
     @property
     def client(self) -> ClientSettings:
-        """The settings with which to talk to this system."""
         return self.description.client(self.settings)
 
     async def start(self) -> None:
-        """Start everything and wait until every service answers.
-
-        Raises ServiceFailed, SettingsError, and BusLost if no broker answers at ASI_NATS_URL.
-        """
+        """Start everything and wait until all answer. Raises ServiceFailed, SettingsError, BusLost without a broker."""
         self.settings.data_dir.mkdir(parents=True, exist_ok=True)
         left_behind: list[int] = []  # processes of a system whose runner was killed
         with contextlib.suppress(OSError, ValueError, KeyError):
@@ -184,10 +179,7 @@ class System:
 
 
 def _write_error(broker: Broker) -> str:
-    """The error for which the broker has stopped storing events, such as a full disk; empty if it has not.
-
-    Also records how much it has stored.
-    """
+    """The error for which the broker stores nothing more, empty if none; also records how much it has stored."""
     error, jetstream = _monitored(broker, "/healthz", _Health).error, _monitored(broker, "/jsz", _JetStream)
     broker.stored, limit = jetstream.storage, jetstream.config.max_storage
     if WRITE_ERROR in error:
@@ -248,10 +240,7 @@ async def _start_broker(broker: Broker) -> None:
 async def running(
     settings: ClientSettings, extra: Mapping[str, str], stop: asyncio.Event | None = None
 ) -> AsyncIterator[System]:
-    """A running system within the context, drained at its end.
-
-    Raises AlreadyRunning, and KeyboardInterrupt if `stop` is set before all services have started.
-    """
+    """A running system, drained at the end. Raises AlreadyRunning; KeyboardInterrupt if `stop` is set at its start."""
     with locked(settings) as free:
         if not free:
             holder = running_system(settings)

@@ -36,7 +36,6 @@ class Trained:
 
     @property
     def key(self) -> tuple[str, int, str, int]:
-        """What identifies the training."""
         return self.candidate, self.factor, self.corpus, self.seed
 
 
@@ -65,7 +64,6 @@ class Trend:
 
     @property
     def conclusion(self) -> str:
-        """The conclusion from the interval."""
         if self.interval.crosses_zero:
             return "neither growth nor shrinkage is shown"
         return "the gain grows with size" if self.slope > 0 else "the gain shrinks with size"
@@ -130,7 +128,6 @@ def trends(trained: Sequence[Trained], candidate: str) -> list[Trend]:
 
 
 def sizes_text(size_gains: Sequence[SizeGain], drift: Sequence[Trend]) -> str:
-    """In sentences."""
     parts = [
         f"{gain.corpus} ×{gain.factor}: {gain.gain:+.4f}"
         + ("" if gain.interval is None else f" {interval_text(*bounds(gain.interval))}")
@@ -283,7 +280,6 @@ def variants_of(trained: Sequence[Trained], candidate: str, descriptions: Mappin
 
 
 def ablations_of(records: Sequence[pb.Candidate], candidate: str) -> list[pb.Candidate]:
-    """The ablations of one candidate."""
     return [record for record in records if record.kind == pb.KIND_ABLATION and record.request.ablation_of == candidate]
 
 
@@ -300,7 +296,6 @@ def parts(original: pb.Candidate, records: Sequence[pb.Candidate]) -> list[Part]
 
 
 def part_row(part: Part) -> dict[str, object]:
-    """A part as JSON."""
     low, high = bounds(part.gain.interval if part.gain else None)
     return {
         "component": part.component, "ablation": part.ablation, "loss_without": part.loss,

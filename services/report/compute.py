@@ -232,7 +232,6 @@ def scaling_row(result: ScalingResult) -> dict[str, object]:
 
 
 def scaling_text(result: ScalingResult) -> str:
-    """In sentences."""
     control, fit = result.control, result.scaling
     text = (
         f"{result.source}: {fit.successes} of {result.candidates} candidates are better than the control "

@@ -57,7 +57,6 @@ class Dataset:
 
     @cached_property
     def ranked(self) -> list[pb.Candidate]:
-        """The scored ones, best first."""
         return sorted(self.scored, key=lambda record: (-record.verdict.fitness.value, record.request.number))
 
 

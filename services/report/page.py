@@ -201,7 +201,6 @@ def _write(data: Dataset, folder: Path) -> Path:
 
 
 def escape(text: str) -> str:
-    """The text as HTML."""
     return html.escape(printable(text))
 
 

@@ -59,7 +59,6 @@ class View:
             self._done_at_start = self._done(status)
 
     def record(self, announced: Announced) -> None:
-        """Apply a service's announcement."""
         for training in announced.trainings:
             before = self._left_of.get((announced.candidate, training.seed))
             if before is not None and before.step <= training.step and before.steps == training.steps:
@@ -72,13 +71,11 @@ class View:
             self._trained_at.pop(announced.candidate, None)
 
     def event(self, row: EventRow) -> None:
-        """Apply an event of the log."""
         self.latest.append(row)
         if row["candidate"]:
             self.last_events[row["candidate"]] = row
 
     def record_all(self, queue: asyncio.Queue[Announced]) -> None:
-        """Apply all queued announcements."""
         while not queue.empty():
             self.record(queue.get_nowait())
 
@@ -242,7 +239,6 @@ def ended_and_expected(status: pb.RunStatus) -> tuple[int, int | None]:
 
 
 def best_line(status: pb.RunStatus) -> str:
-    """The best candidate so far, in words."""
     if not status.HasField("best"):
         return "no candidate is scored yet"
     loss = number(status.best.loss if status.best.HasField("loss") else None)
@@ -270,10 +266,7 @@ class EventRow(TypedDict):
 
 
 def event_row(logged: Logged, earlier: EventRow | None = None) -> EventRow:
-    """A message of the log as a row. Raises ValueError for a fact unknown to this version.
-
-    Values that the fact does not carry are copied from `earlier`, the candidate's previous row.
-    """
+    """A message as a row, the rest from `earlier`, the candidate's last. Raises ValueError for an unknown fact."""
     event = events_pb2.Event.FromString(logged.body)
     requested, proposal = event.candidate_requested, event.candidate_proposed.proposal
     training, verdict = event.candidate_trained.training, event.candidate_judged.verdict
@@ -323,7 +316,6 @@ def _numbers(row: EventRow) -> str:
 
 
 def _reason(event: events_pb2.Event) -> str | None:
-    """The reason that an event carries."""
     fact = event.WhichOneof("fact")
     match fact:
         case "candidate_rejected":

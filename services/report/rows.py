@@ -169,7 +169,6 @@ def mean_curves(record: pb.Candidate) -> dict[str, list[tuple[int, float]]]:
 
 
 def tree_row(node: archive_pb2.TreeNode) -> Node:
-    """A node of the tree as plain values."""
     return Node(
         id=node.id,
         parent=node.parent or None,
@@ -214,7 +213,6 @@ class Gain:
 
     @property
     def conclusion(self) -> str:
-        """The conclusion from the interval."""
         if self.interval.crosses_zero:
             return "not told apart"
         covered = "" if self.seeds > 1 or self.other_seeds else " with this seed"

@@ -83,10 +83,7 @@ class Proposer(Protocol):
         """A sentence that names the repeated idea; empty if the draft is new or this cannot be decided."""
 
     async def without(self, original: pb.Candidate, record: pb.Candidate, refusals: Sequence[Refusal]) -> Draft:
-        """The original's program without the component that the record's request names, given the earlier refusals.
-
-        Raises Rejected if the component cannot be removed.
-        """
+        """The original's program without the component that the request names. Raises Rejected if there is none."""
 
 
 NEIGHBOURS = 5
@@ -119,10 +116,7 @@ async def entries_for(
 
 
 async def with_measured(context: Context, archive: archive_pb2_grpc.ArchiveAsyncStub) -> Context:
-    """The context with the run's best candidates by loss, as data for the surrogate.
-
-    Their curves are fetched only for runs that stop trainings early.
-    """
+    """The context with the best candidates as the surrogate's data; with curves if the run stops trainings early."""
     run, stage, slim = context.record.run, context.record.stage, stopping_rule(context.settings.policies) == "none"
     request = archive_pb2.ListCandidatesRequest(run=run, sort="loss", stage=stage, page_size=MEASURED, slim=slim)
     return replace(context, board=tuple((await archive.ListCandidates(request, timeout=30)).candidates))
@@ -131,10 +125,7 @@ async def with_measured(context: Context, archive: archive_pb2_grpc.ArchiveAsync
 async def with_board(
     context: Context, archive: archive_pb2_grpc.ArchiveAsyncStub, checker: checker_pb2_grpc.CheckerAsyncStub | None
 ) -> Context:
-    """The context with what only prompts contain: the run's best and newest candidates, lessons and the scale.
-
-    The scale is omitted if no checker is available to describe it.
-    """
+    """The context with what only prompts contain: best and newest candidates, lessons, and the scale if it is known."""
     settings, record = context.settings, context.record
     by_id: dict[str, pb.Candidate] = {}
     for sort in ("loss", "number"):  # the best, then the newest

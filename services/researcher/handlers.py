@@ -159,10 +159,7 @@ class Researcher:
         return proposal
 
     async def _proposal(self, context: Context, job: Job) -> pb.Proposal:
-        """Draft until as many drafts are new and sound as the run's `best_of`, and propose the best.
-
-        Raises Rejected with the refusals if there is none after the maximum number of tries.
-        """
+        """Propose the best of `best_of` new and sound drafts. Raises Rejected with the refusals if there is none."""
         proposer, refusals = await self.proposer(context.settings.mind, job), list[Refusal]()
         sound_drafts = list[_SoundDraft]()
         try:
@@ -303,12 +300,10 @@ def _neighbours(near: archive_pb2.NeighboursReply) -> list[pb.Neighbour]:
 
 
 def failed(report: pb.CheckReport) -> list[pb.ProbeVerdict]:
-    """The failed probes."""
     return [verdict for verdict in report.verdicts if verdict.outcome == "fail"]
 
 
 def failure_of(report: pb.CheckReport) -> str:
-    """The first failed probe, as a sentence."""
     return next((f"the check fails: {first.probe}: {first.message}" for first in failed(report)), "the check fails")
 
 

@@ -159,11 +159,7 @@ def novelty_request(
 
 
 class ModelProposer:
-    """Proposes for one seat by calls of a language model.
-
-    With a `checker`, the model may request as many quick experiments before each draft as the run's policy
-    `experiments` allows.
-    """
+    """Proposes by a language model, which with a `checker` may have experiments made before each draft."""
 
     def __init__(self, mind: Mind, checker: "checker_pb2_grpc.CheckerAsyncStub | None" = None) -> None:
         self._mind = mind
@@ -241,7 +237,6 @@ class ModelProposer:
         raise Rejected("propose", f"the edits never fitted the program: {reason}")
 
     async def repeats(self, context: Context, draft: Draft, neighbours: Sequence[pb.Candidate]) -> str:
-        """See the port."""
         if not neighbours:
             return ""
         request = novelty_request(context.record, draft.motivation, draft.program, neighbours)

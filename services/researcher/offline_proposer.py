@@ -233,7 +233,6 @@ def describes(record: pb.Candidate) -> bool:
 
 
 def seed_of(record: pb.Candidate) -> Seed:
-    """A candidate as a seed of the search."""
     proposal = record.proposal
     return Seed(
         candidate=record.id,

@@ -59,7 +59,6 @@ class Services:
         return await self.archive.GetCandidate(archive_pb2.GetCandidateRequest(run=run, candidate=name), timeout=30)
 
     async def context(self, parent: pb.Candidate, seed: int | None = None) -> Context:
-        """The current context of a seat with this parent."""
         settings = (await self.archive.GetRun(archive_pb2.RunRequest(run=parent.run), timeout=30)).settings
         if seed is not None:
             settings.seed = seed
@@ -133,7 +132,6 @@ async def _services(
 
 
 async def main(arguments: argparse.Namespace) -> str:
-    """The proposal, as text or JSON."""
     settings = load(ResearcherSettings, "researcher")
     async with (
         channel(settings.archive_address, settings) as archive,
@@ -176,7 +174,6 @@ def run(argv: Sequence[str] | None = None) -> int:
 async def question(
     settings: ResearcherSettings, archive: archive_pb2_grpc.ArchiveAsyncStub, record: pb.Candidate, role: Role
 ) -> Request[BaseModel]:
-    """The current request."""
     async with _services(settings, archive) as services:
         if role is Role.JUDGE_NOVELTY:
             near = [motivation.candidate for motivation in await services.motivations(record)]

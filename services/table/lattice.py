@@ -80,10 +80,7 @@ def find(architecture: Mixer | str) -> Cell:
 
 @cache
 def neighbours(structure: str) -> tuple[Cell, ...]:
-    """The cells that differ in the value of one dimension, or in the write rule.
-
-    With another rule, values that its block lacks become the block's first ones.
-    """
+    """The cells that differ in one value, or in the rule, where values that its block lacks become its first ones."""
     values = _by_key()[structure].values
     own, other = sorted(_BLOCKS, key=lambda block: values[0] not in block["rule"])
     near = [

@@ -24,7 +24,6 @@ WALKS = (1, 1, 2, 2, 3, 4, 6, 8)
 
 
 def random_search(search: Search) -> Choice:
-    """A random untried architecture."""
     return Choice(search.rng.choice(search.unseen()))
 
 
@@ -255,7 +254,6 @@ class _GaussianProcess:
         self._observed: list[int] = []
 
     def learn(self, observations: Sequence[Observation]) -> None:
-        """Add the observations beyond those added before."""
         for observation in observations[len(self._observed) :]:
             index, count = self._index[observation.architecture], len(self._observed)
             rows, loss = self._factor[:count], _loss(observation)

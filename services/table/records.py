@@ -38,7 +38,6 @@ class Record:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """The training's identity."""
         return self.cell, self.scale, self.seed
 
     def at(self, fidelity: float) -> float | None:

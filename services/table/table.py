@@ -43,10 +43,7 @@ class NotMeasured(ValueError):  # noqa: N818 - an answer to a query
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A policy's choice: an architecture to train up to a share of the steps, and its parent, if any.
-
-    An architecture that was trained to a lower share is resumed and costs the difference.
-    """
+    """An architecture to train to a share of the steps, and its parent; one trained to less costs the difference."""
 
     architecture: str
     fidelity: float = 1.0
@@ -77,7 +74,6 @@ class Trace:
 
     @property
     def regret(self) -> float | None:
-        """The final regret."""
         return self.regrets[-1]
 
 
@@ -118,13 +114,11 @@ class Search:
         return len(self.seen) < len(self.space) or any(share < 1 for share in self.seen.values())
 
     def started(self, choice: Choice, cost: float) -> None:
-        """Record the start of a training."""
         self.seen[choice.architecture] = choice.fidelity
         self.pending.append(choice)
         self.spent += cost
 
     def ended(self, choice: Choice, loss: float | None) -> None:
-        """Record the end of a training."""
         self.pending.remove(choice)
         self.observations.append(Observation(choice.architecture, choice.fidelity, loss, choice.parent))
         if loss is not None:
@@ -268,7 +262,6 @@ class Table:
 
     @cached_property
     def best(self) -> float:
-        """The lowest true loss."""
         return min(self.truth.values())
 
     @cached_property

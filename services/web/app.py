@@ -70,7 +70,6 @@ class Pages:
         return self._runs[name]
 
     async def close(self) -> None:
-        """Stop all background tasks."""
         for name in list(self._runs):
             await self._close(name)
         await self.archive.close()

@@ -106,7 +106,6 @@ class RunLog:
             yield events
 
     async def close(self) -> None:
-        """Stop following."""
         if self._task is not None:
             await tasks.end(self._task)
 

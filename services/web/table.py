@@ -40,7 +40,6 @@ WebRow: TypeAlias = dict[str, Any]
 
 
 def web_row(record: candidate_pb2.Candidate) -> WebRow:
-    """A candidate's row, from a slim record."""
     training, proposal, shared = record.training, record.proposal, candidate_row(record)
     measured = [seed.measurements for seed in training.seeds]
     values: WebRow = {name: shared[name] for name in SHARED} | {  # type: ignore[literal-required]
@@ -122,7 +121,6 @@ class RunTable:
             yield None
 
     async def close(self) -> None:
-        """Stop following the run."""
         if self._task is not None:
             await tasks.end(self._task)
 

@@ -88,7 +88,6 @@ class Paper(_Strict):
 
     @property
     def reference(self) -> str:
-        """The arXiv id, else the URL."""
         return self.arxiv or self.url or ""
 
 
@@ -119,11 +118,9 @@ class Corpus:
 
     @cached_property
     def entries(self) -> tuple[Knowledge, ...]:
-        """All entries, in the papers' order."""
         return tuple(Knowledge(paper, entry) for paper in self.papers for entry in paper.entries)
 
     def entry(self, entry_id: str) -> Knowledge | None:
-        """The entry with this id, or None."""
         return next((knowledge for knowledge in self.entries if knowledge.id == entry_id), None)
 
 
@@ -155,10 +152,7 @@ def _label(node: object) -> str | None:
 
 
 def parse(text: str, source: str) -> CorpusFile:
-    """Papers from the text of a TOML or JSON file; `source` is its name, for messages.
-
-    Raises CorpusError with one sentence that names file, paper and field.
-    """
+    """Papers from a TOML or JSON text of the file `source`. Raises CorpusError that names file, paper and field."""
     try:
         raw = json.loads(text) if source.endswith(".json") else tomllib.loads(text)
     except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
@@ -203,10 +197,7 @@ _UNSAFE = re.compile(r"[^a-z0-9.]+")
 
 
 def add(papers: CorpusFile, folder: Path) -> tuple[str, ...]:
-    """Add papers to `folder`; returns the ids of the new entries.
-
-    Raises CorpusError, without writing, if the corpus would be inconsistent.
-    """
+    """Add papers to `folder`; the ids of the new entries. Raises CorpusError, without writing, if they do not fit."""
     additions = join(papers.papers)
     join((*load_with(folder).papers, *additions.papers))
     folder.mkdir(parents=True, exist_ok=True)

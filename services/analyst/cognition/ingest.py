@@ -60,10 +60,7 @@ def question(text: str) -> Request[Paper]:
 
 
 async def propose(file: Path, mind: Mind) -> CorpusFile:
-    """The entries that a mind extracts from a paper, not yet added.
-
-    Raises CorpusError for a file without text, and MindError without a usable answer.
-    """
+    """The entries that a mind extracts from a paper. Raises CorpusError for one without text, and MindError."""
     answered = await mind.ask(question(text_of(file)))
     return CorpusFile.model_validate({"paper": [answered.answer.model_dump(by_alias=True)]})
 

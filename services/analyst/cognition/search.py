@@ -143,10 +143,7 @@ def grams(text: str) -> list[str]:
 
 
 class TermWeights:
-    """TF-IDF with logarithmic counts, fitted to texts; rows of unit length.
-
-    Equal to scikit-learn's TfidfVectorizer, whose import takes two seconds.
-    """
+    """TF-IDF with logarithmic counts, rows of unit length, as scikit-learn's, whose import takes two seconds."""
 
     def __init__(self, texts: Sequence[str], terms: Callable[[str], list[str]], max_terms: int | None = None) -> None:
         """`max_terms` limits the vocabulary to the most frequent terms."""

@@ -167,10 +167,7 @@ def _trainings_for(candidate: str, path: Path) -> list[Trained]:
 async def _ablate(
     settings: ClientSettings, run: str, candidate: str, components: Sequence[str], note: Callable[[str], None]
 ) -> tuple[pb.Candidate, list[Part]]:
-    """Request the missing ablations, wait for all of them, compare. Starts the services if none run.
-
-    Raises NotFound, NotPossible for a candidate that was not trained or has no such component.
-    """
+    """Request missing ablations, wait for all, compare; starts services if none run. Raises NotFound, NotPossible."""
     async with open_archive(settings) as archive:
         request = archive_pb2.GetCandidateRequest(run=run, candidate=candidate)
         original = await archive.GetCandidate(request, timeout=30)
@@ -204,7 +201,6 @@ def components_of(original: pb.Candidate, selection: Sequence[str]) -> list[str]
 
 
 def _print(original: pb.Candidate, part_rows: Sequence[Part]) -> None:
-    """Print the effect of each component."""
     say(f"{original.id} {original.proposal.name}: loss {original.training.loss:.4f} nats per token with all components")
     intervals = [part.gain.interval if part.gain else None for part in part_rows]
     say(table([

@@ -93,10 +93,7 @@ def audit(
 
 
 def rerun_of(record: candidate_pb2.Candidate, status: pb.RunStatus) -> Rerun:
-    """Check the program and train its first seed again, in a sandbox of this machine.
-
-    Raises NotPossible for a candidate that was never trained here.
-    """
+    """Check the program and train its first seed again in a sandbox. Raises NotPossible if it was not trained here."""
     if not record.training.seeds or not record.training.HasField("loss"):
         raise NotPossible(
             f"candidate {record.id} was not trained here: there is nothing to train again; see --no-rerun"

@@ -35,7 +35,6 @@ class Letter:
 
     @property
     def event(self) -> events_pb2.Event:
-        """The fact itself."""
         return self.cause.event
 
 

@@ -44,7 +44,6 @@ class Drift:
 
     @property
     def drift(self) -> float | None:
-        """The change since the record."""
         return None if self.now is None or self.recorded is None else self.now - self.recorded
 
 
@@ -159,10 +158,7 @@ async def rescore(
 
 
 def rescored(status: pb.RunStatus, records: Sequence[candidate_pb2.Candidate], version: str) -> list[events_pb2.Event]:
-    """One candidate.rescored for each candidate whose fitness the version can be computed for.
-
-    Raises NotPossible when the root was not measured.
-    """
+    """One event for each candidate that the version can score. Raises NotPossible if the root was not measured."""
     name = status.settings.baselines[0]
     measured = [record for record in records if record.training.HasField("loss")]
     root = next((record for record in measured if record.request.baseline == name), None)

@@ -105,7 +105,6 @@ class Learnt:
     passed_on: Sequence[tuple[str, Quotation]]  # candidates whose prompts quote its analysis
 
     def as_json(self) -> dict[str, object]:
-        """For --json."""
         return {
             "candidate": self.record.id,
             "prompt": [asdict(item) for item in self.quoted],

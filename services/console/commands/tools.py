@@ -105,10 +105,7 @@ def require_run(arguments: Sequence[str]) -> None:
 def hand_over(
     module: str, context: typer.Context, with_log: bool = False, variables: Mapping[str, str] | None = None
 ) -> None:
-    """Run the tool's command of the same name with the same arguments and exit with its status.
-
-    The tool runs in this process, unless it needs a log that this process serves.
-    """
+    """Run the tool's command of the same name, in this process unless it needs a log, and exit with its status."""
     arguments = [str(context.info_name), *context.args]
     if not with_log or HELP.intersection(context.args):
         os.environ.update(variables or {})

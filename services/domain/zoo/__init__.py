@@ -27,7 +27,6 @@ class Baseline:
 
     @property
     def program(self) -> str:
-        """The text of its program."""
         return (files(__package__) / "programs" / f"{self.name}.py").read_text(encoding="utf-8")
 
 
