@@ -23,38 +23,25 @@ _TEMPLATE_TOKENS = 128  # an upper bound of what a chat template adds to the mes
 
 @dataclass(frozen=True, slots=True)
 class PlannedCall:
-    """An exchange to be made; `prompt` is the JSON to send, `role` a Role or EMBED."""
+    """An exchange that a candidate pays for; `call` is its record without the outcome."""
 
     run: str
     candidate: str
-    role: str
-    model: str
-    endpoint: str
     price: Price | None
-    prompt: str
-    prompt_version: str
-    prompt_hash: str
+    call: Call
 
-    def call(self, outcome: Outcome, seconds: float, worst: Spend) -> Call:
-        """The record of the exchange; with its reservation `worst` if the usage is unknown."""
-        prompt_tokens, completion_tokens = outcome.prompt_tokens, outcome.completion_tokens
-        if not outcome.billed:
-            prompt_tokens = completion_tokens = 0
-        unknown = prompt_tokens is None or completion_tokens is None
-        price = None if unknown else spend(self.price, prompt_tokens or 0, completion_tokens or 0).dollars
-        return Call(
-            role=self.role,
-            model=self.model,
-            endpoint=self.endpoint,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            seconds=seconds,
-            price=price,
-            prompt=self.prompt.encode("utf-8", "replace"),
+    def recorded(self, outcome: Outcome, seconds: float, worst: Spend) -> Call:
+        """The whole record; with the reservation `worst` if the usage is unknown."""
+        tokens = (outcome.prompt_tokens, outcome.completion_tokens) if outcome.billed else (0, 0)
+        unknown = None in tokens
+        return replace(
+            self.call,
             answer=outcome.text.encode("utf-8", "replace"),
             error=outcome.fault,
-            prompt_version=self.prompt_version,
-            prompt_hash=self.prompt_hash,
+            prompt_tokens=tokens[0],
+            completion_tokens=tokens[1],
+            seconds=seconds,
+            price=None if unknown else spend(self.price, tokens[0] or 0, tokens[1] or 0).dollars,
             reserved_tokens=worst.tokens if unknown else None,
             reserved_price=worst.dollars if unknown else None,
         )
@@ -97,7 +84,7 @@ class CallAccounting:
         try:
             yield pending
         finally:
-            call = planned.call(pending.outcome, time.monotonic() - started, worst)
+            call = planned.recorded(pending.outcome, time.monotonic() - started, worst)
             calls.append(call)
             await _shielded(self._close(reservation, pending.outcome.spent(planned.price), planned, call))
 
@@ -209,19 +196,14 @@ class ModelClient:
         calls: list[Call],
     ) -> Attempt[A]:  # fmt: skip
         model = self.model
-        planned = PlannedCall(
-            run=request.run,
-            candidate=request.candidate,
-            role=request.role,
-            model=model.name,
-            endpoint=model.endpoint,
-            price=model.price,
-            prompt=json.dumps(content, ensure_ascii=False),
-            prompt_version=request.prompt_version,
-            prompt_hash=request.prompt_hash,
-        )
+        prompt = json.dumps(content, ensure_ascii=False)
+        call = Call(
+            request.role, model.name, model.endpoint, prompt.encode("utf-8", "replace"), request.prompt_version,
+            request.prompt_hash,
+        )  # fmt: skip
+        planned = PlannedCall(request.run, request.candidate, model.price, call)
         # No tokenizer makes more tokens than bytes.
-        tokens = math.ceil(len(planned.prompt.encode("utf-8", "surrogatepass")) / self.bytes_per_token)
+        tokens = math.ceil(len(prompt.encode("utf-8", "surrogatepass")) / self.bytes_per_token)
         worst = spend(model.price, tokens + _TEMPLATE_TOKENS, max_tokens)
         answer = None
         async with self.slots:

@@ -16,7 +16,7 @@ from services.llm.embedder import Embedder, Vector, validate_not_empty
 from services.llm.exchange import EndpointClient, Outcome, connect
 from services.llm.minds import Minds
 from services.llm.model_client import BilledCandidate, CallAccounting, PlannedCall, guard_logs, release_logs
-from services.llm.port import EMBED, Fault, embedding_hash
+from services.llm.port import EMBED, Call, Fault, embedding_hash
 from services.llm.settings import MindSettings, embedder_settings
 
 _BATCH = 64
@@ -87,9 +87,9 @@ class OpenAIEmbedder:
         settings = self._settings
         price = None if settings.price is None else Price(settings.price, 0.0)
         prompt = json.dumps({"model": settings.model, "input": texts}, ensure_ascii=False)
-        planned = PlannedCall(
-            billed.run, billed.candidate, EMBED, settings.model, settings.endpoint, price, prompt, "", prompt_hash
-        )
+        sent = prompt.encode("utf-8", "replace")
+        call = Call(EMBED, settings.model, settings.endpoint, sent, "", prompt_hash)
+        planned = PlannedCall(billed.run, billed.candidate, price, call)
         worst = spend(price, math.ceil(len(prompt.encode("utf-8", "surrogatepass")) / self._bytes_per_token), 0)
         async with CallAccounting(billed.ledger, billed.journal).account(planned, worst, []) as pending:
             pending.outcome, vectors = await self._send(texts)

@@ -161,15 +161,15 @@ class Call:
     role: str  # a Role, or EMBED
     model: str
     endpoint: str
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    seconds: float
-    price: float | None
     prompt: bytes
-    answer: bytes
-    error: Fault | None
     prompt_version: str
     prompt_hash: str
+    answer: bytes = b""
+    error: Fault | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    seconds: float = 0.0
+    price: float | None = None
     reserved_tokens: int | None = None
     reserved_price: float | None = None
 

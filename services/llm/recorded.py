@@ -175,7 +175,6 @@ def _free_call(request: Request[A], result: Recorded) -> Call:
         endpoint=result.endpoint,
         prompt_tokens=0,
         completion_tokens=0,
-        seconds=0.0,
         price=0.0,
         prompt=json.dumps({"messages": messages}, ensure_ascii=False).encode(),
         answer=result.answer,

@@ -138,21 +138,18 @@ def load_mind(environment: Mapping[str, str]) -> MindSettings:
     return _with_secrets(settings, environment)
 
 
-def load_embedding(environment: Mapping[str, str]) -> MindSettings | None:
-    """The settings with an embedding model, if there is one; a mind is not needed. Raises as `load_mind`."""
-    model = environment.get("ASI_EMBEDDING_MODEL")
-    if not environment.get("ASI_MIND_FILE"):
-        return load_mind({**environment, "ASI_MODEL": environment.get("ASI_MODEL") or model}) if model else None
-    settings = load_mind(environment)
-    return None if settings.embedding is None else settings
-
-
 def embedder_settings(environment: Mapping[str, str]) -> MindSettings | None:
     """The settings of the endpoint that embeds; None for the local embedder. Raises SettingsError if it is unusable."""
     choice = environment.get("ASI_EMBEDDER", "")
     if choice not in ("", "local", "openai"):
         raise SettingsError(f"ASI_EMBEDDER={choice!r} is invalid: choose local or openai.")
-    settings = None if choice == "local" else load_embedding(environment)
+    model, settings = environment.get("ASI_EMBEDDING_MODEL"), None
+    if choice != "local" and environment.get("ASI_MIND_FILE"):
+        settings = load_mind(environment)
+    elif choice != "local" and model:  # which needs no mind
+        settings = load_mind({**environment, "ASI_MODEL": environment.get("ASI_MODEL") or model})
+    if settings is not None and settings.embedding is None:
+        settings = None
     if settings is None and choice == "openai":
         raise SettingsError(
             "ASI_EMBEDDER=openai needs a model: set ASI_EMBEDDING_MODEL, or an [embedding] section in ASI_MIND_FILE."

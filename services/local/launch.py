@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 import grpc.aio
 from google.protobuf.json_format import MessageToJson
 
-from services.archive import all_candidates
 from services.archive.policies import stages_of
 from services.chassis import tasks
 from services.chassis.bus import Bus
@@ -77,7 +76,7 @@ class Outcome:
 
     status: pb.RunStatus
     rows: list[Row]
-    records: list[candidate_pb2.Candidate]  # slim: without programs and curves
+    records: list[candidate_pb2.Candidate]
     interrupted: bool
     report: Path | None
 
@@ -131,14 +130,16 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
                 progress.note("draining: trainings are checkpointed, the run is paused …")
                 sequence = await pause_run(system.client, run, "interrupted at the terminal")
                 await _supervised(system, progress, until_applied(archive, run, sequence))
-                status = await archive.GetRun(pb.RunRequest(run=run), timeout=30)  # with its time until the pause
-            try:
-                report = await write_run_report(archive, run, settings.run_folder(run) / "report")
-            except NotPossible as error:  # the run's results do not depend on it
-                report = None
-                progress.note(str(error))
-            request = pb.ListCandidatesRequest(run=run, slim=True)
-            return Outcome(status, rows, await all_candidates(archive, request), interrupted.is_set(), report)
+            status, records = await read_run(archive, run)  # with the time until a pause
+            report = None
+            if records:
+                from services.report.page import write_report  # matplotlib takes half a second to import
+
+                try:
+                    report = await asyncio.to_thread(write_report, status, records, settings.run_folder(run) / "report")
+                except NotPossible as error:  # the run's results do not depend on it
+                    progress.note(str(error))
+            return Outcome(status, rows, records, interrupted.is_set(), report)
 
 
 async def join(settings: ClientSettings, options: RunOptions, start: Start, progress: Progress) -> str:
@@ -331,13 +332,3 @@ async def _watch(
                         return status, rows
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(interrupted.wait(), POLL_SECONDS)
-
-
-async def write_run_report(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, folder: Path) -> Path | None:
-    """The report of a run in its current state; None while it has no candidate. Raises NotPossible."""
-    status, records = await read_run(archive, run)
-    if not records:
-        return None
-    from services.report.page import write_report  # matplotlib takes half a second to import
-
-    return await asyncio.to_thread(write_report, status, records, folder)

@@ -1,4 +1,4 @@
-"""Connections to the event log, published events of runs, and events as rows and lines.
+"""Connections to the event log, and published events of runs.
 
 The broker is the one at ASI_NATS_URL, else the running system's, else one that is started on the log's files.
 """

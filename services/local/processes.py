@@ -274,13 +274,10 @@ class Broker:
 
     def stop(self) -> None:
         """Shut it down; idempotent."""
-        if self.process is None:
-            return
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-            self.process = None
-        except subprocess.TimeoutExpired:
+        if self.process:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(10)
             self.kill()
 
     def kill(self) -> None:

@@ -150,19 +150,10 @@ def propose_offline(
     rng: random.Random,
     is_repeat: Callable[[str], bool] = lambda _: False,
 ) -> Draft:
-    """Propose a new child of the parent; without history and cognition by random moves.
+    """Propose a new child of the parent by the gains of moves in `history` and by what `retrieved` entries suggest.
 
-    Args:
-        parent: without a description, that of its family or of DeltaNet is used, and named in the motivation.
-        references: candidates for crossover; those without a description are not used.
-        history: the moves of earlier candidates and their gains.
-        retrieved: cognition entries for the parent's shortcomings; moves that they suggest are preferred.
-        rng: the only source of randomness.
-        is_repeat: whether a program was proposed before.
-
-    Raises:
-        SearchExhaustedError: no new architecture was found.
-        ValueError: the parent's description is invalid.
+    A parent without a description is replaced by its family or DeltaNet, which the motivation names; references without
+    one are not crossed. Raises SearchExhaustedError, and ValueError for a parent whose description is invalid.
     """
     start, substitute = starting_point(parent)
     entries = suggested(retrieved)

@@ -54,10 +54,6 @@ class Services:
     checker: checker_pb2_grpc.CheckerAsyncStub | None = None
     embedder: OpenAIEmbedder | None = None
 
-    async def candidate(self, run: str, name: str) -> pb.Candidate:
-        """By id or name, from `run` or the newest one."""
-        return await self.archive.GetCandidate(archive_pb2.GetCandidateRequest(run=run, candidate=name), timeout=30)
-
     async def context(self, parent: pb.Candidate, seed: int | None = None) -> Context:
         settings = (await self.archive.GetRun(archive_pb2.RunRequest(run=parent.run), timeout=30)).settings
         if seed is not None:
@@ -137,7 +133,8 @@ async def main(arguments: argparse.Namespace) -> str:
         channel(settings.archive_address, settings) as archive,
         _services(settings, archive_pb2_grpc.ArchiveStub(archive)) as services,
     ):
-        parent = await services.candidate(arguments.run, arguments.parent)
+        request = archive_pb2.GetCandidateRequest(run=arguments.run, candidate=arguments.parent)
+        parent = await services.archive.GetCandidate(request, timeout=30)
         context = await services.context(parent, arguments.seed)
         async with _proposer(arguments.mind) as proposer:
             return _shown(await proposed(services, proposer, context), parent, arguments.json)

@@ -17,10 +17,10 @@ from services.llm.budget import Spend
 from services.llm.exchange import Outcome
 from services.llm.minds import ArchiveLedger, EventJournal
 from services.llm.model_client import CallAccounting, PlannedCall
-from services.llm.port import BudgetExhausted, Fault
+from services.llm.port import BudgetExhausted, Call, Fault
 from tests.archive_server import Store, propose, start_run, store
 
-PLANNED = PlannedCall("r1", "c000001", "propose", "m", "http://e", None, "{}", "1", "0" * 64)
+PLANNED = PlannedCall("r1", "c000001", None, Call("propose", "m", "http://e", b"{}", "1", "0" * 64))
 UNKNOWN = [Outcome(Fault.TIMEOUT), Outcome(None, "an answer without usage"), Outcome(Fault.DISCONNECTED)]
 
 
