@@ -118,7 +118,9 @@ async def dossier_of(
         hits = (await library.search(query, vector=vector)).hits
         named = dict.fromkeys(idea.source for idea in record.proposal.ideas if idea.origin == "cognition")
         sources = [await library.entry(name) for name in named]
-    root = root_of(record, baselines, settings.baselines)
+    judged_by = next((baseline for baseline in baselines if baseline.id == record.verdict.baseline), None)
+    first = next((known for known in baselines if known.request.baseline in settings.baselines[:1]), None)
+    root = judged_by or first
     apart = {record.id, root.id if root is not None else ""}
     return Dossier(
         record=record,
@@ -134,12 +136,6 @@ async def dossier_of(
         best=best,
         sources=tuple(source for source in sources if source is not None),
     )
-
-
-def root_of(record: pb.Candidate, baselines: Sequence[pb.Candidate], names: Sequence[str]) -> pb.Candidate | None:
-    """The baseline that the verdict used, else the first of the run's, if it is measured."""
-    named = next((baseline for baseline in baselines if baseline.id == record.verdict.baseline), None)
-    return named or next((baseline for baseline in baselines if baseline.request.baseline in names[:1]), None)
 
 
 def symptoms(record: pb.Candidate, parent: pb.Candidate | None) -> str:

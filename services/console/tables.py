@@ -217,7 +217,7 @@ def family(nodes: Sequence[Node]) -> str:
 
 def _best_first(nodes: Sequence[Node]) -> list[Node]:
     """Best last, as on a stack."""
-    return sorted(nodes, key=lambda node: (node["fitness"] is None, -(node["fitness"] or 0.0)), reverse=True)
+    return sorted(nodes, key=lambda node: (node["fitness"] is None, -(node["fitness"] or 0.0)))[::-1]
 
 
 def _branch(node: Node, head: str, room: int, ids: int) -> str:

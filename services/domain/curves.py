@@ -170,8 +170,7 @@ def behind(curve: Curve, earlier: Sequence[Curve]) -> Behind | None:
     for fraction, quantile in QUANTILES:
         if curve.progress >= fraction:
             losses = [other.level(fraction) for other in earlier if other.progress >= fraction]
-            reason = _behind(curve.level(fraction), losses, fraction, quantile)
-            if reason:
+            if reason := _behind(curve.level(fraction), losses, fraction, quantile):
                 return reason
     return None
 

@@ -81,15 +81,6 @@ class Finding:
     controls: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Tests:
-    """The tests of a candidate against the strongest control, and against the one with the largest p, its name."""
-
-    strongest: PairedTest
-    hardest: PairedTest
-    control: str
-
-
 def findings(
     candidates: Mapping[str, Losses], controls: Mapping[str, Losses], tried: int, policy: DiscoveryPolicy
 ) -> tuple[Finding, ...]:
@@ -101,18 +92,18 @@ def findings(
     if not controls:
         raise ValueError("controls is empty: a discovery is a comparison; verify the baselines with the same seeds")
     drafts = [_draft(name, losses, controls, tried) for name, losses in candidates.items()]
-    tests: dict[str, _Tests] = {}
+    tests: dict[str, tuple[PairedTest, PairedTest, str]] = {}  # the strongest control's, the largest p, whose that is
     for draft in drafts:
         if len(draft.seeds) >= policy.seeds:
             losses = {seed: candidates[draft.candidate][seed] for seed in draft.seeds}
             against = {name: paired_test(differences(losses, controls[name])) for name in draft.controls}
             unbeaten = max(against, key=lambda name: against[name].p)
-            tests[draft.candidate] = _Tests(against[str(draft.control)], against[unbeaten], unbeaten)
-    adjusted = benjamini_hochberg([test.strongest.p for test in tests.values()], tried)
-    of_all = benjamini_hochberg([test.hardest.p for test in tests.values()], tried)
+            tests[draft.candidate] = against[str(draft.control)], against[unbeaten], unbeaten
+    adjusted = benjamini_hochberg([test.p for test, _, _ in tests.values()], tried)
+    of_all = benjamini_hochberg([hardest.p for _, hardest, _ in tests.values()], tried)
     corrected = dict(zip(tests, zip(adjusted, of_all, strict=True), strict=True))
     return tuple(
-        _judged(draft, tests[draft.candidate], *corrected[draft.candidate], policy)
+        _judged(draft, tests[draft.candidate][0], tests[draft.candidate][2], *corrected[draft.candidate], policy)
         if draft.candidate in tests
         else replace(draft, reason=f"{len(draft.seeds)} of {policy.seeds} seeds are there for it and for every control")
         for draft in drafts
@@ -162,9 +153,10 @@ def _draft(name: str, losses: Losses, controls: Mapping[str, Losses], tried: int
     return Finding(name, Outcome.UNDECIDED, "not tested", control, seeds, tried, controls=tuple(sorted(controls)))
 
 
-def _judged(draft: Finding, tests: _Tests, adjusted: float, of_all: float, policy: DiscoveryPolicy) -> Finding:
-    """`adjusted` is the corrected p against the strongest control, `of_all` the largest one over all controls."""
-    test = tests.strongest
+def _judged(
+    draft: Finding, test: PairedTest, unbeaten: str, adjusted: float, of_all: float, policy: DiscoveryPolicy
+) -> Finding:
+    """`adjusted` is the corrected p against the strongest control, `of_all` that against the `unbeaten` one."""
     interval = test.interval()
     if interval.high <= policy.worthwhile:
         below = f"the gain over {draft.control} is below {policy.worthwhile:g} nats"
@@ -177,7 +169,7 @@ def _judged(draft: Finding, tests: _Tests, adjusted: float, of_all: float, polic
         reason = f"better than {draft.control} at adjusted p {adjusted:.3g} ≤ {policy.level:.3g}"
     elif adjusted <= policy.level and test.effect > 0:
         outcome = Outcome.UNDECIDED
-        reason = f"better than {draft.control}, but a gain over {tests.control} is not shown (adjusted p {of_all:.3g})"
+        reason = f"better than {draft.control}, but a gain over {unbeaten} is not shown (adjusted p {of_all:.3g})"
     else:
         outcome, reason = Outcome.UNDECIDED, f"a gain is neither shown (adjusted p {adjusted:.3g}) nor ruled out"
     numbers = replace(draft, effect=test.effect, interval=interval, p=test.p, adjusted_p=adjusted)

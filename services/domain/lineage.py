@@ -15,11 +15,6 @@ class Flaws:
     cyclic: tuple[str, ...]
     """Ids that are their own ancestor."""
 
-    @property
-    def any(self) -> bool:
-        """Whether there is a flaw at all."""
-        return bool(self.orphans or self.cyclic)
-
 
 def flaws(parents: Parents) -> Flaws:
     """All orphans and members of cycles, in linear time."""

@@ -200,24 +200,18 @@ def anonymous_program(program: str, name: str) -> str:
 
 
 def observation(record: pb.Candidate, relatives: Iterable[pb.Candidate]) -> Observation:
-    """Means of a candidate's measurements over its seeds, and its distance to the nearest of `relatives`."""
-    measures = measures_of(record)
+    """Means of a candidate's measurements over its seeds, and its distance to the nearest relative, if it parses."""
+    measures, distance = measures_of(record), None
+    if own := _fingerprint(program_of(record)):
+        others = [_fingerprint(program_of(relative)) for relative in relatives if relative.id != record.id]
+        distance = 1.0 - max((similarity(own, other) for other in others if other), default=1.0)
     return Observation(
         loss=measures["loss"],
         benchmark=measures["benchmark"],
-        distance=distance(record, relatives),
+        distance=distance,
         parameters=measures["parameters"],
         flops_per_token=measures["flops"],
     )
-
-
-def distance(record: pb.Candidate, relatives: Iterable[pb.Candidate]) -> float | None:
-    """One minus the structural similarity to the nearest relative; None if the program does not parse."""
-    own = _fingerprint(program_of(record))
-    if own is None:
-        return None
-    fingerprints = [_fingerprint(program_of(relative)) for relative in relatives if relative.id != record.id]
-    return 1.0 - max((similarity(own, other) for other in fingerprints if other), default=1.0)
 
 
 def _fingerprint(program: str) -> Fingerprint | None:

@@ -35,12 +35,14 @@ LINES = 18  # names that fit beside a figure
 def discoveries(data: Dataset) -> list[Drawing]:
     """The verdicts, the curve, and one figure for each step from stage to stage."""
     rungs = sorted({verification.rung or 1 for record in data.records for verification in record.verifications})
+    baselines = {record.id for record in data.records if record.kind == pb.KIND_BASELINE}
+    scaled = dict.fromkeys(trained.candidate for trained in data.sizes if trained.candidate not in baselines)
     return [
         verdicts(data),
         overview(data),
         curve(data),
         growth(data),
-        *size_figures(data),
+        *(_sizes(data.sizes, candidate) for candidate in scaled if comparisons.gains(data.sizes, candidate)),
         *(relation(data, rung) for rung in rungs or [1]),
         predictors(data),
     ]
@@ -186,13 +188,11 @@ def overview(data: Dataset) -> Drawing:
 def _finalists(axes: Axes, data: Dataset) -> None:
     """The gain of each claim that was tested, with its interval."""
     judged = sorted((record for record in data.records if record.HasField("discovery")), key=by_effect, reverse=True)
-    tested = [(record, finding) for record in judged if (finding := finding_of(record)).interval is not None]
-    for index, (record, finding) in enumerate(tested):
-        assert finding.interval is not None  # noqa: S101 - by the line above
-        assert finding.effect is not None  # noqa: S101 - comes with the interval
-        reach = finding.interval.high - finding.effect
+    tested = [record for record in judged if record.discovery.HasField("interval")]
+    for index, record in enumerate(tested):
+        gain, reach = record.discovery.effect, record.discovery.interval.high - record.discovery.effect
         filled = outcome_of(record.discovery) == "confirmed"
-        axes.errorbar([finding.effect], [index], xerr=reach, color=ACCENT, marker="o", capsize=3,
+        axes.errorbar([gain], [index], xerr=reach, color=ACCENT, marker="o", capsize=3,
                       markerfacecolor=ACCENT if filled else "white")  # fmt: skip
         axes.annotate(label_of(record), (0.03, index + 0.12), xycoords=("axes fraction", "data"), fontsize=8,
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
@@ -204,14 +204,8 @@ def _finalists(axes: Axes, data: Dataset) -> None:
         axes.text(0.5, 0.5, "no claim was tested", transform=axes.transAxes, ha="center", fontsize=8)
 
 
-def size_figures(data: Dataset) -> list[Drawing]:
-    """The gain of each candidate that was trained at several sizes, by text; empty without such trainings."""
-    baselines = {record.id for record in data.records if record.kind == pb.KIND_BASELINE}
-    candidates = dict.fromkeys(trained.candidate for trained in data.sizes if trained.candidate not in baselines)
-    return [_sizes(data.sizes, candidate) for candidate in candidates if comparisons.gains(data.sizes, candidate)]
-
-
 def _sizes(trained: Sequence[comparisons.Trained], candidate: str) -> Drawing:
+    """The gain of a candidate that was trained at several sizes, by text."""
     gains, trend = comparisons.gains(trained, candidate), comparisons.trends(trained, candidate)
     figure, axes = new_axes("size (multiple of the run's width and tokens)", "gain (nats per token)")
     for index, corpus in enumerate(dict.fromkeys(gain.corpus for gain in gains)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TypedDict
 
@@ -15,7 +15,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from services.chassis.bus import Logged
 from services.chassis.bus.subjects import fact_of
 from services.contracts import archive_pb2 as pb
 from services.contracts import events_pb2
@@ -265,17 +264,16 @@ class EventRow(TypedDict):
     reason: str | None
 
 
-def event_row(logged: Logged, earlier: EventRow | None = None) -> EventRow:
-    """A message as a row, the rest from `earlier`, the candidate's last. Raises ValueError for an unknown fact."""
-    event = events_pb2.Event.FromString(logged.body)
+def event_row(event: events_pb2.Event, sequence: int, earlier: Mapping[str, EventRow]) -> EventRow:
+    """An event as a row, the rest from the candidate's row in `earlier`. Raises ValueError for an unknown fact."""
     requested, proposal = event.candidate_requested, event.candidate_proposed.proposal
     training, verdict = event.candidate_trained.training, event.candidate_judged.verdict
     fitness = event.candidate_rescored.fitness if event.HasField("candidate_rescored") else verdict.fitness
     scored = event.HasField("candidate_rescored") or verdict.HasField("fitness")
-    previous: EventRow | dict[str, None] = earlier or {}
+    previous: EventRow | dict[str, None] = earlier.get(event.candidate) or {}
     stage = requested.stage or event.candidate_promoted.stage or event.candidate_verified.stage
     return EventRow(
-        sequence=logged.sequence,
+        sequence=sequence,
         time=event.time.ToDatetime().isoformat(timespec="milliseconds") + "Z",
         id=event.id,
         run=event.run,

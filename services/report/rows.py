@@ -158,14 +158,14 @@ def final_train_loss(record: pb.Candidate) -> float | None:
 def mean_curves(record: pb.Candidate) -> dict[str, list[tuple[int, float]]]:
     """Training and held-out loss by step ("train" and "heldout"), averaged over seeds."""
     points = [point for seed in record.training.seeds for point in seed.curve]
-    train, heldout = defaultdict[int, list[float]](list), defaultdict[int, list[float]](list)
-    for point in points:
-        if point.HasField("train_loss"):
-            train[point.step].append(point.train_loss)
-        if point.HasField("loss"):
-            heldout[point.step].append(point.loss)
-    curves = {"train": train, "heldout": heldout}
-    return {name: [(step, fmean(losses)) for step, losses in sorted(curve.items())] for name, curve in curves.items()}
+    curves = {}
+    for name, field in (("train", "train_loss"), ("heldout", "loss")):
+        losses = defaultdict[int, list[float]](list)
+        for point in points:
+            if point.HasField(field):  # type: ignore[arg-type]
+                losses[point.step].append(getattr(point, field))
+        curves[name] = [(step, fmean(values)) for step, values in sorted(losses.items())]
+    return curves
 
 
 def tree_row(node: archive_pb2.TreeNode) -> Node:

@@ -29,13 +29,6 @@ class Step:
     belief: Belief
 
 
-def name_of(mixer: Mixer, moves: Sequence[Move]) -> str:
-    """A readable name such as `WindowFloorDeltaNet3f2a`: the moves, the memory, and four digits of the structure."""
-    words = "".join(move.word for move in moves[:MAX_NAME_MOVES]) or "Cross"
-    base = _BASES[mixer.memory.rule]
-    return f"{words}{'' if words.endswith(base) else base}Net{mixer.structure()[:4]}"
-
-
 def motivation(
     steps: Sequence[Step], parent: str, substitute: str | None, mate: tuple[str, str] | None, choice: str = ""
 ) -> str:
@@ -282,7 +275,12 @@ def _proposal(
     child: _Child, parent: Seed, substitute: str | None, bandit: Bandit, entries: dict[str, str], ground: str = ""
 ) -> Draft:
     steps = [Step(move, entries.get(move.name), bandit.belief(move.name)) for move in child.moves]
-    name = name_of(child.mixer, child.moves)
+    # Such as `WindowFloorDeltaNet3f2a`: the moves, the memory, and four digits of the structure.
+    words, base = (
+        "".join(move.word for move in child.moves[:MAX_NAME_MOVES]) or "Cross",
+        _BASES[child.mixer.memory.rule],
+    )
+    name = f"{words}{'' if words.endswith(base) else base}Net{child.mixer.structure()[:4]}"
     mate = None if child.mate is None else (child.mate.candidate, child.mate.name)
     text = motivation(steps, parent.name, substitute, mate, ground)
     return Draft(

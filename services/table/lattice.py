@@ -13,7 +13,6 @@ from itertools import product
 from services.mixers.description import CATALOGUE, Features, Inputs, Memory, Mixer, Output
 from services.mixers.moves import LIBRARY
 
-VERSION = 1
 DIMENSIONS = ("rule", "decay", "write", "map", "norm", "convolved", "gate", "skip", "output_norm")
 
 _BLOCKS: tuple[Mapping[str, tuple[str, ...]], ...] = (

@@ -166,13 +166,6 @@ POLICIES: Mapping[str, Policy] = {
 }
 
 
-def policy(name: str) -> Policy:
-    """A policy by its name. Raises ValueError with the existing names."""
-    if name not in POLICIES:
-        raise ValueError(f"policy {name!r} is not known; choose one of {', '.join(POLICIES)}")
-    return POLICIES[name]
-
-
 def _loss(observation: Observation) -> float:
     return math.inf if observation.loss is None else observation.loss
 

@@ -129,9 +129,9 @@ class RunLog:
                             continue
                         last = logged.sequence
                         with contextlib.suppress(DecodeError, ValueError):  # an event of a newer version
-                            candidate = events_pb2.Event.FromString(logged.body).candidate
-                            fact = event_row(logged, self._earlier.get(candidate))
-                            self._earlier[candidate] = fact
+                            event = events_pb2.Event.FromString(logged.body)
+                            fact = event_row(event, logged.sequence, self._earlier)
+                            self._earlier[event.candidate] = fact
                             async with self._changed:
                                 self._latest.append(fact)
                                 self._count += 1

@@ -106,6 +106,17 @@ def test_a_deep_tree_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "…59 " in lines[-1]
 
 
+def test_children_are_drawn_best_first_and_equal_ones_in_their_order() -> None:
+    """Those without a score came last to first."""
+    scores = {"c1": None, "c2": 0.25, "c3": None, "c4": 0.5, "c5": 0.25}
+    nodes = [
+        Node(id=name, parent=None, name="Net", fitness=fitness, loss=None, state="", kind="proposal")
+        for name, fitness in scores.items()
+    ]
+
+    assert re.findall(r"c\d", family(nodes)) == ["c4", "c2", "c5", "c1", "c3"]
+
+
 @pytest.mark.parametrize("width", [1, 30, 45])
 def test_a_tree_ends_on_a_terminal_without_room_for_names(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names were shortened for ever, since no letters fit at all."""

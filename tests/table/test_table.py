@@ -12,7 +12,7 @@ from services.mixers.description import Path as MixerPath
 from services.mixers.render import render
 from services.table.analysis import effects
 from services.table.lattice import cells, find, neighbours
-from services.table.policies import POLICIES, policy
+from services.table.policies import POLICIES
 from services.table.records import Record, append, pack, read, read_all
 from services.table.table import Choice, NotMeasured, Search, Table
 from tests.table.synthetic import synthetic_records
@@ -122,7 +122,7 @@ def test_a_query_answers_what_was_measured_and_never_estimates(table: Table) -> 
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("seats", [1, 8])
 def test_every_policy_spends_its_budget_and_repeats_with_its_seed(table: Table, name: str, seats: int) -> None:
-    trace = table.simulate(policy(name), budget=60, seed=3, seats=seats)
+    trace = table.simulate(POLICIES[name], budget=60, seed=3, seats=seats)
     reached: dict[str, float] = {}
     for observation in trace.observations:
         reached[observation.architecture] = max(reached.get(observation.architecture, 0.0), observation.fidelity)
@@ -130,7 +130,7 @@ def test_every_policy_spends_its_budget_and_repeats_with_its_seed(table: Table, 
     assert 60 <= sum(reached.values()) < 61
     assert trace.regrets[-1] is not None
     assert trace.regrets[-1] >= 0
-    assert trace == table.simulate(policy(name), budget=60, seed=3, seats=seats)
+    assert trace == table.simulate(POLICIES[name], budget=60, seed=3, seats=seats)
 
 
 def test_a_policy_that_knows_the_truth_has_no_regret_after_its_first_training(table: Table) -> None:
@@ -160,7 +160,7 @@ def test_a_choice_outside_the_space_is_refused(table: Table) -> None:
 
 def test_failed_trainings_are_observed_without_a_loss_and_are_never_the_best() -> None:
     table = Table(synthetic_records(failing=0.3))
-    trace = table.simulate(policy("random"), budget=50, seed=1)
+    trace = table.simulate(POLICIES["random"], budget=50, seed=1)
 
     assert any(observation.loss is None for observation in trace.observations)
     assert trace.best in table.truth
@@ -169,7 +169,7 @@ def test_failed_trainings_are_observed_without_a_loss_and_are_never_the_best() -
 def test_the_best_of_several_finalists_counts_by_its_true_loss() -> None:
     """A single noisy training may make another one look better."""
     noisy = Table(synthetic_records(noise=0.1))
-    single, five = (noisy.simulate(policy("random"), budget=60, seed=3, finalists=count) for count in (1, 5))
+    single, five = (noisy.simulate(POLICIES["random"], budget=60, seed=3, finalists=count) for count in (1, 5))
     pairs = [(a, b) for a, b in zip(single.regrets, five.regrets, strict=True) if a is not None and b is not None]
 
     assert single.observations == five.observations
@@ -187,4 +187,4 @@ def test_a_training_that_failed_with_one_seed_has_the_loss_of_the_others() -> No
 def test_a_small_space_ends_a_search_early() -> None:
     table = Table(synthetic_records(seeds=(1,))[:10])
 
-    assert len(table.simulate(policy("random"), budget=50, seed=1).observations) == 10
+    assert len(table.simulate(POLICIES["random"], budget=50, seed=1).observations) == 10

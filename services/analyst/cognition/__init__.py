@@ -35,8 +35,7 @@ def _one_line(text: object) -> object:
 
 
 def _normalised(tags: tuple[str, ...]) -> tuple[str, ...]:
-    """Canonical component tags, without duplicates."""
-    return tuple(dict.fromkeys(VOCABULARY.normalise(tag) for tag in tags))
+    return tuple(dict.fromkeys(map(VOCABULARY.normalise, tags)))
 
 
 Insight = Annotated[str, BeforeValidator(_one_line), Field(min_length=40, max_length=500)]

@@ -46,13 +46,13 @@ async def _search(arguments: argparse.Namespace, settings: AnalystSettings) -> i
         raise ValueError(f"--count is {arguments.count}; give a whole number from 1")
     hits = (await library.search(query, arguments.count, vector=await library.embedded(query))).hits
     if arguments.json:
-        _say(json.dumps([{"id": hit.knowledge.id, "similarity": hit.similarity} for hit in hits], indent=2))
+        print(json.dumps([{"id": hit.knowledge.id, "similarity": hit.similarity} for hit in hits], indent=2))
     elif not hits:
-        _say("no entry is similar enough to this description")
+        print("no entry is similar enough to this description")
     for hit in () if arguments.json else hits:
         paper = hit.knowledge.paper
-        _say(f"{hit.similarity:.2f}  {hit.knowledge.id}  {paper.title} ({paper.year})")
-        _say(f"      {hit.knowledge.entry.design_insight}")
+        print(f"{hit.similarity:.2f}  {hit.knowledge.id}  {paper.title} ({paper.year})")
+        print(f"      {hit.knowledge.entry.design_insight}")
     return 0 if hits else 1
 
 
@@ -86,17 +86,17 @@ def _stats(arguments: argparse.Namespace) -> int:
         raise ValueError(f"standard input is not JSON ({error}); give candidates as {form}, gain may be null") from None
     rows = statistics_of(_USES.validate_python(uses))
     if arguments.json:
-        _say(json.dumps([asdict(row) for row in rows], indent=2))
+        print(json.dumps([asdict(row) for row in rows], indent=2))
     for row in () if arguments.json else rows:
         gain = "–" if row.mean_gain is None else f"{row.mean_gain:+.3f}"
-        _say(f"{row.improved:>3} of {row.measured:<3} improved  mean gain {gain}  {row.entry}")
+        print(f"{row.improved:>3} of {row.measured:<3} improved  mean gain {gain}  {row.entry}")
     if not rows and not arguments.json:
-        _say("no candidate of this run used an entry")
+        print("no candidate of this run used an entry")
     return 0 if rows else 1
 
 
 def _report(arguments: argparse.Namespace, ids: tuple[str, ...]) -> int:
-    _say(json.dumps(list(ids)) if arguments.json else f"kept {len(ids)}: {', '.join(ids)}")
+    print(json.dumps(list(ids)) if arguments.json else f"kept {len(ids)}: {', '.join(ids)}")
     return 0
 
 
@@ -117,10 +117,6 @@ def _parser() -> argparse.ArgumentParser:
     for command in (search, new, paper, stats):
         command.add_argument("--json", action="store_true", help="machine-readable output")
     return parser
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -189,7 +189,10 @@ class CorpusEmbedder:
     def __init__(self, corpus: Corpus) -> None:
         texts = [full_text(knowledge) for knowledge in corpus.entries]
         self._words, self._grams = TermWeights(texts, stems), TermWeights(texts, grams, max_terms=8192)
-        self._basis = _latent_basis(self._words.rows(texts), LATENT)
+        _, _, rows = np.linalg.svd(self._words.rows(texts), full_matrices=False)
+        basis = rows[:LATENT].T  # the leading right singular vectors, shape [terms, at most LATENT]
+        signs = np.sign(basis[np.abs(basis).argmax(axis=0), np.arange(basis.shape[1])])  # the same on all machines
+        self._basis: NDArray[np.float64] = basis * signs
         digest = hashlib.sha256(repr((texts, WEIGHTS)).encode()).hexdigest()[:8]
         self.dimension: int = len(self._words.columns) + len(self._grams.columns) + self._basis.shape[1] + 1
         self.name = f"corpus-{VERSION}-{digest}"
@@ -206,12 +209,3 @@ class CorpusEmbedder:
         parts = (words, self._grams.rows(texts), unit_rows(words @ self._basis))
         weighted = [weight * part for weight, part in zip(WEIGHTS, parts, strict=True)]
         return np.hstack([*weighted, np.full((len(texts), 1), 1e-4)]).astype(np.float32)
-
-
-def _latent_basis(documents: NDArray[np.float64], max_dimension: int) -> NDArray[np.float64]:
-    """The leading right singular vectors, shape [terms, at most `max_dimension`]; signs are fixed for all machines."""
-    _, _, rows = np.linalg.svd(documents, full_matrices=False)
-    basis = rows[: min(max_dimension, len(documents))].T
-    largest = np.abs(basis).argmax(axis=0)
-    signs: NDArray[np.float64] = np.sign(basis[largest, np.arange(basis.shape[1])])
-    return np.asarray(basis * signs)

@@ -237,12 +237,8 @@ async def _all_ended(
             note(event)
         with contextlib.suppress(grpc.aio.AioRpcError):
             records = await all_candidates(archive, archive_pb2.ListCandidatesRequest(run=original.run))
-            own = [
-                ablation
-                for ablation in ablations_of(records, original.id)
-                if ablation.request.without_component in chosen
-            ]
-            ended = {ablation.request.without_component for ablation in own if ablation.state in ENDED}
+            own = (ablation for ablation in ablations_of(records, original.id) if ablation.state in ENDED)
+            ended = {ablation.request.without_component for ablation in own}.intersection(chosen)
             for component in sorted(ended - reported):
                 note(f"without {component}: done, {len(ended)} of {len(chosen)}")
             reported = ended

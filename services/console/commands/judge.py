@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
@@ -63,8 +62,12 @@ async def judge(
         raise SettingsError("name what to judge: either a CANDIDATE or --calibrate.")
     settings = client_settings()
     records = await find_candidates(settings, run, candidate) if candidate else await _baselines(settings, run)
-    async with _judge(settings) as stub:  # all at once
-        rows = await asyncio.gather(*(_judge_again(stub, record) for record in records))
+    async with (
+        service_addresses(settings, "archive", "judge") as address,
+        channel(address["ASI_JUDGE_ADDRESS"], settings) as connection,
+    ):
+        stub = judge_pb2_grpc.JudgeStub(connection)
+        rows = await asyncio.gather(*(_judge_again(stub, record) for record in records))  # all at once
     largest = max((abs(row.drift) for row in rows if row.drift is not None), default=None)
     if as_json:
         verdicts = [{**asdict(row), "drift": row.drift} for row in rows]
@@ -102,15 +105,6 @@ async def _judge_again(judge: judge_pb2_grpc.JudgeAsyncStub, record: candidate_p
         judge=now.judge,
         absent_because=now.absent_because,
     )
-
-
-@asynccontextmanager
-async def _judge(settings: ClientSettings) -> AsyncIterator[judge_pb2_grpc.JudgeAsyncStub]:
-    async with (
-        service_addresses(settings, "archive", "judge") as address,
-        channel(address["ASI_JUDGE_ADDRESS"], settings) as judge,
-    ):
-        yield judge_pb2_grpc.JudgeStub(judge)
 
 
 def _print(rows: Sequence[Drift], largest_drift: float | None) -> None:

@@ -138,8 +138,7 @@ async def _next_event(
     fact = None
     if logged is not None:
         with contextlib.suppress(DecodeError, ValueError):  # an event of a newer version
-            candidate = Event.FromString(logged.body).candidate
-            fact = event_row(logged, state.view.last_events.get(candidate))
+            fact = event_row(Event.FromString(logged.body), logged.sequence, state.view.last_events)
             state.view.event(fact)
     if not settled and time.monotonic() - state.read_at >= READ_SECONDS:
         state.read_at = time.monotonic()
@@ -155,7 +154,7 @@ async def _last_events(archive: archive_pb2_grpc.ArchiveAsyncStub, state: Watche
     for candidate in state.moving[:MAX_ASKED]:
         request = pb.GetCandidateRequest(run=state.status.run, candidate=candidate["id"])
         for link in (await archive.GetChain(request, timeout=30)).links[-1:]:
-            last = event_row(Logged(link.sequence, "", link.event.SerializeToString()))
+            last = event_row(link.event, link.sequence, {})
             events[candidate["id"]] = EventRow(**{**last, "name": candidate["name"], "stage": candidate["stage"]})
     return events
 
