@@ -150,12 +150,13 @@ async def test_autoscale_follows_the_queue_and_drains_removed_engineers(
 async def test_a_worker_trains_for_a_remote_system_and_returns_its_work_when_stopped(
     system: System, started: events.Event, tmp_path: Path
 ) -> None:
-    """One engineer on the CPU; SIGTERM drains it, and the command ends with 0."""
+    """One engineer on the CPU, also beside GPUs that the stage does not use; SIGTERM drains it, and the command ends."""
     await system.bus.publish(micro(started))
     await propose(system.bus)
     worker = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "services.console", "worker", "--stages", "tiny",
-        env=system.environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env={**system.environment, "CUDA_VISIBLE_DEVICES": "0,1"}, stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     await trained(system.bus, 1)
     worker.send_signal(signal.SIGTERM)

@@ -184,7 +184,8 @@ async def worker(
             raise SettingsError(
                 f"{variable} is not set: a worker trains for a system that runs elsewhere: set the address."
             )
-    devices = devices_for(names, None if gpus() else 1)
+    devices = devices_for(names, None)
+    devices = devices if any(devices) else devices[:1]
     environment = engineer_environment(settings, names)
     await require_broker(environment["ASI_NATS_URL"])
     fleet = Fleet(devices, environment, settings.data_dir / "logs")
