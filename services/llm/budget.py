@@ -128,8 +128,7 @@ class MemoryLedger:
 
     async def reserve(self, run: str, worst: Spend) -> Reservation:
         async with self._changed:
-            while not self._fits(run, worst):
-                await self._changed.wait()
+            await self._changed.wait_for(lambda: self._fits(run, worst))
             self._next += 1
             self._accounts[run].open[self._next] = worst
             return Reservation(run, self._next, worst)
