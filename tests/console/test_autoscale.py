@@ -150,7 +150,7 @@ async def test_autoscale_follows_the_queue_and_drains_removed_engineers(
 async def test_a_worker_trains_for_a_remote_system_and_returns_its_work_when_stopped(
     system: System, started: events.Event, tmp_path: Path
 ) -> None:
-    """One engineer on the CPU, also beside GPUs that the stage does not use; SIGTERM drains it, and the command ends."""
+    """One engineer on the CPU, also beside GPUs that it does not use; SIGTERM drains it, and the command ends."""
     await system.bus.publish(micro(started))
     await propose(system.bus)
     worker = await asyncio.create_subprocess_exec(
