@@ -90,7 +90,7 @@ PANELS: Mapping[str, Mapping[str, Command]] = {
         "cognition": Command("tools", "Search and extend the cognition base, and show its statistics."),
     },
     "Archives": {
-        "export": Command("export", "Export a run as its log, tables or the published format, or one architecture."),
+        "export": Command("report", "Export a run as its log, tables or the published format, or one architecture."),
         "import": Command("tools", "Import a published archive or an exported log as a new run."),
         "backup": Command("tools", "Copy the archive to a file."),
         "restore": Command("tools", "Restore the archive from a copy."),

@@ -20,10 +20,9 @@ from urllib.parse import quote
 
 from pydantic import SecretStr, ValidationError
 
-from services.llm.answers import JSON, instructions, schema_of
+from services.llm.answers import JSON, Embedded, classify, completion_of, instructions, schema_of
 from services.llm.budget import Price, Spend, spend
 from services.llm.port import A, Fault, Message, Request
-from services.llm.replies import Embedded, classify, completion_of
 from services.llm.settings import Structured
 
 if TYPE_CHECKING:  # the import takes a second

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from services.llm.answers import classify, completion_of
 from services.llm.port import Fault
-from services.llm.replies import classify, completion_of
 
 ANSWER = json.dumps({"name": "\u2028A"}, ensure_ascii=False)
 TEXT = {"type": "text", "text": ANSWER}
