@@ -1,7 +1,5 @@
 """The vocabulary of components of token mixers: tags of the analyst, the offline researcher and cognition."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

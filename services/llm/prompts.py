@@ -1,7 +1,5 @@
 """Prompt files (a version line, then text with placeholders), and the command that shows a prompt."""
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import json

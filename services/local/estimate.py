@@ -1,7 +1,5 @@
 """The estimated cost of a run on the engineers' machine, and settings derived from it."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Callable, Sequence

@@ -3,8 +3,6 @@
 The broker is the one at ASI_NATS_URL, else the running system's, else one that is started on the log's files.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import time

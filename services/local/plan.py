@@ -4,8 +4,6 @@ Each field of `RunOptions` declares its default, bounds, help text and field of 
 `asi-arch run` and the names in a settings file are derived from it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """All services on one machine, each in its own process; `answering` starts read-only services for a query."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import http.client

@@ -1,7 +1,5 @@
 """The claims of a run that were tested on fresh seeds: verdicts, model cards, and their texts."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

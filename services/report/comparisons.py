@@ -1,7 +1,5 @@
 """Comparisons of trainings: at several sizes, without a component, and with one more move."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import defaultdict

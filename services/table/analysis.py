@@ -1,8 +1,6 @@
 """Analyses of the table: effects of single values, rank correlation of early losses, savings of early stopping, and the
 regret of policies at several budgets with corrected tests."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections import defaultdict

@@ -3,8 +3,6 @@
 A cell's name lists its values in the order of DIMENSIONS, as in `delta.mamba.sigmoid.silu.l2.qkv.swish.none.rms`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache

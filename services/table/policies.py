@@ -1,7 +1,5 @@
 """Search policies: functions from a search to the next architecture to train."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Records of trainings, and the files that hold them."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import os

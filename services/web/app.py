@@ -1,7 +1,5 @@
 """The page's routes: read-only JSON of the archive's records, server-sent events, and files without external assets."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

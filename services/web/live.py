@@ -1,7 +1,5 @@
 """The live sources of the web page, shared by all pages of a run: archive, event log and announcements."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import os

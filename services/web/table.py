@@ -1,7 +1,5 @@
 """All candidates of a run as rows, updated while a page is open; every view is drawn from them."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import secrets

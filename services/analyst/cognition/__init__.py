@@ -4,8 +4,6 @@ A file is TOML or JSON and holds papers, each with one to three entries; the shi
 by family. Five prose fields follow section 3.4 of arXiv:2507.18074; only the trigger patterns are ever embedded.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import tomllib

@@ -3,8 +3,6 @@
 A language model proposes entries from a paper's text; a person approves them.
 """
 
-from __future__ import annotations
-
 import hashlib
 import statistics
 from collections import defaultdict

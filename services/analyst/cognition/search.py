@@ -1,7 +1,5 @@
 """Search for entries by the similarity of their trigger patterns."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import re

@@ -1,7 +1,5 @@
 """`asi-arch autoscale` and `asi-arch worker`: engineers for a system that runs here or elsewhere."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

@@ -4,8 +4,6 @@ Each training is a line of `sizes.jsonl` in the run's folder, so the same comman
 multiplies width, heads, feed-forward width and tokens, and divides the learning rate.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os
