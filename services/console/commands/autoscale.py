@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, TypedDict
+from typing import Annotated
 
 import typer
 
@@ -53,6 +53,10 @@ class Fleet:
         """Processes of the engineers that take work, by slot."""
         return [engineer.process.pid for _, engineer in sorted(self._working.items()) if engineer.process]
 
+    def status(self, waiting: int = 0, in_hand: int = 0) -> dict[str, int]:
+        """What `--json` prints, with the messages that wait and those in progress."""
+        return {"waiting": waiting, "in_hand": in_hand, "engineers": self.working, "draining": self.draining}
+
     def resize(self, target: int) -> None:
         """Start engineers in free slots, or drain the newest ones."""
         occupied = self._draining.keys() if self.draining else set[int]()
@@ -90,15 +94,6 @@ def gpus(environment: Mapping[str, str] | None = None) -> list[str]:
         [tool, "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=False
     )
     return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
-
-
-class FleetStatus(TypedDict):
-    """One change, as `--json` prints it: messages waiting and in progress, engineers, and draining engineers."""
-
-    waiting: int
-    in_hand: int
-    engineers: int
-    draining: int
 
 
 @dataclass
@@ -146,14 +141,12 @@ async def autoscale(
             durable = engineer_durable(stage)
             await bus.consumer(durable)  # raises BusLost if there is none
             try:
-                last: FleetStatus | None = None
+                last: dict[str, int] | None = None
                 while not stop.is_set() and (running_system(settings) is not None or not beside):
                     with contextlib.suppress(Transient):  # unreachable at present: the fleet stays as it is
                         waiting, in_hand = await bus.depth(durable)
                         fleet.resize(target.at(time.monotonic(), waiting + in_hand))
-                        status = FleetStatus(
-                            waiting=waiting, in_hand=in_hand, engineers=fleet.working, draining=fleet.draining
-                        )
+                        status = fleet.status(waiting, in_hand)
                         if status != last:
                             _report(status, as_json)
                         last = status
@@ -190,7 +183,7 @@ async def worker(
     with stop_signal() as stop:
         try:
             fleet.resize(len(devices))
-            _report(FleetStatus(waiting=0, in_hand=0, engineers=fleet.working, draining=0), as_json)
+            _report(fleet.status(), as_json)
             while not stop.is_set():
                 fleet.supervise()
                 await _rest(stop, 1.0)
@@ -198,7 +191,7 @@ async def worker(
             await fleet.drain()
 
 
-def _report(status: FleetStatus, as_json: bool) -> None:
+def _report(status: Mapping[str, int], as_json: bool) -> None:
     draining = f", {status['draining']} draining" if status["draining"] else ""
     queue = f"{status['waiting']} waiting, {status['in_hand']} in hand"
     say(json.dumps(status) if as_json else f"{queue}: {status['engineers']} engineers{draining}")
