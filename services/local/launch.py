@@ -36,7 +36,7 @@ from services.local.estimate import (
     plan_run,
     require_devices,
 )
-from services.local.log import pause_run, resume_run, start_run
+from services.local.log import start_run, steer_run
 from services.local.plan import CONTINUED, Limits, RunOptions, budget, changed_settings, run_settings
 from services.local.processes import processor_time, stop_signal
 from services.local.programs import check_programs
@@ -118,7 +118,8 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
             if before is not None:
                 run = before.run
                 if before.phase not in OVER or new_budget is not None:  # else retried candidates complete without it
-                    sequence = await _supervised(system, progress, resume_run(system.client, run, new_budget))
+                    resuming = steer_run(system.client, run, events_pb2.RunResumed(budget=new_budget))
+                    sequence = await _supervised(system, progress, resuming)
                     await _supervised(system, progress, until_applied(archive, run, sequence))
             else:
                 preparing = _prepare(system.client, archive, start, new_settings, progress, options)
@@ -128,7 +129,8 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
             status, rows = await _watch(system, archive, run, interrupted, progress)
             if interrupted.is_set() and status.phase not in OVER:
                 progress.note("draining: trainings are checkpointed, the run is paused …")
-                sequence = await pause_run(system.client, run, "interrupted at the terminal")
+                command = events_pb2.RunPaused(reason="interrupted at the terminal")
+                sequence = await steer_run(system.client, run, command)
                 await _supervised(system, progress, until_applied(archive, run, sequence))
             status, records = await read_run(archive, run)  # with the time until a pause
             report = None

@@ -15,6 +15,7 @@ from services.chassis.bus import Bus, Logged
 from services.chassis.bus.topology import REACH_SECONDS
 from services.chassis.events import first
 from services.contracts import events_pb2
+from services.contracts.events_pb2 import RunPaused, RunResumed, RunStopped
 from services.local.processes import Broker
 from services.local.settings import ClientSettings, LogInUse, running_system
 
@@ -88,32 +89,13 @@ async def start_run(settings: ClientSettings, run: str, run_settings: events_pb2
     return await publish(settings, [event], only=f"asi.v1.{run}.>")
 
 
-async def pause_run(settings: ClientSettings, run: str, reason: str = "paused by hand") -> int:
-    """Start no further candidates; running services complete those in flight. Returns the event's sequence."""
-    event = _command(run, "paused")
-    event.run_paused.reason = reason
-    return await publish(settings, [event])
-
-
-async def resume_run(settings: ClientSettings, run: str, budget: events_pb2.Budget | None = None) -> int:
-    """Start candidates again; a budget replaces the old one. Returns the event's sequence."""
-    event = _command(run, "resumed")
-    event.run_resumed.CopyFrom(events_pb2.RunResumed(budget=budget))
-    return await publish(settings, [event])
-
-
-async def stop_run(settings: ClientSettings, run: str, reason: str = "stopped by hand") -> int:
-    """End the run; candidates in flight still complete. Returns the event's sequence."""
-    event = _command(run, "stopped")
-    event.run_stopped.reason = reason
-    return await publish(settings, [event])
-
-
-def _command(run: str, fact: str) -> events_pb2.Event:
-    """An event with an id of its own: a repeated command, even in the same second, must have an effect again."""
+async def steer_run(settings: ClientSettings, run: str, command: RunPaused | RunResumed | RunStopped) -> int:
+    """Pause, resume or stop a run, whose candidates in flight still complete; the event's sequence."""
+    fact = type(command).__name__.removeprefix("Run").lower()
     event = first(run, fact, SERVICE, now())
-    event.id += f".{uuid.uuid4().hex[:8]}"
-    return event
+    event.id += f".{uuid.uuid4().hex[:8]}"  # a repeated command, even in the same second, must have an effect again
+    getattr(event, f"run_{fact}").CopyFrom(command)
+    return await publish(settings, [event])
 
 
 def now() -> int:

@@ -12,8 +12,9 @@ from services.chassis.bus.subjects import subject_of
 from services.chassis.errors import SettingsError
 from services.chassis.events import body_of, first
 from services.contracts import archive_pb2 as arc
+from services.contracts import events_pb2
 from services.local.launch import Start, join
-from services.local.log import pause_run, resume_run
+from services.local.log import steer_run
 from services.local.plan import RunOptions, run_settings
 from services.local.settings import ClientSettings, client_settings
 from services.report.progress import Progress
@@ -91,7 +92,8 @@ async def test_runs_without_a_name_get_different_ones(client: ClientSettings, de
 
 async def test_a_command_repeated_in_the_same_second_has_an_effect(client: ClientSettings, bus: Bus) -> None:
     """Pause, resume, pause: the broker stores an id once, and the archive accepts it once."""
-    sequences = [await command(client, "r1") for command in (pause_run, resume_run, pause_run, resume_run, pause_run)]
+    pause, resume = events_pb2.RunPaused(), events_pb2.RunResumed()
+    sequences = [await steer_run(client, "r1", command) for command in (pause, resume, pause, resume, pause)]
 
     assert sequences == sorted(set(sequences))
     assert len({message.body async for message in bus.read_log("asi.v1.r1.run.paused")}) == 3

@@ -6,12 +6,13 @@ The client of the bus is imported by the commands that publish: the others read 
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from services.chassis.errors import NotPossible
 from services.console.options import Json, Run, RunArgument, chosen_run, print_json, run_async
 from services.console.tables import Column, pairs, say, table
 from services.contracts import archive_pb2 as pb
+from services.contracts.events_pb2 import RunPaused, RunResumed, RunStopped
 from services.contracts.progress_pb2 import Progress
 from services.domain.run_state import GOING_ON
 from services.local.archive import catch_up, open_archive, run_status, until_applied
@@ -122,23 +123,23 @@ def _overview(statuses: Sequence[pb.RunStatus]) -> str:
 @run_async
 async def pause(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """Start no further candidates; those in flight continue."""
-    await _steer("pause", chosen_run(argument, run), as_json)
+    await _steer("pause", RunPaused(reason="paused by hand"), chosen_run(argument, run), as_json)
 
 
 @run_async
 async def resume(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """Start candidates again, if services are running; `asi-arch run --resume` starts the services too."""
-    await _steer("resume", chosen_run(argument, run), as_json)
+    await _steer("resume", RunResumed(), chosen_run(argument, run), as_json)
 
 
 @run_async
 async def stop(argument: RunArgument = "", run: Run = "", as_json: Json = False) -> None:
     """End a run; candidates in flight still complete."""
-    await _steer("stop", chosen_run(argument, run), as_json)
+    await _steer("stop", RunStopped(reason="stopped by hand"), chosen_run(argument, run), as_json)
 
 
-async def _steer(verb: str, run: str, as_json: bool) -> None:
-    from services.local.log import pause_run, resume_run, stop_run
+async def _steer(verb: str, command: RunPaused | RunResumed | RunStopped, run: str, as_json: bool) -> None:
+    from services.local.log import steer_run
 
     settings = client_settings()
     status = await run_status(settings, run)
@@ -152,10 +153,7 @@ async def _steer(verb: str, run: str, as_json: bool) -> None:
             f"nothing runs in {settings.data_dir}, and the time of a resumed run counts: `asi-arch run --resume` "
             "starts the services and continues it"
         )
-    publishers: dict[str, Callable[[ClientSettings, str], Awaitable[int]]] = {
-        "pause": pause_run, "resume": resume_run, "stop": stop_run,
-    }  # fmt: skip
-    sequence = await publishers[verb](settings, name)
+    sequence = await steer_run(settings, name, command)
     await catch_up(settings)
     async with open_archive(settings) as archive:  # a following command reads the phase that this one has made
         await until_applied(archive, name, sequence)
