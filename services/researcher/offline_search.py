@@ -276,10 +276,8 @@ def _proposal(
 ) -> Draft:
     steps = [Step(move, entries.get(move.name), bandit.belief(move.name)) for move in child.moves]
     # Such as `WindowFloorDeltaNet3f2a`: the moves, the memory, and four digits of the structure.
-    words, base = (
-        "".join(move.word for move in child.moves[:MAX_NAME_MOVES]) or "Cross",
-        _BASES[child.mixer.memory.rule],
-    )
+    words = "".join(move.word for move in child.moves[:MAX_NAME_MOVES]) or "Cross"
+    base = _BASES[child.mixer.memory.rule]
     name = f"{words}{'' if words.endswith(base) else base}Net{child.mixer.structure()[:4]}"
     mate = None if child.mate is None else (child.mate.candidate, child.mate.name)
     text = motivation(steps, parent.name, substitute, mate, ground)
