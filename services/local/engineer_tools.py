@@ -21,9 +21,9 @@ from services.local.processes import ends_with_parent
 FP32 = "fp32"
 
 
-def scale_values(flag: str, scale: str, overrides: Mapping[str, str]) -> dict[str, Any]:
+def scale_values(flag: str, scale: str, overrides: Mapping[str, str], *options: str) -> dict[str, Any]:
     """All settings of a scale with overrides, from the engineer's own rules. Raises SettingsError naming the flag."""
-    command = [sys.executable, "-m", "services.engineer.scales", scale, *_pairs(overrides)]
+    command = [sys.executable, "-m", "services.engineer.scales", scale, *_pairs(overrides), *options]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     if process.returncode:
         reason = process.stderr.strip().rpartition("\n")[2]
@@ -32,11 +32,13 @@ def scale_values(flag: str, scale: str, overrides: Mapping[str, str]) -> dict[st
     return values
 
 
-def require_effective(options: RunOptions, settings: pb.RunSettings) -> None:
+def require_effective(options: RunOptions, settings: pb.RunSettings, here: bool = False) -> None:
     """Validate all overrides of scales with the engineer's own rules, and that something reads each option.
 
-    Raises SettingsError naming an override that a stage of this run does not know, its invalid value, or the option.
+    `here`: an engineer on this machine will train, so that the run's own text and tasks are read, too. Raises
+    SettingsError naming an override that a stage of this run does not know, its invalid value, or the option.
     """
+    read = ("--read",) if here else ()
     for names, is_unread, when in _dependent(settings, options.policies):
         if is_unread and (policies := sorted(names & options.policies.keys())):
             raise SettingsError(f"--policy {policies[0]} has no effect {when}.")
@@ -44,10 +46,11 @@ def require_effective(options: RunOptions, settings: pb.RunSettings) -> None:
             flag = flag_of(others[0], SETTINGS[others[0]]).replace("_", "-")
             raise SettingsError(f"--{flag} has no effect {when}.")
     if settings.scale_overrides:
-        scale_values(options.changes_of_scale, settings.scale, settings.scale_overrides)
+        flag = f"--corpus or {options.changes_of_scale}" if options.corpus else options.changes_of_scale
+        scale_values(flag, settings.scale, settings.scale_overrides, *read)
     for stage in climb_of_run(settings).stages:
         if stage.overrides:
-            scale_values(f"--policy stages ({stage.scale})", stage.scale, dict(stage.overrides))
+            scale_values(f"--policy stages ({stage.scale})", stage.scale, dict(stage.overrides), *read)
 
 
 def _dependent(settings: pb.RunSettings, given: Mapping[str, str]) -> Iterator[tuple[frozenset[str], bool, str]]:

@@ -92,7 +92,7 @@ async def run_locally(settings: ClientSettings, options: RunOptions, start: Star
     if before is not None:
         new_settings = changed_settings(before.settings, options, CONTINUED)
     else:
-        new_settings = await _settings_of(settings, options, start)
+        new_settings = await _settings_of(settings, options, start, here=True)
     current = before.settings if before else new_settings
     limited = (new_budget or current.budget).HasField("money")
     validate_prices(os.environ, asks_endpoint(current.mind), limited)  # report missing prices before anything starts
@@ -166,8 +166,13 @@ async def join(settings: ClientSettings, options: RunOptions, start: Start, prog
         return await _begin(client, archive, start, run, new_settings)
 
 
-async def _settings_of(settings: ClientSettings, options: RunOptions, start: Start) -> events_pb2.RunSettings:
-    """The settings of the new run; a fork's are based on its source. Raises SettingsError, NotFound."""
+async def _settings_of(
+    settings: ClientSettings, options: RunOptions, start: Start, here: bool = False
+) -> events_pb2.RunSettings:
+    """The settings of the new run; a fork's are based on its source. Raises SettingsError, NotFound.
+
+    `here`: an engineer on this machine will train.
+    """
     if start.fork:
         source = await run_status(settings, start.source)
         _require_trained(source)
@@ -179,7 +184,7 @@ async def _settings_of(settings: ClientSettings, options: RunOptions, start: Sta
             await run_status(settings, record_of(options.mind)[0])
         except NotFound as error:
             raise NotFound(f"--mind {options.mind}: {error}") from None
-    await asyncio.to_thread(require_effective, options, new_settings)
+    await asyncio.to_thread(require_effective, options, new_settings, here)
     return new_settings
 
 

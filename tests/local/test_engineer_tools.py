@@ -1,10 +1,14 @@
 """Trainings of a run repeated on another machine than the run's."""
 
+from pathlib import Path
+
 import pytest
 
+from services.chassis.errors import SettingsError
 from services.console.commands.sizes import planned
 from services.contracts import archive_pb2, candidate_pb2, events_pb2
-from services.local.engineer_tools import suited_precision, train_again
+from services.local.engineer_tools import require_effective, suited_precision, train_again
+from services.local.plan import RunOptions, run_settings
 from services.report.comparisons import Trained
 from tests.engineer.training.programs import CONVOLUTION, SMALL
 
@@ -18,6 +22,28 @@ def test_a_run_in_bf16_is_repeated_in_fp32_where_bf16_is_emulated(monkeypatch: p
     assert overrides == {"precision": "fp32", "tokens": "4096"}
     assert "bfloat16 is emulated on this machine" in sentence
     assert suited_precision("tiny", {"precision": "fp32"}) == ({"precision": "fp32"}, "")
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"corpus": "book.txt"}, "--corpus or --set: .*book.txt leaves 0 held-out tokens"),
+        ({"set": ["tasks=trained-copy"]}, "--set: There is no task trained-copy: choose from trained-mqar, "),
+        ({"set": ["tasks=bits", "task_path=nowhere"]}, "--set: There is no folder nowhere with task files"),
+        ({"promotion": "halving", "policy": ["stages=tiny:tasks=trained-copy"]}, r"stages \(tiny\): There is no task"),
+    ],
+)
+def test_own_files_are_read_before_services_start(
+    values: dict[str, object], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless engineers elsewhere have them: these refusals came when all services were up."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "book.txt").write_text("short")
+    options = RunOptions.read(values)
+
+    require_effective(options, run_settings(options))
+    with pytest.raises(SettingsError, match=reason):
+        require_effective(options, run_settings(options), here=True)
 
 
 def test_continued_trainings_keep_the_precision_and_repeat_failures(monkeypatch: pytest.MonkeyPatch) -> None:

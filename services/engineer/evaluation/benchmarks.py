@@ -11,15 +11,13 @@ from typing import cast
 import numpy as np
 
 from services.engineer.evaluation.reader import Reader, Trial
-from services.engineer.evaluation.tasks import TRAINED_NAMES, EvaluationUnavailable
+from services.engineer.evaluation.tasks import METRICS, TRAINED_NAMES, EvaluationUnavailable
 from services.engineer.training.result import TaskScore
 from services.mixers.plugins import EVALUATORS, load_plugin, plugin_names
 
 Evaluator = Callable[[Reader], Awaitable[TaskScore]]
 """Scores a trained model through its reader. Its rows are not tested for look-ahead, so an evaluator must not pass the
 target of a prediction in the row."""
-_METRICS = ("acc", "contains", "exact_match", "f1", "word_perplexity", "perplexity")
-"""In order of preference: the first one that a task has is its score."""
 _HARNESS_LOCK = threading.Lock()
 """The harness seeds global generators, so evaluations in one process must not overlap."""
 
@@ -60,7 +58,7 @@ def _evaluate(
 def _score(task: str, results: Mapping[str, object]) -> TaskScore:
     numbers = cast("dict[str, dict[str, float | str]]", results["results"])[task]
     keys = {key.split(",")[0]: key for key in numbers}  # a key also names the filter, as in "acc,none"
-    metric = next(metric for metric in _METRICS if metric in keys)
+    metric = next(metric for metric in METRICS if metric in keys)
     key = keys[metric]
     samples = cast("dict[str, list[dict[str, object]]]", results["samples"])[task]
     answered = samples if metric == "acc" else []

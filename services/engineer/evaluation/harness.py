@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from services.engineer.evaluation.questions import LOCAL, VERSION, make_questions
 from services.engineer.evaluation.reader import Reader, Trial
-from services.engineer.evaluation.tasks import ITEMS, TRAINED_NAMES, task_manager
+from services.engineer.evaluation.tasks import ITEMS, TRAINED_NAMES, EvaluationUnavailable, task_manager
 from services.engineer.training.session import Job
 from services.mixers.plugins import EVALUATORS, plugin_names
 
@@ -123,19 +123,22 @@ class HarnessModel(LM):  # type: ignore[misc]
 
 
 def evaluate(model: HarnessModel, job: Job) -> dict[str, object]:
-    """The harness's result: numbers per task with standard errors, and every sample."""
+    """The harness's result: numbers per task with standard errors, and every sample. Raises EvaluationUnavailable."""
     scale = job.scale
     names = [name for name in scale.tasks if name not in (*TRAINED_NAMES, *plugin_names(EVALUATORS))]
     tasks = [local_task(name, job) if name in LOCAL else name for name in names]
     named = [task for task in tasks if isinstance(task, str)]
-    results = evaluator.simple_evaluate(
-        model=model,
-        tasks=tasks,
-        limit=scale.task_limit or None,
-        bootstrap_iters=1000,
-        torch_random_seed=None,  # else it imports torch, for a seed that nothing here uses
-        task_manager=task_manager(named, scale.task_path),
-    )
+    try:
+        results = evaluator.simple_evaluate(
+            model=model,
+            tasks=tasks,
+            limit=scale.task_limit or None,
+            bootstrap_iters=1000,
+            torch_random_seed=None,  # else it imports torch, for a seed that nothing here uses
+            task_manager=task_manager(named, scale.task_path),
+        )
+    except StopIteration as error:  # of a task's own function; a future cannot hold it, and would never be done
+        raise EvaluationUnavailable("A function of a task raises StopIteration: correct its file.") from error
     assert results is not None  # noqa: S101 - None only on other ranks of a distributed evaluation
     return dict(results)
 

@@ -1,11 +1,15 @@
-"""`python -m services.engineer.scales SCALE [NAME=VALUE …]`: print a scale with overrides as JSON.
+"""`python -m services.engineer.scales SCALE [NAME=VALUE …] [--read]`: print a scale with overrides as JSON.
 
-Exit status: 0, or 2 for an invalid scale, with a message on stderr.
+With `--read`, the user's own files that it names are read: its text, and its tasks if all of them are known without
+listing those of the harness, which takes as long as starting an engineer. Exit status: 0, or 2 for an invalid scale or
+file, with a message on stderr.
 """
 
 import json
+import os
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 from services.engineer.scales import Scale, ScaleError, load_scale
 
@@ -17,10 +21,28 @@ def scale_of(arguments: list[str]) -> Scale:
     return load_scale(arguments[0], {name: value for name, _, value in (pair.partition("=") for pair in arguments[1:])})
 
 
+def read_files(scale: Scale) -> None:
+    """Raises ScaleError for files of the scale that an engineer on this machine would refuse."""
+    from services.engineer.data import CorpusError, open_corpus
+    from services.engineer.evaluation.tasks import EvaluationUnavailable, require_tasks
+
+    try:
+        require_tasks(scale, shipped=False)
+        if scale.corpus == "files":
+            cache = Path(os.environ.get("ASI_DATA_DIR") or ".data") / "data"
+            open_corpus(scale, cache, os.environ.get("ASI_ENGINEER_TEXT_SEED"))
+    except (CorpusError, EvaluationUnavailable) as error:
+        raise ScaleError(str(error)) from None
+    except OSError as error:
+        raise ScaleError(f"{error.filename or scale.dataset}: {error.strerror or error}.") from None
+
+
 def main(arguments: list[str]) -> int:
     """Print one scale and return the exit status."""
     try:
-        scale = scale_of(arguments)
+        scale = scale_of([argument for argument in arguments if argument != "--read"])
+        if "--read" in arguments:
+            read_files(scale)
     except ScaleError as error:
         sys.stderr.write(f"{error}\n")
         return 2

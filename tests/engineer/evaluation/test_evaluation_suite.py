@@ -85,6 +85,7 @@ from pathlib import Path
 from lm_eval.api.model import LM
 from services.engineer.data import open_corpus
 from services.engineer.evaluation.harness import HarnessModel, evaluate
+from services.engineer.evaluation.tasks import EvaluationUnavailable
 from services.engineer.scales import load_scale
 from services.engineer.training.session import Job
 
@@ -95,17 +96,29 @@ class Guessing(HarnessModel):
     def loglikelihood(self, requests, disable_tqdm=True):
         return [(0.0, False)] * len(requests)
 
+class Stopping(Guessing):
+    def loglikelihood(self, requests, disable_tqdm=True):
+        return [next(iter(()))]
+
 scale = load_scale("tiny", {"tasks": "brackets", "task_limit": "2"})
-results = evaluate(Guessing(), Job("", 0, scale, open_corpus(scale, Path("unused"), "tests")))
+job = Job("", 0, scale, open_corpus(scale, Path("unused"), "tests"))
+results = evaluate(Guessing(), job)
 print(*results["results"], "torch" in sys.modules)
+try:
+    evaluate(Stopping(), job)
+except EvaluationUnavailable:
+    print("refused")
 """
 
 
 def test_scoring_needs_no_torch_in_the_process_of_an_engineer() -> None:
-    """The harness would import it to set its seed: two seconds and 190 MB for each engineer."""
+    """The harness would import it to set its seed: two seconds and 190 MB for each engineer.
+
+    A task's StopIteration is translated, since a future that should hold it is never done.
+    """
     done = subprocess.run([sys.executable, "-c", SCORING], capture_output=True, text=True, check=True, timeout=120)
 
-    assert done.stdout.split() == ["brackets", "False"]
+    assert done.stdout.split() == ["brackets", "False", "refused"]
 
 
 def test_a_missing_task_leaves_no_benchmark() -> None:

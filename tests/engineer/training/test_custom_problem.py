@@ -15,7 +15,7 @@ import transformers  # noqa: F401 - datasets, in the harness, would use its stan
 from services.chassis.errors import SettingsError
 from services.domain.ladder import corpus_overrides, parse_scale_file
 from services.engineer.data import CorpusError, open_corpus
-from services.engineer.evaluation.tasks import task_manager
+from services.engineer.evaluation.tasks import EvaluationUnavailable, require_tasks, task_manager
 from services.engineer.scales import ScaleError, load_scale
 from services.engineer.training.host import train
 from services.local.plan import RunOptions
@@ -26,6 +26,7 @@ from tests.engineer.training.programs import CONVOLUTION, SMALL, mixer
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 PLUGIN = EXAMPLES / "plugin"
+PARITY = (EXAMPLES / "tasks" / "parity.yaml").read_text()
 QUICK = {**SMALL, "steps": "2", "log_every": "2", "evaluations": "0", "check_truncations": "4"}
 
 
@@ -187,6 +188,25 @@ def test_tasks_that_are_all_in_own_files_need_no_list_of_the_shipped_ones() -> N
     """Which takes seven seconds, at the start of an engineer and in each evaluation."""
     assert task_manager(["parity"], str(EXAMPLES / "tasks")).all_tasks == ["parity"]
     assert task_manager([], "").all_tasks == []
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (PARITY.replace("metric: acc", "metric: brier_score"), "parity measures brier_score: a score is one of acc, "),
+        ("group: parity\ntask: [bits]\n", "parity is a group of tasks: list them, as in bits"),
+        (PARITY.replace("answer", "reply"), "'reply' is undefined.: write a valid task file in UTF-8 into "),
+    ],
+)
+def test_an_own_task_that_gives_no_score_is_refused(content: str, reason: str, tmp_path: Path) -> None:
+    """Its first evaluation did not end, since no exception may be a StopIteration in a future."""
+    (tmp_path / "parity.yaml").write_text(content)
+    (tmp_path / "bits.yaml").write_text(PARITY.replace("task: parity", "task: bits"))
+    (tmp_path / "parity.py").symlink_to(EXAMPLES / "tasks" / "parity.py")
+    scale = load_scale("mini", {"tasks": "parity", "task_path": str(tmp_path)})
+
+    with pytest.raises(EvaluationUnavailable, match=reason):
+        require_tasks(scale, shipped=False)
 
 
 def test_a_plugged_in_probe_and_move_are_used(tmp_path: Path) -> None:
