@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from services.archive.policies import OF_HALVING, OF_PAPER, OF_PROMOTION, climb_of_run, stopping_rule
+from services.archive.scoring import objectives_of
 from services.chassis.errors import NotPossible, SettingsError
 from services.contracts import events_pb2 as pb
 from services.llm.port import MIXED, OFFLINE
@@ -47,7 +48,10 @@ def require_effective(options: RunOptions, settings: pb.RunSettings, here: bool 
             raise SettingsError(f"--{flag} has no effect {when}.")
     if settings.scale_overrides:
         flag = f"--corpus or {options.changes_of_scale}" if options.corpus else options.changes_of_scale
-        scale_values(flag, settings.scale, settings.scale_overrides, *read)
+        values = scale_values(flag, settings.scale, settings.scale_overrides, *read)
+        objectives = [objective.name for objective in objectives_of(settings)]
+        if "benchmark" in objectives and not values["averaged"]:
+            raise SettingsError(f"--policy objectives: no task is averaged, so benchmark is not measured: see {flag}.")
     for stage in climb_of_run(settings).stages:
         if stage.overrides:
             scale_values(f"--policy stages ({stage.scale})", stage.scale, dict(stage.overrides), *read)

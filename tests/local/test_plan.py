@@ -227,6 +227,14 @@ def test_an_option_that_is_read_only_with_another_is_refused_without_it(
     require_effective(effective, run_settings(effective))
 
 
+def test_an_objective_that_nothing_measures_is_refused() -> None:
+    """All candidates would rank last."""
+    options = RunOptions.read({"set": {"tasks": ","}, "policy": {"objectives": "loss,benchmark"}})
+
+    with pytest.raises(SettingsError, match="objectives: no task is averaged, so benchmark is not measured: see --set"):
+        require_effective(options, run_settings(options))
+
+
 def test_a_scale_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     """A decoder's error alone does not say which file it is about."""
     (tmp_path / "own.toml").write_bytes(b"\xff")
