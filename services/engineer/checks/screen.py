@@ -63,6 +63,7 @@ INSTEAD = {
     "flash_attn": "use torch.nn.functional.scaled_dot_product_attention",
     "mamba_ssm": "keep the path in plain torch, and remove the import or catch its ImportError",
     **dict.fromkeys(("flax", "jax", "keras", "mlx", "tensorflow"), REWRITE),
+    "importlib": "remove what uses it, as no other library can be loaded here",
     "numpy": "use torch's functions, such as torch.linspace and torch.tensor; np.pi and np.sqrt may stay",
     "os": "remove what uses it, as variables and files of the machine have no effect here",
     "random": "use torch's random functions, which are seeded",
@@ -310,7 +311,7 @@ def _call(node: ast.Call, imported: set[str]) -> Iterator[str]:
         return
     target = _dotted(node.args[0])
     if node.func.id != "getattr" and target and target.split(".")[0] in imported:
-        yield f"{target} belongs to a library and must not be changed"
+        yield f"{target} belongs to a library and must not be changed: remove the line"
     attribute = node.args[1] if len(node.args) > 1 else None
     if isinstance(attribute, ast.Constant) and isinstance(attribute.value, str):
         yield from _attribute(ast.Attribute(node.args[0], attribute.value, ast.Load()), imported)

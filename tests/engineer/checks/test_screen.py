@@ -80,6 +80,8 @@ def test_a_refused_module_comes_with_what_to_use_instead() -> None:
     assert "copy what else it uses into it" in screen("import opt_einsum\n").message
     assert "call setattr" in screen("x.__dict__['a'] = 1\n").message
     assert "remove the line" in screen("import torch\ntorch.backends.cudnn.benchmark = True\n").message
+    assert "remove the line" in screen("import torch\nsetattr(torch.Tensor, 'backward', None)\n").message
+    assert "no other library" in screen("import importlib.util\na = importlib.util.find_spec('flash_attn')\n").message
     assert not screen("import logging\n\nlogger = logging.getLogger(__name__)\n").violated
     assert screen("import logging.handlers\n").violated
 
