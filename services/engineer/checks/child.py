@@ -8,12 +8,14 @@ probe       the name of one of `child_probes` → finding
 parameters  layer, offset → the layer's parameters from that offset on, as many as fit a message; whether those are all
 forward     state, layers, arithmetic, inputs [batch, length, width] and, for gradients, a direction → output, gradient;
             several layers are stacked as residual blocks
-place       as forward, and the length of a prefix → the line whose results for the prefix depend on what follows it
+place       as forward, and the length of a prefix → the line whose results for the prefix depend on what follows it;
+            without a length → the line that draws random numbers
 end         → the child returns
 An exception of the program is returned as `raised`; the child then waits for the next request.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from typing import cast
@@ -26,7 +28,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from services.engineer.checks.child_probes import run_probe
-from services.engineer.checks.place import line_of_length
+from services.engineer.checks.place import Draws, line_of_length
 from services.engineer.checks.remote import State
 from services.engineer.checks.report import JSON, ArithmeticName, CheckSettings
 from services.engineer.checks.subject import (
@@ -44,6 +46,7 @@ from services.sandbox.wire import Arrays, Channel, Message
 
 Answer = tuple[str, dict[str, JSON], Arrays]
 MESSAGE_BYTES, MESSAGE_ARRAYS = 256 << 20, 4096
+_NOTHING = nullcontext()
 
 
 def run(channel: Channel) -> None:
@@ -126,8 +129,8 @@ def _parameters(subject: Subject, request: Message) -> Answer:
     return "parameters", {"last": len(arrays) == len(remaining)}, arrays
 
 
-def _forward(subject: Subject, request: Message) -> Answer:
-    """One forward of newly built mixers, with the host's seed."""
+def _forward(subject: Subject, request: Message, within: AbstractContextManager[object] = _NOTHING) -> Answer:
+    """One forward `within` a context of newly built mixers, with the host's seed."""
     header, seed = request.header, request.integer("seed")
     arithmetic = ARITHMETICS[str(header["arithmetic"])]
     state = State(header["randomised"] is True, header["training"] is True)
@@ -139,7 +142,7 @@ def _forward(subject: Subject, request: Message) -> Answer:
     direction = request.arrays.get("direction")
     inputs = torch.from_numpy(request.arrays["inputs"].copy()).to(arithmetic.dtype)
     inputs.requires_grad_(direction is not None)
-    with torch.set_grad_enabled(direction is not None), seeded(seed), arithmetic.active():
+    with torch.set_grad_enabled(direction is not None), seeded(seed), arithmetic.active(), within:
         output = output_of(mixers[0](inputs)) if len(mixers) == 1 else _stacked(mixers, inputs)
     arrays = {"output": output.detach().to(arithmetic.dtype).numpy()}
     if direction is not None:
@@ -155,6 +158,11 @@ def _forward(subject: Subject, request: Message) -> Answer:
 
 
 def _place(subject: Subject, request: Message) -> Answer:
+    if "part" not in request.header:
+        with suppress(Exception):
+            _forward(subject, request, draws := Draws())
+        return "place", {"line": draws.first_line}, {}
+
     def forward(inputs: torch.Tensor) -> object:
         return _forward(subject, replace(request, arrays={"inputs": inputs.numpy()}))
 

@@ -35,6 +35,7 @@ SHAPE = (2, 65)  # (batch, length)
 _LABELS: Mapping[ArithmeticName, str] = {"single": "fp32", "autocast": "bf16-autocast"}
 _REMEDY = "name no dtype, or cast operands to a common one, as in y.to(x.dtype); it trains with --set precision="
 RUN_SHAPES = ((2, 64), (1, 1), (3, 37), (1, 130))  # (batch, length): whole chunks, a single token, odd, several chunks
+_ANY_SIZE = ": inputs may have any batch and length, so pad the end to whole chunks, and cut the output"
 STEPS = 2  # a tensor that is kept with its graph fails in the second one
 LARGE = 1e3
 _NOT_FINITE = "the output is not finite for standard normal inputs"
@@ -82,7 +83,8 @@ def _failure(subject: Subject, name: ArithmeticName) -> Finding | None:
         except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the error is the finding
             message = explain(error, step)[:800]
             sizes = size if ": assert " in message else sizes  # what a program asserts may depend on them
-            message += _advice(subject, name, batch, length) + sizes
+            other_size = steps == 1 and message.startswith(type(error).__name__)  # and it has no explanation yet
+            message += _advice(subject, name, batch, length) + sizes + (_ANY_SIZE if other_size else "")
             return Finding(True, message, {**where, "traceback": traceback_tail(error)})
         if problem == _NOT_FINITE:
             first = f", first in {line}" if (line := line_of_non_finite(step)) else ""

@@ -1,4 +1,5 @@
-"""The line of a program whose results depend on what follows them, found by comparing an input with a prefix of it."""
+"""The line of a program whose results depend on what follows them, found by comparing an input with a prefix of it, and
+the one that draws random numbers."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -56,6 +57,19 @@ def _reduced(tensor: Tensor) -> tuple[float, float]:
     values = torch.nan_to_num(values.double(), posinf=0.0, neginf=0.0)
     weights = torch.randn(values.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return float((values * weights).sum()), float(values.norm())
+
+
+class Draws(Operations):
+    """Notes the first line that draws random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.first_line: str | None = None
+
+    def run(self, operation: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
+        if torch.Tag.nondeterministic_seeded in operation.tags:
+            self.first_line = self.first_line or current_line()
+        return operation(*args, **kwargs)
 
 
 def line_of_length(forward: Callable[[Tensor], object], inputs: Tensor, part: int, tolerance: float) -> str | None:

@@ -154,14 +154,15 @@ class Remote:
             raise ProtocolBroken("a gradient does not have the shape of the input")
         return output, gradient
 
-    async def place(self, inputs: Values, part: int, state: State) -> str:
+    async def place(self, inputs: Values, part: int | None, state: State) -> str:
         """The program's line whose results for the first `part` positions depend on what follows, with words before it.
 
-        Empty if none is found, and in training mode, where noise has the shape of the input.
+        Without a part, the line that draws random numbers. Empty if none is found, and in training mode, where noise
+        has the shape of the input.
         """
         if state.training:
             return ""
-        request: dict[str, JSON] = {**self._header(state), "part": part}
+        request: dict[str, JSON] = {**self._header(state), **({} if part is None else {"part": part})}
         try:
             line = (await self.ask("place", request, {"inputs": inputs}, expect="place")).header.get("line")
         except ProgramRaised:

@@ -22,7 +22,7 @@ ODD_LENGTHS = (97, 160)  # no multiple of any chunk, and whole chunks of 16 and 
 LONG = 600  # some programs use another path for long inputs
 PREFIXES = (1, 2, 3, 16, 31, 33, 64, 65, 97, 130)
 _REPETITIONS = (  # in evaluation mode, in training mode
-    ("with one input", "draw random numbers if self.training only, and fixed ones in __init__, into a buffer"),
+    ("with one input", "draw random numbers if self.training only; create layers, and buffers of noise, in __init__"),
     ("under one seed", "set what torch.empty creates, use torch's default generator, keep no state outside of self"),
 )
 LARGEST = 5  # tensors that a refusal for too many parameters names
@@ -84,7 +84,8 @@ async def repeatability(program: Remote) -> Finding:
                 if gap.relative > REPEATABILITY_TOLERANCE:
                     evidence = gap.evidence() | {"layer": layer}
                     seeds, advice = _REPETITIONS[state.training]
-                    return Finding(True, f"two runs {seeds} differ in the {what} ({state}): {advice}", evidence)
+                    place = await first.place(inputs, None, state)
+                    return Finding(True, f"two runs {seeds} differ in the {what} ({state}){place}: {advice}", evidence)
     return Finding(False, "two runs agree")
 
 

@@ -32,6 +32,7 @@ ADVICE = {
     "bad_windows_by_length": "first seen in line 30 (DeltaNet.forward): mixed = mixed + weights[..., index, None]",
     "bad_growing_filter": "an FFT's rounding looks alike: bound decays",
     "bad_rows_end_to_end": "batch_first=True",
+    "bad_whole_chunks_only": "(batch 1, length 1): inputs may have any batch and length, so pad the end to whole",
     "batch": "take no mean over the batch",
     "parameters": "of at most 2.5 ×; the largest of layer 0: experts.0.weight [256, 128], ",
     "prefix": "position / length",
@@ -218,6 +219,7 @@ async def test_the_message_names_the_cause(sandbox: Sandbox) -> None:
     projects = returns_input.replace("self.project(hidden_states)", "x = self.project(hidden_states)")
     without = returns_input.replace("self.project(hidden_states)", "return hidden_states.detach()")
     draws_noise = projects.replace("return hidden_states", "return x + x.detach().normal_()")
+    makes_layers = projects.replace("return hidden_states", "return nn.Linear(x.shape[-1], x.shape[-1])(x)")
     detaches = projects.replace("return hidden_states", "return x if self.training else x.detach()")
     layered = text_of(ZOO / "finiteness" / "bad_root_of_energy.py")
     masked = projects.replace("return hidden_states", "return x + x.new_full((9, 9), -float('inf')).softmax(-1).sum()")
@@ -236,7 +238,8 @@ async def test_the_message_names_the_cause(sandbox: Sandbox) -> None:
         keeps_graph: "of its own earlier calls as x.detach()",
         without: "without torch.no_grad() and detach()",
         detaches: "the output has no gradient: remove",
-        draws_noise: "draw random numbers if self.training only",
+        draws_noise: "first seen in line 13 (Unreturned.forward): return x + x.detach().normal_(): draw random",
+        makes_layers: "return nn.Linear(x.shape[-1], x.shape[-1])(x): draw random numbers if self.training only; ",
     }
     for program, cause in causes.items():
         report = await check(program, sandbox, SETTINGS)
