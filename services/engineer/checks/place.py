@@ -12,6 +12,8 @@ from services.engineer.checks.metering import Operations, tensors_of
 from services.engineer.program import current_line
 
 _Key = tuple[str, str, int]
+_WITHOUT_VALUES = ("clone", "empty", "new_empty", "view", "_unsafe_view")
+"""Beginnings of the names of operations that compute none; whether a reshape copies may depend on the length."""
 
 
 class _Results(Operations):
@@ -31,7 +33,7 @@ class _Results(Operations):
     def run(self, operation: torch._ops.OpOverload, args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
         result = operation(*args, **kwargs)
         name = operation._overloadpacket._qualified_op_name.partition("::")[2]
-        if self.first_line or name.startswith(("empty", "new_empty")) or not (line := current_line()):
+        if self.first_line or name.startswith(_WITHOUT_VALUES) or not (line := current_line()):
             return result
         self._counts[line, name] += 1
         for tensor in tensors_of((result,))[:1]:
