@@ -54,6 +54,7 @@ class State:
         return f"{'randomised parameters' if self.randomised else 'parameters as initialised'}, {self.mode} mode"
 
 
+NOT_FINITE = "the output is not finite in any precision: torch.empty sets no values, an exponential may be too large"
 STATES = tuple(State(randomised, training) for randomised in (True, False) for training in (False, True))
 
 
@@ -188,7 +189,7 @@ class Remote:
                     return trial
             except ProgramRaised as raised:
                 first_error = first_error or raised
-        raise first_error or ProgramRaised("the output is not finite in any precision", "")
+        raise first_error or ProgramRaised(NOT_FINITE, "")
 
     async def parameters(self) -> list[Parameter]:
         """The parameters of the layer's mixer at the scale's sizes, with the shapes of the arrays received.

@@ -277,7 +277,7 @@ async def _row_dependence(program: Remote, rows: int, length: int, state: State)
         if gap.relative > program.tolerance:
             evidence = gap.evidence() | {"batch": rows, "length": length}
             message = f"a row's output changes when {change} ({state}): inputs are [batch, length, width]"
-            message += " (torch's layers: batch_first=True); take no mean over the batch"
+            message += " (torch's layers: batch_first=True); take no mean over the batch, and sort with stable=True"
             message += "" if state.training else "; draw noise if self.training only"
             return Finding(True, message, evidence)
     return None

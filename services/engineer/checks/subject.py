@@ -17,7 +17,7 @@ import torch.utils.checkpoint
 from torch import Tensor, default_generator, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
-from services.engineer.checks.remote import TOLERANCES, State
+from services.engineer.checks.remote import NOT_FINITE, TOLERANCES, State
 from services.engineer.checks.report import ArithmeticName, CheckSettings
 from services.engineer.training.model import cast_floats
 
@@ -234,7 +234,7 @@ class Subject:
                     return arithmetic
             except Exception as error:  # noqa: BLE001 - candidate code may raise anything; the first is raised below
                 errors.append(error)
-        raise errors[0] if errors else ValueError("the output is not finite in any precision")
+        raise errors[0] if errors else ValueError(NOT_FINITE)
 
 
 def without_gradient(subject: Subject, mixer: nn.Module) -> set[str]:

@@ -33,7 +33,7 @@ ADVICE = {
     "bad_growing_filter": "an FFT's rounding looks alike: bound decays",
     "bad_rows_end_to_end": "batch_first=True",
     "bad_whole_chunks_only": "(batch 1, length 1): inputs may have any batch and length, so pad the end to whole",
-    "batch": "take no mean over the batch",
+    "batch": "take no mean over the batch, and sort with stable=True",
     "parameters": "of at most 2.5 ×; the largest of layer 0: experts.0.weight [256, 128], ",
     "prefix": "position / length",
     "repeatability": "keep no state outside of self",

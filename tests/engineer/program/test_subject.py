@@ -57,6 +57,15 @@ def test_random_numbers_at_import_are_the_same_in_each_precision() -> None:
     assert torch.allclose(first.float(), subject.output(inputs, arithmetic=SINGLE), atol=1e-4)
 
 
+def test_values_that_nobody_set_are_named_as_a_cause() -> None:
+    """By chance they may be numbers when the program is first run."""
+    mixer = kind("Mixer").replace("return ", "return float('nan') * ")
+    subject = Subject(partial(build, HEAD + mixer, False, 2), CheckSettings())
+
+    with pytest.raises(ValueError, match=r"in any precision: torch\.empty sets no values"):
+        _ = subject.exact
+
+
 def test_an_override_of_train_may_return_nothing() -> None:
     """Only a chain of calls needs its value; a training makes none."""
     train = "    def train(self, mode=True):\n        super().train(mode)\n"
