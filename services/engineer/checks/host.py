@@ -33,6 +33,7 @@ FIRST_CHILD = ("runs", "parameters", "batch", "causality", "prefix")
 PER_LAYER = ("cost", "unused")
 """Probes of the child that the host repeats in other layers: a mixer may be built differently there."""
 THOROUGH_TIMES = 4
+_TOO_SLOW = ": half of a check may use {:g} s; end every loop, and compute in chunks instead of single positions"
 WALL_PER_CPU = 12
 """Wall-clock limit of a check as a multiple of its CPU limit, as the machine may be busy."""
 
@@ -228,7 +229,9 @@ class _Probing:
         return finding
 
     def _crashed(self, probe: str, reason: str, evidence: Mapping[str, JSON]) -> None:
-        self.crash = self.crash or Verdict("runs", "fail", f"{reason} (during: {probe})", {"during": probe, **evidence})
+        advice = _TOO_SLOW.format(self.settings.seconds) if "processor time" in reason else ""
+        message = f"{reason} (during: {probe}){advice}"
+        self.crash = self.crash or Verdict("runs", "fail", message, {"during": probe, **evidence})
 
     def verdicts(self) -> list[Verdict]:
         """Verdicts of the probes whose dependencies passed, in order."""

@@ -187,6 +187,14 @@ async def test_a_failed_assertion_comes_with_the_sizes_that_it_may_be_about(sand
     assert report.verdicts[-1].message.endswith("(batch 2, length 64)")
 
 
+async def test_a_program_that_is_too_slow_is_told_the_limit(sandbox: Sandbox) -> None:
+    """A kill alone looks like a fault of the check."""
+    program = FAILS_DEEP.replace("return self.mixed(", "while True: (")
+    report = await check(program, sandbox, replace(SETTINGS, seconds=1.0))
+
+    assert "): half of a check may use 1 s; end every loop" in report.verdicts[-1].message
+
+
 HANDS_ON = """
 from torch import nn
 
