@@ -303,24 +303,20 @@ def fused_additive_gate(
     without tokens is its initial state, or −∞.
     """
     require_packed(x.shape[0], x.shape[1], cu_seqlens)
-    edges = [(0, x.shape[1])] if cu_seqlens is None else list(pairwise(cu_seqlens.tolist()))
-    sums, before, last = [], [], []
-    for index, (start, end) in enumerate(edges):
-        part, state = upcast(x)[:, start:end], initial_state
-        if state is None:
-            running = part.logcumsumexp(1)
-            before.append(torch.cat([running[:, :1], running[:, :-1]], dim=1))
-            last.append(F.pad(running, (0, 0, 0, 0, 1, 0), value=float("-inf"))[:, -1:])
-        else:
-            state = upcast(state if cu_seqlens is None else state[index : index + 1])
-            both = torch.cat([state, part], dim=1).logcumsumexp(1)
-            running, previous = both[:, 1:], both[:, :-1]
-            before.append(previous)
-            last.append(both[:, -1:])
-        sums.append(running)
-    z, gate = torch.cat(sums, dim=1), torch.cat(before, dim=1)
-    weights, decays = (upcast(x) - z).exp(), gate - z
-    return weights.to(output_dtype or x.dtype), decays.to(gate_dtype or x.dtype), torch.cat(last, dim=0)
+    sums, last = per_sequence(_log_sums, [upcast(x)], initial_state, cu_seqlens)
+    z, before = sums.chunk(2, dim=-1)
+    weights, decays = (upcast(x) - z).exp(), before - z
+    return weights.to(output_dtype or x.dtype), decays.to(gate_dtype or x.dtype), last
+
+
+def _log_sums(x: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
+    """z of each token beside that of the token before, [b, l, h, 2·d], and the last z."""
+    if before is None:
+        z = x.logcumsumexp(1)
+        last = F.pad(z, (0, 0, 0, 0, 1, 0), value=float("-inf"))[:, -1:]
+        return torch.cat([z, torch.cat([z[:, :1], z[:, :-1]], dim=1)], dim=-1), last
+    z = torch.cat([upcast(before), x], dim=1).logcumsumexp(1)
+    return torch.cat([z[:, 1:], z[:, :-1]], dim=-1), z[:, -1:]
 
 
 def chunk_lightnet(

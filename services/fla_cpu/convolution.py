@@ -22,13 +22,13 @@ def causal_conv1d(
     activation: str | None = None,
     backend: str | None = None,
     cu_seqlens: Tensor | None = None,
-    **options: object,
+    **_options: object,
 ) -> tuple[Tensor, Tensor | None]:
     """y_t = activation(Σ_j w_j x_{t−j} + bias) + residual; x: [b, l, d], weight: [d, w] with the last tap for x_t.
 
     initial_state: [n, d, w], the latest inputs of each sequence, oldest first → (y [b, l, d], the final state).
     """
-    del backend, options  # there is a single backend
+    del backend  # there is a single one
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation is {activation!r}; choose silu, swish or None")
     taps, dtype = weight.shape[1], torch.promote_types(torch.float32, x.dtype)
@@ -111,11 +111,10 @@ class ShortConvolution(nn.Conv1d):
         backend: str | None = None,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
-        **options: object,
+        **_options: object,
     ) -> None:
-        del options
-        options_ = {"padding": kernel_size - 1, "groups": hidden_size, "bias": bias, "device": device, "dtype": dtype}
-        super().__init__(hidden_size, hidden_size, kernel_size, **options_)  # type: ignore[arg-type]
+        options = {"padding": kernel_size - 1, "groups": hidden_size, "bias": bias, "device": device, "dtype": dtype}
+        super().__init__(hidden_size, hidden_size, kernel_size, **options)  # type: ignore[arg-type]
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation is {activation!r}; choose silu, swish or None")
         self.hidden_size = hidden_size
@@ -136,13 +135,13 @@ class ShortConvolution(nn.Conv1d):
         output_final_state: bool = False,
         cu_seqlens: Tensor | None = None,
         chunk_indices: Tensor | None = None,
-        **options: object,
+        **_options: object,
     ) -> tuple[Tensor, Tensor | None]:
         """x: [b, l, hidden]; cache: [b, hidden, kernel], the latest inputs, oldest first → (y, cache or None).
 
         Decoding of single tokens without gradients updates the cache in place, as in fla's kernel.
         """
-        del chunk_indices, options  # for packed sequences on GPUs
+        del chunk_indices  # for packed sequences on GPUs
         if mask is not None and cu_seqlens is not None:
             raise ValueError("mask and cu_seqlens exclude each other: packed sequences have no padding")
         if mask is not None:
@@ -173,13 +172,12 @@ def token_shift(
     cu_seqlens: Tensor | None = None,
     cache: Tensor | None = None,
     output_cache: bool = False,
-    **options: object,
+    **_options: object,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """x_{t−1} − x_t, [b, l, d] → [b, l, d]; the token before the first is zero, or the `cache` [n, d] of each sequence.
 
     With `output_cache` also the last token of each sequence, [n, 1, d]; of an empty one, the token before its first.
     """
-    del options
     starts, ends = torch.zeros(1, dtype=torch.long, device=x.device), torch.full((1,), x.shape[1] - 1, device=x.device)
     if cu_seqlens is not None:
         starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long() - 1

@@ -4,6 +4,8 @@ Comba (arXiv:2506.02475), Kimi Delta Attention (arXiv:2510.26692), Gated DeltaNe
 transitions that are diagonal, or the identity, plus low rank, by the chunks of `delta.py`.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,23 +43,10 @@ def chunk_comba(
 
 
 def fused_recurrent_comba(
-    q: Tensor,
-    k: Tensor,
-    p: Tensor | None,
-    v: Tensor,
-    g: Tensor,
-    beta: Tensor | None = None,
-    scale: float | None = None,
-    initial_state: Tensor | None = None,
-    output_final_state: bool = False,
-    use_qk_l2norm_in_kernel: bool = False,
-    cu_seqlens: Tensor | None = None,
+    q: Tensor, k: Tensor, p: Tensor | None, v: Tensor, g: Tensor, beta: Tensor | None = None, *rest: Any, **options: Any
 ) -> Result:
     """As `chunk_comba`, with p before v; None stands for k."""
-    return chunk_comba(
-        q, k, v, k if p is None else p, g, beta, scale, initial_state, output_final_state, use_qk_l2norm_in_kernel,
-        cu_seqlens,
-    )  # fmt: skip
+    return chunk_comba(q, k, v, k if p is None else p, g, beta, *rest, **options)
 
 
 def chunk_kda(
@@ -103,25 +92,11 @@ def fused_recurrent_kda(
     beta: Tensor,
     A_log: Tensor | None = None,
     dt_bias: Tensor | None = None,
-    scale: float | None = None,
-    initial_state: Tensor | None = None,
-    output_final_state: bool = False,
-    use_qk_l2norm_in_kernel: bool = False,
-    use_gate_in_kernel: bool = False,
-    use_beta_sigmoid_in_kernel: bool = False,
-    allow_neg_eigval: bool = False,
-    lower_bound: float | None = None,
-    state_v_first: bool = False,
-    cu_seqlens: Tensor | None = None,
-    **options: object,
+    *rest: Any,
+    **options: Any,
 ) -> Result:
-    """As `chunk_kda`."""
-    require_known("fused_recurrent_kda", options)
-    return chunk_kda(
-        q, k, v, g, beta, scale, initial_state, output_final_state, use_qk_l2norm_in_kernel, use_gate_in_kernel,
-        use_beta_sigmoid_in_kernel, allow_neg_eigval, lower_bound=lower_bound, state_v_first=state_v_first,
-        cu_seqlens=cu_seqlens, A_log=A_log, dt_bias=dt_bias,
-    )  # fmt: skip
+    """As `chunk_kda`, with the parameters of the gate before the other options."""
+    return chunk_kda(q, k, v, g, beta, *rest, A_log=A_log, dt_bias=dt_bias, **options)
 
 
 def fused_kda_gate(
@@ -182,22 +157,11 @@ def fused_recurrent_gdn2(
     w: Tensor,
     A_log: Tensor | None = None,
     dt_bias: Tensor | None = None,
-    scale: float | None = None,
-    initial_state: Tensor | None = None,
-    output_final_state: bool = False,
-    use_qk_l2norm_in_kernel: bool = False,
-    use_gate_in_kernel: bool = False,
-    lower_bound: float | None = None,
-    state_v_first: bool = False,
-    cu_seqlens: Tensor | None = None,
-    **options: object,
+    *rest: Any,
+    **options: Any,
 ) -> Result:
-    """As `chunk_gdn2`."""
-    require_known("fused_recurrent_gdn2", options)
-    return chunk_gdn2(
-        q, k, v, g, b, w, scale, initial_state, output_final_state, use_qk_l2norm_in_kernel, use_gate_in_kernel,
-        A_log=A_log, dt_bias=dt_bias, lower_bound=lower_bound, state_v_first=state_v_first, cu_seqlens=cu_seqlens,
-    )  # fmt: skip
+    """As `chunk_gdn2`, with the parameters of the gate before the other options."""
+    return chunk_gdn2(q, k, v, g, b, w, *rest, A_log=A_log, dt_bias=dt_bias, **options)
 
 
 def chunk_dplr_delta_rule(

@@ -191,10 +191,10 @@ class RotaryEmbedding(nn.Module):
         seqlen_offset: int | Tensor = 0,
         cu_seqlens: Tensor | None = None,
         max_seqlen: int | None = None,
-        **options: object,
+        **_options: object,
     ) -> tuple[Tensor, Tensor]:
         """Rotated q and k: [b, l, h, d]; `seqlen_offset` is the position of the first token."""
-        del max_seqlen, options
+        del max_seqlen
         angles = _positions(q.shape[1], seqlen_offset, cu_seqlens, q.device).unsqueeze(-1) * self.inv_freq
         cosine, sine = angles.cos(), angles.sin()
         return _rotate(q, cosine, sine, self.interleaved), _rotate(k, cosine, sine, self.interleaved)

@@ -1,6 +1,7 @@
 """Activations, and the norms and the feed-forward block that they gate, under fla's names."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -88,21 +89,7 @@ def layer_norm_gated(
     return (output, wide if residual_in_fp32 else total) if prenorm else output
 
 
-def rms_norm_gated(
-    x: Tensor,
-    g: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    activation: str = "swish",
-    residual: Tensor | None = None,
-    prenorm: bool = False,
-    residual_in_fp32: bool = False,
-    eps: float = 1e-6,
-) -> Normalised:
-    """RMSNorm of x + residual, gated; with `prenorm` also the sum."""
-    return layer_norm_gated(
-        x, g, weight, bias, activation, residual, prenorm, residual_in_fp32, eps, is_rms_norm=True
-    )  # fmt: skip
+rms_norm_gated = partial(layer_norm_gated, is_rms_norm=True)
 
 
 class FusedLayerNormGated(Norm):
@@ -197,27 +184,17 @@ def layer_norm_swish_gate_linear(
     prenorm: bool = False,
     residual_in_fp32: bool = False,
     eps: float = 1e-6,
+    *,
+    is_rms_norm: bool = False,
 ) -> Normalised:
     """A projection of LayerNorm(x + residual) · silu(g); with `prenorm` also the sum."""
-    gated = layer_norm_gated(x, g, norm_weight, norm_bias, "swish", residual, True, residual_in_fp32, eps)
+    gated = layer_norm_gated(
+        x, g, norm_weight, norm_bias, "swish", residual, True, residual_in_fp32, eps, is_rms_norm=is_rms_norm
+    )  # fmt: skip
     return project(gated, linear_weight, linear_bias, prenorm)
 
 
-def rms_norm_swish_gate_linear(
-    x: Tensor,
-    g: Tensor,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    linear_weight: Tensor,
-    linear_bias: Tensor | None,
-    residual: Tensor | None = None,
-    prenorm: bool = False,
-    residual_in_fp32: bool = False,
-    eps: float = 1e-6,
-) -> Normalised:
-    """A projection of RMSNorm(x + residual) · silu(g); with `prenorm` also the sum."""
-    gated = rms_norm_gated(x, g, norm_weight, norm_bias, "swish", residual, True, residual_in_fp32, eps)
-    return project(gated, linear_weight, linear_bias, prenorm)
+rms_norm_swish_gate_linear = partial(layer_norm_swish_gate_linear, is_rms_norm=True)
 
 
 class FusedRMSNormSwishGateLinear(FusedRMSNormSwishGate):
@@ -261,17 +238,7 @@ def layernorm_fn(
     return (output * gate if norm_before_gate else output).to(x.dtype)
 
 
-def rmsnorm_fn(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    z: Tensor | None = None,
-    eps: float = 1e-6,
-    group_size: int | None = None,
-    norm_before_gate: bool = True,
-) -> Tensor:
-    """`layernorm_fn` with RMSNorm."""
-    return layernorm_fn(x, weight, bias, z, eps, group_size, norm_before_gate, is_rms_norm=True)
+rmsnorm_fn = partial(layernorm_fn, is_rms_norm=True)
 
 
 class LayerNormGated(Norm):
@@ -326,8 +293,7 @@ class GatedMLP(nn.Module):
         self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
 
-    def forward(self, x: Tensor, **options: object) -> Tensor:
+    def forward(self, x: Tensor, **_options: object) -> Tensor:
         """[…, hidden] → […, hidden]."""
-        del options
         down: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
         return down

@@ -37,14 +37,13 @@ class Cache:
         layer_idx: int = 0,
         offset: int | None = 1,
         cache_kwargs: dict[str, object] | None = None,
-        **options: object,
+        **_options: object,
     ) -> State:
         """Update the given states of one layer; the first layer counts the tokens.
 
         The tensors [b, l, …] of `attn_state` are appended to the earlier ones, and cut to a `window_size` if there is
         one in `cache_kwargs`.
         """
-        del options
         if layer_idx == 0:
             self._seen_tokens += offset or 0
         values: State = {"recurrent_state": recurrent_state, "attn_state": attn_state}

@@ -4,6 +4,7 @@ import logging
 import re
 import typing
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import TypeVar
 
@@ -42,12 +43,12 @@ def get_logger(name: str | None = None) -> Logger:
 
 
 def public(module: object) -> dict[str, object]:
-    """The public classes, functions and dictionaries that a module defines."""
+    """The public classes, functions (partial ones, too) and dictionaries that a module defines."""
     name = getattr(module, "__name__", "")
     return {
         key: value
         for key, value in vars(module).items()
-        if not key.startswith("_") and (getattr(value, "__module__", None) == name or isinstance(value, dict))
+        if not key.startswith("_") and (getattr(value, "__module__", None) == name or isinstance(value, dict | partial))
     }
 
 

@@ -3,6 +3,7 @@
 RMSNorm (arXiv:1910.07467), LayerNorm, GroupNorm, and division by the Euclidean length, x / √(Σ x² + ε).
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -102,20 +103,6 @@ def rms_norm(
     return (output, wide if residual_in_fp32 else total) if prenorm else output
 
 
-def layer_norm(
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    residual: Tensor | None = None,
-    eps: float = 1e-5,
-    prenorm: bool = False,
-    residual_in_fp32: bool = False,
-    is_rms_norm: bool = False,
-) -> Normalised:
-    """LayerNorm of x + residual; with `prenorm` also the sum."""
-    return group_norm(x, weight, bias, residual, eps, prenorm, residual_in_fp32, is_rms_norm)
-
-
 def group_norm(
     x: Tensor,
     weight: Tensor | None,
@@ -135,6 +122,9 @@ def group_norm(
     normalised = standardise(groups, eps, centred=not is_rms_norm).reshape(wide.shape)
     output = affine(normalised, weight, bias).to(x.dtype)
     return (output, wide if residual_in_fp32 else total) if prenorm else output
+
+
+layer_norm = group_norm
 
 
 class Norm(nn.Module):
@@ -245,23 +235,7 @@ def project(pair: Normalised, weight: Tensor, bias: Tensor | None, prenorm: bool
 
 
 group_norm_linear = layer_norm_linear
-
-
-def rms_norm_linear(
-    x: Tensor,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    linear_weight: Tensor,
-    linear_bias: Tensor | None,
-    residual: Tensor | None = None,
-    eps: float = 1e-5,
-    prenorm: bool = False,
-    residual_in_fp32: bool = False,
-) -> Normalised:
-    """`layer_norm_linear` with RMSNorm."""
-    return layer_norm_linear(
-        x, norm_weight, norm_bias, linear_weight, linear_bias, residual, eps, prenorm, residual_in_fp32, True
-    )  # fmt: skip
+rms_norm_linear = partial(layer_norm_linear, is_rms_norm=True)
 
 
 class GroupNormLinear(GroupNorm):

@@ -88,7 +88,7 @@ def split_chunks(tensor: Tensor, size: int) -> Tensor:
 
 
 def merge_chunks(tensor: Tensor, batch: int, length: int) -> Tensor:
-    """[n, b·h, size, d] → [b, length, h, d]: the inverse of `chunked`."""
+    """[n, b·h, size, d] → [b, length, h, d]: the inverse of `split_chunks`."""
     apart = tensor.reshape(len(tensor), batch, -1, *tensor.shape[2:])
     return apart.movedim(2, 3).movedim(0, 1).flatten(1, 2)[:, :length]
 
