@@ -30,20 +30,14 @@ def _as_linear(mixer: Mixer) -> Mixer:
     return changed(mixer, memory={"rule": "linear", "write": write}, output={"norm": "rms"})
 
 
-def _with_head_decay(mixer: Mixer, memory: Values, no_decays: frozenset[str], **features: object) -> Mixer:
+def _with_head_decay(memory: Values, no_decays: frozenset[str] = CHANNEL_DECAYS, **features: object) -> Change:
     """Fields of the memory and the features set; a decay that does not go with them becomes one by head."""
-    by_head = {"decay": "sigmoid"} if mixer.memory.decay in no_decays else {}
-    return changed(mixer, memory={**memory, **by_head}, features=features)
 
+    def change(mixer: Mixer) -> Mixer:
+        by_head = {"decay": "sigmoid"} if mixer.memory.decay in no_decays else {}
+        return changed(mixer, memory={**memory, **by_head}, features=features)
 
-def _preconditioned(mixer: Mixer) -> Mixer:
-    memory = {"rule": "delta", "steps": 1, "write": "preconditioned"}
-    return _with_head_decay(mixer, memory, CHANNEL_DECAYS, norm="l2")
-
-
-def _averaging(mixer: Mixer) -> Mixer:
-    memory = {"normalised": True, "tied": False, "form": "plain"}
-    return _with_head_decay(mixer, memory, CHANNEL_DECAYS, map="elu", norm="none", rotary="none")
+    return change
 
 
 def _additive(**memory: object) -> Change:
@@ -54,13 +48,8 @@ def _additive(**memory: object) -> Change:
 def _formed(form: str) -> Change:
     """An additive memory of this form."""
     features = {"norm": "l2"} if form in {*SOLVED_FORMS, "ages"} else {}
-    memory = {"form": form, "normalised": False, "tied": False}
-
-    def change(mixer: Mixer) -> Mixer:
-        additive = _as_linear(changed(mixer, features=features))
-        return _with_head_decay(additive, memory, CHANNEL_DECAYS | {"momentum"})
-
-    return where(_has_memory, change)
+    formed = _with_head_decay({"form": form, "normalised": False, "tied": False}, CHANNEL_DECAYS | {"momentum"})
+    return where(_has_memory, lambda mixer: formed(_as_linear(changed(mixer, features=features))))
 
 
 _TEXTS = """
@@ -88,11 +77,11 @@ preconditioned_writes (Preconditioned)
     written keys scaled by the inverse of their features' energy so far
     because a step that knows the curvature fits all pairs seen, where frequent features dominate a plain one
     + write-strength, state-momentum; by PRECONDITIONED
-output_feedback (Feedback)
+output_feedback (Feedback): memory.feedback=true
     queries less a learned share of their own keys
     because the read is then corrected by what the token itself would find under its key
     + output-feedback; by COMBA
-no_output_feedback (Unfed)
+no_output_feedback (Unfed): memory.feedback=false
     queries without a share of their keys
     because a query that is a key's own may be what recall needs
     - output-feedback
@@ -100,7 +89,7 @@ write_momentum (Momentum)
     an additive memory with fixed forgetting that is written through a running sum
     because what came just before is then written along, as momentum does in gradient descent
     + state-momentum, fixed-decay, additive-state; - delta-rule, forget-gate; by TITANS
-negative_eigenvalues (Signed)
+negative_eigenvalues (Signed): memory.write=double
     write strengths up to 2
     because transitions with negative eigenvalues can track parity and other alternating states
     + negative-eigenvalues; by NEGATIVE_EIGENVALUES
@@ -108,27 +97,27 @@ positive_eigenvalues (Positive)
     write strengths below 1 again
     because sign flips may cost more stability than state tracking gains
     - negative-eigenvalues
-full_writes (FullWrite)
+full_writes (FullWrite): memory.write=one
     writes at full strength
     because without a learned strength each write replaces what its key held
     - write-strength
-gated_writes (WriteGate)
+gated_writes (WriteGate): memory.write=sigmoid
     a learned write strength per head
     because tokens that carry nothing worth keeping can leave the memory alone
     + write-strength; by DELTA_NET
-channel_writes (ChannelWrite)
+channel_writes (ChannelWrite): memory.write=channel
     an input gate per value channel
     because parts of a value can be kept while others are left out
     + input-gate, low-rank-projection; by HGRN2
-decay_mamba (Selective)
+decay_mamba (Selective): memory.decay=mamba, memory.tied=false
     a forget gate with a rate per head and a step size per token
     because the memory can be cleared when the context changes
     + forget-gate, selective-ssm; by GATED_DELTA_NET
-decay_sigmoid (Forget)
+decay_sigmoid (Forget): memory.decay=sigmoid, memory.tied=false
     a sigmoid forget gate per head that starts near 1
     because the memory can fade where the token says so, and begins by keeping everything
     + forget-gate; by GATED_DELTA_NET
-decay_retention (Retentive)
+decay_retention (Retentive): memory.decay=retention, memory.tied=false
     fixed forgetting, from fast heads to slow ones
     because heads that see different spans need no gate to learn it
     + fixed-decay, multi-timescale-memory; - forget-gate; by RETNET
@@ -168,7 +157,7 @@ memory_by_age (ByAge)
     an additive memory of slots by age, which a learned clock moves on, read by a softmax over ages
     because one matrix for all ages lets old and new associations interfere
     + memory-slots, multi-timescale-memory, rotary-phase, additive-state, qk-normalisation; - delta-rule; by CYFA
-plain_memory (OneState)
+plain_memory (OneState): memory.form=plain
     an additive memory that is written and read by a single product
     because one state that is read as it is costs least
     - token-shift, hierarchical-memory, test-time-learning, householder-product
@@ -180,11 +169,11 @@ decay_floored (FlooredForget)
     an additive memory whose key channels fade at rates of their own above a learned floor
     because channels can then hold what is recent and what is lasting side by side
     + forget-gate, low-rank-projection, additive-state, gate-floor; - delta-rule; by HGRN2
-no_decay (Lasting)
+no_decay (Lasting): memory.decay=none, memory.tied=false
     a memory that does not fade
     because forgetting may lose facts that a corrective write would have kept apart
     - forget-gate, fixed-decay
-tied_input_gate (Tied)
+tied_input_gate (Tied): memory.tied=true
     keys scaled by one minus the forget gate
     because what is written then balances what is forgotten, and the state stays bounded
     + input-gate, state-normalisation; by HGRN2
@@ -196,11 +185,11 @@ unnormalised_memory (Unnormalised)
     a read without its denominator
     because the denominator can vanish and the output norm already fixes the scale
     - state-normalisation; by TRANSNORMER
-current_token_bonus (Bonus)
+current_token_bonus (Bonus): memory.bonus=true
     an extra weight for the current token
     because the newest token often deserves more than its share of an old memory
     + value-residual; by RWKV
-no_bonus (Plain)
+no_bonus (Plain): memory.bonus=false
     no extra weight for the current token
     because the memory already holds it
     - value-residual
@@ -213,20 +202,11 @@ _CHANGES: Mapping[str, Change] = {
     "implicit_step": where(
         lambda m: m.memory.rule == "delta", setting(memory={"write": "implicit"}, features={"norm": "none"})
     ),
-    "preconditioned_writes": where(_is_delta, _preconditioned),
-    "output_feedback": where(
-        lambda m: _has_memory(m) and m.memory.rule != "product", setting(memory={"feedback": True})
+    "preconditioned_writes": where(
+        _is_delta, _with_head_decay({"rule": "delta", "steps": 1, "write": "preconditioned"}, norm="l2")
     ),
-    "no_output_feedback": where(lambda m: m.memory.feedback, setting(memory={"feedback": False})),
     "write_momentum": _additive(decay="momentum", form="plain"),
-    "negative_eigenvalues": where(_is_delta, setting(memory={"write": "double"})),
     "positive_eigenvalues": where(lambda m: m.memory.write == "double", setting(memory={"write": "sigmoid"})),
-    "full_writes": where(_has_memory, setting(memory={"write": "one"})),
-    "gated_writes": where(_has_memory, setting(memory={"write": "sigmoid"})),
-    "channel_writes": where(_is_linear, setting(memory={"write": "channel"})),
-    "decay_mamba": where(_has_memory, setting(memory={"decay": "mamba", "tied": False})),
-    "decay_sigmoid": where(_has_memory, setting(memory={"decay": "sigmoid", "tied": False})),
-    "decay_retention": where(_has_memory, setting(memory={"decay": "retention", "tied": False})),
     "decay_channel_delta": where(_is_delta, setting(memory={"rule": "delta", "steps": 1, "decay": "channel"})),
     "erase_and_write_gates": where(_is_delta, setting(memory={"rule": "delta", "steps": 1, "write": "split"})),
     "sparse_slots": _additive(decay="sparse", tied=True, normalised=False, form="plain"),
@@ -236,14 +216,12 @@ _CHANGES: Mapping[str, Change] = {
     "ridge_reads": _formed("ridge"),
     "householder_positions": _formed("householder"),
     "memory_by_age": _formed("ages"),
-    "plain_memory": where(lambda m: m.memory.form != "plain", setting(memory={"form": "plain"})),
     "decay_channel": _additive(decay="channel", normalised=False, form="plain"),
     "decay_floored": _additive(decay="floored", normalised=False, form="plain"),
-    "no_decay": where(_has_memory, setting(memory={"decay": "none", "tied": False})),
-    "tied_input_gate": where(_is_linear, setting(memory={"tied": True})),
-    "normalised_memory": where(_is_linear, _averaging),
+    "normalised_memory": where(
+        _is_linear,
+        _with_head_decay({"normalised": True, "tied": False, "form": "plain"}, map="elu", norm="none", rotary="none"),
+    ),
     "unnormalised_memory": where(_is_linear, setting(memory={"normalised": False}, output={"norm": "rms"})),
-    "current_token_bonus": where(_is_linear, setting(memory={"bonus": True})),
-    "no_bonus": where(lambda m: m.memory.bonus, setting(memory={"bonus": False})),
 }
 MOVES = moves(_TEXTS, _CHANGES)

@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -53,26 +54,36 @@ class Move:
         return None if child is None or child.structure() == mixer.structure() else child
 
 
-_TEXT = re.compile(r"(\w+) \((\w+)\)\n    (.+)\n    because (.+)\n    (.+)\n")
+_TEXT = re.compile(r"(\w+) \((\w+)\)(?:: (.+))?\n    (.+)\n    because (.+)\n    (.+)\n")
 
 
 def moves(texts: str, changes: Mapping[str, Change]) -> tuple[Move, ...]:
-    """The moves of these texts, in order, with their changes by name.
+    """The moves of these texts, in order; `changes` by name are those of moves that do more than to set fields.
 
-    A text has four lines: the name and the word; what; because why; and, between semicolons, the components that the
-    move adds (+) and removes (-), and the name of its source in `Papers` (by). Raises ValueError for a move that lacks
-    a text of this form or a change.
+    A text has four lines: the name, the word, and perhaps the fields that the move sets; what; because why; and,
+    between semicolons, the components that the move adds (+) and removes (-), and the name of its source in `Papers`
+    (by). Raises ValueError for a text of another form, and for a move that lacks a text or a change.
     """
     rows = _TEXT.findall(texts)
-    if lacking := {name for name, *_ in rows} ^ changes.keys():
-        raise ValueError(f"each move needs a text of four lines and a change: {', '.join(sorted(lacking))}")
+    without = {name for name, _, fields, *_ in rows if not fields} ^ changes.keys()
+    if lacking := [*sorted(without), *_TEXT.sub("", texts).split()]:
+        raise ValueError(f"each move needs a text of four lines and a change: {', '.join(lacking)}")
     result = []
-    for name, word, what, why, facts in rows:
+    for name, word, fields, what, why, facts in rows:
         by_sign = dict(fact.split(" ", 1) for fact in facts.split("; "))
         adds, removes = (tuple(by_sign[sign].split(", ")) if sign in by_sign else () for sign in "+-")
         source: Source | None = getattr(Papers, by_sign["by"]) if "by" in by_sign else None
-        result.append(Move(name, what, why, word, changes[name], adds, source, removes))
+        change = _set_fields(fields) if fields else changes[name]
+        result.append(Move(name, what, why, word, change, adds, source, removes))
     return tuple(result)
+
+
+def _set_fields(text: str) -> Change:
+    """The change that a text such as "memory.decay=mamba, memory.tied=false" describes."""
+    parts: dict[str, dict[str, object]] = defaultdict(dict)
+    for part, field, value in re.findall(r"(\w+)\.(\w+)=(\w*)", text):
+        parts[part][field] = value
+    return setting(**parts)
 
 
 def setting(**parts: Values) -> Change:

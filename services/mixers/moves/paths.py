@@ -1,18 +1,9 @@
-"""Moves on the paths beside the memory and on how they are joined."""
+"""Moves on the paths beside the memory, on how they are joined, and on what follows up to the output projection."""
 
 from collections.abc import Mapping
 
-from services.mixers.description import Mixer, branches
+from services.mixers.description import reads_keys
 from services.mixers.moves.move import Change, add_path, drop_path, moves, setting, where
-
-
-def _joins(mixer: Mixer) -> bool:
-    return branches(mixer) > 1
-
-
-def _weighs(mixer: Mixer) -> bool:
-    return _joins(mixer) and mixer.fusion.kind != "sum"
-
 
 _TEXTS = """
 local_convolution_path (Local)
@@ -75,46 +66,102 @@ drop_value_path (Unskipped)
     no path for the token's own value
     because the residual stream already carries it
     - value-residual, parallel-paths
-summed_paths (Summed)
+summed_paths (Summed): fusion.kind=sum
     paths that are summed without a gate
     because the output norm and projection can weigh them
     - softmax-fusion, sigmoid-fusion, hierarchical-gating
-sigmoid_fusion (Sigmoid)
+sigmoid_fusion (Sigmoid): fusion.kind=sigmoid
     paths joined by gates that do not compete
     because two paths can both be needed, and neither has to pay for the other
     + sigmoid-fusion; - softmax-fusion; by ASI_ARCH
-softmax_fusion (Router)
+softmax_fusion (Router): fusion.kind=softmax
     paths joined by weights that sum to one
     because a fixed budget keeps the scale of the output and forces a choice
     + softmax-fusion, content-router; - sigmoid-fusion; by ASI_ARCH
-hierarchical_fusion (Hier)
+hierarchical_fusion (Hier): fusion.kind=hierarchical
     gates in two stages: the memory against the rest, then the rest
     because the coarse choice is learnt before the fine one
     + hierarchical-gating; - softmax-fusion; by ASI_ARCH
-gate_floor (Floor)
+gate_floor (Floor): fusion.floor=true
     a floor below every path's weight
     because a path that gets no weight gets no gradient and never recovers
     + gate-floor; by ASI_ARCH
-no_gate_floor (Free)
+no_gate_floor (Free): fusion.floor=false
     path weights that may reach zero
     because a useless path should be allowed to die
     - gate-floor
-gate_temperature (Tempered)
+gate_temperature (Tempered): fusion.temperature=true
     a learned sharpness of the path gate per head
     because some heads should choose and others should blend
     + temperature; by ASI_ARCH
-no_gate_temperature (Even)
+no_gate_temperature (Even): fusion.temperature=false
     a path gate of fixed sharpness
     because the gate's projection can learn its own scale
     - temperature
-statistics_gate (Content)
+statistics_gate (Content): fusion.evidence=statistics
     a path gate that also sees each path's mean and size
     because what the paths found tells more than what the token asked
     + content-router; by ASI_ARCH
-token_gate (Token)
+token_gate (Token): fusion.evidence=token
     a path gate that sees the token only
     because the paths' statistics may be noise early on
     - content-router
+low_rank_output_gate (LeanGate): output.gate=sigmoid, output.gate_rank=low
+    a sigmoid output gate through a narrow bottleneck
+    because reads that match nothing can be silenced for few parameters
+    + output-gate, low-rank-projection; by GLA
+swish_output_gate (SwishGate)
+    a full swish output gate, paid for with half-width keys
+    because a gate per channel adds an interaction between token and memory
+    + output-gate; by RETNET
+low_rank_swish_gate (SwiftGate): output.gate=swish, output.gate_rank=low
+    a swish output gate through a narrow bottleneck
+    because the token can amplify a read and not only damp it
+    + output-gate, low-rank-projection; by GLA
+head_output_gate (HeadGate): output.gate=head
+    one output gate per head
+    because a head that found nothing is switched off as a whole
+    + output-gate; by FORGETTING
+no_output_gate (Ungated)
+    no output gate, and keys of full width
+    because its parameters may do more elsewhere
+    - output-gate
+layer_norm_heads (Centred): output.norm=layer
+    layer norm on each head's read
+    because a read's mean carries no content
+    + output-normalisation; by RETNET
+rms_norm_heads (Normed): output.norm=rms
+    RMS norm on each head's read
+    because reads then enter the projection at one scale
+    + output-normalisation; by TRANSNORMER
+no_output_norm (Raw): output.norm=none
+    reads that keep their size
+    because the size of a read says how sure the memory is
+    - output-normalisation
+static_head_mixing (Talking): output.mixing=static
+    a learned map over heads
+    because one head's read can complete another's
+    + head-mixing; by TALKING_HEADS
+dynamic_head_mixing (CrossHead): output.mixing=dynamic
+    a map over heads that the token decides
+    because which heads belong together depends on what is asked
+    + head-mixing; by TALKING_HEADS
+no_head_mixing (Separate): output.mixing=none
+    heads that stay apart
+    because the output projection mixes them anyway
+    - head-mixing
+gated_value_skip (ValueSkip): output.skip=gated
+    the current value added to the read under a gate per head
+    because the token's own content need not be written before it can be used
+    + value-residual; by VALUE_RESIDUAL
+channel_value_skip (Direct): output.skip=channel
+    the current value added to the read with a weight per channel
+    because a direct term is what a state space keeps beside its state
+    + value-residual; by MAMBA2
+no_value_skip (Skipless): output.skip=none
+    nothing but the read
+    because the residual stream already carries the token
+    - value-residual
 """
 _CHANGES: Mapping[str, Change] = {
     "local_convolution_path": add_path("convolution", 8),
@@ -132,15 +179,11 @@ _CHANGES: Mapping[str, Change] = {
     "drop_window_paths": drop_path(frozenset({"window", "linear_window", "forgetting"})),
     "drop_slow_paths": drop_path(frozenset({"average", "retention"})),
     "drop_value_path": drop_path(frozenset({"value"})),
-    "summed_paths": where(_weighs, setting(fusion={"kind": "sum"})),
-    "sigmoid_fusion": where(_joins, setting(fusion={"kind": "sigmoid"})),
-    "softmax_fusion": where(_joins, setting(fusion={"kind": "softmax"})),
-    "hierarchical_fusion": where(lambda m: branches(m) > 2, setting(fusion={"kind": "hierarchical"})),
-    "gate_floor": where(_weighs, setting(fusion={"floor": True})),
-    "no_gate_floor": where(lambda m: m.fusion.floor, setting(fusion={"floor": False})),
-    "gate_temperature": where(_weighs, setting(fusion={"temperature": True})),
-    "no_gate_temperature": where(lambda m: m.fusion.temperature, setting(fusion={"temperature": False})),
-    "statistics_gate": where(_weighs, setting(fusion={"evidence": "statistics"})),
-    "token_gate": where(lambda m: m.fusion.evidence == "statistics", setting(fusion={"evidence": "token"})),
+    "swish_output_gate": where(
+        reads_keys, setting(inputs={"key_width": "half"}, output={"gate": "swish", "gate_rank": "full"})
+    ),
+    "no_output_gate": where(
+        lambda m: m.output.gate != "none", setting(inputs={"key_width": "full"}, output={"gate": "none"})
+    ),
 }
 MOVES = moves(_TEXTS, _CHANGES)
