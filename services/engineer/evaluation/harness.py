@@ -17,9 +17,16 @@ from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 from numpy.typing import NDArray
 
-from services.engineer.evaluation.questions import LOCAL, VERSION, make_questions
 from services.engineer.evaluation.reader import Reader, Trial
-from services.engineer.evaluation.tasks import ITEMS, TRAINED_NAMES, EvaluationUnavailable, task_manager
+from services.engineer.evaluation.tasks import (
+    ITEMS,
+    LOCAL,
+    TRAINED_NAMES,
+    VERSION,
+    EvaluationUnavailable,
+    make_questions,
+    task_manager,
+)
 from services.engineer.training.session import Job
 from services.mixers.plugins import EVALUATORS, plugin_names
 

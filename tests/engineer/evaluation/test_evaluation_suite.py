@@ -10,9 +10,8 @@ import pytest
 import transformers  # noqa: F401 - datasets, in the harness, would use its stand-in for programs
 
 from services.engineer.data import open_corpus
-from services.engineer.evaluation.questions import make_questions
 from services.engineer.evaluation.scoring import KINDS, Change, gain_of, part_losses
-from services.engineer.evaluation.tasks import LOCAL_NAMES
+from services.engineer.evaluation.tasks import LOCAL, make_questions
 from services.engineer.scales import load_scale
 from services.engineer.training.host import train
 from services.engineer.training.result import LooksAhead, TaskScore, benchmark_of
@@ -25,7 +24,7 @@ CORPUS = open_corpus(SCALE, Path("unused"), "tests")
 TEXT = CORPUS.tokens.decode(CORPUS.heldout[:200_000].tolist())
 
 
-@pytest.mark.parametrize("name", LOCAL_NAMES)
+@pytest.mark.parametrize("name", LOCAL)
 def test_questions_are_repeatable_and_have_one_right_answer(name: str) -> None:
     """Scores of two candidates are only comparable over the same questions."""
     questions = make_questions(name, TEXT, 50)
