@@ -151,7 +151,6 @@ def describe_layers(scale: Scale) -> str:
 
 
 def report_message(report: CheckReport) -> candidate_pb2.CheckReport:
-    """A report as a message."""
     return candidate_pb2.CheckReport(
         passed=report.passed,
         verdicts=[

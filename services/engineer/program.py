@@ -173,18 +173,13 @@ def explain(error: BaseException, repeat: Callable[[], object] | None = None) ->
         return str(error)
     message = f"{type(error).__name__}: {str(error)[:2000]}".rstrip(": ")
     message += "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    line = _line_of(error) or (repeat and line_of_backward(repeat))
+    own = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__) if _is_own(frame)]
+    line = _line(*own[-1]) if own else repeat and line_of_backward(repeat)
     where = f", raised in {line}" if line else ""
     for pattern, explanation in _EXPLANATIONS:
         if re.search(pattern, message):
             return f"{explanation} ({message}{where})"
     return message + where
-
-
-def _line_of(error: BaseException) -> str | None:
-    """The innermost line of the program in an exception's traceback, and the function that has it."""
-    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if _is_own(frame)]
-    return _line(frames[-1][0].f_code, frames[-1][1]) if frames else None
 
 
 def current_line() -> str | None:

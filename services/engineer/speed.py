@@ -55,7 +55,6 @@ class PrecisionSpeed:
 
     @property
     def best(self) -> str:
-        """The faster precision."""
         faster = self.bf16_seconds is not None and self.bf16_seconds < self.fp32_seconds
         return BF16 if faster else FP32
 

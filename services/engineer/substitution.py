@@ -192,13 +192,14 @@ async def substitute(
     """
     substitutions: list[Substitution] = []
     refusals: list[Refusal] = []
+    tests = [((FIRST_LENGTH,), "cpu"), (LENGTHS, "cpu"), *([(LENGTHS, "cuda")] if scale.device == "cuda" else [])]
     for name, node in functions(program).items():
         current = substitutions[-1].program if substitutions else program
         differences = []
         for reading in readings(node):
             fast = rewrite(current, reading)
             try:
-                for lengths, device in _tests(scale):
+                for lengths, device in tests:
                     tested = replace(scale, device=device)
                     difference = await _difference(current, fast, reading, lengths, tested, sandbox, seed)
                     if difference > TOLERANCE[device]:
@@ -214,11 +215,6 @@ async def substitute(
             closest = f"; the closest differs by {min(differences):.1e} of its size" if differences else ""
             refusals.append(Refusal(name, f"no operator of fla computes it at all lengths{closest}"))
     return substitutions, refusals
-
-
-def _tests(scale: Scale) -> list[tuple[Sequence[int], str]]:
-    """The lengths and devices of the tests that a reading must pass, in order."""
-    return [((FIRST_LENGTH,), "cpu"), (LENGTHS, "cpu"), *([(LENGTHS, "cuda")] if scale.device == "cuda" else [])]
 
 
 async def _difference(

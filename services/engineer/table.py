@@ -104,8 +104,7 @@ class Builder:
                 append(self.file, record)
                 scores = "".join(f", {task} {record.scores[task]:.3f}" for task in self.tasks if task in record.scores)
                 outcome = record.failure or f"{record.loss:.4f}{scores}"
-                sys.stdout.write(f"{cell.name} seed {seed}: {outcome} in {time.monotonic() - start:.1f} s\n")
-                sys.stdout.flush()
+                print(f"{cell.name} seed {seed}: {outcome} in {time.monotonic() - start:.1f} s", flush=True)
 
     def records(self) -> dict[tuple[str, str, int], Record]:
         """The records of all processes, by identity."""
@@ -156,7 +155,7 @@ class Builder:
             try:
                 result, _ = await train_on(TASKS[task], program, record.seed, self.sandbox)
             except TrainingFailed as failed:  # the loss on text counts all the same
-                sys.stdout.write(f"{record.cell} seed {record.seed}: no score in {task}: {failed.message}\n")
+                print(f"{record.cell} seed {record.seed}: no score in {task}: {failed.message}")
                 continue
             scores[task] = round(result.accuracy, 5)
             scores[f"{task}, mean of the curve"] = round(fmean(accuracy for _, accuracy in result.curve), 5)
@@ -212,8 +211,7 @@ async def build(arguments: argparse.Namespace) -> int:
             for cell, seed in order(arguments.seeds)
             if not is_complete(records.get((cell.name, name, seed)), arguments.tasks)
         ]
-        sys.stdout.write(f"{len(jobs)} of {len(cells()) * len(arguments.seeds)} trainings at {name} are left\n")
-        sys.stdout.flush()
+        print(f"{len(jobs)} of {len(cells()) * len(arguments.seeds)} trainings at {name} are left", flush=True)
         tasks = [asyncio.create_task(builder.work(jobs, until, arguments.limit)) for _ in range(arguments.workers)]
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: [task.cancel() for task in tasks])
         try:

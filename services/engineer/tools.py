@@ -37,7 +37,6 @@ COMPILER_WORDS = (
 
 
 async def main(arguments: argparse.Namespace) -> int:
-    """Run one command and return the exit status."""
     for name, least in (("steps", 1), ("seed", 0)):
         if (value := getattr(arguments, name, None)) is not None and not least <= value <= LARGEST:
             raise ScaleError(f"--{name} is {value}; give a whole number from {least} to {LARGEST}.")
@@ -50,7 +49,7 @@ async def main(arguments: argparse.Namespace) -> int:
         report = await _check_remotely(address, arguments, overrides, program)
     else:
         report = await _check_locally(arguments, data, overrides, program)
-    _print(json.dumps(asdict(report), indent=2) if arguments.json else report_text(report, arguments.verbose))
+    print(json.dumps(asdict(report), indent=2) if arguments.json else report_text(report, arguments.verbose))
     return 0 if report.passed else 1
 
 
@@ -175,15 +174,15 @@ async def _train(arguments: argparse.Namespace, data: Path, overrides: dict[str,
             result = await train(program, arguments.seed, stage.scale, stage.corpus, sandbox, on_progress=progress)
     except TrainingFailed as failed:
         if arguments.json:
-            _print(json.dumps({"failed": failed.kind, "reason": failed.message, "evidence": failed.evidence}, indent=2))
+            print(json.dumps({"failed": failed.kind, "reason": failed.message, "evidence": failed.evidence}, indent=2))
         else:
-            _print(_failure_text(failed.kind, failed.message, failed.log_tail, arguments.scale))
+            print(_failure_text(failed.kind, failed.message, failed.log_tail, arguments.scale))
         return 1
     except (CorpusError, EvaluationUnavailable) as error:
         raise ScaleError(str(error)) from None
     finally:
         silence.cancel()
-    _print(json.dumps(asdict(result), indent=2) if arguments.json else _result_text(result, stage.settings))
+    print(json.dumps(asdict(result), indent=2) if arguments.json else _result_text(result, stage.settings))
     return 0
 
 
@@ -298,10 +297,6 @@ def _read(path: Path, content_kind: str = "a Python program") -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ScaleError(f"{path} is not text in UTF-8: byte {content[error.start]:#04x} in line {line}.") from None
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
 
 
 def _parser() -> argparse.ArgumentParser:

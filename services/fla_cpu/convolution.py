@@ -87,7 +87,6 @@ class _Taps(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[misc, untyped-decorator, unused-ignore]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Gradients of inputs and taps."""
         x, taps = ctx.saved_tensors
         if ctx.history:
             gradient = F.pad(gradient, (0, 0, ctx.history, 0))

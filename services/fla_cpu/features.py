@@ -17,7 +17,6 @@ class SquaredReLUFeatureMap(nn.Module):
     """relu(x)²."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[…, d] → […, d]."""
         return F.relu(x).square()
 
 
@@ -101,7 +100,6 @@ class HadamardFeatureMap(nn.Module):
         self.layer2 = nn.Linear(head_dim, head_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[…, d] → […, d]."""
         product: Tensor = self.layer1(x) * self.layer2(x)
         return product
 

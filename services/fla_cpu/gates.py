@@ -11,22 +11,18 @@ from services.fla_cpu.norms import Norm, Normalised, add_residual, affine, proje
 
 
 def swish(x: Tensor) -> Tensor:
-    """x · σ(x)."""
     return F.silu(x)
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """σ(x)."""
     return torch.sigmoid(x)
 
 
 def logsigmoid(x: Tensor, temperature: float = 1.0) -> Tensor:
-    """log σ(x) / temperature."""
     return F.logsigmoid(x) / temperature
 
 
 def swiglu(x: Tensor, y: Tensor) -> Tensor:
-    """silu(x) · y."""
     return F.silu(x) * y
 
 
@@ -36,12 +32,10 @@ def swiglu_linear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = No
 
 
 def sigmoidglu(x: Tensor, y: Tensor) -> Tensor:
-    """σ(x) · y."""
     return torch.sigmoid(x) * y
 
 
 def elu_p1(x: Tensor) -> Tensor:
-    """elu(x) + 1, which is positive."""
     return F.elu(x) + 1
 
 
@@ -51,7 +45,6 @@ def fast_gelu_impl(x: Tensor) -> Tensor:
 
 
 def sqrelu(x: Tensor) -> Tensor:
-    """relu(x)²."""
     return F.relu(x).square()
 
 
@@ -294,6 +287,5 @@ class GatedMLP(nn.Module):
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
 
     def forward(self, x: Tensor, **_options: object) -> Tensor:
-        """[…, hidden] → […, hidden]."""
         down: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
         return down

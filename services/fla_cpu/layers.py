@@ -82,7 +82,6 @@ def get_unpad_indices_and_cu(attention_mask: Tensor, q_len: int | None = None) -
 
 
 def index_first_axis(x: Tensor, indices: Tensor) -> Tensor:
-    """Rows of x by index."""
     return x[indices]
 
 
@@ -243,7 +242,6 @@ class LoRA(nn.Module):
                 bias.copy_(torch.as_tensor(value).expand_as(bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[…, input_dim] → […, output_dim]."""
         output: Tensor = self.lora(x)
         return output
 

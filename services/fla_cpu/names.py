@@ -38,7 +38,6 @@ class Logger(logging.LoggerAdapter[logging.Logger]):
 
 
 def get_logger(name: str | None = None) -> Logger:
-    """The logger of that name."""
     return Logger(logging.getLogger(name))
 
 

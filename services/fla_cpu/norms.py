@@ -32,7 +32,6 @@ class L2Norm(nn.Module):
         self.output_dtype = output_dtype
 
     def forward(self, x: Tensor) -> Tensor:
-        """[…, d] → […, d]."""
         return l2norm(x, self.eps, self.output_dtype)
 
 
@@ -65,7 +64,6 @@ class _Standardise(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # type: ignore[misc, untyped-decorator, unused-ignore]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        """Gradients of x and of the weight."""
         x, weight, scale = ctx.saved_tensors
         scaled = x * scale
         d_weight = None
@@ -151,7 +149,6 @@ class Norm(nn.Module):
         self.register_parameter("bias", nn.Parameter(torch.zeros_like(ones)) if bias and elementwise_affine else None)
 
     def reset_parameters(self) -> None:
-        """Reset the weight to ones and the bias to zeros."""
         if self.weight is not None:
             nn.init.ones_(self.weight)
         if self.bias is not None:
@@ -164,7 +161,6 @@ class RMSNorm(Norm):
     def forward(
         self, x: Tensor, residual: Tensor | None = None, prenorm: bool = False, residual_in_fp32: bool = False
     ) -> Normalised:
-        """The norm of x + residual, […, hidden] → […, hidden]; with `prenorm` also the sum."""
         return rms_norm(x, self.weight, self.bias, residual, self.eps, prenorm, residual_in_fp32)
 
 
@@ -174,7 +170,6 @@ class LayerNorm(Norm):
     def forward(
         self, x: Tensor, residual: Tensor | None = None, prenorm: bool = False, residual_in_fp32: bool = False
     ) -> Normalised:
-        """The norm of x + residual, […, hidden] → […, hidden]; with `prenorm` also the sum."""
         return layer_norm(x, self.weight, self.bias, residual, self.eps, prenorm, residual_in_fp32)
 
 
@@ -201,7 +196,6 @@ class GroupNorm(Norm):
     def forward(
         self, x: Tensor, residual: Tensor | None = None, prenorm: bool = False, residual_in_fp32: bool = False
     ) -> Normalised:
-        """The norm of x + residual, […, hidden] → […, hidden]; with `prenorm` also the sum."""
         return group_norm(
             x, self.weight, self.bias, residual, self.eps, prenorm, residual_in_fp32, self.is_rms_norm, self.num_groups
         )  # fmt: skip

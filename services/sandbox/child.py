@@ -133,7 +133,6 @@ class Child:
         )
 
     def usage(self) -> Usage:
-        """The current resource usage of all processes of the child."""
         return usage(self.processes(), self.server.shared_bytes, count_unlinked=False)
 
     def processor_seconds(self) -> float:
@@ -141,7 +140,6 @@ class Child:
         return processor_seconds(self.processes())
 
     def processes(self) -> list[int]:
-        """The running processes."""
         supervisor = self.control.supervisor
         return descendants(supervisor.result()) if supervisor.done() else []
 
@@ -297,6 +295,5 @@ class Log:
         return mark + escaped(self._buffer.decode(errors="replace"))
 
     def close(self) -> None:
-        """Stop reading."""
         self._loop.remove_reader(self._descriptor)
         os.close(self._descriptor)

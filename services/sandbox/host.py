@@ -218,14 +218,12 @@ class Folders:
         (self.root / ROOT).mkdir()
 
     def scratch(self, number: int, owner: int | None) -> Path:
-        """A new folder for one child, owned by `owner` if given."""
         folder = Path(tempfile.mkdtemp(prefix=f"{number}-", dir=self.root))
         if owner is not None:
             os.chown(folder, owner, owner)
         return folder
 
     def remove(self) -> None:
-        """Remove all folders."""
         remove_tree(self.root)
         if self._lock is not None:
             os.close(self._lock)

@@ -114,11 +114,9 @@ class Server:
         return self._process.pid
 
     def alive(self) -> bool:
-        """Whether the process is running."""
         return self._process.poll() is None
 
     def children(self) -> list[int]:
-        """Process ids of the server's descendants."""
         return [pid for pid in descendants(self._process.pid) if pid not in self._own]
 
     def request(self, text: bytes, descriptors: list[int]) -> None:
@@ -126,7 +124,6 @@ class Server:
         socket.send_fds(self._connection, [text], descriptors)
 
     async def close(self) -> None:
-        """End the server and its descendants."""
         self._connection.close()
         await asyncio.to_thread(self._end)
 

@@ -63,7 +63,6 @@ class Message:
     arrays: dict[str, Array] = field(default_factory=dict)
 
     def integer(self, name: str) -> int:
-        """A whole number in the header."""
         return int(cast("int", self.header[name]))
 
 

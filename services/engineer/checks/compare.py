@@ -37,7 +37,6 @@ class Gap:
     positions: int
 
     def evidence(self) -> dict[str, JSON]:
-        """The fields as JSON."""
         return {
             "relative_difference": number(self.relative),
             "position": self.position,

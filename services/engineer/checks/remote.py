@@ -1,9 +1,7 @@
 """The host's interface to a program that is probed in a child."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -47,7 +45,6 @@ class State:
 
     @property
     def mode(self) -> str:
-        """The mode's name."""
         return "training" if self.training else "evaluation"
 
     def __str__(self) -> str:
@@ -56,21 +53,6 @@ class State:
 
 NOT_FINITE = "the output is not finite in any precision: torch.empty sets no values, an exponential may be too large"
 STATES = tuple(State(randomised, training) for randomised in (True, False) for training in (False, True))
-
-
-class Parameter(NamedTuple):
-    """A parameter tensor of a mixer."""
-
-    name: str
-    shape: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """The number of its elements."""
-        return math.prod(self.shape)
-
-    def __str__(self) -> str:
-        return f"{self.name[:80]} {list(self.shape)}"
 
 
 @dataclass(frozen=True)
@@ -86,7 +68,6 @@ class Remote:
 
     @property
     def tolerance(self) -> float:
-        """The relative difference that counts as rounding."""
         return TOLERANCES[self.arithmetic]
 
     @property
@@ -191,16 +172,16 @@ class Remote:
                 first_error = first_error or raised
         raise first_error or ProgramRaised(NOT_FINITE, "")
 
-    async def parameters(self) -> list[Parameter]:
-        """The parameters of the layer's mixer at the scale's sizes, with the shapes of the arrays received.
+    async def parameters(self) -> list[tuple[str, tuple[int, ...]]]:
+        """The names and shapes of the parameters of the layer's mixer at the scale's sizes.
 
         Ends where there are more than TENSORS.
         """
-        parameters, last = list[Parameter](), False
+        parameters, last = list[tuple[str, tuple[int, ...]]](), False
         while not last and len(parameters) <= TENSORS:
             request = {"layer": self.layer, "offset": len(parameters)}
             answer = await self.ask("parameters", request, {}, expect="parameters")
-            parameters += [Parameter(name.removeprefix("0."), array.shape) for name, array in answer.arrays.items()]
+            parameters += [(name.removeprefix("0."), array.shape) for name, array in answer.arrays.items()]
             last = answer.header.get("last") is not False or not answer.arrays
         return parameters
 

@@ -49,7 +49,6 @@ class Verdict:
 
     @classmethod
     def of(cls, probe: str, fatal: bool, finding: Finding) -> "Verdict":
-        """The verdict for a finding."""
         outcome: Outcome = "pass" if not finding.violated else "fail" if fatal else "warn"
         return cls(probe, outcome, finding.message, finding.evidence)
 
@@ -66,10 +65,6 @@ class CheckReport:
     seconds: float
     parameters: int | None = None
     isolation: str = ""
-
-
-class CheckSettingsError(ValueError):
-    """A check setting is invalid. The message names it."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +98,10 @@ class CheckSettings:
         sizes = ("width", "heads", "layers", "length", "batch", "probe_width", "probe_heads")
         for name in (*sizes, "seconds", "parameter_limit"):
             if getattr(self, name) <= 0:
-                raise CheckSettingsError(f"{name} must be positive, not {getattr(self, name)}")
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
         for width, heads in ((self.width, self.heads), (self.probe_width, self.probe_heads)):
             if width % heads:
-                raise CheckSettingsError(f"the width {width} must be a multiple of the {heads} heads")
+                raise ValueError(f"the width {width} must be a multiple of the {heads} heads")
 
     @property
     def of_training(self) -> tuple[ArithmeticName, ...]:

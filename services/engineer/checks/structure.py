@@ -46,7 +46,7 @@ async def parameters(program: Remote) -> Finding:
     """Counts the parameters of all layers and compares the total with the baseline's."""
     settings = program.settings
     tensors = [await program.at(layer).parameters() for layer in range(settings.layers)]
-    by_layer = [sum(tensor.size for tensor in of_layer) for of_layer in tensors]
+    by_layer = [sum(math.prod(shape) for _, shape in of_layer) for of_layer in tensors]
     total = sum(by_layer) + settings.surrounding_parameters
     evidence: dict[str, JSON] = {"parameters": total, "per_mixer": by_layer[0]}
     if len(set(by_layer)) > 1:
@@ -61,8 +61,9 @@ async def parameters(program: Remote) -> Finding:
     if ratio <= settings.parameter_limit:
         return Finding(False, message, evidence)
     layer = by_layer.index(max(by_layer))
-    largest = sorted(tensors[layer], key=lambda tensor: tensor.size, reverse=True)[:LARGEST]
-    return Finding(True, f"{message}; the largest of layer {layer}: {', '.join(map(str, largest))}", evidence)
+    largest = sorted(tensors[layer], key=lambda tensor: math.prod(tensor[1]), reverse=True)[:LARGEST]
+    listed = ", ".join(f"{name[:80]} {list(shape)}" for name, shape in largest)
+    return Finding(True, f"{message}; the largest of layer {layer}: {listed}", evidence)
 
 
 async def repeatability(program: Remote) -> Finding:

@@ -145,7 +145,6 @@ class Subject:
 
     @property
     def width(self) -> int:
-        """The width of inputs and outputs."""
         return self.sizes[0]
 
     @cached_property

@@ -57,11 +57,9 @@ class ByteTokens:
     boundary = 10
 
     def encode(self, text: str) -> list[int]:
-        """The bytes of `text`."""
         return list(text.encode("utf-8"))
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of `tokens`."""
         return bytes(tokens).decode("utf-8", errors="replace")
 
 
@@ -119,7 +117,6 @@ def read_secret(folder: Path, text_seed: str | None = None) -> bytes:
 
 
 def keyed(secret: bytes, content: bytes) -> bytes:
-    """HMAC-SHA256 of the content."""
     return hmac.digest(secret, content, "sha256")
 
 

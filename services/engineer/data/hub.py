@@ -51,11 +51,9 @@ class SubwordTokens:
         self.boundary = tokenizer.eos_token_id
 
     def encode(self, text: str) -> list[int]:
-        """Token numbers of a text, without special tokens."""
         return self._tokenizer.encode(text, add_special_tokens=False)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of `tokens`."""
         return self._tokenizer.decode(list(tokens))
 
 

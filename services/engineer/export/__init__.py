@@ -61,11 +61,12 @@ def write_package(folder: Path, card: Card, source: str, sizes: ModelSizes, weig
     for file in sorted(parts.rglob("*.py")):
         _copy(file, package / "parts" / file.relative_to(parts), name)
     layers = [f"layer_{number}.py" if text else "" for number, text in enumerate(sizes.layers)]
+    constants = "".join(f"{name} = {getattr(module, name)!r}\n" for module, name in _CONSTANTS)
     requirements = ", ".join(f'"{requirement}"' for requirement in requirements_of(source))
     texts = {
         package / "program.py": source,
         package / "parts/__init__.py": '"""Parts of flash-linear-attention in plain PyTorch."""\n',
-        package / "sizes.py": _sizes_module(),
+        package / "sizes.py": f"{_SIZES_HEAD}{constants}\n\n{inspect.getsource(ModelSizes)}",
         **{package / file: text for file, text in zip(layers, sizes.layers, strict=True) if file},
         package / "sizes.json": json.dumps({**asdict(sizes), "layers": layers}, indent=2),
         package / "card.json": as_json(card),
@@ -91,11 +92,6 @@ def package_name(title: str) -> str:
 def requirements_of(source: str) -> list[str]:
     """The requirements of a program's package."""
     return ["torch>=2.4"] + (["einops>=0.8"] if re.search(r"^\s*(from|import)\s+einops", source, re.MULTILINE) else [])
-
-
-def _sizes_module() -> str:
-    constants = "".join(f"{name} = {getattr(module, name)!r}\n" for module, name in _CONSTANTS)
-    return f"{_SIZES_HEAD}{constants}\n\n{inspect.getsource(ModelSizes)}"
 
 
 def _copy(source: Path, target: Path, name: str) -> None:

@@ -109,7 +109,6 @@ class Scale:
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens per optimiser step."""
         return self.batch * self.context
 
     @property

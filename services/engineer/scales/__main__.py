@@ -38,7 +38,6 @@ def read_files(scale: Scale) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Print one scale and return the exit status."""
     try:
         scale = scale_of([argument for argument in arguments if argument != "--read"])
         if "--read" in arguments:

@@ -57,7 +57,9 @@ class AdamW:
         """
         parameters = {name: _float(state, f"model/{name}") for name in names}
         optimiser = cls(job, parameters, {}, {}, {})
-        bound = _moment_ratio(job.scale.beta1, job.scale.beta2, steps)
+        # The largest ratio of a first moment to the root of the second, by Cauchy and Schwarz, and a tenth more.
+        beta1, beta2 = job.scale.beta1, job.scale.beta2
+        bound = 1.1 * (1 - beta1) * float(np.sqrt(((beta1**2 / beta2) ** np.arange(steps)).sum() / (1 - beta2)))
         for name, value in parameters.items():
             count = state.get(f"optimiser/{name}/step")
             taken = float(count.astype(float).sum()) if count is not None and count.size == 1 else 0.0
@@ -101,12 +103,6 @@ class AdamW:
             second = np.sqrt(self.second[name] / (1 - scale.beta2 ** self.steps[name])) + scale.epsilon
             decay = rate * scale.weight_decay if value.ndim >= 2 else 0.0
             self.parameters[name] = (value * (1 - decay) - rate * first / second).astype(np.float32)
-
-
-def _moment_ratio(beta1: float, beta2: float, steps: int) -> float:
-    """The largest ratio of a first moment to the root of the second one, by Cauchy and Schwarz, and a tenth more."""
-    series = float(((beta1**2 / beta2) ** np.arange(steps)).sum())
-    return 1.1 * (1 - beta1) * float(np.sqrt(series / (1 - beta2)))
 
 
 async def audit(job: Job, sandbox: Sandbox, segment: Segment, names: tuple[str, ...]) -> float:

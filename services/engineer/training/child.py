@@ -72,7 +72,6 @@ def all_arrays(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, 
 
 
 def load_all_arrays(model: nn.Module, optimiser: torch.optim.Optimizer, arrays: Mapping[str, Array]) -> None:
-    """Load arrays of `all_arrays`."""
     load_model_arrays(model, arrays)
     names = {parameter: name for name, parameter in model.named_parameters()}
     complex_names = {name for parameter, name in names.items() if parameter.is_complex()}
@@ -161,7 +160,6 @@ Handlers = dict[str, Callable[[Message], Answer]]
 
 
 def run(channel: Channel) -> None:
-    """The job."""
     serve(channel, lambda begin: Session(begin).opened())
 
 

@@ -38,7 +38,6 @@ class CompileCache:
 
     @classmethod
     def below(cls, folder: Path, device: str, versions: Mapping[str, str]) -> "CompileCache":
-        """The cache for a device and package versions."""
         key = hashlib.sha256(json.dumps([device, dict(versions)], sort_keys=True).encode()).hexdigest()[:16]
         return cls(folder / f"compiled-{key}.tar")
 

@@ -12,7 +12,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -86,13 +86,12 @@ def _print_step(scale: Scale, step: int, loss: float, seconds: float, device: st
     mean = torch.tensor(loss, device=device)
     dist.all_reduce(mean)
     if dist.get_rank() == 0:
-        line: Mapping[str, float] = {
+        line = {
             "step": step,
             "train_loss": float(mean) / dist.get_world_size(),
             "tokens_per_second": step * scale.tokens_per_step / seconds,
         }
-        sys.stdout.write(json.dumps(line) + "\n")
-        sys.stdout.flush()
+        print(json.dumps(line), flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

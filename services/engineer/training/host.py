@@ -44,7 +44,6 @@ class Trained:
 
     @property
     def job(self) -> Job:
-        """The job that was trained."""
         return self.session.job
 
 

@@ -20,7 +20,6 @@ class RMSNorm(nn.RMSNorm):
     """torch's RMSNorm on a GPU; on a CPU, where it is slow, `fla_cpu`'s."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """[…, width] → the same shape."""
         if not x.is_cpu:
             return super().forward(x)
         normalised = rms_norm(x, self.weight, eps=self.eps or 0.0)
@@ -84,7 +83,6 @@ class _ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        """The gradients of hidden states and matrix."""
         d_hidden, d_weight = ctx.saved_tensors
         return d_hidden * gradient, d_weight * gradient, None, None
 
@@ -104,7 +102,6 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, length, width] → the same shape."""
         mixed: Tensor = self.down(_GatedUnit.apply(self.gate_up(x)))  # type: ignore[no-untyped-call]
         return mixed
 

@@ -105,8 +105,8 @@ def amount(message: Message, field: str) -> float | None:
 def names(message: Message, field: str) -> tuple[str, ...]:
     """A list of distinct strings in an answer. Raises TrainingFailed("malformed")."""
     values = message.header.get(field)
-    texts = [value for value in values if isinstance(value, str)] if isinstance(values, list) else None
-    if texts is None or not isinstance(values, list) or len(set(texts)) != len(values):
+    texts = dict.fromkeys(value for value in values if isinstance(value, str)) if isinstance(values, list) else ()
+    if not isinstance(values, list) or len(texts) != len(values):
         raise TrainingFailed("malformed", f"The child's {message.kind} has no list {field}.", {"field": field})
     return tuple(texts)
 

@@ -91,7 +91,6 @@ class Job:
 
     @property
     def sizes(self) -> ModelSizes:
-        """The sizes of the language model."""
         return model_sizes(self.scale, self.corpus.tokens.vocabulary)
 
     def batches(self, first: int, count: int) -> Iterator[NDArray[np.int64]]:
@@ -210,10 +209,6 @@ class Session:
         answer = await ask(self.child, "weights", {}, {}, expect="weights", timeout=self._time_left())
         return state(answer, self.job.scale)
 
-    def _next_stop(self, step: int) -> int:
-        steps, every = self.job.scale.steps, self.job.scale.log_every
-        return min(stop for stop in (*self._evaluation_steps(), steps, (step // every + 1) * every) if stop > step)
-
     def _evaluation_steps(self) -> set[int]:
         """The steps after which points of the curve are evaluated, without the last one."""
         parts = self.job.scale.evaluations + 1
@@ -244,7 +239,9 @@ class Session:
 
     def _batches(self, start: int) -> Rows:
         """The batches of the chunk that begins with step `start`."""
-        return tuple(self.job.batches(start, self._next_stop(start) - start))
+        steps, every = self.job.scale.steps, self.job.scale.log_every
+        stops = (*self._evaluation_steps(), steps, (start // every + 1) * every)
+        return tuple(self.job.batches(start, min(stop for stop in stops if stop > start) - start))
 
     def _record(self, answer: Message, count: int, seconds: float, used: Usage, busy: float, waited: float) -> Metrics:
         scale = self.job.scale

@@ -47,7 +47,6 @@ def model_sizes(scale: Scale, vocabulary: int) -> ModelSizes:
 
 
 def sizes_in(message: Message) -> ModelSizes:
-    """The sizes in the header of a message."""
     sizes = cast("dict[str, Any]", message.header["sizes"])
     return ModelSizes(**{**sizes, "layers": tuple(sizes["layers"])})
 
@@ -73,7 +72,6 @@ class Plan:
 
     @classmethod
     def of(cls, scale: Scale) -> "Plan":
-        """The plan of a scale."""
         return cls(**{field.name: getattr(scale, field.name) for field in fields(cls)})
 
 
