@@ -1,7 +1,5 @@
 """The components of a described mixer, in the vocabulary of `services.domain.components`."""
 
-from collections.abc import Mapping
-
 from services.mixers.description import Mixer, branches, reads_keys
 
 _RULES = {"delta": ("delta-rule",), "product": ("delta-rule", "householder-product"), "linear": ("additive-state",)}
@@ -49,46 +47,34 @@ def components_of(mixer: Mixer) -> tuple[str, ...]:
     """Component names in the order of the mixer's parts, without duplicates."""
     mixer = mixer.canonical()
     inputs, features, memory, fusion, output = mixer.inputs, mixer.features, mixer.memory, mixer.fusion, mixer.output
-    names: list[str] = []
+    parts: list[tuple[str, bool]] = []
     if memory.rule != "none":
-        names += [*_RULES[memory.rule], *_DECAYS.get(memory.decay, ()), *_WRITES.get(memory.write, ())]
-        names += ["chunkwise-form", *_FORMS.get(memory.form, ())]
-        names += _present(
-            {
-                "input-gate": memory.tied,
-                "state-normalisation": memory.normalised,
-                "value-residual": memory.bonus,
-                "output-feedback": memory.feedback,
-            }
-        )
-    names += _present(
-        {
-            "token-shift": inputs.shift != "none",
-            "short-convolution": bool(inputs.convolved) or inputs.shift == "canon",
-            "shared-state": inputs.key_width == "shared",
-            "state-normalisation": inputs.value_norm,
-            "feature-map": reads_keys(mixer) and features.map != "identity",
-            "qk-normalisation": reads_keys(mixer) and features.norm != "none",
-            "rotary-phase": features.rotary != "none",
-            "parallel-paths": branches(mixer) > 1,
-        }
-    )
-    names += [_PATHS[path.kind] for path in mixer.paths]
-    names += [_FUSIONS[fusion.kind]] if fusion.kind in _FUSIONS else []
-    names += _present(
-        {
-            "gate-floor": fusion.floor,
-            "temperature": fusion.temperature,
-            "content-router": fusion.evidence == "statistics",
-            "output-gate": output.gate != "none",
-            "low-rank-projection": output.gate_rank == "low",
-            "output-normalisation": output.norm != "none",
-            "head-mixing": output.mixing != "none",
-            "value-residual": output.skip != "none",
-        }
-    )
-    return tuple(dict.fromkeys(names))
-
-
-def _present(flags: Mapping[str, bool]) -> list[str]:
-    return [name for name, present in flags.items() if present]
+        kinds = [*_RULES[memory.rule], *_DECAYS.get(memory.decay, ()), *_WRITES.get(memory.write, ())]
+        parts += [(name, True) for name in (*kinds, "chunkwise-form", *_FORMS.get(memory.form, ()))]
+        parts += [
+            ("input-gate", memory.tied),
+            ("state-normalisation", memory.normalised),
+            ("value-residual", memory.bonus),
+            ("output-feedback", memory.feedback),
+        ]
+    parts += [
+        ("token-shift", inputs.shift != "none"),
+        ("short-convolution", bool(inputs.convolved) or inputs.shift == "canon"),
+        ("shared-state", inputs.key_width == "shared"),
+        ("state-normalisation", inputs.value_norm),
+        ("feature-map", reads_keys(mixer) and features.map != "identity"),
+        ("qk-normalisation", reads_keys(mixer) and features.norm != "none"),
+        ("rotary-phase", features.rotary != "none"),
+        ("parallel-paths", branches(mixer) > 1),
+        *((_PATHS[path.kind], True) for path in mixer.paths),
+        (_FUSIONS.get(fusion.kind, ""), fusion.kind in _FUSIONS),
+        ("gate-floor", fusion.floor),
+        ("temperature", fusion.temperature),
+        ("content-router", fusion.evidence == "statistics"),
+        ("output-gate", output.gate != "none"),
+        ("low-rank-projection", output.gate_rank == "low"),
+        ("output-normalisation", output.norm != "none"),
+        ("head-mixing", output.mixing != "none"),
+        ("value-residual", output.skip != "none"),
+    ]
+    return tuple(dict.fromkeys(name for name, present in parts if present))
