@@ -178,10 +178,7 @@ def _constructed_otherwise(mixer: type[nn.Module], arguments: dict[str, object])
 
 
 def _arguments(kind: type, sizes: MixerSizes, within: tuple[type, ...] = ()) -> dict[str, object]:
-    """Arguments for the constructor of a mixer, or of a dataclass that it takes as its configuration.
-
-    Raises BadConstructor.
-    """
+    """Arguments for the constructor of a mixer, or of a dataclass that is its configuration. Raises BadConstructor."""
     usual, required_only = usual_arguments(sizes), rare_synonyms(sizes)
     if within:  # a configuration is shared with the whole model
         required_only |= dict.fromkeys(VOCABULARY, 256)

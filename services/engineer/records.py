@@ -146,10 +146,7 @@ class WorkFolder:
             return None
 
     def write_result(self, identity: str, result: pb.SeedResult) -> None:
-        """Store a seed's result atomically, in place of its checkpoint.
-
-        On a full disk it is lost: another attempt would train the seed again.
-        """
+        """Store a seed's result atomically in place of its checkpoint; on a full disk another attempt must train it."""
         path = self._result(result.seed, identity)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")  # engineers of one machine may share the folder
         try:

@@ -184,10 +184,7 @@ def revise_request(record: pb.Candidate, failure: Failure) -> Request[RepairAnsw
 
 
 async def revise(minds: Minds | None, job: Job, record: pb.Candidate, failure: Failure) -> Repair | None:
-    """A repair by the run's language model or, without one, by rules; None if the program cannot be repaired.
-
-    Raises the errors of `Mind.ask`.
-    """
+    """A repair, if there is one, by the run's language model or else by rules. Raises the errors of `Mind.ask`."""
     mind = await minds.mind(record.request.mind, job) if minds else None
     if mind is None:
         return repair_by_rules(failure.program, failure.error) if failure.kind == "error" else None

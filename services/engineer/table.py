@@ -186,10 +186,7 @@ class Builder:
 
 
 async def build(arguments: argparse.Namespace) -> int:
-    """Train until the time or number limit is reached or nothing is left. Returns the exit status.
-
-    Raises ScaleError for flags that cannot be used.
-    """
+    """Train until a limit is reached or nothing is left, for the exit status. Raises ScaleError for unusable flags."""
     given = overrides_of(arguments.set)
     for flag, least, values in (("seeds", 0, arguments.seeds), ("workers", 1, [arguments.workers])):
         if min(values) < least:

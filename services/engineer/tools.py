@@ -84,10 +84,7 @@ def _prepare_check() -> None:
 
 
 def _scale(arguments: argparse.Namespace) -> tuple[str, dict[str, str]]:
-    """The name of the scale and its overrides from a scale file, --corpus and --set, in increasing priority.
-
-    Raises ScaleError.
-    """
+    """The scale's name, and overrides from its file, --corpus and --set, in increasing priority. Raises ScaleError."""
     scale, own_scale = str(arguments.scale), dict[str, str]()
     if scale.endswith(SCALE_FILE):
         try:
@@ -118,10 +115,7 @@ def _vocabulary(scale: Scale, cache: Path) -> int:
 async def _check_remotely(
     address: str, arguments: argparse.Namespace, overrides: dict[str, str], program: str
 ) -> CheckReport:
-    """Check by the Checker service of a running engineer.
-
-    Raises ScaleError for bad input, Transient if no engineer answers.
-    """
+    """Check by a running engineer. Raises ScaleError for bad input, Transient if no engineer answers."""
     import grpc.aio
     from google.protobuf.json_format import MessageToDict
 

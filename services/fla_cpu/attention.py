@@ -8,6 +8,7 @@ each key feature by a softmax over time; these are recurrences with decays, comp
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,17 +64,9 @@ def parallel_attn(
     return torch.cat(parts, dim=1)
 
 
-def parallel_forgetting_attn(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    g: Tensor,
-    scale: float | None = None,
-    window_size: int | None = None,
-    cu_seqlens: Tensor | None = None,
-) -> Tensor:
+def parallel_forgetting_attn(q: Tensor, k: Tensor, v: Tensor, g: Tensor, *rest: Any, **options: Any) -> Tensor:
     """Attention with a forget gate (arXiv:2503.02130); g: [b, l, h], log decays."""
-    return parallel_attn(q, k, v, g, scale, window_size, cu_seqlens)
+    return parallel_attn(q, k, v, g, *rest, **options)
 
 
 def attn_decoding_one_step(

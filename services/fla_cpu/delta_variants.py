@@ -209,21 +209,9 @@ def chunk_dplr_delta_rule(
     return output[:, 1::2].to(dtype), state
 
 
-def chunk_iplr_delta_rule(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    a: Tensor,
-    b: Tensor,
-    scale: float | None = None,
-    initial_state: Tensor | None = None,
-    output_final_state: bool = False,
-    cu_seqlens: Tensor | None = None,
-    **options: object,
-) -> Result:
+def chunk_iplr_delta_rule(q: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, *rest: Any, **options: Any) -> Result:
     """`chunk_dplr_delta_rule` with the identity in place of the diagonal."""
-    require_known("chunk_iplr_delta_rule", options)
-    return chunk_dplr_delta_rule(q, k, v, a, b, None, scale, initial_state, output_final_state, cu_seqlens)
+    return chunk_dplr_delta_rule(q, k, v, a, b, None, *rest, **options)
 
 
 def chunk_rwkv7(
@@ -234,17 +222,11 @@ def chunk_rwkv7(
     a: Tensor,
     b: Tensor,
     scale: float = 1.0,
-    initial_state: Tensor | None = None,
-    output_final_state: bool = False,
-    cu_seqlens: Tensor | None = None,
-    *,
-    lower_bound: float | None = None,
-    **options: object,
+    *rest: Any,
+    **options: Any,
 ) -> Result:
     """RWKV-7: `chunk_dplr_delta_rule` with queries r, log decays w and a scale of 1 by default."""
-    del lower_bound  # as in `chunk_dplr_delta_rule`
-    require_known("chunk_rwkv7", options)
-    return chunk_dplr_delta_rule(r, k, v, a, b, w, scale, initial_state, output_final_state, cu_seqlens)
+    return chunk_dplr_delta_rule(r, k, v, a, b, w, scale, *rest, **options)
 
 
 def fused_recurrent_rwkv7(

@@ -113,11 +113,7 @@ class Output(Part):
 
 
 class Mixer(Part):
-    """A whole token mixer.
-
-    Raises:
-        ValueError: (as pydantic.ValidationError) if the parts contradict each other; the message names the field.
-    """
+    """A whole token mixer. Raises pydantic.ValidationError, which names the field, for parts in contradiction."""
 
     inputs: Inputs = Inputs()
     features: Features = Features()

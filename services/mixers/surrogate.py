@@ -116,13 +116,10 @@ HINT_BONUS = 0.15  # added to a draw for a move that cognition suggests
 
 @dataclass(frozen=True)
 class Observation:
-    """An earlier candidate: its moves and its gain.
-
-    `gain` is its fitness minus its parent's; None for a rejected candidate.
-    """
+    """An earlier candidate: its moves and its gain."""
 
     moves: tuple[str, ...]
-    gain: float | None
+    gain: float | None  # its fitness minus its parent's; None for a rejected candidate
 
     def __post_init__(self) -> None:
         if self.gain is not None and not math.isfinite(self.gain):

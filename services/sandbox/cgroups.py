@@ -26,14 +26,11 @@ _REMOVAL_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Group:
-    """One job's group: its folder in each hierarchy, and open descriptors to which "0" is written to enter it.
-
-    `remaining` receives the folders that could not be removed yet.
-    """
+    """One job's group: its folder in each hierarchy, and open descriptors to which "0" is written to enter it."""
 
     folders: tuple[Path, ...]
     entries: tuple[int, ...]
-    remaining: deque[Path]
+    remaining: deque[Path]  # receives the folders that could not be removed yet
 
     def out_of_memory(self) -> bool:
         """Whether the kernel has killed a process of the group for exceeding its memory limit."""

@@ -49,18 +49,13 @@ _HEADER_CHARACTERS = 1 << 20
 
 @dataclass(eq=False)
 class Child:
-    """A running job, created by `Sandbox.child`, whose context ends it and all its processes.
-
-    Attributes:
-        scratch: the child's private folder, the only one it can write to, deleted with the child. If the job has a file
-            system of its own, its files are not visible here.
-    """
+    """A running job, created by `Sandbox.child`, whose context ends it and all its processes."""
 
     channel: socket.socket
     control: Control
     log: "Log"
     limits: Limits
-    scratch: Path
+    scratch: Path  # the only folder that the child can write to, visible here unless it has a file system of its own
     server: Server
     group: Group | None
 
@@ -258,11 +253,7 @@ class Child:
 
 
 class Log:
-    """A child's stdout and stderr: a pipe of which only the last bytes are stored.
-
-    Attributes:
-        written: the number of bytes read.
-    """
+    """A child's stdout and stderr: a pipe of which the `written` bytes are counted and only the last ones stored."""
 
     def __init__(self, descriptor: int) -> None:
         os.set_blocking(descriptor, False)

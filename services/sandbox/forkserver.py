@@ -93,11 +93,7 @@ def _reap(supervisors: set[int]) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """A request of the host: the job, its limits and scratch folder, and the descriptors received.
-
-    Attributes:
-        entries: files of the job's control groups; writing "0" to one enters the group.
-    """
+    """A request of the host: the job, its limits and scratch folder, and the descriptors received."""
 
     job: str
     limits: Limits
@@ -106,7 +102,7 @@ class Request:
     channel: int
     control: int
     log: int
-    entries: tuple[int, ...]
+    entries: tuple[int, ...]  # files of the job's control groups; writing "0" to one enters the group
 
 
 def _supervise(request: Request, confinement: Confinement) -> None:

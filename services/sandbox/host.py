@@ -50,9 +50,6 @@ class Sandbox:
 
     Leaving the context ends the fork server and all children. If the fork server dies, so do its children, and the next
     request starts a new one.
-
-    Attributes:
-        level: the layers in force, for example "namespaces+uid+landlock+seccomp+rlimits"; known once entered.
     """
 
     def __init__(
@@ -73,7 +70,7 @@ class Sandbox:
         self._numbers = itertools.count(secrets.randbelow(USERS))  # random, as engineers on one machine share the range
         self._starting = asyncio.Lock()
         self._server: Server | None = None
-        self.level = "not started"
+        self.level = "not started"  # then the layers in force, such as "namespaces+uid+landlock+seccomp+rlimits"
 
     async def __aenter__(self) -> Self:
         """Start the fork server. Raises SandboxUnavailable."""
@@ -120,10 +117,7 @@ class Sandbox:
 
     @contextlib.asynccontextmanager
     async def child(self, job: str, limits: Limits) -> AsyncIterator[Child]:
-        """Run the function `job` ("package.module:function") in a new confined child inside the context.
-
-        Raises SandboxUnavailable if no child can be started.
-        """
+        """Run the function `job` ("package.module:function") in a new confined child. Raises SandboxUnavailable."""
         server = await self._running()
         number = next(self._numbers)
         user = FIRST_USER + number % USERS
@@ -204,9 +198,6 @@ class Folders:
     """The folders of a sandbox on disk: its root, which other users may traverse but not list, and one per child.
 
     The root is locked while it is in use, so that later sandboxes can detect folders of killed engineers.
-
-    Attributes:
-        root: the folder.
     """
 
     def __init__(self, parent: Path | None) -> None:

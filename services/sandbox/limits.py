@@ -22,29 +22,20 @@ JOB_RAISED, REFUSED = 70, 71
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on one child, including all processes that it starts.
+    """Limits on one child, including all processes that it starts."""
 
-    Attributes:
-        memory_bytes: resident private memory that is not shared with the fork server.
-        cpu_seconds: user and system CPU time of all processes.
-        wall_seconds: wall-clock time.
-        processes: concurrent tasks (processes and threads).
-        file_bytes: bytes written below the scratch folder, and the size of any one file.
-        threads: threads that torch may use.
-        subprocesses: whether the job may start programs (the compilers of Triton and torch.compile, the ranks of
-            torchrun) and, in a network namespace of its own, communicate with them over loopback.
-        files: whether the job may open files while it runs. If not, all modules must be loaded by the fork server, and
-            the job can neither read the machine's files nor share files with other jobs. Enforced by seccomp.
-    """
-
-    memory_bytes: int
-    cpu_seconds: float
+    memory_bytes: int  # resident and private, which is not shared with the fork server
+    cpu_seconds: float  # user and system time
     wall_seconds: float
-    processes: int = 64
-    file_bytes: int = 64 << 20
-    threads: int = 1
+    processes: int = 64  # and threads, at the same time
+    file_bytes: int = 64 << 20  # written below the scratch folder, and the size of any one file
+    threads: int = 1  # that torch may use
     subprocesses: bool = False
+    """Whether the job may start programs (the compilers of Triton and torch.compile, the ranks of torchrun) and, in a
+    network namespace of its own, communicate with them over loopback."""
     files: bool = True
+    """Whether the job may open files while it runs. If not, all modules must be loaded by the fork server, and the job
+    can neither read the machine's files nor share files with other jobs. Enforced by seccomp."""
 
     def __post_init__(self) -> None:
         """Raises ValueError for a limit that is not a positive, finite number."""
@@ -149,12 +140,7 @@ class SandboxLost(SandboxUnavailable):
 
 
 class ChildError(Exception):
-    """A child failed; its program should be rejected.
-
-    Attributes:
-        reason: one sentence.
-        log_tail: the end of the child's stdout and stderr.
-    """
+    """A child failed, for the `reason` in one sentence: its program should be rejected."""
 
     def __init__(self, reason: str, log_tail: str = "") -> None:
         super().__init__(reason)

@@ -13,20 +13,12 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Usage:
-    """The current resource usage of a process tree.
+    """The current resource usage of a process tree."""
 
-    Attributes:
-        private_bytes: resident memory without files, and its page tables; pages shared after a fork count in each
-            process.
-        cpu_seconds: user and system time, including reaped descendants.
-        tasks: processes and threads.
-        unlinked_bytes: unlinked files (deleted, or memfd) that are open or mapped.
-    """
-
-    private_bytes: int
-    cpu_seconds: float
-    tasks: int
-    unlinked_bytes: int
+    private_bytes: int  # resident without files, and page tables; what a fork shares counts in each process
+    cpu_seconds: float  # user and system time, including reaped descendants
+    tasks: int  # processes and threads
+    unlinked_bytes: int  # of unlinked files (deleted, or memfd) that are open or mapped
 
 
 def descendants(root: int) -> list[int]:

@@ -50,16 +50,7 @@ class Settings:
 
 
 class Server:
-    """A running fork server, created by `Server.start`.
-
-    Attributes:
-        level: the layers in force.
-        changes_user: whether each job runs as a user of its own.
-        own_files: whether each job has a writable file system of its own, limited by the kernel.
-        can_be_killed: whether a job can send signals to the fork server and to its supervisor.
-        groups: creates control groups for jobs; None if that is impossible.
-        shared_bytes: memory that a new child shares with the fork server.
-    """
+    """A running fork server, created by `Server.start`."""
 
     def __init__(
         self, process: subprocess.Popen[bytes], connection: socket.socket, layers: frozenset[str], groups: Groups | None
@@ -67,21 +58,18 @@ class Server:
         self._process = process
         self._connection = connection
         self.level = level(layers | {CGROUP} if groups else layers)
-        self.changes_user = USER in layers
-        self.own_files = NAMESPACES in layers
-        self.can_be_killed = SECCOMP not in layers
+        self.changes_user = USER in layers  # each job runs as a user of its own
+        self.own_files = NAMESPACES in layers  # each job has a writable file system of its own, limited by the kernel
+        self.can_be_killed = SECCOMP not in layers  # a job can send signals to the fork server and to its supervisor
         self.groups = groups
         self._own = descendants(process.pid)  # bubblewrap's, which include the server
-        self.shared_bytes = max(private_bytes(pid) for pid in [process.pid, *self._own])
+        self.shared_bytes = max(private_bytes(pid) for pid in [process.pid, *self._own])  # with each new child
         if not layers & HIDES_PROCESSES:
             linux.prctl(linux.PR_SET_DUMPABLE, 0)  # else a child could read our environment in /proc
 
     @classmethod
     async def start(cls, settings: Settings, root: Path) -> Self:
-        """Start a fork server, in bubblewrap if that is requested and works, and wait until it is ready.
-
-        Raises SandboxUnavailable with the end of its log.
-        """
+        """Start a fork server, in bubblewrap if requested. Raises SandboxUnavailable with the end of its log."""
         wrap: list[str] = []
         if BUBBLEWRAP in settings.layers and (program := shutil.which("bwrap")):
             wrap = _bubblewrap(program, _readable_paths(settings.readable), root)
@@ -220,12 +208,8 @@ class Control:
     """The host's end of the control socket, on which the supervisor reports its start and the job's exit status.
 
     The kernel adds the sender's process id, in the host's namespace, to each message. The socket closes with the
-    supervisor, so its loss is noticed at once.
-
-    Attributes:
-        supervisor: the supervisor's process id, once it has started.
-        supervisor_started: its start time, as in `processes.start_time`.
-        ended: the job's exit code (negative: a signal), or None if the supervisor was lost.
+    supervisor, so its loss is noticed at once. `supervisor` becomes the supervisor's process id, and `ended` the job's
+    exit code (negative: a signal), or None if the supervisor was lost.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -233,7 +217,7 @@ class Control:
         connection.setblocking(False)
         self._connection = connection
         self._loop = asyncio.get_running_loop()
-        self.supervisor_started = ""
+        self.supervisor_started = ""  # as in `processes.start_time`
         self.supervisor: asyncio.Future[int] = self._loop.create_future()
         self.ended: asyncio.Future[int | None] = self._loop.create_future()
         self._loop.add_reader(connection.fileno(), self._read)

@@ -154,23 +154,16 @@ def _parameters_of(verdicts: Sequence[Verdict]) -> int | None:
 
 @dataclass
 class _Probing:
-    """The state of one program's check, shared by its two children.
-
-    Attributes:
-        failed: fatal probes with a violation, and probes skipped because of them.
-        first_probe_done: set after the first probe, when the second child starts its own.
-        cpu_seconds: CPU time by probe.
-        crash: the verdict on a child that ended before it answered.
-    """
+    """The state of one program's check, shared by its two children."""
 
     program: str
     sandbox: Sandbox
     settings: CheckSettings
-    cpu_seconds: dict[str, float]
+    cpu_seconds: dict[str, float]  # by probe
     findings: dict[str, Finding] = field(default_factory=dict)
-    failed: set[str] = field(default_factory=set)
-    first_probe_done: asyncio.Event = field(default_factory=asyncio.Event)
-    crash: Verdict | None = None
+    failed: set[str] = field(default_factory=set)  # fatal probes with a violation, and those skipped because of them
+    first_probe_done: asyncio.Event = field(default_factory=asyncio.Event)  # when the second child starts its own
+    crash: Verdict | None = None  # on a child that ended before it answered
 
     async def run(self, probes: Sequence[Probe], seed: int, second: bool = False) -> None:
         """Run probes in a child until either child has ended; the second one waits for the first one's first probe."""

@@ -25,12 +25,9 @@ from services.engineer.program import current_line, line_of_backward
 
 @dataclass
 class Cost:
-    """The cost of one forward, or of a forward and a backward.
+    """The cost of one forward, or of a forward and a backward."""
 
-    FLOPs count matrix products, convolutions and attention only.
-    """
-
-    flops: int = 0
+    flops: int = 0  # of matrix products, convolutions and attention only
     bytes_moved: int = 0
     largest_tensor: int = 0  # bytes
     peak_memory: int = 0  # bytes that were allocated and alive at the same time

@@ -25,10 +25,7 @@ def open_corpus(scale: Scale, cache: Path, text_seed: str | None = None) -> Corp
 
 
 def other_corpus(corpus: Corpus) -> Corpus:
-    """Text from another source in the same tokens, to check that a gain does not depend on one text.
-
-    Raises CorpusError if it is missing.
-    """
+    """Text from another source in the same tokens, as a gain may depend on one text. Raises CorpusError without it."""
     if corpus.name == "documentation":
         return corpora.python_source(corpus.secret)
     return corpora.documentation(corpus.secret, corpus.tokens)

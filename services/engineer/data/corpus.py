@@ -139,10 +139,7 @@ def fingerprint_of(*parts: TokenArray) -> str:
 
 
 def heldout_blocks(part: TokenArray, count: int, context: int) -> NDArray[np.int64]:
-    """`count` non-overlapping blocks [count, context + 1], spread evenly over a part.
-
-    Raises CorpusError if the part is too short.
-    """
+    """`count` disjoint blocks [count, context + 1], spread evenly over a part. Raises CorpusError for a short part."""
     width = context + 1
     if len(part) < count * width:
         raise CorpusError(

@@ -89,10 +89,7 @@ def documents(scale: Scale, skip: int) -> Iterator[str]:
 
 
 def open_tokens(tokenizer: str) -> Tokens:
-    """Bytes for "bytes" or an empty name; else a tokenizer of the hub, of its cache, or in a folder.
-
-    Raises CorpusError.
-    """
+    """Bytes for "bytes" or no name; else a tokenizer of the hub, of its cache, or in a folder. Raises CorpusError."""
     if tokenizer in ("", BYTES):
         return ByteTokens()
     from transformers import AutoTokenizer

@@ -23,10 +23,7 @@ _HARNESS_LOCK = threading.Lock()
 
 
 async def run_benchmarks(reader: Reader, random: np.random.Generator) -> tuple[tuple[TaskScore, ...], list[Trial]]:
-    """Scores of the scale's tasks, and a sample of predictions for the look-ahead comparison.
-
-    Tasks in TRAINED_NAMES are left to `trained_tasks.trained_scores`.
-    """
+    """Scores of the scale's tasks without TRAINED_NAMES, and a sample of predictions for the look-ahead comparison."""
     tasks = [task for task in reader.job.scale.tasks if task not in TRAINED_NAMES]
     loop, plugins = asyncio.get_running_loop(), plugin_names(EVALUATORS)
     scores, trials = dict[str, TaskScore](), list[Trial]()

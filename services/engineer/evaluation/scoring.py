@@ -47,15 +47,12 @@ IMPLAUSIBLE_LOSS, IMPLAUSIBLE_BLOCKS = 0.2, 0.03
 
 @dataclass(frozen=True)
 class Change:
-    """Log-probabilities in nats of one target, with the true continuation in the input and without it.
-
-    `weight` is the number of positions of a row that this one represents.
-    """
+    """Log-probabilities in nats of one target, with the true continuation in the input and without it."""
 
     position: int
     original: float
     replaced: float
-    weight: float = 1.0
+    weight: float = 1.0  # the number of positions of a row that this one represents
 
     @property
     def gain(self) -> float:
@@ -83,10 +80,7 @@ async def examine(job: Job, sandbox: Sandbox, weights: Weights) -> Scores:
 
 
 async def trained_scores(job: Job, sandbox: Sandbox, steps: int = 200) -> tuple[TaskScore, ...]:
-    """The accuracies of the scale's tasks `trained-…`, of small models that the job's program and seed make.
-
-    Raises LooksAhead and TrainingFailed where the candidate is at fault.
-    """
+    """The accuracies of small models of the job's program in the scale's tasks `trained-…`. Raises as `examine`."""
     scores = []
     for name in job.scale.tasks:
         if name in TRAINED_NAMES:
@@ -101,10 +95,7 @@ async def trained_scores(job: Job, sandbox: Sandbox, steps: int = 200) -> tuple[
 
 
 async def loss_on(job: Job, sandbox: Sandbox, weights: Weights, other: Corpus) -> float:
-    """Loss in nats per token on held-out text of another corpus with the same tokens, with look-ahead detection.
-
-    Short texts have fewer blocks than the scale's.
-    """
+    """Loss in nats per token on held-out text of another corpus with the same tokens, with look-ahead detection."""
     scale = job.scale
     count = min(scale.heldout_blocks, len(other.heldout) // (scale.context + 1))
     job = replace(job, corpus=other, scale=replace(scale, heldout_blocks=count))

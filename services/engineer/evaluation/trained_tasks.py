@@ -38,31 +38,25 @@ Sampler = Callable[[np.random.Generator, int], tuple[Rows, Mask]]
 
 @dataclass(frozen=True)
 class Task:
-    """`sample(random, rows)` returns tokens [rows, length + 1] and a mask [rows, length] of the targets that count.
-
-    `chance` is the accuracy of the best constant answer.
-    """
+    """`sample(random, rows)` returns tokens [rows, length + 1] and a mask [rows, length] of the targets that count."""
 
     name: str
     vocabulary: int
-    chance: float
+    chance: float  # the accuracy of the best constant answer
     length: int
     sample: Sampler
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """`accuracy` at the end over all answers; `reached` is the first measured step with an accuracy of 0.9, or None.
-
-    `curve` holds (step, accuracy). `cpu_seconds` is the training child's.
-    """
+    """The result of a task with one seed."""
 
     task: str
     seed: int
-    accuracy: float
-    reached: int | None
-    curve: tuple[tuple[int, float], ...]
-    cpu_seconds: float
+    accuracy: float  # at the end, over all answers
+    reached: int | None  # the first measured step with an accuracy of 0.9
+    curve: tuple[tuple[int, float], ...]  # steps and accuracies
+    cpu_seconds: float  # of the training child
 
 
 @dataclass(frozen=True)

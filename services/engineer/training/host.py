@@ -75,10 +75,7 @@ async def train(
 
 
 async def optimise(job: Job, supervision: Supervision, sandbox: Sandbox) -> Trained:
-    """Run all steps of a training.
-
-    Raises TrainingFailed, Drained when stopped, and Transient on a machine without the scale's device.
-    """
+    """Run all steps. Raises TrainingFailed, Drained when stopped, and Transient on a machine without the device."""
     require_device(job.scale)
     start, energy = monotonic(), joules_of(job.scale.device)
     async with sandbox.child(JOB, limits_of(job.scale)) as child:

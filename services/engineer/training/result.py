@@ -47,20 +47,15 @@ class Metrics:
 
 @dataclass(frozen=True)
 class TaskScore:
-    """A task's score with its standard error over `items`.
-
-    Attributes:
-        correct: for each item, if the metric is an accuracy.
-        chance: the accuracy of guessing, for multiple-choice items.
-    """
+    """A task's score with its standard error over `items`."""
 
     task: str
     metric: str
     value: float
     stderr: float | None
     items: int
-    correct: tuple[bool, ...] = ()
-    chance: float | None = None
+    correct: tuple[bool, ...] = ()  # for each item, if the metric is an accuracy
+    chance: float | None = None  # the accuracy of guessing, for multiple-choice items
 
 
 def benchmark_of(scores: "Iterable[TaskScore | pb.TaskScore]", averaged: Sequence[str]) -> float | None:

@@ -143,10 +143,7 @@ class Segment:
 
 
 class Session:
-    """Runs one child through all steps.
-
-    Times and memory are measured by the host; losses reported by the child only influence stopping.
-    """
+    """Runs one child through all steps, and measures times and memory. Reported losses only influence stopping."""
 
     def __init__(self, job: Job, supervision: Supervision, child: Child, loss_at: LossAt) -> None:
         self.job, self.supervision, self.child, self._loss_at = job, supervision, child, loss_at

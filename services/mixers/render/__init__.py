@@ -17,10 +17,7 @@ _LAST_ARGUMENTS = ("layer_idx: int | None = None",)
 def render(mixer: Mixer, name: str, motivation: str = "") -> str:
     """The program of a description: one self-contained Python module that defines `DeltaNet`.
 
-    Args:
-        mixer: what to build.
-        name: the architecture's name, for the module's first line.
-        motivation: one or more sentences; becomes part of the module's docstring.
+    Its docstring begins with the architecture's name, and contains the motivation, one or more sentences.
     """
     mixer = mixer.canonical()
     stages = [list(stage(mixer)) for stage in _STAGES]

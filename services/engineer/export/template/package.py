@@ -76,10 +76,7 @@ def logits(model: LanguageModel, tokens: Tensor) -> Tensor:
 
 @torch.no_grad()
 def generate(model: LanguageModel, tokens: Tensor, count: int, temperature: float = 0.0, seed: int = 0) -> Tensor:
-    """Append `count` tokens to tokens [batch, length]; greedy at temperature 0.
-
-    For demonstration: each token takes a forward over the whole text.
-    """
+    """Append `count` tokens to tokens [batch, length], each by a forward over all of them; greedy at temperature 0."""
     source = torch.Generator(device=tokens.device).manual_seed(seed)
     for _ in range(count):
         scores = logits(model, tokens)[:, -1]
