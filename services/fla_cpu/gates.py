@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -141,29 +142,18 @@ class FusedRMSNormSwishGate(FusedRMSNormGated):
     """y = RMSNorm(x) · silu(gate), under its older name."""
 
     def __init__(
-        self,
-        hidden_size: int,
-        elementwise_affine: bool = True,
-        eps: float = 1e-5,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        self, hidden_size: int, elementwise_affine: bool = True, eps: float = 1e-5, *rest: Any, **options: Any
     ) -> None:
-        super().__init__(hidden_size, elementwise_affine, eps, "swish", device, dtype)
+        super().__init__(hidden_size, elementwise_affine, eps, "swish", *rest, **options)
 
 
 class FusedLayerNormSwishGate(FusedLayerNormGated):
     """y = LayerNorm(x) · silu(gate), under its older name."""
 
     def __init__(
-        self,
-        hidden_size: int,
-        elementwise_affine: bool = True,
-        bias: bool = False,
-        eps: float = 1e-5,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        self, hidden_size: int, elementwise_affine: bool = True, bias: bool = False, *rest: Any, **options: Any
     ) -> None:
-        super().__init__(hidden_size, elementwise_affine, bias, "swish", eps, device, dtype)
+        super().__init__(hidden_size, elementwise_affine, bias, "swish", *rest, **options)
 
 
 def layer_norm_swish_gate_linear(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from services.sandbox import wire
+from services.sandbox import processes, wire
 from services.sandbox.cgroups import Group
 from services.sandbox.limits import (
     LOG_BYTES,
@@ -23,17 +23,6 @@ from services.sandbox.limits import (
     ending,
     exceeded,
     exceeded_files,
-)
-from services.sandbox.processes import (
-    Usage,
-    descendants,
-    kill,
-    kill_descendants,
-    processor_seconds,
-    start_time,
-    usage,
-    wait_for_end,
-    waited_seconds,
 )
 from services.sandbox.server import Control, Server
 from services.sandbox.wire import JSON, NO_ARRAYS, TEXT_CHARACTERS, Arrays, Bounds, Message, escaped, escaped_json
@@ -119,7 +108,7 @@ class Child:
         """Whose fault the delay is: the machine's if a thread waited for a processor for a quarter of the child's life,
         beyond what the child used itself, for which its own threads may have waited.
         """
-        waited, lived = waited_seconds(self.processes()), time.monotonic() - self._started
+        waited, lived = processes.waited_seconds(self.processes()), time.monotonic() - self._started
         if waited - self.processor_seconds() < lived / 4:
             return late
         return SandboxUnavailable(
@@ -127,16 +116,16 @@ class Child:
             "it or run fewer trainings at once"
         )
 
-    def usage(self) -> Usage:
-        return usage(self.processes(), self.server.shared_bytes, count_unlinked=False)
+    def usage(self) -> processes.Usage:
+        return processes.usage(self.processes(), self.server.shared_bytes, count_unlinked=False)
 
     def processor_seconds(self) -> float:
         """CPU time of the running processes, in nanosecond resolution."""
-        return processor_seconds(self.processes())
+        return processes.processor_seconds(self.processes())
 
     def processes(self) -> list[int]:
         supervisor = self.control.supervisor
-        return descendants(supervisor.result()) if supervisor.done() else []
+        return processes.descendants(supervisor.result()) if supervisor.done() else []
 
     async def _listen(self) -> None:
         try:
@@ -192,7 +181,7 @@ class Child:
             return ChildDied(f"the child wrote more than {LOG_BYTES >> 20} MiB to stdout and stderr and was killed")
         try:
             on_disk = not self.server.own_files
-            used = usage(descendants(supervisor), self.server.shared_bytes, count_unlinked=on_disk)
+            used = processes.usage(processes.descendants(supervisor), self.server.shared_bytes, count_unlinked=on_disk)
             reason = exceeded(used, limits)
             if reason is None and on_disk:
                 reason = await asyncio.to_thread(exceeded_files, self.scratch, used.unlinked_bytes, limits)
@@ -229,13 +218,14 @@ class Child:
         ended = False
         while not ended and time.monotonic() < deadline:  # again, as it may fork the job only now
             await asyncio.to_thread(
-                kill_descendants, lambda: descendants(supervisor) if start_time(supervisor) == started else []
+                processes.kill_descendants,
+                lambda: processes.descendants(supervisor) if processes.start_time(supervisor) == started else [],
             )
             done, _ = await asyncio.wait({self.control.ended}, timeout=_PERIOD)
             ended = bool(done)
-        if start_time(supervisor) == started:  # else its pid may have been reused
-            kill(supervisor)
-            await asyncio.to_thread(wait_for_end, supervisor, started)
+        if processes.start_time(supervisor) == started:  # else its pid may have been reused
+            processes.kill(supervisor)
+            await asyncio.to_thread(processes.wait_for_end, supervisor, started)
 
     async def close(self) -> None:
         """End all processes of the child, and close its channel and group."""

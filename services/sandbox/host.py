@@ -13,7 +13,6 @@ import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from services.sandbox.cgroups import Group, Groups
@@ -78,13 +77,11 @@ class Sandbox:
         try:
             await self._running()
         except BaseException:
-            await self.__aexit__(None, None, None)
+            await self.__aexit__()
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """End the fork server and all children, and remove the scratch folders."""
         if self._server is not None:
             await self._server.close()
