@@ -15,6 +15,7 @@ from typing import cast
 
 import numpy as np
 
+from services.chassis.tasks import end
 from services.domain.zoo import baselines
 from services.engineer.data import Corpus
 from services.engineer.evaluation.scoring import QUICK_ROWS
@@ -106,10 +107,13 @@ async def measure_speed(
                     steps += len(tokens)
             return steps * scale.tokens_per_step / seconds
 
+    tasks = [asyncio.create_task(training()) for _ in range(trainings)]
     try:
-        speeds = await asyncio.gather(*(training() for _ in range(trainings)))
+        speeds = await asyncio.gather(*tasks)
     except TrainingFailed as failed:
         raise SandboxUnavailable(f"the speed could not be measured: {failed.message}") from failed
+    finally:
+        await end(*tasks)  # those that wait for a failed one
     return sum(speeds) / len(speeds)
 
 

@@ -1,6 +1,8 @@
 """What makes training on a GPU faster changes no result: chunked loss, kept kernels, batches that are read ahead."""
 
+import asyncio
 import io
+import itertools
 import tarfile
 from contextlib import nullcontext
 from dataclasses import replace
@@ -25,8 +27,8 @@ from services.engineer.training.model import NOT_COUNTED, Block, chunked_loss
 from services.engineer.training.session import Job
 from services.engineer.training.sizes import Plan, model_sizes
 from services.engineer.training.trainer import Trainer
-from services.sandbox import Child
-from tests.engineer.training.inline_sandbox import InlineSandbox
+from services.sandbox import Child, SandboxUnavailable
+from tests.engineer.training.inline_sandbox import ChildEnd, InlineSandbox
 from tests.engineer.training.programs import CONVOLUTION, mixer
 
 DROPOUT = mixer("x = F.dropout(x, 0.5, self.training)")
@@ -60,6 +62,23 @@ async def test_a_speed_is_measured_over_more_than_a_moment(small: Scale, corpus:
 
     assert len(trained) > 2
     assert sum(len(tokens) for tokens in trained[1:]) * small.tokens_per_step / speed >= 0.5
+
+
+async def test_a_measurement_that_fails_ends_the_others(small: Scale, corpus: Corpus) -> None:
+    """Trainings wait for each other before they are timed, and would wait for the failed one in their children."""
+    children = itertools.count()
+
+    def job(channel: ChildEnd) -> None:
+        fails = next(children) == 1
+        while (request := channel.receive()).kind != "end":
+            kind = "failed" if fails else {"begin": "ready", "train": "metrics"}[request.kind]
+            channel.send(kind, {"error": "ValueError", "message": "broken"})
+
+    before = asyncio.all_tasks()
+    with pytest.raises(SandboxUnavailable, match="broken"):
+        await measure_speed(InlineSandbox({JOB: job}), small, corpus, 2)
+
+    assert asyncio.all_tasks() == before
 
 
 async def test_a_training_with_a_loss_in_chunks_is_the_same_training(small: Scale, corpus: Corpus) -> None:
