@@ -58,15 +58,12 @@ class BadConstructor(ProgramError):  # noqa: N818
 
 @dataclass(frozen=True)
 class MixerSizes:
-    """Features per token, heads, layer index, and layers of the model, of which published programs make initial values.
-
-    With `whole_model` the program may choose a mixer for each layer.
-    """
+    """Features per token, heads, the layer, and all layers, of which published programs make initial values."""
 
     width: int
     heads: int
     layer: int = 0
-    whole_model: bool = False
+    whole_model: bool = False  # the program may choose a mixer for each layer
     layers: int = 2
 
 

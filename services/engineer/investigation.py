@@ -31,15 +31,12 @@ MAX_CURVES = 200
 
 @dataclass(frozen=True)
 class RunContext:
-    """A run's settings, and what its other candidates at a stage measured, when a training begins.
-
-    `overhead` sums what trainings of the candidate have taken since without a result.
-    """
+    """A run's settings, and what its other candidates at a stage measured, when a training begins."""
 
     settings: events_pb2.RunSettings
     finished: tuple[Curve, ...]
     baselines: tuple[pb.Candidate, ...] = ()
-    overhead: pb.Overhead = field(default_factory=pb.Overhead)
+    overhead: pb.Overhead = field(default_factory=pb.Overhead)  # of the candidate's trainings since without a result
 
 
 async def run_context(archive: archive_pb2_grpc.ArchiveAsyncStub, run: str, stage: str) -> RunContext:

@@ -134,16 +134,12 @@ async def _train(child: Child, tokens: Array) -> float:
 
 @dataclass(frozen=True)
 class FunctionCosts:
-    """CPU time of fla's functions and modules, forward and backward, at a scale's sizes.
-
-    `times` holds multiples of `linear_seconds`, the time of `nn.Linear(width, width)` on the same tokens, and
-    `modules` the names that a program can import without CUDA, such as "fla.modules: RMSNorm, …".
-    """
+    """CPU time of fla's functions and modules, forward and backward, at a scale's sizes."""
 
     tokens: int
-    linear_seconds: float
-    times: Mapping[str, float]
-    modules: Sequence[str]
+    linear_seconds: float  # of `nn.Linear(width, width)` on the same tokens
+    times: Mapping[str, float]  # multiples of linear_seconds
+    modules: Sequence[str]  # names that a program can import without CUDA, such as "fla.modules: RMSNorm, …"
 
 
 async def measure_costs(sandbox: Sandbox, scale: Scale) -> FunctionCosts:

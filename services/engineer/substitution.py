@@ -220,10 +220,7 @@ async def substitute(
 async def _difference(
     slow: str, fast: str, reading: Reading, lengths: Sequence[int], scale: Scale, sandbox: Sandbox, seed: int
 ) -> float:
-    """The largest relative difference of outputs and gradients of both programs; infinite if one of them raises.
-
-    Raises TrainingFailed for a child that dies or does not answer.
-    """
+    """The largest relative difference of outputs and gradients; infinite if a program raises. Raises TrainingFailed."""
     largest = 0.0
     header: dict[str, JSON] = {"device": scale.device, "threads": scale.threads, "roles": dict(_ROLES)}
     seconds = SECONDS[scale.device]

@@ -42,10 +42,7 @@ def chunk_simple_gla(
     cu_seqlens: Tensor | None = None,
     **options: object,
 ) -> Result:
-    """q, k: [b, l, h, d_k], v: [b, l, h, d_v]; log decay g: [b, l, h], or g_gamma: [h] for all steps, or both.
-
-    Raises ValueError for shapes that do not match and TypeError for options that are not offered.
-    """
+    """q, k: [b, l, h, d_k], v: [b, l, h, d_v]; log decay g: [b, l, h], or g_gamma: [h] for all steps, or both."""
     require_known("chunk_simple_gla", options)
     memory = Memory(initial_state, output_final_state, cu_seqlens, state_v_first)
     require_same_shape(q, k, v, g=g)

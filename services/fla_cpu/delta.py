@@ -43,10 +43,7 @@ def chunk_delta_rule(
     cu_seqlens: Tensor | None = None,
     **options: object,
 ) -> Result:
-    """q, k: [b, l, h, d_k], v: [b, l, h, d_v], beta: [b, l, h] → (o like v, state [b, h, d_k, d_v] or None).
-
-    Raises ValueError for shapes that do not match and TypeError for unsupported options.
-    """
+    """q, k: [b, l, h, d_k], v: [b, l, h, d_v], beta: [b, l, h] → (o like v, state [b, h, d_k, d_v] or None)."""
     require_known("chunk_delta_rule", options)
     if use_qk_l2norm_in_kernel:
         q, k = l2_norm(upcast(q)), l2_norm(upcast(k))

@@ -114,10 +114,7 @@ class Remote:
     async def output_and_gradient(
         self, inputs: Values, direction: Values | None, state: State
     ) -> tuple[Values, Values]:
-        """The output, and the gradient of its product with `direction` (if any) with respect to the inputs.
-
-        Raises ProgramRaised and ProtocolBroken.
-        """
+        """The output, and the gradient of its product with any `direction`. Raises ProgramRaised and ProtocolBroken."""
         arrays = {"inputs": inputs} if direction is None else {"inputs": inputs, "direction": direction}
         rows, length, _ = inputs.shape
         longer = ": a program must accept inputs of any length" if length > self.settings.length else ""
@@ -173,10 +170,7 @@ class Remote:
         raise first_error or ProgramRaised(NOT_FINITE, "")
 
     async def parameters(self) -> list[tuple[str, tuple[int, ...]]]:
-        """The names and shapes of the parameters of the layer's mixer at the scale's sizes.
-
-        Ends where there are more than TENSORS.
-        """
+        """The names and shapes of the layer's parameters at the scale's sizes, unless there are more than TENSORS."""
         parameters, last = list[tuple[str, tuple[int, ...]]](), False
         while not last and len(parameters) <= TENSORS:
             request = {"layer": self.layer, "offset": len(parameters)}

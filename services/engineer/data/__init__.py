@@ -12,10 +12,7 @@ __all__ = ["Corpus", "CorpusError", "batches", "heldout_blocks", "open_corpus", 
 
 
 def open_corpus(scale: Scale, cache: Path, text_seed: str | None = None) -> Corpus:
-    """The corpus of a scale. `cache` stores tokenised text, and the secret if there is no `text_seed`.
-
-    Raises CorpusError if text is missing or cannot be downloaded.
-    """
+    """The corpus of a scale. `cache` stores tokenised text, and the secret without `text_seed`. Raises CorpusError."""
     secret = corpora.read_secret(cache, text_seed)
     if scale.corpus == "python-source":
         return corpora.python_source(secret)

@@ -1,7 +1,4 @@
-"""Scales of experiments: all sizes, steps and limits under one name (mini, tiny, explore, verify, final).
-
-`load_scale("tiny")` reads a scale; single values can be overridden.
-"""
+"""Scales of experiments: all sizes, steps and limits under one name (mini, tiny, explore, verify, final)."""
 
 import tomllib
 from collections.abc import Mapping, Sequence

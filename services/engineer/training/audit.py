@@ -184,8 +184,7 @@ async def require_linear(job: Job, sandbox: Sandbox, weights: Weights) -> None:
 
 
 def _deviation(segment: Segment, optimiser: AdamW) -> tuple[float, float]:
-    """The distance of the reported weights from the recomputed ones and from the start, relative to the recomputed
-    change."""
+    """The distances of the reported weights from the recomputed ones and from the start, by the recomputed change."""
     error, reported, recomputed = 0.0, 0.0, 0.0
     for name, value in optimiser.parameters.items():
         before = _float(segment.before, f"model/{name}", value.shape).astype(np.float64)

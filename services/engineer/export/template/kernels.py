@@ -1,7 +1,6 @@
 """Chooses a program's `fla`: flash-linear-attention on a GPU, else the implementation in this package.
 
-The program is executed unchanged; only its imports of fla and transformers are redirected. Global
-modules are not modified.
+The program is executed unchanged; only its imports of fla and transformers are redirected; no global module changes.
 """
 
 import builtins
