@@ -202,7 +202,7 @@ def test_a_program_that_hardly_trains_leaves_the_models_choice_as_it_was() -> No
 
     def expected(score: float) -> list[float]:
         changed = [score if index == worst else other for index, other in enumerate(scores)]
-        return expected_improvement(children, known, changed).tolist()
+        return [*map(float, expected_improvement(children, known, changed))]
 
     assert expected(-10.0) == expected(-1e9)
     assert expected(-10.0) == pytest.approx(expected(scores[worst]), rel=0.2)

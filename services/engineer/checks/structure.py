@@ -83,8 +83,7 @@ async def repeatability(program: Remote) -> Finding:
             for what, (left, right) in zip(("output", "gradient"), zip(*runs, strict=True), strict=True):
                 gap = largest_gap(left, right, REPEATABILITY_TOLERANCE)
                 if gap.relative > REPEATABILITY_TOLERANCE:
-                    evidence = gap.evidence() | {"layer": layer}
-                    seeds, advice = _REPETITIONS[state.training]
+                    evidence, (seeds, advice) = gap.evidence() | {"layer": layer}, _REPETITIONS[state.training]
                     place = await first.place(inputs, None, state)
                     return Finding(True, f"two runs {seeds} differ in the {what} ({state}){place}: {advice}", evidence)
     return Finding(False, "two runs agree")
