@@ -32,6 +32,8 @@ _PERIOD = 0.05
 _PERIOD_IN_GROUP = 0.2
 """Seconds between two looks at a child whose memory and tasks the kernel limits, too: each costs half a millisecond."""
 _START_SECONDS = 30.0
+_STARVED_SECONDS = 5.0
+"""Shorter waits for a processor happen on any machine, and limits leave room for them."""
 _MAX_READ_FAILURES = 20
 _HEADER_CHARACTERS = 1 << 20
 
@@ -109,7 +111,7 @@ class Child:
         beyond what the child used itself, for which its own threads may have waited.
         """
         waited, lived = processes.waited_seconds(self.processes()), time.monotonic() - self._started
-        if waited - self.processor_seconds() < lived / 4:
+        if waited - self.processor_seconds() < max(_STARVED_SECONDS, lived / 4):
             return late
         return SandboxUnavailable(
             f"{late.reason}; it waited {waited:.1f} s for a processor: this machine is overloaded, stop other work on "

@@ -324,9 +324,10 @@ async def _to_the_end(child: Child) -> None:
 
 @pytest.mark.parametrize(("job", "fault"), [("wait", ChildTimeout), ("spin", SandboxUnavailable)])
 async def test_a_child_that_gets_no_processor_is_not_at_fault(
-    sandbox: Sandbox, job: str, fault: type[Exception]
+    sandbox: Sandbox, job: str, fault: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Among eight processes that use the only one; a child that sleeps beside them is."""
+    monkeypatch.setattr("services.sandbox.child._STARVED_SECONDS", 0.2)
     code = f"import os; os.sched_setaffinity(0, {{{min(os.sched_getaffinity(0))}}})\nwhile True: pass"
     others = [await asyncio.create_subprocess_exec(sys.executable, "-c", code) for _ in range(8)]
     try:
