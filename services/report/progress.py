@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TypedDict
 
@@ -195,6 +197,16 @@ class View:
         return f"{head}{' and '.join(trainings) or f'{announced.service} {verb}, {since}{attempt}'}"
 
 
+@contextlib.contextmanager
+def _unless_lost() -> Iterator[None]:
+    """Print nothing on a terminal that is lost. The signal that tells so comes later, and the run is to be paused."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+
+
 class Progress:
     """Shows a run: a live block on a terminal, a line every 15 seconds elsewhere, nothing if `quiet`."""
 
@@ -215,12 +227,14 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         if self._live:
-            self._live.stop()
+            with _unless_lost():
+                self._live.stop()
 
     def note(self, text: str) -> None:
         """Print a sentence permanently."""
         if not self.quiet:
-            self._console.print(text, soft_wrap=True)
+            with _unless_lost():
+                self._console.print(text, soft_wrap=True)
 
     def show(self) -> None:
         """Print the view's line if it is due; a terminal is updated by itself."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+
+import pytest
 
 from services.chassis.bus import Bus
 from services.chassis.worker import Activity, training, waiting_for
 from services.contracts import archive_pb2, candidate_pb2
 from services.contracts import progress_pb2 as pb
-from services.report.progress import View
+from services.report.progress import Progress, View
 from services.report.rows import row
 
 
@@ -125,3 +128,15 @@ async def _until(queue: asyncio.Queue[pb.Progress], holds: object) -> None:
     async with asyncio.timeout(20):
         while not holds(await queue.get()):  # type: ignore[operator]
             pass
+
+
+def test_a_lost_terminal_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its writes fail before the signal that pauses the run is handled; a closed pipe ends a command as before."""
+    ours, its = os.openpty()
+    with open(its, "w") as terminal:  # noqa: PTH123
+        monkeypatch.setattr("sys.stdout", terminal)
+        with Progress() as progress:
+            progress.note("before")
+            os.close(ours)
+            progress.note("after")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), its)
