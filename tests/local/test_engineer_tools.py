@@ -27,7 +27,7 @@ def test_a_run_in_bf16_is_repeated_in_fp32_where_bf16_is_emulated(monkeypatch: p
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"corpus": "book.txt"}, "--corpus or --set: .*book.txt leaves 0 held-out tokens"),
+        ({"corpus": "book.txt"}, "--corpus or --set: .*book.txt leaves . held-out tokens"),
         ({"set": ["tasks=trained-copy"]}, "--set: There is no task trained-copy: choose from trained-mqar, "),
         ({"set": ["tasks=bits", "task_path=nowhere"]}, "--set: There is no folder nowhere with task files"),
         ({"promotion": "halving", "policy": ["stages=tiny:tasks=trained-copy"]}, r"stages \(tiny\): There is no task"),
