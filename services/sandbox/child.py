@@ -111,7 +111,7 @@ class Child:
         beyond what the child used itself, for which its own threads may have waited.
         """
         waited, lived = processes.waited_seconds(self.processes()), time.monotonic() - self._started
-        if waited - self.processor_seconds() < max(_STARVED_SECONDS, lived / 4):
+        if waited - self.usage().cpu_seconds < max(_STARVED_SECONDS, lived / 4):  # with that of threads that ended
             return late
         return SandboxUnavailable(
             f"{late.reason}; it waited {waited:.1f} s for a processor: this machine is overloaded, stop other work on "

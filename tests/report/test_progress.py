@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-
-import pytest
+from contextlib import redirect_stdout
 
 from services.chassis.bus import Bus
 from services.chassis.worker import Activity, training, waiting_for
@@ -130,12 +129,11 @@ async def _until(queue: asyncio.Queue[pb.Progress], holds: object) -> None:
             pass
 
 
-def test_a_lost_terminal_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_terminal_ends_no_run() -> None:
     """Its writes fail before the signal that pauses the run is handled; a closed pipe ends a command as before."""
     ours, its = os.openpty()
     with open(its, "w") as terminal:  # noqa: PTH123
-        monkeypatch.setattr("sys.stdout", terminal)
-        with Progress() as progress:
+        with redirect_stdout(terminal), Progress() as progress:
             progress.note("before")
             os.close(ours)
             progress.note("after")
